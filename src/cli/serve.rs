@@ -1,0 +1,141 @@
+//! `cameo serve`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::config::{Config, FeedConfig, ServerConfig, StoreConfig};
+use crate::model::Limits;
+use crate::server::Server;
+use crate::telemetry::{self, LogFormat};
+
+/// Every flag has its variable: `CAMEO_` and the flag in capitals.
+#[derive(Debug, Args)]
+pub(super) struct Serve {
+    /// Where to listen.
+    #[arg(long, env = "CAMEO_ADDR", default_value_t = ServerConfig::default().addr)]
+    addr: SocketAddr,
+    /// Listen on an address that others can reach, without authentication and in the clear.
+    #[arg(long, env = "CAMEO_INSECURE", default_value_t = false)]
+    insecure: bool,
+    /// Where the store lies; made if it is not there.
+    #[arg(long, env = "CAMEO_DATA_DIR", default_value_os_t = StoreConfig::default().data_dir)]
+    data_dir: PathBuf,
+    /// What to log, as in `RUST_LOG`.
+    #[arg(long, env = "CAMEO_LOG", default_value = "info")]
+    log: String,
+    /// How a line of the log looks.
+    #[arg(long, env = "CAMEO_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+    /// Seconds that a shutdown may take before open calls are cut off.
+    #[arg(long, env = "CAMEO_DRAIN_TIMEOUT", default_value_t = ServerConfig::default().drain_timeout.as_secs())]
+    drain_timeout: u64,
+    /// Memory for pages of the store, in bytes.
+    #[arg(long, env = "CAMEO_CACHE_BYTES", default_value_t = StoreConfig::default().cache_bytes)]
+    cache_bytes: usize,
+    /// Refuse writes when the disk has fewer bytes free.
+    #[arg(long, env = "CAMEO_MIN_FREE_BYTES", default_value_t = StoreConfig::default().min_free_bytes)]
+    min_free_bytes: u64,
+    /// Writes that may wait in the queue.
+    #[arg(long, env = "CAMEO_QUEUE_COMMANDS", default_value_t = StoreConfig::default().queue_commands)]
+    queue_commands: usize,
+    /// Memory that waiting writes may take, in bytes.
+    #[arg(long, env = "CAMEO_QUEUE_BYTES", default_value_t = StoreConfig::default().queue_bytes)]
+    queue_bytes: usize,
+    /// Memory for the recent events of each workspace that has subscribers, in bytes.
+    #[arg(long, env = "CAMEO_RING_BYTES", default_value_t = FeedConfig::default().ring_bytes)]
+    ring_bytes: usize,
+    /// Seconds after which a subscriber that takes nothing is ended.
+    #[arg(long, env = "CAMEO_STALL_TIMEOUT", default_value_t = FeedConfig::default().stall_timeout.as_secs())]
+    stall_timeout: u64,
+    /// Limit: encoded bytes of a profile.
+    #[arg(long, env = "CAMEO_MAX_PROFILE_BYTES", default_value_t = Limits::default().profile_bytes)]
+    max_profile_bytes: usize,
+    /// Limit: attributes in each of a profile's two maps.
+    #[arg(long, env = "CAMEO_MAX_ATTRIBUTES", default_value_t = Limits::default().attributes)]
+    max_attributes: usize,
+    /// Limit: bytes of an attribute's key.
+    #[arg(long, env = "CAMEO_MAX_ATTRIBUTE_KEY_BYTES", default_value_t = Limits::default().attribute_key_bytes)]
+    max_attribute_key_bytes: usize,
+    /// Limit: encoded bytes of an attribute's value.
+    #[arg(long, env = "CAMEO_MAX_ATTRIBUTE_VALUE_BYTES", default_value_t = Limits::default().attribute_value_bytes)]
+    max_attribute_value_bytes: usize,
+    /// Limit: identities of a profile.
+    #[arg(long, env = "CAMEO_MAX_IDENTITIES", default_value_t = Limits::default().identities)]
+    max_identities: usize,
+    /// Limit: bytes of an identity's value.
+    #[arg(long, env = "CAMEO_MAX_IDENTITY_VALUE_BYTES", default_value_t = Limits::default().identity_value_bytes)]
+    max_identity_value_bytes: usize,
+    /// Limit: bytes of a request.
+    #[arg(long, env = "CAMEO_MAX_REQUEST_BYTES", default_value_t = Limits::default().request_bytes)]
+    max_request_bytes: usize,
+}
+
+pub(super) fn run(serve: Serve) -> anyhow::Result<()> {
+    if !serve.addr.ip().is_loopback() && !serve.insecure {
+        bail!(
+            "{} can be reached by others, and there is no authentication: pass --insecure if that is meant",
+            serve.addr
+        );
+    }
+    telemetry::init(&serve.log, serve.log_format).context("--log")?;
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve_until_signal(serve.config()))
+}
+
+async fn serve_until_signal(config: Config) -> anyhow::Result<()> {
+    // Before anybody can connect, so that no signal is lost.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let data_dir = config.store.data_dir.clone();
+    let server = Server::bind(config).await?;
+    greet(server.local_addr(), &data_dir);
+    let shutdown = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("draining");
+    };
+    server.run(shutdown).await?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// On standard output, and first the address, alone on its line, for whoever started us with port 0.
+fn greet(addr: SocketAddr, data_dir: &std::path::Path) {
+    println!("cameo is listening on {addr}");
+    println!("  data     {}", data_dir.display());
+    println!("  try      grpcurl -plaintext {addr} list");
+    println!(
+        "  listen   grpcurl -plaintext -d '{{\"workspace\": \"acme/main/web\"}}' {addr} cameo.v1.EventService/Subscribe"
+    );
+}
+
+impl Serve {
+    fn config(self) -> Config {
+        Config {
+            server: ServerConfig { addr: self.addr, drain_timeout: Duration::from_secs(self.drain_timeout) },
+            store: StoreConfig {
+                data_dir: self.data_dir,
+                cache_bytes: self.cache_bytes,
+                min_free_bytes: self.min_free_bytes,
+                queue_commands: self.queue_commands,
+                queue_bytes: self.queue_bytes,
+            },
+            feed: FeedConfig { ring_bytes: self.ring_bytes, stall_timeout: Duration::from_secs(self.stall_timeout) },
+            limits: Limits {
+                profile_bytes: self.max_profile_bytes,
+                attributes: self.max_attributes,
+                attribute_key_bytes: self.max_attribute_key_bytes,
+                attribute_value_bytes: self.max_attribute_value_bytes,
+                identities: self.max_identities,
+                identity_value_bytes: self.max_identity_value_bytes,
+                request_bytes: self.max_request_bytes,
+            },
+        }
+    }
+}

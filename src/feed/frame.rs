@@ -1,0 +1,50 @@
+//! Encoded `SubscribeResponse`s. One that carries an event is put together from stored bytes; nothing is decoded.
+
+use bytes::Bytes;
+use prost::Message;
+
+use crate::model::cursor::{CursorSpace, TEXT};
+use crate::model::{Sequence, wire};
+
+/// `SubscribeResponse.cursor`, and the fields of its oneof.
+const CURSOR: u32 = 1;
+const OPENED: u32 = 2;
+const EVENT: u32 = 4;
+const CAUGHT_UP: u32 = 5;
+const HEARTBEAT: u32 = 6;
+
+/// A message of the stream other than an event.
+#[derive(Debug, Clone)]
+pub enum Notice {
+    /// The first.
+    Opened(crate::proto::v1::Opened),
+    /// Everything up to the head has been delivered.
+    CaughtUp(crate::proto::v1::CaughtUp),
+    /// Nothing happened.
+    Heartbeat(crate::proto::v1::Heartbeat),
+}
+
+/// The frame of an event.
+#[must_use]
+pub fn event(cursors: CursorSpace, sequence: Sequence, event: &[u8]) -> Bytes {
+    encode(cursors, sequence, EVENT, event)
+}
+
+/// The frame of a notice, at the place after `sequence`.
+#[must_use]
+pub fn notice(cursors: CursorSpace, sequence: Sequence, notice: &Notice) -> Bytes {
+    let (tag, message) = match notice {
+        Notice::Opened(opened) => (OPENED, opened.encode_to_vec()),
+        Notice::CaughtUp(caught_up) => (CAUGHT_UP, caught_up.encode_to_vec()),
+        Notice::Heartbeat(heartbeat) => (HEARTBEAT, heartbeat.encode_to_vec()),
+    };
+    encode(cursors, sequence, tag, &message)
+}
+
+fn encode(cursors: CursorSpace, sequence: Sequence, tag: u32, message: &[u8]) -> Bytes {
+    let length = wire::delimited_len(CURSOR, TEXT) + wire::delimited_len(tag, message.len());
+    let mut frame = Vec::with_capacity(length);
+    wire::put_delimited(CURSOR, &cursors.at(sequence).encode(), &mut frame);
+    wire::put_delimited(tag, message, &mut frame);
+    frame.into()
+}

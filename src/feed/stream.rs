@@ -1,0 +1,289 @@
+//! One subscriber: a pull loop.
+//!
+//! - Nobody pushes to it. It holds a cursor, at most one segment, and waits for a number to grow.
+//! - Whatever it answers carries a cursor that is true: nothing matching at or before it is undelivered.
+//! - The segment after the cursor comes from the ring if it is there, else from the log. Both are the same events, so
+//!   catching up meets live without a gap or a repeat, whoever is faster.
+
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+use tokio::time::{Instant, Sleep};
+
+use super::frame::{self, Notice};
+use super::ring::Segment;
+use super::{Channel, Feed};
+use crate::model::cursor::CursorSpace;
+use crate::model::time::{now, to_timestamp};
+use crate::model::{Cursor, Filter, Invalid, Mask, Sequence, Workspace};
+use crate::proto::v1::{CaughtUp, Heartbeat, Opened};
+use crate::store::{LogBounds, Store, StoreError, WorkspaceId};
+
+/// What a subscriber asks for.
+#[derive(Debug)]
+pub struct Subscribe {
+    /// Of which workspace. It need not exist yet.
+    pub workspace: Workspace,
+    /// Where to begin.
+    pub start: Start,
+    /// Which events.
+    pub filter: Filter,
+    /// What of their profiles.
+    pub mask: Mask,
+    /// After how long a silence to say that one is alive.
+    pub heartbeat: Duration,
+    /// Whether to end where the log ended at the beginning.
+    pub until_caught_up: bool,
+}
+
+/// Where to begin.
+#[derive(Debug)]
+pub enum Start {
+    /// After the latest event.
+    Now,
+    /// With the oldest event.
+    Earliest,
+    /// After a cursor.
+    After(String),
+}
+
+/// Why a stream ends.
+#[allow(missing_docs)] // The fields stand in the messages.
+#[derive(Debug, thiserror::Error)]
+pub enum FeedError {
+    /// The start is not a place in the log.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// The log could not be read, or no longer holds what follows.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The subscriber took nothing for too long.
+    #[error("the subscriber took nothing for too long")]
+    Stalled { cursor: Cursor },
+    /// The server is shutting down.
+    #[error("the server is shutting down")]
+    Draining { cursor: Cursor },
+}
+
+/// One open stream.
+pub struct Subscriber {
+    store: Arc<Store>,
+    feed: Feed,
+    channel: Arc<Channel>,
+    head: watch::Receiver<Sequence>,
+    workspace: Workspace,
+    cursors: CursorSpace,
+    filter: Filter,
+    mask: Mask,
+    heartbeat: Duration,
+    until_caught_up: bool,
+    /// Where the log ended when the stream was opened.
+    target: Sequence,
+    /// Everything matching at or before it has been answered.
+    cursor: Sequence,
+    phase: Phase,
+    segment: Option<(Arc<Segment>, usize)>,
+    /// Boxed, as it must not move; set anew only when it fires.
+    timer: Pin<Box<Sleep>>,
+    answered_at: Instant,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Opening,
+    CatchingUp,
+    Live,
+    Ended,
+}
+
+impl Subscriber {
+    /// Opens a stream.
+    ///
+    /// # Errors
+    /// [`FeedError`] if it cannot begin where it is asked to.
+    pub fn open(feed: &Feed, store: Arc<Store>, subscribe: Subscribe) -> Result<Self, FeedError> {
+        let Subscribe { workspace, start, filter, mask, heartbeat, until_caught_up } = subscribe;
+        let channel = feed.channel(&workspace);
+        let bounds = match store.workspace_id(&workspace) {
+            Some(id) => store.snapshot()?.log_bounds(id)?,
+            None => LogBounds::default(),
+        };
+        channel.advance(bounds.head);
+        let cursors = CursorSpace::new(store.log_id(), &workspace);
+        let cursor = match start {
+            Start::Now => bounds.head,
+            Start::Earliest => bounds.oldest.saturating_sub(1),
+            Start::After(text) => cursors.parse("cursor", &text, bounds.head)?,
+        };
+        bounds.check_held(cursor)?;
+        Ok(Self {
+            head: channel.head.subscribe(),
+            timer: Box::pin(tokio::time::sleep(heartbeat)),
+            answered_at: Instant::now(),
+            phase: Phase::Opening,
+            segment: None,
+            target: bounds.head,
+            feed: feed.clone(),
+            store,
+            channel,
+            workspace,
+            cursors,
+            filter,
+            mask,
+            heartbeat,
+            until_caught_up,
+            cursor,
+        })
+    }
+
+    /// The next message, encoded; `None` when the stream has ended well.
+    ///
+    /// # Errors
+    /// [`FeedError`], after which there is nothing.
+    pub async fn next(&mut self) -> Option<Result<Bytes, FeedError>> {
+        if self.phase == Phase::Ended {
+            return None;
+        }
+        let next = self.advance().await;
+        if !matches!(next, Some(Ok(_))) {
+            self.phase = Phase::Ended;
+        }
+        self.answered_at = Instant::now();
+        next
+    }
+
+    async fn advance(&mut self) -> Option<Result<Bytes, FeedError>> {
+        // Nobody asked for the next message since the last was given: it was not taken.
+        if self.answered_at.elapsed() > self.feed.config.stall_timeout {
+            return Some(Err(self.stalled()));
+        }
+        if self.phase == Phase::Opening {
+            self.phase = Phase::CatchingUp;
+            return Some(Ok(self.opened()));
+        }
+        loop {
+            if self.feed.draining.is_cancelled() {
+                return Some(Err(FeedError::Draining { cursor: self.cursors.at(self.cursor) }));
+            }
+            if self.phase == Phase::CatchingUp && self.cursor >= self.target {
+                self.phase = Phase::Live;
+                return Some(Ok(self.notice(&Notice::CaughtUp(CaughtUp { head_sequence: self.target }))));
+            }
+            if self.phase == Phase::Live && self.until_caught_up {
+                return None;
+            }
+            if let Some(frame) = self.next_of_segment() {
+                return Some(frame);
+            }
+            if self.phase == Phase::CatchingUp && self.cursor >= self.target {
+                continue;
+            }
+            let head = *self.head.borrow_and_update();
+            if self.cursor < head {
+                match self.load(head).await {
+                    Ok(segment) => self.segment = Some((segment, 0)),
+                    Err(error) => return Some(Err(error.into())),
+                }
+                tokio::task::consume_budget().await; // A filter that matches nothing must not starve others.
+            } else if let Some(message) = self.wait().await {
+                return Some(message);
+            }
+        }
+    }
+
+    /// The next matching event of the segment in hand. Moves the cursor past those that do not match.
+    fn next_of_segment(&mut self) -> Option<Result<Bytes, FeedError>> {
+        let (segment, at) = self.segment.as_mut()?;
+        while let Some(entry) = segment.entries.get(*at) {
+            if self.phase == Phase::CatchingUp && entry.sequence > self.target {
+                self.cursor = self.target; // First say that the stream has caught up.
+                return None;
+            }
+            *at += 1;
+            if entry.sequence <= self.cursor {
+                continue;
+            }
+            self.cursor = entry.sequence;
+            if !self.filter.matches(entry.kind, entry.mpid) {
+                continue;
+            }
+            if self.mask.is_all() {
+                return Some(Ok(entry.frame.clone()));
+            }
+            let cut = self.mask.cut_event(entry.event());
+            let cut = cut.map_err(|_| StoreError::Corrupt { table: "event" }.into());
+            return Some(cut.map(|event| frame::event(self.cursors, entry.sequence, &event)));
+        }
+        self.cursor = self.cursor.max(segment.through);
+        self.segment = None;
+        None
+    }
+
+    /// The segment after the cursor: from the ring, or else from the log.
+    async fn load(&self, head: Sequence) -> Result<Arc<Segment>, StoreError> {
+        if let Some(segment) = self.channel.ring.read().unwrap_or_else(PoisonError::into_inner).after(self.cursor) {
+            return Ok(segment);
+        }
+        let store = Arc::clone(&self.store);
+        let id = store.workspace_id(&self.workspace).ok_or(StoreError::Closed)?;
+        let (cursors, after, filter) = (self.cursors, self.cursor, self.filter.clone());
+        // The disk may be asked: not on a thread that serves others.
+        let read = move || read_segment(&store, id, cursors, after, head, &filter);
+        tokio::task::spawn_blocking(read).await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// Until there is something to read, or something to say.
+    async fn wait(&mut self) -> Option<Result<Bytes, FeedError>> {
+        tokio::select! {
+            biased;
+            () = self.feed.draining.cancelled() => None,
+            () = &mut self.timer => {
+                let due = self.answered_at + self.heartbeat;
+                if due.elapsed() > self.feed.config.stall_timeout {
+                    return Some(Err(self.stalled())); // Nobody asked, though we had long been ready.
+                }
+                if due > Instant::now() {
+                    self.timer.as_mut().reset(due);
+                    return None;
+                }
+                self.timer.as_mut().reset(Instant::now() + self.heartbeat);
+                Some(Ok(self.notice(&Notice::Heartbeat(Heartbeat { time: Some(to_timestamp(now())) }))))
+            }
+            changed = self.head.changed() => {
+                changed.expect("the channel is held by this subscriber");
+                None
+            }
+        }
+    }
+
+    fn opened(&self) -> Bytes {
+        let heartbeat_interval = prost_types::Duration::try_from(self.heartbeat).ok();
+        let opened = Opened { after_sequence: self.cursor, head_sequence: self.target, heartbeat_interval };
+        self.notice(&Notice::Opened(opened))
+    }
+
+    fn notice(&self, notice: &Notice) -> Bytes {
+        frame::notice(self.cursors, self.cursor, notice)
+    }
+
+    fn stalled(&self) -> FeedError {
+        FeedError::Stalled { cursor: self.cursors.at(self.cursor) }
+    }
+}
+
+fn read_segment(
+    store: &Store,
+    workspace: WorkspaceId,
+    cursors: CursorSpace,
+    after: Sequence,
+    head: Sequence,
+    filter: &Filter,
+) -> Result<Arc<Segment>, StoreError> {
+    let mut segment = Segment::default();
+    let page = store.snapshot()?.events(workspace, after, head, filter, |event| segment.push(cursors, event))?;
+    segment.through = page.through;
+    Ok(Arc::new(segment))
+}

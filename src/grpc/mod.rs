@@ -1,0 +1,18 @@
+//! The services: the only module, with `server`, that knows a transport. Each method parses, asks, answers.
+//!
+//! - [`profile_service`], [`event_service`]: one file per service.
+//! - [`status`]: the one map from refusals to gRPC statuses.
+//! - [`codec`]: sends what is already encoded.
+//! - [`layer`]: what holds for every call.
+
+pub mod codec;
+pub mod event_service;
+pub mod layer;
+pub mod profile_service;
+pub mod status;
+
+/// The generated servers.
+#[allow(clippy::all, clippy::pedantic, missing_docs)] // Generated.
+pub mod server {
+    tonic::include_proto!("server/cameo.v1");
+}

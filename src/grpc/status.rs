@@ -1,0 +1,190 @@
+//! The one map from refusals to gRPC statuses, exhaustive.
+//!
+//! The message and the details are for the caller; the cause of a failure of ours goes to the log. Neither holds an
+//! identity value or an attribute value.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::feed::FeedError;
+use crate::model::Invalid;
+use crate::model::cursor::CursorError;
+use crate::model::time::to_timestamp;
+use crate::proto::v1::ErrorReason;
+use crate::store::StoreError;
+
+const DOMAIN: &str = "cameo";
+const PROFILE: &str = "cameo.v1.Profile";
+/// When to try again: soon, for the queue empties fast; and after a restart.
+const QUEUE_RETRY: Duration = Duration::from_millis(100);
+const RESTART_RETRY: Duration = Duration::from_secs(1);
+
+impl From<Invalid> for Status {
+    fn from(error: Invalid) -> Self {
+        let message = error.to_string();
+        match error {
+            Invalid::Field { field, problem } => invalid(ErrorReason::FieldInvalid, message, field, problem),
+            Invalid::Mask { field, problem } => invalid(ErrorReason::MaskInvalid, message, field, problem),
+            Invalid::Filter { field, problem } => invalid(ErrorReason::FilterInvalid, message, field, problem),
+            Invalid::Limit { field, subject, limit, found } => {
+                let mut details = limit_info(subject, limit, found);
+                details.add_bad_request_violation(field, format!("{subject}: {found}, over the limit of {limit}"));
+                Self::with_error_details(Code::InvalidArgument, message, details)
+            }
+            Invalid::ProfileTooLarge { limit, found } => over_quota(message, "profile bytes", limit, found),
+            Invalid::Cursor(error) => error.into(),
+        }
+    }
+}
+
+impl From<CursorError> for Status {
+    fn from(error: CursorError) -> Self {
+        let message = error.to_string();
+        let foreign = |subject, description| {
+            let mut details = info(ErrorReason::CursorForeign, []);
+            details.add_precondition_failure_violation("CURSOR", subject, description);
+            Self::with_error_details(Code::FailedPrecondition, message.clone(), details)
+        };
+        match error {
+            CursorError::Malformed { field } => {
+                invalid(ErrorReason::CursorMalformed, message, field, "not a cursor of this service")
+            }
+            CursorError::ForeignLog { .. } => foreign("log", "the cursor belongs to another log"),
+            CursorError::ForeignWorkspace { .. } => foreign("workspace", "the cursor belongs to another workspace"),
+            CursorError::InFuture { head, .. } => {
+                let details = info(ErrorReason::CursorInFuture, [("head_sequence", head.to_string())]);
+                Self::with_error_details(Code::OutOfRange, message, details)
+            }
+        }
+    }
+}
+
+impl From<StoreError> for Status {
+    fn from(error: StoreError) -> Self {
+        let message = error.to_string();
+        match error {
+            StoreError::Invalid(invalid) => invalid.into(),
+            StoreError::ProfileNotFound { mpid } => {
+                let name = mpid.map(|mpid| format!("profiles/{mpid}")).unwrap_or_default();
+                let mut details = info(ErrorReason::ProfileNotFound, []);
+                details.set_resource_info(PROFILE, name, "", &*message);
+                Self::with_error_details(Code::NotFound, message, details)
+            }
+            StoreError::ProfileExists { mpid } => {
+                let mut details = info(ErrorReason::ProfileExists, []);
+                details.set_resource_info(PROFILE, format!("profiles/{mpid}"), "", &*message);
+                Self::with_error_details(Code::AlreadyExists, message, details)
+            }
+            StoreError::IdentityTaken { kind, owner } => {
+                let metadata = [("owner_mpid", owner.to_string()), ("identity_type", kind)];
+                let mut details = info(ErrorReason::IdentityTaken, metadata);
+                details.set_resource_info(PROFILE, format!("profiles/{owner}"), "", &*message);
+                Self::with_error_details(Code::AlreadyExists, message, details)
+            }
+            StoreError::EtagMismatch => {
+                Self::with_error_details(Code::Aborted, message, info(ErrorReason::EtagMismatch, []))
+            }
+            StoreError::RequestIdReused => {
+                let mut details = info(ErrorReason::RequestIdReused, []);
+                details.add_precondition_failure_violation("REQUEST_ID", "request_id", &*message);
+                Self::with_error_details(Code::FailedPrecondition, message, details)
+            }
+            StoreError::Expired { oldest, head, oldest_time } => {
+                let metadata = [
+                    ("oldest_sequence", oldest.to_string()),
+                    ("head_sequence", head.to_string()),
+                    ("oldest_time", to_timestamp(oldest_time).to_string()),
+                ];
+                let details = info(ErrorReason::CursorExpired, metadata);
+                Self::with_error_details(Code::OutOfRange, message, details)
+            }
+            StoreError::Overloaded => {
+                let mut details = info(ErrorReason::Overloaded, []);
+                details.set_retry_info(Some(QUEUE_RETRY));
+                Self::with_error_details(Code::ResourceExhausted, message, details)
+            }
+            StoreError::DiskFull { free, required } => {
+                let metadata = [("free_bytes", free.to_string()), ("required_free_bytes", required.to_string())];
+                let details = info(ErrorReason::StorageFull, metadata);
+                Self::with_error_details(Code::ResourceExhausted, message, details)
+            }
+            StoreError::Corrupt { table } => {
+                tracing::error!(table, "a stored record is corrupt");
+                let message = "a stored record is corrupt and is not served";
+                Self::with_error_details(Code::DataLoss, message, info(ErrorReason::RecordCorrupt, []))
+            }
+            StoreError::Closed => draining(None),
+            StoreError::Failed => storage_failed(),
+            StoreError::Storage(cause) => {
+                tracing::error!(error = &*cause as &dyn std::error::Error, "a read failed");
+                storage_failed()
+            }
+        }
+    }
+}
+
+impl From<FeedError> for Status {
+    fn from(error: FeedError) -> Self {
+        let message = error.to_string();
+        match error {
+            FeedError::Invalid(error) => error.into(),
+            FeedError::Store(error) => error.into(),
+            FeedError::Draining { cursor } => draining(Some(cursor.to_string())),
+            FeedError::Stalled { cursor } => {
+                let details = info(ErrorReason::SubscriberStalled, [("cursor", cursor.to_string())]);
+                Self::with_error_details(Code::ResourceExhausted, message, details)
+            }
+        }
+    }
+}
+
+/// For bytes that are not the request's message.
+pub(super) fn undecodable() -> Status {
+    let problem = "is not an encoded message of the request's type";
+    invalid(ErrorReason::FieldInvalid, format!("the request {problem}"), "", problem)
+}
+
+/// For a request that is too large to be read.
+pub(super) fn request_too_large(limit: usize, found: usize) -> Status {
+    let message = format!("the request takes {found} bytes, over the limit of {limit}");
+    over_quota(message, "request bytes", limit, found)
+}
+
+fn draining(cursor: Option<String>) -> Status {
+    let mut details = info(ErrorReason::ServerDraining, cursor.map(|cursor| ("cursor", cursor)));
+    details.set_retry_info(Some(RESTART_RETRY));
+    Status::with_error_details(Code::Unavailable, "the server is shutting down", details)
+}
+
+fn storage_failed() -> Status {
+    let mut details = info(ErrorReason::StorageFailed, []);
+    details.set_retry_info(Some(RESTART_RETRY));
+    let message = "the store has failed; whether the write was kept is unknown";
+    Status::with_error_details(Code::Unavailable, message, details)
+}
+
+fn over_quota(message: String, subject: &'static str, limit: usize, found: usize) -> Status {
+    let mut details = limit_info(subject, limit, found);
+    details.add_quota_failure_violation(subject, format!("{found}, over the limit of {limit}"));
+    Status::with_error_details(Code::ResourceExhausted, message, details)
+}
+
+fn limit_info(subject: &'static str, limit: usize, found: usize) -> ErrorDetails {
+    let metadata = [("subject", subject.to_owned()), ("limit", limit.to_string()), ("found", found.to_string())];
+    info(ErrorReason::LimitExceeded, metadata)
+}
+
+fn invalid(reason: ErrorReason, message: String, field: impl Into<String>, problem: impl Into<String>) -> Status {
+    let mut details = info(reason, []);
+    details.add_bad_request_violation(field, problem);
+    Status::with_error_details(Code::InvalidArgument, message, details)
+}
+
+fn info(reason: ErrorReason, metadata: impl IntoIterator<Item = (&'static str, String)>) -> ErrorDetails {
+    let name = reason.as_str_name().trim_start_matches("ERROR_REASON_");
+    let metadata: HashMap<_, _> = metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    ErrorDetails::with_error_info(name, DOMAIN, metadata)
+}

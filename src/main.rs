@@ -1,0 +1,5 @@
+//! The binary: see the library.
+
+fn main() -> anyhow::Result<()> {
+    cameo::cli::run()
+}

@@ -1,0 +1,123 @@
+//! What an event says of a change.
+
+use std::collections::BTreeSet;
+
+use prost_types::{FieldMask, Struct};
+
+use super::Invalid;
+use crate::proto::v1::{AudienceMembership, Event, Profile};
+
+/// What happened to a profile. The number is what is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum EventKind {
+    /// `profile.created`
+    Created = 1,
+    /// `profile.updated`
+    Updated = 2,
+    /// `profile.deleted`
+    Deleted = 3,
+}
+
+impl EventKind {
+    const ALL: [Self; 3] = [Self::Created, Self::Updated, Self::Deleted];
+
+    /// As `Event.type` says it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Created => "profile.created",
+            Self::Updated => "profile.updated",
+            Self::Deleted => "profile.deleted",
+        }
+    }
+
+    /// As it is stored.
+    #[must_use]
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| *kind as u8 == number)
+    }
+
+    /// Parses a type of a filter.
+    ///
+    /// # Errors
+    /// [`Invalid::Filter`] if there is no such type.
+    pub fn parse(name: &str) -> Result<Self, Invalid> {
+        let unknown = || Invalid::Filter { field: "filter.types", problem: "unknown event type".into() };
+        Self::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(unknown)
+    }
+}
+
+/// What happened to a profile that was `before` and is `after`.
+#[must_use]
+pub fn kind(before: Option<&Profile>, after: Option<&Profile>) -> EventKind {
+    match (before, after) {
+        (None, _) => EventKind::Created,
+        (Some(_), Some(_)) => EventKind::Updated,
+        (Some(_), None) => EventKind::Deleted,
+    }
+}
+
+/// What an event says of the change; `profile`, and what only the log knows, is left to the store.
+#[must_use]
+pub fn describe(before: Option<&Profile>, after: Option<&Profile>) -> Event {
+    let empty = Profile::default();
+    let (old, new) = (before.unwrap_or(&empty), after.unwrap_or(&empty));
+    let mut paths = Vec::new();
+    let mut previous = Profile {
+        mpid: old.mpid,
+        create_time: old.create_time,
+        update_time: old.update_time,
+        etag: old.etag.clone(),
+        ..Profile::default()
+    };
+
+    macro_rules! compare {
+        ($($field:ident),*) => {$(
+            if old.$field != new.$field {
+                paths.push(stringify!($field).to_owned());
+                previous.$field.clone_from(&old.$field);
+            }
+        )*};
+    }
+    compare!(is_opted_out, limit_ad_tracking, device_identities, user_identities, account_user_attributes);
+    let changed_user_attributes = changed_keys(old.user_attributes.as_ref(), new.user_attributes.as_ref());
+    if !changed_user_attributes.is_empty() {
+        paths.push("user_attributes".to_owned());
+        previous.user_attributes = old.user_attributes.as_ref().and_then(|map| only(map, &changed_user_attributes));
+    }
+    compare!(audience_memberships, attribution);
+
+    Event {
+        r#type: kind(before, after).name().to_owned(),
+        mpid: after.or(before).map_or(0, |profile| profile.mpid),
+        previous: before.map(|_| previous),
+        changed_fields: Some(FieldMask { paths }),
+        changed_user_attributes,
+        entered_audience_ids: ids_of_first(&new.audience_memberships, &old.audience_memberships),
+        exited_audience_ids: ids_of_first(&old.audience_memberships, &new.audience_memberships),
+        ..Event::default()
+    }
+}
+
+/// The keys whose values differ, sorted.
+fn changed_keys(old: Option<&Struct>, new: Option<&Struct>) -> Vec<String> {
+    let differ = |left: Option<&Struct>, right: Option<&Struct>| -> BTreeSet<String> {
+        let in_right = |key: &String| right.and_then(|map| map.fields.get(key));
+        let fields = left.into_iter().flat_map(|map| &map.fields);
+        fields.filter(|(key, value)| in_right(key) != Some(value)).map(|(key, _)| key.clone()).collect()
+    };
+    differ(old, new).union(&differ(new, old)).cloned().collect()
+}
+
+fn only(map: &Struct, keys: &[String]) -> Option<Struct> {
+    let kept = keys.iter().filter_map(|key| map.fields.get_key_value(key));
+    let fields: std::collections::BTreeMap<_, _> = kept.map(|(key, value)| (key.clone(), value.clone())).collect();
+    (!fields.is_empty()).then_some(Struct { fields })
+}
+
+/// The audiences of the first that are not in the second.
+fn ids_of_first(first: &[AudienceMembership], second: &[AudienceMembership]) -> Vec<i64> {
+    let absent = |id: &i64| second.iter().all(|membership| membership.audience_id != *id);
+    first.iter().map(|membership| membership.audience_id).filter(absent).collect()
+}

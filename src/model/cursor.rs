@@ -1,0 +1,165 @@
+//! Places in a workspace's log.
+
+use std::fmt;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::{Invalid, Workspace};
+
+/// The number of an event in its workspace: from 1, without holes, in commit order. 0 is the place before the first.
+pub type Sequence = u64;
+
+/// Names one log. Random, made with the store, so that a cursor into another store is refused and never misread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogId(pub u64);
+
+/// A place in the log of one workspace. Exclusive: reading continues after it.
+///
+/// On the wire: a version, the log, a hash of the workspace's name, the sequence and a checksum, in base64. It is a
+/// name, not a secret: whoever may read the workspace may read at any cursor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cursor {
+    log: LogId,
+    workspace: u32,
+    sequence: Sequence,
+}
+
+/// Why a cursor cannot be read from.
+#[allow(missing_docs)] // The fields stand in the messages.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum CursorError {
+    /// We did not make it.
+    #[error("{field}: not a cursor of this service")]
+    Malformed { field: &'static str },
+    /// It belongs to another log.
+    #[error("{field}: a cursor of another log")]
+    ForeignLog { field: &'static str },
+    /// It belongs to another workspace.
+    #[error("{field}: a cursor of another workspace")]
+    ForeignWorkspace { field: &'static str },
+    /// It lies past the head of the log.
+    #[error("{field}: past the head of the log, {head}")]
+    InFuture { field: &'static str, head: Sequence },
+}
+
+const VERSION: u8 = 1;
+const BODY: usize = 1 + 8 + 4 + 8;
+const LENGTH: usize = BODY + 4;
+/// Characters of an encoded cursor.
+pub const TEXT: usize = LENGTH.div_ceil(3) * 4 - 2;
+
+/// The maker and reader of the cursors of one workspace's log.
+#[derive(Debug, Clone, Copy)]
+pub struct CursorSpace {
+    log: LogId,
+    workspace: u32,
+}
+
+impl CursorSpace {
+    /// The cursors of `workspace` in `log`.
+    #[must_use]
+    pub fn new(log: LogId, workspace: &Workspace) -> Self {
+        Self { log, workspace: low_half(xxh3_64(workspace.as_str().as_bytes())) }
+    }
+
+    /// The cursor of the place after `sequence`.
+    #[must_use]
+    pub fn at(self, sequence: Sequence) -> Cursor {
+        Cursor { log: self.log, workspace: self.workspace, sequence }
+    }
+
+    /// Parses a cursor of a request, and holds it against the head of the log.
+    ///
+    /// # Errors
+    /// [`Invalid::Cursor`] if it is not ours, or not of this workspace's log, or lies past `head`.
+    pub fn parse(self, field: &'static str, text: &str, head: Sequence) -> Result<Sequence, Invalid> {
+        let cursor = Cursor::parse(text).ok_or(CursorError::Malformed { field })?;
+        if cursor.log != self.log {
+            return Err(CursorError::ForeignLog { field }.into());
+        }
+        if cursor.workspace != self.workspace {
+            return Err(CursorError::ForeignWorkspace { field }.into());
+        }
+        if cursor.sequence > head {
+            return Err(CursorError::InFuture { field, head }.into());
+        }
+        Ok(cursor.sequence)
+    }
+}
+
+impl Cursor {
+    /// As a client stores it.
+    #[must_use]
+    pub fn encode(self) -> [u8; TEXT] {
+        let mut raw = [0; LENGTH];
+        raw[0] = VERSION;
+        raw[1..9].copy_from_slice(&self.log.0.to_be_bytes());
+        raw[9..13].copy_from_slice(&self.workspace.to_be_bytes());
+        raw[13..BODY].copy_from_slice(&self.sequence.to_be_bytes());
+        let checksum = low_half(xxh3_64(&raw[..BODY]));
+        raw[BODY..].copy_from_slice(&checksum.to_be_bytes());
+        let mut text = [0; TEXT];
+        URL_SAFE_NO_PAD.encode_slice(raw, &mut text).expect("TEXT is the length of an encoded cursor");
+        text
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let mut raw = [0; LENGTH];
+        let whole = text.len() == TEXT && URL_SAFE_NO_PAD.decode_slice(text, &mut raw).ok()? == LENGTH;
+        let checksum = u32::from_be_bytes(raw[BODY..].try_into().ok()?);
+        if !whole || raw[0] != VERSION || checksum != low_half(xxh3_64(&raw[..BODY])) {
+            return None;
+        }
+        Some(Self {
+            log: LogId(u64::from_be_bytes(raw[1..9].try_into().ok()?)),
+            workspace: u32::from_be_bytes(raw[9..13].try_into().ok()?),
+            sequence: u64::from_be_bytes(raw[13..BODY].try_into().ok()?),
+        })
+    }
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(std::str::from_utf8(&self.encode()).expect("base64 is ASCII"))
+    }
+}
+
+fn low_half(hash: u64) -> u32 {
+    u32::try_from(hash & u64::from(u32::MAX)).expect("masked")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn space(log: u64, workspace: &str) -> CursorSpace {
+        CursorSpace::new(LogId(log), &Workspace::parse(workspace).unwrap())
+    }
+
+    #[test]
+    fn a_cursor_reads_back_only_in_its_own_log() {
+        let here = space(7, "a/b/c");
+        let text = here.at(41).to_string();
+        assert_eq!(here.parse("cursor", &text, 41), Ok(41));
+        let refused = |space: CursorSpace, head| space.parse("cursor", &text, head).unwrap_err();
+        assert_eq!(refused(here, 40), CursorError::InFuture { field: "cursor", head: 40 }.into());
+        assert_eq!(refused(space(8, "a/b/c"), 41), CursorError::ForeignLog { field: "cursor" }.into());
+        assert_eq!(refused(space(7, "a/b/d"), 41), CursorError::ForeignWorkspace { field: "cursor" }.into());
+    }
+
+    #[test]
+    fn a_garbled_cursor_is_malformed() {
+        let here = space(7, "a/b/c");
+        let text = here.at(41).to_string();
+        let malformed = Err(CursorError::Malformed { field: "cursor" }.into());
+        for at in 0..text.len() {
+            let mut garbled = text.clone().into_bytes();
+            garbled[at] = if garbled[at] == b'A' { b'B' } else { b'A' };
+            assert_eq!(here.parse("cursor", std::str::from_utf8(&garbled).unwrap(), u64::MAX), malformed);
+            assert_eq!(here.parse("cursor", &text[..at], u64::MAX), malformed);
+        }
+        assert_eq!(here.parse("cursor", &format!("{text}A"), u64::MAX), malformed);
+    }
+}

@@ -1,0 +1,63 @@
+//! Which events a reader wants to see.
+
+use super::limits::{FILTER_TYPES, READER_KEYS};
+use super::{EventKind, Invalid, Mpid};
+use crate::proto::v1::EventFilter;
+
+/// A parsed filter. It is tested on what stands in the header of a row, so that nothing is decoded.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Bit n for the kind of number n; `None` for all.
+    kinds: Option<u8>,
+    /// Sorted; empty for all.
+    mpids: Vec<Mpid>,
+}
+
+impl Filter {
+    /// Parses the filter of a request.
+    ///
+    /// # Errors
+    /// [`Invalid`] if it is malformed, too large, or asks for what is not offered.
+    pub fn parse(filter: Option<EventFilter>) -> Result<Self, Invalid> {
+        let filter = filter.unwrap_or_default();
+        refuse_not_offered("filter.audience_ids", !filter.audience_ids.is_empty())?;
+        refuse_not_offered("filter.changed_fields", filter.changed_fields.is_some())?;
+        refuse_not_offered("filter.expression", !filter.expression.is_empty())?;
+        Invalid::limit("filter.types", "types", FILTER_TYPES, filter.types.len())?;
+        Invalid::limit("filter.mpids", "mpids", READER_KEYS, filter.mpids.len())?;
+
+        let mut kinds = 0;
+        for name in &filter.types {
+            kinds |= 1 << EventKind::parse(name)? as u8;
+        }
+        let zero = || Invalid::Filter { field: "filter.mpids", problem: "must not be 0".into() };
+        let mut mpids =
+            filter.mpids.into_iter().map(|mpid| Mpid::new(mpid).ok_or_else(zero)).collect::<Result<Vec<_>, _>>()?;
+        mpids.sort_unstable();
+        mpids.dedup();
+        Ok(Self { kinds: (kinds != 0).then_some(kinds), mpids })
+    }
+
+    /// Whether to deliver an event.
+    #[must_use]
+    pub fn matches(&self, kind: EventKind, mpid: Mpid) -> bool {
+        self.kinds.is_none_or(|kinds| kinds >> kind as u8 & 1 == 1)
+            && (self.mpids.is_empty() || self.mpids.binary_search(&mpid).is_ok())
+    }
+
+    /// The one profile that it asks for, if it asks for one.
+    #[must_use]
+    pub fn single_mpid(&self) -> Option<Mpid> {
+        match self.mpids[..] {
+            [mpid] => Some(mpid),
+            _ => None,
+        }
+    }
+}
+
+fn refuse_not_offered(field: &'static str, set: bool) -> Result<(), Invalid> {
+    if set {
+        return Err(Invalid::Filter { field, problem: "is not offered by this version".into() });
+    }
+    Ok(())
+}

@@ -1,0 +1,129 @@
+//! What a reader wants to see of a profile. It cuts wire bytes; nothing is decoded.
+
+use std::collections::BTreeSet;
+
+use prost::DecodeError;
+use prost_types::FieldMask;
+
+use super::limits::READER_KEYS;
+use super::{Invalid, wire};
+
+/// The fields of `Profile`, by number from 1.
+const PROFILE_FIELDS: [&str; 12] = [
+    "mpid",
+    "create_time",
+    "update_time",
+    "is_opted_out",
+    "limit_ad_tracking",
+    "device_identities",
+    "user_identities",
+    "account_user_attributes",
+    "user_attributes",
+    "audience_memberships",
+    "attribution",
+    "etag",
+];
+const USER_ATTRIBUTES: u32 = 9;
+/// `Struct.fields`, and the key of one of its entries.
+const STRUCT_FIELDS: u32 = 1;
+const ENTRY_KEY: u32 = 1;
+/// `Event.profile` and `Event.previous`.
+const EVENT_PROFILES: [u32; 2] = [6, 7];
+
+/// A parsed `read_mask` with its `user_attribute_keys`.
+#[derive(Debug, Clone, Default)]
+pub struct Mask {
+    /// Bit n for field n of `Profile`; `None` for all fields.
+    fields: Option<u16>,
+    /// `None` for all keys.
+    keys: Option<BTreeSet<Vec<u8>>>,
+}
+
+impl Mask {
+    /// Parses the mask of a request.
+    ///
+    /// # Errors
+    /// [`Invalid`] if it names what `Profile` does not have, or too much.
+    pub fn parse(mask: Option<FieldMask>, keys: Vec<String>) -> Result<Self, Invalid> {
+        Invalid::limit("user_attribute_keys", "keys", READER_KEYS, keys.len())?;
+        let keys: BTreeSet<_> = keys.into_iter().map(String::into_bytes).collect();
+        let paths = mask.unwrap_or_default().paths;
+        let mut fields = 0;
+        for path in &paths {
+            fields |= if path == "*" { u16::MAX } else { 1 << field_number(path)? };
+        }
+        Ok(Self {
+            fields: (!paths.is_empty() && fields != u16::MAX).then_some(fields),
+            keys: (!keys.is_empty()).then_some(keys),
+        })
+    }
+
+    /// Whether it lets everything through.
+    #[must_use]
+    pub fn is_all(&self) -> bool {
+        self.fields.is_none() && self.keys.is_none()
+    }
+
+    /// Cuts an encoded `Profile`.
+    ///
+    /// # Errors
+    /// If it is not well-formed.
+    pub fn cut_profile(&self, profile: &[u8]) -> Result<Vec<u8>, DecodeError> {
+        let mut cut = Vec::with_capacity(profile.len());
+        for field in wire::fields(profile) {
+            let field = field?;
+            if self.fields.is_some_and(|fields| fields >> field.tag & 1 == 0) {
+                continue;
+            }
+            match &self.keys {
+                Some(keys) if field.tag == USER_ATTRIBUTES => {
+                    wire::put_delimited(field.tag, &cut_struct(field.value, keys)?, &mut cut);
+                }
+                _ => cut.extend_from_slice(field.whole),
+            }
+        }
+        Ok(cut)
+    }
+
+    /// Cuts the profiles inside an encoded `Event`.
+    ///
+    /// # Errors
+    /// If it is not well-formed.
+    pub fn cut_event(&self, event: &[u8]) -> Result<Vec<u8>, DecodeError> {
+        let mut cut = Vec::with_capacity(event.len());
+        for field in wire::fields(event) {
+            let field = field?;
+            if EVENT_PROFILES.contains(&field.tag) {
+                wire::put_delimited(field.tag, &self.cut_profile(field.value)?, &mut cut);
+            } else {
+                cut.extend_from_slice(field.whole);
+            }
+        }
+        Ok(cut)
+    }
+}
+
+fn field_number(path: &str) -> Result<usize, Invalid> {
+    if let Some(index) = PROFILE_FIELDS.iter().position(|field| *field == path) {
+        return Ok(index + 1);
+    }
+    let inner = PROFILE_FIELDS.iter().any(|field| path.strip_prefix(field).is_some_and(|rest| rest.starts_with('.')));
+    let problem = if inner {
+        "a path may not lead into a field; user_attribute_keys narrows user_attributes".to_owned()
+    } else {
+        format!("Profile has no field {:?}", path.chars().take(64).collect::<String>())
+    };
+    Err(Invalid::Mask { field: "read_mask", problem })
+}
+
+fn cut_struct(map: &[u8], keys: &BTreeSet<Vec<u8>>) -> Result<Vec<u8>, DecodeError> {
+    let mut cut = Vec::new();
+    for entry in wire::fields(map) {
+        let entry = entry?;
+        let key = wire::find(entry.value, ENTRY_KEY)?.unwrap_or_default();
+        if entry.tag == STRUCT_FIELDS && keys.contains(key) {
+            cut.extend_from_slice(entry.whole);
+        }
+    }
+    Ok(cut)
+}

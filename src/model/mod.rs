@@ -1,0 +1,38 @@
+//! What a request may say, and what a change means.
+//!
+//! Everything here is pure: no I/O, no clock, no transport. A value is parsed once, at the edge, into a type that
+//! cannot be wrong, and nothing deeper checks again.
+//!
+//! - [`limits`]: every limit on what a caller may send.
+//! - [`invalid`]: why a request is refused at the door.
+//! - [`workspace`], [`mpid`], [`identity`], [`cursor`]: the names of things.
+//! - [`profile`], [`patch`]: what may be stored, and how it changes.
+//! - [`change`]: what an event says of a change.
+//! - [`mask`], [`filter`]: what a reader wants to see; they work on wire bytes, by way of [`wire`].
+
+pub mod change;
+pub mod cursor;
+pub mod filter;
+pub mod identity;
+pub mod invalid;
+pub mod limits;
+pub mod mask;
+pub mod mpid;
+pub mod patch;
+pub mod profile;
+pub mod time;
+pub mod wire;
+pub mod workspace;
+
+pub use change::EventKind;
+pub use cursor::{Cursor, LogId, Sequence};
+pub use filter::Filter;
+pub use identity::IdentityKey;
+pub use invalid::Invalid;
+pub use limits::Limits;
+pub use mask::Mask;
+pub use mpid::Mpid;
+pub use patch::Patch;
+pub use profile::{NewProfile, ProfileKey};
+pub use time::Micros;
+pub use workspace::Workspace;

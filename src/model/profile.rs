@@ -1,0 +1,200 @@
+//! What may be stored.
+
+use prost::Message;
+use prost_types::value::Kind;
+use prost_types::{Struct, Value};
+
+use super::identity::{IdentityKey, ParsedIdentity, repeated};
+use super::limits::{NAME_BYTES, REQUEST_ID_CHARS};
+use super::time::{self, Micros};
+use super::{Invalid, Limits, Mpid};
+use crate::proto::v1::{Attribution, AudienceMembership, Identity, Profile};
+
+/// How a request names a profile.
+#[derive(Debug, Clone)]
+pub enum ProfileKey {
+    /// By its key.
+    Mpid(Mpid),
+    /// By an identity that it owns.
+    Identity(ParsedIdentity),
+}
+
+/// A profile that may be created.
+#[derive(Debug, Clone)]
+pub struct NewProfile {
+    /// Without what the server sets: mpid, times, etag.
+    pub profile: Profile,
+    /// Of all its identities.
+    pub identities: Vec<IdentityKey>,
+}
+
+impl ProfileKey {
+    /// Parses the `mpid` of a request.
+    ///
+    /// # Errors
+    /// [`Invalid::Field`] if it is 0.
+    pub fn mpid(mpid: i64) -> Result<Self, Invalid> {
+        Mpid::parse("mpid", mpid).map(Self::Mpid)
+    }
+
+    /// Parses the `identity` of a request.
+    ///
+    /// # Errors
+    /// [`Invalid`] if it is malformed.
+    pub fn identity(identity: Identity, limits: &Limits) -> Result<Self, Invalid> {
+        ParsedIdentity::parse("identity", identity, limits).map(Self::Identity)
+    }
+
+    /// What to say where a request names neither.
+    #[must_use]
+    pub fn missing() -> Invalid {
+        Invalid::field("key", "either mpid or identity must be set")
+    }
+}
+
+impl NewProfile {
+    /// Parses the `profile` of a request, as of `now`.
+    ///
+    /// # Errors
+    /// [`Invalid`] if any of it is malformed or over its limit.
+    pub fn parse(profile: Profile, limits: &Limits, now: Micros) -> Result<Self, Invalid> {
+        let both = profile.device_identities.len() + profile.user_identities.len();
+        Invalid::limit("profile", "identities", limits.identities, both)?;
+        let device = parse_side("profile.device_identities", profile.device_identities, true, limits)?;
+        let user = parse_side("profile.user_identities", profile.user_identities, false, limits)?;
+        check_attributes("profile.account_user_attributes", profile.account_user_attributes.as_ref(), limits)?;
+        check_attributes("profile.user_attributes", profile.user_attributes.as_ref(), limits)?;
+        check_memberships("profile.audience_memberships", &profile.audience_memberships, now)?;
+        check_attributions("profile.attribution", &profile.attribution)?;
+        let ids = profile.audience_memberships.iter().map(|membership| membership.audience_id);
+        if let Some(index) = repeated(ids) {
+            let field = format!("profile.audience_memberships[{index}]");
+            return Err(Invalid::field(field, "the same audience is there twice"));
+        }
+        let identities = device.iter().chain(&user).map(|identity| identity.key.clone()).collect();
+        let profile = Profile {
+            mpid: 0,
+            create_time: None,
+            update_time: None,
+            etag: String::new(),
+            device_identities: device.into_iter().map(|parsed| parsed.identity).collect(),
+            user_identities: user.into_iter().map(|parsed| parsed.identity).collect(),
+            account_user_attributes: profile.account_user_attributes.filter(|map| !map.fields.is_empty()),
+            user_attributes: profile.user_attributes.filter(|map| !map.fields.is_empty()),
+            ..profile
+        };
+        Ok(Self { profile, identities })
+    }
+}
+
+fn parse_side(
+    field: &str,
+    identities: Vec<Identity>,
+    device: bool,
+    limits: &Limits,
+) -> Result<Vec<ParsedIdentity>, Invalid> {
+    let parsed = ParsedIdentity::parse_all(field, identities, limits)?;
+    match parsed.iter().position(|parsed| parsed.identity.is_device() != device) {
+        Some(index) => {
+            let other = if device { "not a device identity" } else { "a device identity" };
+            Err(Invalid::field(format!("{field}[{index}].type"), format!("is {other}")))
+        }
+        None => Ok(parsed),
+    }
+}
+
+/// Refuses attributes that may not be stored.
+pub(crate) fn check_attributes(field: &str, map: Option<&Struct>, limits: &Limits) -> Result<(), Invalid> {
+    let Some(map) = map else { return Ok(()) };
+    Invalid::limit(field, "attributes", limits.attributes, map.fields.len())?;
+    for (key, value) in &map.fields {
+        check_attribute_key(field, key, limits)?;
+        check_value(field, value)?;
+        Invalid::limit(field, "attribute value bytes", limits.attribute_value_bytes, value.encoded_len())?;
+    }
+    Ok(())
+}
+
+/// Refuses a key that may not be stored.
+pub(crate) fn check_attribute_key(field: &str, key: &str, limits: &Limits) -> Result<(), Invalid> {
+    if key.is_empty() {
+        return Err(Invalid::field(field, "an attribute's key must not be empty"));
+    }
+    Invalid::limit(field, "attribute key bytes", limits.attribute_key_bytes, key.len())
+}
+
+/// Refuses a value that JSON could not say. Its depth is bounded by the decoder.
+pub(crate) fn check_value(field: &str, value: &Value) -> Result<(), Invalid> {
+    match &value.kind {
+        None => Err(Invalid::field(field, "an attribute's value must not be unset; JSON null is null_value")),
+        Some(Kind::NumberValue(number)) if !number.is_finite() => Err(Invalid::field(field, "a number must be finite")),
+        Some(Kind::StructValue(map)) => map.fields.values().try_for_each(|value| check_value(field, value)),
+        Some(Kind::ListValue(list)) => list.values.iter().try_for_each(|value| check_value(field, value)),
+        Some(Kind::NullValue(_) | Kind::NumberValue(_) | Kind::StringValue(_) | Kind::BoolValue(_)) => Ok(()),
+    }
+}
+
+/// Refuses memberships that may not be joined at `now`.
+pub(crate) fn check_memberships(field: &str, memberships: &[AudienceMembership], now: Micros) -> Result<(), Invalid> {
+    for (index, membership) in memberships.iter().enumerate() {
+        let field = format!("{field}[{index}]");
+        if membership.audience_id == 0 {
+            return Err(Invalid::field(format!("{field}.audience_id"), "must not be 0"));
+        }
+        Invalid::limit(&field, "audience name bytes", NAME_BYTES, membership.audience_name.len())?;
+        let expire_time = format!("{field}.expire_time");
+        check_timestamp(&expire_time, membership.expire_time.as_ref())?;
+        if is_expired(membership, now) {
+            return Err(Invalid::field(expire_time, "must lie in the future"));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses malformed attributions.
+pub(crate) fn check_attributions(field: &str, attributions: &[Attribution]) -> Result<(), Invalid> {
+    for (index, attribution) in attributions.iter().enumerate() {
+        let field = format!("{field}[{index}]");
+        if attribution.partner.is_empty() {
+            return Err(Invalid::field(format!("{field}.partner"), "must not be empty"));
+        }
+        Invalid::limit(&field, "partner bytes", NAME_BYTES, attribution.partner.len())?;
+        Invalid::limit(&field, "campaign bytes", NAME_BYTES, attribution.campaign.len())?;
+        check_timestamp(&format!("{field}.attribute_time"), attribution.attribute_time.as_ref())?;
+    }
+    Ok(())
+}
+
+fn check_timestamp(field: &str, timestamp: Option<&prost_types::Timestamp>) -> Result<(), Invalid> {
+    match timestamp {
+        Some(timestamp) if !time::is_valid(timestamp) => Err(Invalid::field(field, "is not a time")),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a malformed `request_id`; `None` for an empty one.
+///
+/// # Errors
+/// [`Invalid::Field`] if it is malformed.
+pub fn parse_request_id(id: String) -> Result<Option<String>, Invalid> {
+    if id.len() > REQUEST_ID_CHARS || !id.bytes().all(|c| c.is_ascii_graphic()) {
+        return Err(Invalid::field("request_id", "must be at most 64 printable ASCII characters"));
+    }
+    Ok((!id.is_empty()).then_some(id))
+}
+
+/// Whether a membership has ended at `now`.
+#[must_use]
+pub fn is_expired(membership: &AudienceMembership, now: Micros) -> bool {
+    expiry(membership) <= now
+}
+
+/// When the first of a profile's memberships ends; [`Micros::MAX`] for never.
+#[must_use]
+pub fn next_expiry(profile: &Profile) -> Micros {
+    profile.audience_memberships.iter().map(expiry).min().unwrap_or(Micros::MAX)
+}
+
+fn expiry(membership: &AudienceMembership) -> Micros {
+    membership.expire_time.as_ref().map_or(Micros::MAX, time::from_timestamp)
+}

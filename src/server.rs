@@ -1,0 +1,160 @@
+//! Wires the parts, and is the only place that does: bind, local address, shutdown.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::server::NamedService;
+use tonic::service::Routes;
+use tonic::transport::server::TcpIncoming;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use crate::config::Config;
+use crate::feed::Feed;
+use crate::grpc::event_service::Events;
+use crate::grpc::layer::RefusalLayer;
+use crate::grpc::profile_service::Profiles;
+use crate::grpc::server::event_service_server::EventServiceServer;
+use crate::grpc::server::profile_service_server::ProfileServiceServer;
+use crate::proto::DESCRIPTORS;
+use crate::store::{OpenError, Store};
+
+/// Calls and streams on one connection at a time. tonic sets no limit by itself.
+const STREAMS_PER_CONNECTION: u32 = 200;
+/// Resets that a client may provoke before its connection is closed. tonic sets no limit by itself.
+const RESETS_PER_CONNECTION: usize = 1024;
+/// A connection that answers no ping in time is closed.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A server that is bound and ready to run.
+#[derive(Debug)]
+pub struct Server {
+    listener: TcpListener,
+    store: Arc<Store>,
+    feed: Feed,
+    config: Config,
+    draining: CancellationToken,
+}
+
+/// Why a server did not start, or did not end well.
+#[allow(missing_docs)] // The fields stand in the messages.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The address cannot be bound.
+    #[error("cannot listen on {addr}")]
+    Bind { addr: SocketAddr, source: std::io::Error },
+    /// The transport failed.
+    #[error("the transport failed")]
+    Transport(#[from] tonic::transport::Error),
+    /// The descriptors do not decode.
+    #[error("the descriptors of the API do not decode")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// The store failed for good; a restart recovers it.
+    #[error("the store failed; see the log")]
+    StoreFailed,
+}
+
+impl Server {
+    /// Opens the store and binds the address. When this returns, clients can connect; they are served by
+    /// [`Server::run`].
+    ///
+    /// # Errors
+    /// [`ServerError`] if the store cannot be opened or the address not be bound.
+    pub async fn bind(config: Config) -> Result<Self, ServerError> {
+        let addr = config.server.addr;
+        let listener = TcpListener::bind(addr).await.map_err(|source| ServerError::Bind { addr, source })?;
+        let draining = CancellationToken::new();
+        let feed = Feed::new(config.feed, draining.clone());
+        let publisher = feed.clone();
+        let store = Store::open(&config.store, config.limits, move |log, events| publisher.publish(log, events))?;
+        Ok(Self { listener, store: Arc::new(store), feed, config, draining })
+    }
+
+    /// Where it listens.
+    ///
+    /// # Panics
+    /// If the system does not know a bound socket's address.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.listener.local_addr().expect("a bound socket has an address")
+    }
+
+    /// Serves until `shutdown` is done or the store fails; then drains within the configured bound: health says
+    /// `NOT_SERVING`, streams end with their cursors, calls in flight are answered, the store is closed.
+    ///
+    /// # Errors
+    /// [`ServerError`] if the store or the transport failed.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
+        let Self { listener, store, feed, config, draining } = self;
+        let (health, health_service) = tonic_health::server::health_reporter();
+        set_health(&health, ServingStatus::Serving).await;
+
+        let profiles = ProfileServiceServer::new(Profiles::new(Arc::clone(&store), config.limits));
+        let events = EventServiceServer::new(Events::new(Arc::clone(&store), feed));
+        let routes = Routes::new(health_service)
+            .add_service(profiles.max_decoding_message_size(config.limits.request_bytes))
+            .add_service(events.max_decoding_message_size(config.limits.request_bytes))
+            .add_service(reflection().build_v1()?)
+            .add_service(reflection().build_v1alpha()?);
+
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let stopped = draining.clone();
+        let serve = tonic::transport::Server::builder()
+            .max_concurrent_streams(STREAMS_PER_CONNECTION)
+            .http2_max_local_error_reset_streams(Some(RESETS_PER_CONNECTION))
+            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+            .layer(RefusalLayer)
+            .add_routes(routes)
+            .serve_with_incoming_shutdown(incoming, async move { stopped.cancelled().await });
+        tokio::pin!(serve);
+
+        let ended = tokio::select! {
+            ended = &mut serve => Some(ended),
+            () = shutdown => None,
+            () = store.failed().cancelled() => None,
+        };
+        set_health(&health, ServingStatus::NotServing).await;
+        draining.cancel();
+        let drained = async {
+            let ended = match ended {
+                Some(ended) => ended,
+                None => serve.await,
+            };
+            store.close().await;
+            ended
+        };
+        let ended = tokio::time::timeout(config.server.drain_timeout, drained).await;
+        if store.failed().is_cancelled() {
+            return Err(ServerError::StoreFailed);
+        }
+        if let Ok(ended) = ended {
+            return Ok(ended?);
+        }
+        tracing::warn!("calls were still open when the drain timeout ended");
+        store.close().await;
+        Ok(())
+    }
+}
+
+async fn set_health(health: &HealthReporter, status: ServingStatus) {
+    let services = ["", ProfileServiceServer::<Profiles>::NAME, EventServiceServer::<Events>::NAME];
+    for service in services {
+        health.set_service_status(service, status).await;
+    }
+}
+
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET) // So that grpcurl shows our errors.
+}

@@ -1,0 +1,166 @@
+//! Profiles, their identities and the log of their changes, in one redb file.
+//!
+//! - Every change is a [`Command`] on one queue, which one thread applies: [`writer`] batches, [`apply`] decides and
+//!   writes. A reply means that the change is on disk.
+//! - Reads never go through the writer: [`reader`] holds a snapshot that is replaced after each commit.
+//! - [`tables`] is the layout of the file, [`rows`] that of its values.
+//!
+//! Nothing outside this module knows redb. Deliberately absent: a cache of our own (redb has one), and a second index
+//! over the log (the events of one profile are linked).
+
+pub mod apply;
+pub mod command;
+pub mod error;
+pub mod reader;
+mod rows;
+mod tables;
+mod writer;
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::JoinHandle;
+
+use arc_swap::ArcSwapOption;
+use redb::{Database, ReadableDatabase};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+pub use apply::{WriteOutcome, Written};
+pub use command::{Change, Command, RequestId};
+pub use error::{OpenError, StoreError};
+pub use reader::{EventPage, EventRef, LogBounds, ProfileBytes, Snapshot};
+pub use writer::Committed;
+
+use crate::config::StoreConfig;
+use crate::model::{Limits, LogId, Workspace};
+use reader::SnapshotTables;
+use writer::{Job, Writer};
+
+/// The file in the data directory.
+const FILE: &str = "cameo.redb";
+
+/// The number by which a workspace is known inside the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct WorkspaceId(pub(crate) u32);
+
+/// What the writer, the readers and the handle share.
+#[derive(Debug)]
+struct Shared {
+    /// `None` once the store is closed.
+    snapshot: ArcSwapOption<SnapshotTables>,
+    /// All workspaces; each is added after the commit of its first write.
+    workspaces: RwLock<HashMap<Workspace, WorkspaceId>>,
+    /// Cancelled when the writer cannot go on.
+    failed: CancellationToken,
+}
+
+/// A handle on the store: one per process. Closed by [`Store::close`].
+#[derive(Debug)]
+pub struct Store {
+    shared: Arc<Shared>,
+    log: LogId,
+    queue: mpsc::Sender<Job>,
+    /// Bytes of the commands that wait or are being written.
+    queue_bytes: Arc<Semaphore>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Store {
+    /// Opens the store in `config.data_dir`, and creates it if it is not there. `on_commit` is called by the writer,
+    /// in order, with the events of each commit, after they are on disk and before anybody is answered.
+    ///
+    /// # Errors
+    /// [`OpenError`] if the directory or the file cannot be used.
+    pub fn open(
+        config: &StoreConfig,
+        limits: Limits,
+        on_commit: impl FnMut(LogId, &[Committed]) + Send + 'static,
+    ) -> Result<Self, OpenError> {
+        let database = open_database(config)?;
+        let log = tables::initialize(&database)?;
+        let transaction = database.begin_read()?;
+        let shared = Arc::new(Shared {
+            workspaces: RwLock::new(tables::workspaces(&transaction)?),
+            snapshot: ArcSwapOption::from_pointee(SnapshotTables::open(&transaction)?),
+            failed: CancellationToken::new(),
+        });
+        let (queue, jobs) = mpsc::channel(config.queue_commands);
+        let queue_bytes = Arc::new(Semaphore::new(config.queue_bytes));
+        let writer = Writer::new(database, jobs, Arc::clone(&shared), config, log, limits, Box::new(on_commit));
+        let writer = std::thread::Builder::new().name("writer".into()).spawn(move || writer.run())?;
+        Ok(Self { shared, log, queue, queue_bytes, writer: Mutex::new(Some(writer)) })
+    }
+
+    /// Names the log that this store keeps.
+    #[must_use]
+    pub fn log_id(&self) -> LogId {
+        self.log
+    }
+
+    /// Applies a command. The answer means that it is on disk, and that every read from now on sees it.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing changed, unless it is [`StoreError::Failed`].
+    pub async fn write(&self, command: Command) -> Result<Written, StoreError> {
+        let bytes = u32::try_from(command.weight()).unwrap_or(u32::MAX);
+        let permit = Arc::clone(&self.queue_bytes).try_acquire_many_owned(bytes).map_err(|_| StoreError::Overloaded)?;
+        let (reply, answer) = oneshot::channel();
+        self.queue.try_send(Job::Write { command: Box::new(command), reply, permit }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => StoreError::Overloaded,
+            mpsc::error::TrySendError::Closed(_) => self.gone(),
+        })?;
+        answer.await.unwrap_or_else(|_| Err(self.gone()))
+    }
+
+    /// The latest committed state.
+    ///
+    /// # Errors
+    /// [`StoreError::Closed`].
+    pub fn snapshot(&self) -> Result<Snapshot, StoreError> {
+        self.shared.snapshot.load_full().map(Snapshot::new).ok_or(StoreError::Closed)
+    }
+
+    /// The id of a workspace; `None` until its first write.
+    #[must_use]
+    pub fn workspace_id(&self, workspace: &Workspace) -> Option<WorkspaceId> {
+        self.shared.workspaces.read().unwrap_or_else(PoisonError::into_inner).get(workspace).copied()
+    }
+
+    /// Cancelled when the store has failed for good: the process should end, and be started anew.
+    #[must_use]
+    pub fn failed(&self) -> &CancellationToken {
+        &self.shared.failed
+    }
+
+    /// Writes what is queued, and closes the file. Reads and writes that come later are refused.
+    pub async fn close(&self) {
+        let _ = self.queue.send(Job::Close).await; // Fails if the writer has ended, which is what we want.
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(writer) = writer {
+            let _ = tokio::task::spawn_blocking(move || writer.join()).await;
+        }
+    }
+
+    fn gone(&self) -> StoreError {
+        if self.shared.failed.is_cancelled() { StoreError::Failed } else { StoreError::Closed }
+    }
+}
+
+fn open_database(config: &StoreConfig) -> Result<Database, OpenError> {
+    let directory = &config.data_dir;
+    fs::create_dir_all(directory).map_err(|source| OpenError::Directory { path: directory.clone(), source })?;
+    let file = path(directory);
+    let database = Database::builder().set_cache_size(config.cache_bytes).create(&file)?;
+    // redb syncs the file, but not the entry that leads to it.
+    for directory in [directory.as_path(), directory.parent().unwrap_or(directory)] {
+        let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+        File::open(directory).and_then(|directory| directory.sync_all())?;
+    }
+    Ok(database)
+}
+
+fn path(directory: &Path) -> PathBuf {
+    directory.join(FILE)
+}

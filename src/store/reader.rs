@@ -1,0 +1,253 @@
+//! Reads of the latest committed state.
+//!
+//! The tables of a snapshot are opened once, after each commit, and shared by all readers: a lookup is one descent of
+//! a B-tree, and what it finds is copied once, from the page into the answer. A snapshot pins the pages that later
+//! commits replace, so nobody keeps one for longer than a page of work.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message;
+use redb::{OwnedAccessGuard, ReadOnlyTable, ReadTransaction};
+
+use super::WorkspaceId;
+use super::error::StoreError;
+use super::rows::{EventRow, ProfileRow, stored_mpid};
+use super::tables::{EVENTS, IDENTITIES, PROFILES};
+use crate::model::profile::is_expired;
+use crate::model::{EventKind, Filter, IdentityKey, Micros, Mpid, Sequence};
+use crate::proto::v1::Profile;
+
+/// Rows read for one page of the log, matching or not: what bounds a call whose filter matches little.
+const PAGE_ROWS: usize = 10_000;
+
+/// The open tables of one committed state.
+pub(super) struct SnapshotTables {
+    profiles: ReadOnlyTable<(u32, i64), &'static [u8]>,
+    identities: ReadOnlyTable<(u32, &'static [u8]), i64>,
+    events: ReadOnlyTable<(u32, u64), &'static [u8]>,
+}
+
+impl SnapshotTables {
+    pub fn open(transaction: &ReadTransaction) -> Result<Self, redb::TableError> {
+        Ok(Self {
+            profiles: transaction.open_table(PROFILES)?,
+            identities: transaction.open_table(IDENTITIES)?,
+            events: transaction.open_table(EVENTS)?,
+        })
+    }
+}
+
+impl fmt::Debug for SnapshotTables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SnapshotTables")
+    }
+}
+
+/// One committed state. Short-lived: see the module.
+#[derive(Debug, Clone)]
+pub struct Snapshot(Arc<SnapshotTables>);
+
+/// The wire bytes of a stored `Profile`.
+pub enum ProfileBytes {
+    /// Where they lie in the page.
+    Row(OwnedAccessGuard<&'static [u8]>),
+    /// Encoded anew.
+    Owned(Bytes),
+}
+
+/// The first and the last event of a log. Both 0 if it is empty.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LogBounds {
+    /// The oldest event that is still held.
+    pub oldest: Sequence,
+    /// The latest.
+    pub head: Sequence,
+    /// When the oldest happened.
+    pub oldest_time: Micros,
+}
+
+/// An event as it lies in the log.
+#[derive(Debug, Clone, Copy)]
+pub struct EventRef<'a> {
+    /// Its number.
+    pub sequence: Sequence,
+    /// Of which profile.
+    pub mpid: Mpid,
+    /// What happened to it.
+    pub kind: EventKind,
+    /// Encoded `Event`.
+    pub event: &'a [u8],
+}
+
+/// What a page of the log came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EventPage {
+    /// Nothing matching at or before this is unread.
+    pub through: Sequence,
+    /// Whether that is the end of what was asked for.
+    pub complete: bool,
+}
+
+impl Snapshot {
+    pub(super) fn new(tables: Arc<SnapshotTables>) -> Self {
+        Self(tables)
+    }
+
+    /// A profile as of `now`: a membership that has expired is not in it.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the row cannot be read.
+    pub fn profile(&self, workspace: WorkspaceId, mpid: Mpid, now: Micros) -> Result<Option<ProfileBytes>, StoreError> {
+        let Some(guard) = self.0.profiles.get_owned((workspace.0, mpid.get()))? else { return Ok(None) };
+        let row = ProfileRow::read(workspace, mpid, guard.value())?;
+        if row.profile.is_empty() {
+            return Ok(None);
+        }
+        if row.next_expiry > now {
+            return Ok(Some(ProfileBytes::Row(guard)));
+        }
+        let mut profile = Profile::decode(row.profile).map_err(|_| StoreError::Corrupt { table: "profile" })?;
+        profile.audience_memberships.retain(|membership| !is_expired(membership, now));
+        Ok(Some(ProfileBytes::Owned(profile.encode_to_vec().into())))
+    }
+
+    /// The profile that owns an identity.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the row cannot be read.
+    pub fn owner(&self, workspace: WorkspaceId, key: &IdentityKey) -> Result<Option<Mpid>, StoreError> {
+        let owner = self.0.identities.get((workspace.0, key.as_bytes()))?;
+        owner.map(|owner| stored_mpid(owner.value())).transpose()
+    }
+
+    /// The ends of a workspace's log.
+    ///
+    /// # Errors
+    /// [`StoreError`] if a row cannot be read.
+    pub fn log_bounds(&self, workspace: WorkspaceId) -> Result<LogBounds, StoreError> {
+        let mut range = self.0.events.range((workspace.0, 0)..=(workspace.0, u64::MAX))?;
+        let Some((key, row)) = range.next().transpose()? else { return Ok(LogBounds::default()) };
+        let oldest = key.value().1;
+        let oldest_time = EventRow::read(workspace, oldest, row.value())?.time;
+        let head = range.next_back().transpose()?.map_or(oldest, |(key, _)| key.value().1);
+        Ok(LogBounds { oldest, head, oldest_time })
+    }
+
+    /// Gives `take` the matching events after one and up to another, in order, until it has enough and says `false`.
+    ///
+    /// # Errors
+    /// [`StoreError::Expired`] if the first of them is no longer held, or what a row that cannot be read gives.
+    pub fn events(
+        &self,
+        workspace: WorkspaceId,
+        after: Sequence,
+        through: Sequence,
+        filter: &Filter,
+        mut take: impl FnMut(EventRef<'_>) -> bool,
+    ) -> Result<EventPage, StoreError> {
+        let mut last = after;
+        if after >= through {
+            return Ok(EventPage { through: after, complete: true });
+        }
+        let rows = self.0.events.range((workspace.0, after + 1)..=(workspace.0, through))?;
+        for row in rows.take(PAGE_ROWS) {
+            let (key, row) = row?;
+            let sequence = key.value().1;
+            if sequence != last + 1 {
+                return Err(self.expired(workspace)?);
+            }
+            last = sequence;
+            let row = EventRow::read(workspace, sequence, row.value())?;
+            let matches = filter.matches(row.kind, row.mpid);
+            if matches && !take(EventRef { sequence, mpid: row.mpid, kind: row.kind, event: row.event }) {
+                break;
+            }
+        }
+        if last == after {
+            return Err(self.expired(workspace)?);
+        }
+        Ok(EventPage { through: last, complete: last == through })
+    }
+
+    /// The numbers of a profile's events after one and up to another, in order: a walk along the chain that links them,
+    /// from its end. `None` if the walk would be longer than reading a page of the log.
+    ///
+    /// # Errors
+    /// [`StoreError`] if a row cannot be read.
+    pub fn history(
+        &self,
+        workspace: WorkspaceId,
+        mpid: Mpid,
+        after: Sequence,
+        through: Sequence,
+    ) -> Result<Option<Vec<Sequence>>, StoreError> {
+        let mut chain = Vec::new();
+        let mut next = match self.0.profiles.get((workspace.0, mpid.get()))? {
+            Some(row) => ProfileRow::read(workspace, mpid, row.value())?.last_event,
+            None => 0,
+        };
+        while next > after {
+            if chain.len() == PAGE_ROWS {
+                return Ok(None);
+            }
+            let Some(row) = self.0.events.get((workspace.0, next))? else { break };
+            if next <= through {
+                chain.push(next);
+            }
+            next = EventRow::read(workspace, next, row.value())?.previous;
+        }
+        chain.reverse();
+        Ok(Some(chain))
+    }
+
+    /// Reads one event.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the row cannot be read or is not there.
+    pub fn event<T>(
+        &self,
+        workspace: WorkspaceId,
+        sequence: Sequence,
+        read: impl FnOnce(EventRef<'_>) -> T,
+    ) -> Result<T, StoreError> {
+        let row = self.0.events.get((workspace.0, sequence))?.ok_or(StoreError::Corrupt { table: "event" })?;
+        let row = EventRow::read(workspace, sequence, row.value())?;
+        Ok(read(EventRef { sequence, mpid: row.mpid, kind: row.kind, event: row.event }))
+    }
+
+    fn expired(&self, workspace: WorkspaceId) -> Result<StoreError, StoreError> {
+        Ok(self.log_bounds(workspace)?.expired())
+    }
+}
+
+impl LogBounds {
+    /// Refuses a place whose next event is no longer held.
+    ///
+    /// # Errors
+    /// [`StoreError::Expired`].
+    pub fn check_held(&self, after: Sequence) -> Result<(), StoreError> {
+        if after + 1 < self.oldest { Err(self.expired()) } else { Ok(()) }
+    }
+
+    fn expired(&self) -> StoreError {
+        let Self { oldest, head, oldest_time } = *self;
+        StoreError::Expired { oldest, head, oldest_time }
+    }
+}
+
+impl AsRef<[u8]> for ProfileBytes {
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            Self::Row(guard) => ProfileRow::profile_of(guard.value()),
+            Self::Owned(bytes) => bytes,
+        }
+    }
+}
+
+impl fmt::Debug for ProfileBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ProfileBytes({})", self.as_ref().len())
+    }
+}
