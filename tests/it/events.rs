@@ -1,0 +1,218 @@
+//! What streams and pages of events say.
+
+use cameo::proto::v1::subscribe_response::Message;
+use cameo::proto::v1::*;
+
+use crate::harness::*;
+
+/// Creates profile `mpid`, then increments it so that the log has `events` more events.
+async fn write(client: &Client, mpid: i64, events: usize) {
+    let request = UpdateProfileRequest { allow_missing: true, patch: Some(increment("n")), ..update_request(mpid) };
+    for _ in 0..events {
+        client.update_with(request.clone()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_stream_says_where_it_began_and_when_it_has_caught_up() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    write(&client, 1, 3).await;
+
+    let mut stream = client.subscribe_from(earliest()).await;
+    let (_, opened) = stream.opened().await;
+    assert_eq!((opened.after_sequence, opened.head_sequence), (0, 3));
+    assert_eq!(opened.heartbeat_interval.unwrap().seconds, 15);
+    let (_, events) = stream.catch_up().await;
+    assert_eq!(events.iter().map(|event| event.sequence).collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(events, client.log().await, "the unary twin lists the same");
+
+    let mut live = client.subscribe_from(None).await;
+    assert_eq!(live.opened().await.1.after_sequence, 3);
+    assert!(matches!(live.message().await.1, Message::CaughtUp(CaughtUp { head_sequence: 3 })));
+    write(&client, 2, 1).await;
+    assert_eq!(live.event().await.1.mpid, 2);
+    assert_eq!(stream.event().await.1.mpid, 2);
+}
+
+#[tokio::test]
+async fn a_stream_may_begin_before_the_workspace_does() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let mut stream = client.subscribe_from(None).await;
+    let (cursor, opened) = stream.opened().await;
+    assert_eq!((opened.after_sequence, opened.head_sequence), (0, 0));
+
+    write(&client, 1, 2).await;
+
+    assert_eq!(stream.sequences(2).await, [1, 2]);
+    assert_eq!(client.subscribe_from(after(&cursor)).await.sequences(2).await, [1, 2]);
+}
+
+#[tokio::test]
+async fn an_event_says_what_happened_and_who_asked_for_it() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let request = CreateProfileRequest {
+        profile: Some(Profile { user_attributes: Some(map([("a", text("1"))])), ..with_mpid(1) }),
+        request_id: "first".into(),
+        ..create_request()
+    };
+    let created = client.profiles.clone().create_profile(request).await.unwrap().into_inner();
+    client.delete(1).await.unwrap();
+
+    let log = client.log().await;
+    let [creation, deletion] = &log[..] else { panic!("two events") };
+    assert_eq!((&*creation.r#type, &*deletion.r#type), ("profile.created", "profile.deleted"));
+    assert_eq!(creation.profile, created.profile);
+    assert_eq!(creation.previous, None);
+    assert_eq!(creation.changed_fields, mask(&["user_attributes"]));
+    assert_eq!(creation.changed_user_attributes, ["a"]);
+    assert_eq!(creation.time, created.profile.as_ref().unwrap().update_time);
+    assert_eq!((&*creation.request_id, &*creation.actor), ("first", ""));
+    assert_eq!(deletion.profile, None);
+    assert_eq!(deletion.previous, created.profile);
+    assert_eq!((creation.mpid, deletion.mpid), (1, 1));
+    assert_ne!(creation.id, deletion.id);
+    assert!(uuid::Uuid::parse_str(&creation.id).unwrap().get_version_num() == 7);
+}
+
+#[tokio::test]
+async fn a_filter_and_a_mask_trim_what_is_delivered() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    for mpid in 1..=3 {
+        let attributes = Some(map([("a", text("1")), ("b", text("2"))]));
+        client.create(Profile { user_attributes: attributes, ..with_mpid(mpid) }).await.unwrap();
+        client.update(mpid, set([("a", text("3"))])).await.unwrap();
+    }
+    client.delete(2).await.unwrap();
+    let filter = EventFilter {
+        types: vec!["profile.updated".into(), "profile.deleted".into()],
+        mpids: vec![2, 3],
+        ..Default::default()
+    };
+    let request = SubscribeRequest {
+        start: earliest(),
+        filter: Some(filter.clone()),
+        read_mask: mask(&["mpid", "user_attributes"]),
+        user_attribute_keys: vec!["b".into()],
+        until_caught_up: true,
+        ..subscribe_request()
+    };
+    let mut stream = client.subscribe(request.clone()).await.unwrap();
+    let (_, events) = stream.catch_up().await;
+    assert!(stream.next().await.unwrap().is_none(), "it ends with OK");
+
+    assert_eq!(events.iter().map(|event| event.sequence).collect::<Vec<_>>(), [4, 6, 7]);
+    let trimmed = Profile { user_attributes: Some(map([("b", text("2"))])), ..with_mpid(2) };
+    assert_eq!(events[0].profile.as_ref(), Some(&trimmed));
+    assert_eq!(events[0].changed_user_attributes, ["a"], "what changed is never trimmed");
+    assert_eq!(events[2].previous.as_ref(), Some(&trimmed));
+    let page = ListEventsRequest {
+        filter: Some(filter),
+        read_mask: request.read_mask,
+        user_attribute_keys: request.user_attribute_keys,
+        ..list_request()
+    };
+    assert_eq!(client.list(page).await.unwrap().events, events);
+}
+
+#[tokio::test]
+async fn until_caught_up_ends_where_the_log_ended_when_it_began() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    write(&client, 1, 200).await;
+    let of_two = Some(EventFilter { mpids: vec![2], ..Default::default() });
+    for (filter, head, expected) in [(None, 200, 200), (of_two, 201, 1)] {
+        let request = SubscribeRequest { start: earliest(), filter, until_caught_up: true, ..subscribe_request() };
+        let mut stream = client.subscribe(request).await.unwrap();
+        assert_eq!(stream.opened().await.1.head_sequence, head);
+        write(&client, 2, 1).await; // Must not be delivered, though it matches.
+        let (_, events) = stream.catch_up().await;
+        assert_eq!(events.len(), expected);
+        assert!(stream.next().await.unwrap().is_none());
+    }
+}
+
+#[tokio::test]
+async fn pages_of_events_follow_each_other_and_a_stream_takes_their_cursor() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    write(&client, 1, 5).await;
+    let mut request = ListEventsRequest { page_size: 2, ..list_request() };
+    let mut pages = Vec::new();
+    loop {
+        let page = client.list(request.clone()).await.unwrap();
+        pages.push(page.events.iter().map(|event| event.sequence).collect::<Vec<_>>());
+        request.start = Some(list_events_request::Start::Cursor(page.cursor.clone()));
+        if page.caught_up {
+            let mut stream = client.subscribe_from(after(&page.cursor)).await;
+            write(&client, 1, 1).await;
+            assert_eq!(stream.event().await.1.sequence, 6);
+            break;
+        }
+    }
+    assert_eq!(pages, [vec![1, 2], vec![3, 4], vec![5]]);
+}
+
+#[tokio::test]
+async fn a_profiles_history_is_whole_across_deletion_and_rebirth() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    for _ in 0..2 {
+        write(&client, 1, 2).await;
+        write(&client, 2, 3).await;
+        client.delete(1).await.unwrap();
+    }
+    let filter = Some(EventFilter { mpids: vec![1], ..Default::default() });
+    let mut request = ListEventsRequest { filter, page_size: 4, ..list_request() };
+    let first = client.list(request.clone()).await.unwrap();
+    assert_eq!(first.events.iter().map(|event| event.sequence).collect::<Vec<_>>(), [1, 2, 6, 7]);
+    assert!(!first.caught_up);
+    request.start = Some(list_events_request::Start::Cursor(first.cursor));
+    let second = client.list(request).await.unwrap();
+    assert_eq!(second.events.iter().map(|event| event.sequence).collect::<Vec<_>>(), [8, 12]);
+    assert!(second.caught_up);
+}
+
+#[tokio::test]
+async fn a_silent_stream_has_heartbeats_whose_cursor_moves_on() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let request = SubscribeRequest {
+        heartbeat_interval: Some(prost_types::Duration { seconds: 1, nanos: 0 }),
+        filter: Some(EventFilter { mpids: vec![2], ..Default::default() }),
+        ..subscribe_request()
+    };
+    let mut stream = client.subscribe(request).await.unwrap();
+    let (opened_at, _) = stream.opened().await;
+    assert!(matches!(stream.message().await.1, Message::CaughtUp(_)));
+    write(&client, 1, 3).await; // None of it matches.
+
+    let (cursor, heartbeat) = stream.message().await;
+    assert!(matches!(heartbeat, Message::Heartbeat(Heartbeat { time: Some(_) })));
+    assert_ne!(cursor, opened_at);
+    let mut resumed = client.subscribe_from(after(&cursor)).await;
+    assert_eq!(resumed.opened().await.1.after_sequence, 3);
+}
+
+#[tokio::test]
+async fn workspaces_have_logs_of_their_own() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    for (workspace, events) in [("a/b/c", 2), ("a/b/d", 3), ("a/b/c", 1)] {
+        for _ in 0..events {
+            let request = CreateProfileRequest { workspace: workspace.into(), ..create_request() };
+            client.profiles.clone().create_profile(request).await.unwrap();
+        }
+    }
+    for workspace in ["a/b/c", "a/b/d"] {
+        let request = ListEventsRequest { workspace: workspace.into(), ..list_request() };
+        let events = client.list(request).await.unwrap().events;
+        assert_eq!(events.iter().map(|event| event.sequence).collect::<Vec<_>>(), [1, 2, 3], "{workspace}");
+    }
+    let request = ListEventsRequest { workspace: "never/written/to".into(), ..list_request() };
+    let nothing = client.list(request).await.unwrap();
+    assert!(nothing.events.is_empty() && nothing.caught_up);
+}

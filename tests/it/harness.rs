@@ -1,0 +1,360 @@
+//! A server in this process or in its own, on port 0 and a temporary store, and short names for what tests say.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cameo::config::Config;
+use cameo::proto::v1::event_service_client::EventServiceClient;
+use cameo::proto::v1::profile_service_client::ProfileServiceClient;
+use cameo::proto::v1::subscribe_response::Message;
+use cameo::proto::v1::*;
+use cameo::server::{Server, ServerError};
+use prost_types::value::Kind;
+use prost_types::{FieldMask, ListValue, Struct, Value};
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Status, Streaming};
+use tonic_types::StatusExt;
+
+pub const WORKSPACE: &str = "acme/main/web";
+/// Far beyond what anything here takes: a test that hangs fails.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A server in this process.
+pub struct TestServer {
+    pub addr: SocketAddr,
+    pub dir: Arc<TempDir>,
+    shutdown: oneshot::Sender<()>,
+    task: JoinHandle<Result<(), ServerError>>,
+}
+
+impl TestServer {
+    pub async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    pub async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::start_on(Arc::new(TempDir::new().unwrap()), change).await
+    }
+
+    pub async fn start_on(dir: Arc<TempDir>, change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config::default();
+        config.server.addr = SocketAddr::from(([127, 0, 0, 1], 0));
+        config.store.data_dir = dir.path().join("data");
+        change(&mut config);
+        let server = Server::bind(config).await.unwrap();
+        let addr = server.local_addr();
+        let (shutdown, signal) = oneshot::channel();
+        let task = tokio::spawn(server.run(async {
+            let _ = signal.await;
+        }));
+        Self { addr, dir, shutdown, task }
+    }
+
+    /// Stops it in order, and answers where its store lies.
+    pub async fn stop(self) -> Arc<TempDir> {
+        self.shutdown.send(()).unwrap();
+        self.task.await.unwrap().unwrap();
+        self.dir
+    }
+
+    pub async fn restart(self) -> Self {
+        Self::start_on(self.stop().await, |_| {}).await
+    }
+
+    pub async fn client(&self) -> Client {
+        Client::connect(self.addr).await
+    }
+}
+
+/// A server in its own process: the real binary.
+pub struct TestProcess {
+    pub addr: SocketAddr,
+    pub child: Child,
+}
+
+impl TestProcess {
+    pub async fn start(dir: &Path, flags: &[&str]) -> Self {
+        let mut child = binary()
+            .args(["--addr", "127.0.0.1:0", "--log", "warn"])
+            .arg("--data-dir")
+            .arg(dir)
+            .args(flags)
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let first = lines.next_line().await.unwrap().expect("the server prints where it listens");
+        let addr = first.strip_prefix("cameo is listening on ").expect(&first).parse().unwrap();
+        // Whoever prints must not find the pipe closed.
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        Self { addr, child }
+    }
+
+    pub async fn client(&self) -> Client {
+        Client::connect(self.addr).await
+    }
+
+    /// SIGKILL, and waits for the end.
+    pub async fn kill(&mut self) {
+        self.child.kill().await.unwrap();
+    }
+
+    pub fn terminate(&self) {
+        let pid = rustix::process::Pid::from_raw(self.child.id().unwrap().try_into().unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    }
+
+    /// Resident memory in bytes.
+    pub fn resident(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id().unwrap())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() * 1024
+    }
+}
+
+pub fn binary() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_cameo"))
+}
+
+/// One connection, in one workspace.
+#[derive(Clone)]
+pub struct Client {
+    pub profiles: ProfileServiceClient<Channel>,
+    pub events: EventServiceClient<Channel>,
+}
+
+impl Client {
+    pub async fn connect(addr: SocketAddr) -> Self {
+        let channel = Endpoint::from_shared(format!("http://{addr}")).unwrap().connect().await.unwrap();
+        Self { profiles: ProfileServiceClient::new(channel.clone()), events: EventServiceClient::new(channel) }
+    }
+
+    pub async fn get(&self, mpid: i64) -> Result<Profile, Status> {
+        let key = Some(get_profile_request::Key::Mpid(mpid));
+        self.get_with(GetProfileRequest { key, ..get_request() }).await
+    }
+
+    pub async fn get_by(&self, identity: Identity) -> Result<Profile, Status> {
+        let key = Some(get_profile_request::Key::Identity(identity));
+        self.get_with(GetProfileRequest { key, ..get_request() }).await
+    }
+
+    pub async fn get_with(&self, request: GetProfileRequest) -> Result<Profile, Status> {
+        Ok(self.profiles.clone().get_profile(request).await?.into_inner().profile.unwrap_or_default())
+    }
+
+    pub async fn create(&self, profile: Profile) -> Result<CreateProfileResponse, Status> {
+        let request = CreateProfileRequest { profile: Some(profile), ..create_request() };
+        Ok(self.profiles.clone().create_profile(request).await?.into_inner())
+    }
+
+    pub async fn update(&self, mpid: i64, patch: ProfilePatch) -> Result<UpdateProfileResponse, Status> {
+        self.update_with(UpdateProfileRequest { patch: Some(patch), ..update_request(mpid) }).await
+    }
+
+    pub async fn update_with(&self, request: UpdateProfileRequest) -> Result<UpdateProfileResponse, Status> {
+        Ok(self.profiles.clone().update_profile(request).await?.into_inner())
+    }
+
+    pub async fn delete(&self, mpid: i64) -> Result<DeleteProfileResponse, Status> {
+        self.delete_with(delete_request(mpid)).await
+    }
+
+    pub async fn delete_with(&self, request: DeleteProfileRequest) -> Result<DeleteProfileResponse, Status> {
+        Ok(self.profiles.clone().delete_profile(request).await?.into_inner())
+    }
+
+    pub async fn list(&self, request: ListEventsRequest) -> Result<ListEventsResponse, Status> {
+        Ok(self.events.clone().list_events(request).await?.into_inner())
+    }
+
+    /// The whole log.
+    pub async fn log(&self) -> Vec<Event> {
+        let mut events = Vec::new();
+        let mut request = ListEventsRequest { page_size: 1_000, ..list_request() };
+        loop {
+            let page = self.list(request.clone()).await.unwrap();
+            events.extend(page.events);
+            if page.caught_up {
+                return events;
+            }
+            request.start = Some(list_events_request::Start::Cursor(page.cursor));
+        }
+    }
+
+    pub async fn subscribe(&self, request: SubscribeRequest) -> Result<Stream, Status> {
+        Ok(Stream(self.events.clone().subscribe(request).await?.into_inner()))
+    }
+
+    pub async fn subscribe_from(&self, start: Option<subscribe_request::Start>) -> Stream {
+        self.subscribe(SubscribeRequest { start, ..subscribe_request() }).await.unwrap()
+    }
+}
+
+/// What a subscriber reads.
+pub struct Stream(pub Streaming<SubscribeResponse>);
+
+impl Stream {
+    /// The next message; `None` when the stream ended with OK.
+    pub async fn next(&mut self) -> Result<Option<SubscribeResponse>, Status> {
+        tokio::time::timeout(PATIENCE, self.0.message()).await.expect("a message within a minute")
+    }
+
+    pub async fn message(&mut self) -> (String, Message) {
+        let response = self.next().await.unwrap().expect("the stream goes on");
+        (response.cursor, response.message.unwrap())
+    }
+
+    /// The next event, and the cursor that came with it. Passes over everything else.
+    pub async fn event(&mut self) -> (String, Event) {
+        loop {
+            if let (cursor, Message::Event(event)) = self.message().await {
+                return (cursor, event);
+            }
+        }
+    }
+
+    pub async fn sequences(&mut self, count: usize) -> Vec<u64> {
+        let mut sequences = Vec::with_capacity(count);
+        while sequences.len() < count {
+            sequences.push(self.event().await.1.sequence);
+        }
+        sequences
+    }
+
+    pub async fn opened(&mut self) -> (String, Opened) {
+        match self.message().await {
+            (cursor, Message::Opened(opened)) => (cursor, opened),
+            (_, other) => panic!("the first message is {other:?}"),
+        }
+    }
+
+    /// Reads until `caught_up`.
+    pub async fn catch_up(&mut self) -> (String, Vec<Event>) {
+        let mut events = Vec::new();
+        loop {
+            match self.message().await {
+                (_, Message::Event(event)) => events.push(event),
+                (cursor, Message::CaughtUp(_)) => return (cursor, events),
+                _ => {}
+            }
+        }
+    }
+
+    /// Reads until the stream fails.
+    pub async fn failure(&mut self) -> Status {
+        loop {
+            match self.next().await {
+                Ok(message) => assert!(message.is_some(), "the stream ended with OK"),
+                Err(status) => return status,
+            }
+        }
+    }
+}
+
+pub fn get_request() -> GetProfileRequest {
+    GetProfileRequest { workspace: WORKSPACE.into(), ..Default::default() }
+}
+
+pub fn create_request() -> CreateProfileRequest {
+    CreateProfileRequest { workspace: WORKSPACE.into(), profile: Some(Profile::default()), ..Default::default() }
+}
+
+pub fn update_request(mpid: i64) -> UpdateProfileRequest {
+    UpdateProfileRequest {
+        workspace: WORKSPACE.into(),
+        key: Some(update_profile_request::Key::Mpid(mpid)),
+        patch: Some(ProfilePatch::default()),
+        ..Default::default()
+    }
+}
+
+pub fn delete_request(mpid: i64) -> DeleteProfileRequest {
+    let key = Some(delete_profile_request::Key::Mpid(mpid));
+    DeleteProfileRequest { workspace: WORKSPACE.into(), key, ..Default::default() }
+}
+
+pub fn list_request() -> ListEventsRequest {
+    ListEventsRequest { workspace: WORKSPACE.into(), ..Default::default() }
+}
+
+pub fn subscribe_request() -> SubscribeRequest {
+    SubscribeRequest { workspace: WORKSPACE.into(), ..Default::default() }
+}
+
+pub fn earliest() -> Option<subscribe_request::Start> {
+    Some(subscribe_request::Start::Earliest(true))
+}
+
+pub fn after(cursor: &str) -> Option<subscribe_request::Start> {
+    Some(subscribe_request::Start::Cursor(cursor.into()))
+}
+
+pub fn with_mpid(mpid: i64) -> Profile {
+    Profile { mpid, ..Profile::default() }
+}
+
+pub fn identity(kind: &str, value: &str) -> Identity {
+    Identity { r#type: kind.into(), encoding: "none".into(), value: value.into() }
+}
+
+pub fn mask(paths: &[&str]) -> Option<FieldMask> {
+    Some(FieldMask { paths: paths.iter().map(ToString::to_string).collect() })
+}
+
+pub fn text(value: &str) -> Value {
+    Value { kind: Some(Kind::StringValue(value.into())) }
+}
+
+pub fn number(value: f64) -> Value {
+    Value { kind: Some(Kind::NumberValue(value)) }
+}
+
+pub fn list(values: impl IntoIterator<Item = Value>) -> ListValue {
+    ListValue { values: values.into_iter().collect() }
+}
+
+pub fn map<const N: usize>(fields: [(&str, Value); N]) -> Struct {
+    Struct { fields: fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect() }
+}
+
+pub fn set<const N: usize>(fields: [(&str, Value); N]) -> ProfilePatch {
+    ProfilePatch { set_user_attributes: Some(map(fields)), ..ProfilePatch::default() }
+}
+
+pub fn increment(key: &str) -> ProfilePatch {
+    ProfilePatch { increment_user_attributes: [(key.to_owned(), 1.0)].into(), ..ProfilePatch::default() }
+}
+
+pub fn attribute<'a>(profile: &'a Profile, key: &str) -> Option<&'a Kind> {
+    profile.user_attributes.as_ref()?.fields.get(key)?.kind.as_ref()
+}
+
+pub fn number_of(profile: &Profile, key: &str) -> f64 {
+    match attribute(profile, key) {
+        Some(Kind::NumberValue(number)) => *number,
+        None => 0.0,
+        other => panic!("{key} is {other:?}"),
+    }
+}
+
+/// The reason that an error gives, of our domain.
+pub fn reason(status: &Status) -> String {
+    let info = status.get_details_error_info().unwrap_or_else(|| panic!("no ErrorInfo in {status:?}"));
+    assert_eq!(info.domain, "cameo");
+    info.reason
+}
+
+/// What the error's metadata says under a key.
+pub fn metadata(status: &Status, key: &str) -> String {
+    status.get_details_error_info().unwrap().metadata.get(key).cloned().unwrap_or_default()
+}
