@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 
 /// A gRPC profile service with a push stream of every change.
 #[derive(Debug, Parser)]
-#[command(version, about, args_conflicts_with_subcommands = true)]
+#[command(version, about, args_conflicts_with_subcommands = true, args_override_self = true)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,

@@ -14,6 +14,8 @@ pub mod error;
 pub mod reader;
 mod rows;
 mod tables;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::collections::HashMap;
@@ -78,7 +80,16 @@ impl Store {
         limits: Limits,
         on_commit: impl FnMut(LogId, &[Committed]) + Send + 'static,
     ) -> Result<Self, OpenError> {
-        let database = open_database(config)?;
+        Self::start(open_database(config)?, config, limits, on_commit)
+    }
+
+    /// On a database that is open.
+    fn start(
+        database: Database,
+        config: &StoreConfig,
+        limits: Limits,
+        on_commit: impl FnMut(LogId, &[Committed]) + Send + 'static,
+    ) -> Result<Self, OpenError> {
         let log = tables::initialize(&database)?;
         let transaction = database.begin_read()?;
         let shared = Arc::new(Shared {

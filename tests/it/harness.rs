@@ -1,4 +1,5 @@
 //! A server in this process or in its own, on port 0 and a temporary store, and short names for what tests say.
+#![allow(clippy::unnecessary_wraps)] // The fields of messages are optional.
 
 use std::net::SocketAddr;
 use std::path::Path;

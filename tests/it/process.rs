@@ -1,1 +1,104 @@
+//! The real binary: its flags, its signals.
 
+use cameo::proto::v1::subscribe_response::Message;
+use tempfile::TempDir;
+use tonic::Code;
+
+use crate::harness::*;
+
+#[tokio::test]
+async fn sigterm_drains_and_streams_end_with_their_cursor() {
+    let dir = TempDir::new().unwrap();
+    let mut process = TestProcess::start(dir.path(), &[]).await;
+    let client = process.client().await;
+    let mut stream = client.subscribe_from(None).await;
+    assert!(matches!(stream.message().await.1, Message::Opened(_)));
+    client.create(with_mpid(1)).await.unwrap();
+    assert_eq!(stream.event().await.1.sequence, 1);
+
+    process.terminate();
+
+    let status = stream.failure().await;
+    assert_eq!((status.code(), &*reason(&status)), (Code::Unavailable, "SERVER_DRAINING"));
+    assert!(process.child.wait().await.unwrap().success());
+    let process = TestProcess::start(dir.path(), &[]).await;
+    let client = process.client().await;
+    client.create(with_mpid(2)).await.unwrap();
+    let mut resumed = client.subscribe_from(after(&metadata(&status, "cursor"))).await;
+    assert_eq!(resumed.event().await.1.sequence, 2);
+}
+
+#[tokio::test]
+async fn a_drain_is_bounded_even_if_a_client_takes_nothing() {
+    let dir = TempDir::new().unwrap();
+    let mut process = TestProcess::start(dir.path(), &["--drain-timeout", "1"]).await;
+    let client = process.client().await;
+    let stuck = client.subscribe_from(None).await; // Never read from again.
+    for mpid in 1..200 {
+        let profile = cameo::proto::v1::Profile {
+            user_attributes: Some(map([("a", text(&"v".repeat(60_000)))])),
+            ..with_mpid(mpid)
+        };
+        client.create(profile).await.unwrap();
+    }
+    process.terminate();
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(20), process.child.wait()).await;
+    assert!(ended.expect("it ends, though a stream is stuck").unwrap().success());
+    drop(stuck);
+}
+
+#[tokio::test]
+async fn healthcheck_tells_a_serving_server_from_none() {
+    let dir = TempDir::new().unwrap();
+    let mut process = TestProcess::start(dir.path(), &[]).await;
+    let addr = process.addr.to_string();
+    for service in ["", "cameo.v1.ProfileService", "cameo.v1.EventService"] {
+        let check = binary().args(["healthcheck", "--addr", &addr, "--service", service]).output().await.unwrap();
+        assert!(check.status.success(), "{check:?}");
+    }
+    let unknown = binary().args(["healthcheck", "--addr", &addr, "--service", "no.such.Service"]).output().await;
+    assert!(!unknown.unwrap().status.success());
+    process.kill().await;
+    let check = binary().args(["healthcheck", "--addr", &addr]).output().await.unwrap();
+    assert!(!check.status.success());
+}
+
+#[tokio::test]
+async fn an_address_that_others_can_reach_needs_insecure() {
+    let dir = TempDir::new().unwrap();
+    let data = dir.path().to_str().unwrap();
+    let refused = binary().args(["serve", "--addr", "0.0.0.0:0", "--data-dir", data]).output().await.unwrap();
+    assert!(!refused.status.success());
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--insecure"));
+    TestProcess::start(dir.path(), &["--addr", "0.0.0.0:0", "--insecure"]).await.client().await;
+}
+
+#[tokio::test]
+async fn a_second_process_on_the_same_store_is_refused() {
+    let dir = TempDir::new().unwrap();
+    let _first = TestProcess::start(dir.path(), &[]).await;
+    let second = binary().args(["--addr", "127.0.0.1:0", "--data-dir"]).arg(dir.path()).output().await.unwrap();
+    assert!(!second.status.success());
+    assert!(String::from_utf8_lossy(&second.stderr).contains("another process has the store open"));
+}
+
+#[tokio::test]
+async fn settings_come_from_the_environment_and_flags_win() {
+    let dir = TempDir::new().unwrap();
+    let help = binary().arg("--help").output().await.unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    for flag in
+        help.lines().filter_map(|line| line.trim().strip_prefix("--")).map(|line| line.split(' ').next().unwrap())
+    {
+        let variable = format!("CAMEO_{}", flag.to_uppercase().replace('-', "_"));
+        assert!(help.contains(&format!("[env: {variable}=")), "--{flag} has {variable}");
+    }
+    let refused = binary()
+        .env("CAMEO_ADDR", "127.0.0.1:0")
+        .env("CAMEO_DATA_DIR", dir.path())
+        .args(["--addr", "0.0.0.0:0"])
+        .output()
+        .await
+        .unwrap();
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("0.0.0.0:0 can be reached"));
+}

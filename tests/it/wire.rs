@@ -1,1 +1,137 @@
+//! Bytes that are not a request end the call, or the connection; never the process.
 
+use bytes::Bytes;
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::{Config, TestRunner};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tonic::client::Grpc;
+use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status};
+
+use crate::harness::*;
+use crate::profiles::sample;
+
+const METHODS: [&str; 6] = [
+    "/cameo.v1.ProfileService/GetProfile",
+    "/cameo.v1.ProfileService/CreateProfile",
+    "/cameo.v1.ProfileService/UpdateProfile",
+    "/cameo.v1.ProfileService/DeleteProfile",
+    "/cameo.v1.EventService/ListEvents",
+    "/cameo.v1.EventService/Subscribe",
+];
+
+/// Sends bytes as they are.
+#[derive(Clone, Copy)]
+struct Raw;
+
+impl Codec for Raw {
+    type Encode = Bytes;
+    type Decode = ();
+    type Encoder = Self;
+    type Decoder = Self;
+    fn encoder(&mut self) -> Self {
+        *self
+    }
+    fn decoder(&mut self) -> Self {
+        *self
+    }
+}
+
+impl Encoder for Raw {
+    type Item = Bytes;
+    type Error = Status;
+    fn encode(&mut self, item: Bytes, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        bytes::BufMut::put(out, item);
+        Ok(())
+    }
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::default()
+    }
+}
+
+impl Decoder for Raw {
+    type Item = ();
+    type Error = Status;
+    fn decode(&mut self, buf: &mut DecodeBuf<'_>) -> Result<Option<()>, Status> {
+        bytes::Buf::advance(buf, bytes::Buf::remaining(buf));
+        Ok(Some(()))
+    }
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::default()
+    }
+}
+
+async fn send(channel: Channel, method: &'static str, message: Vec<u8>) -> Result<(), Status> {
+    let mut grpc = Grpc::new(channel);
+    grpc.ready().await.unwrap();
+    let path = http::uri::PathAndQuery::from_static(method);
+    let answer = grpc.server_streaming(Request::new(Bytes::from(message)), path, Raw).await?;
+    // The head of the answer is enough: a stream would never end.
+    drop(answer);
+    Ok(())
+}
+
+fn assert_refused_or_answered(answer: &Result<(), Status>) {
+    let Err(status) = answer else { return };
+    let expected = [Code::InvalidArgument, Code::NotFound, Code::AlreadyExists, Code::ResourceExhausted];
+    assert!(expected.contains(&status.code()), "{status:?}");
+    assert!(!reason(status).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_and_truncated_messages_end_the_call() {
+    let server = TestServer::start().await;
+    let channel = Endpoint::from_shared(format!("http://{}", server.addr)).unwrap().connect().await.unwrap();
+    let request = cameo::proto::v1::CreateProfileRequest { profile: Some(sample()), ..create_request() };
+    let whole = prost::Message::encode_to_vec(&request);
+    for end in 0..whole.len() {
+        for method in METHODS {
+            assert_refused_or_answered(&send(channel.clone(), method, whole[..end].to_vec()).await);
+        }
+    }
+
+    let runtime = tokio::runtime::Handle::current();
+    let random = tokio::task::spawn_blocking(move || {
+        let damage = (proptest::collection::vec(any::<u8>(), 0..64), 0..whole.len(), 0..METHODS.len());
+        TestRunner::new(Config::with_cases(500)).run(&damage, |(noise, at, method)| {
+            let mut damaged = whole.clone();
+            let end = (at + noise.len()).min(damaged.len());
+            damaged.splice(at..end, noise.clone());
+            for message in [noise, damaged] {
+                assert_refused_or_answered(&runtime.block_on(send(channel.clone(), METHODS[method], message)));
+            }
+            Ok(())
+        })
+    });
+    random.await.unwrap().unwrap();
+
+    server.client().await.create(with_mpid(1)).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_undecodable_request_says_so() {
+    let server = TestServer::start().await;
+    let channel = Endpoint::from_shared(format!("http://{}", server.addr)).unwrap().connect().await.unwrap();
+    let status = send(channel, METHODS[0], vec![0xff; 9]).await.unwrap_err();
+    assert_eq!((status.code(), &*reason(&status)), (Code::InvalidArgument, "FIELD_INVALID"));
+}
+
+#[tokio::test]
+async fn bytes_that_are_not_http_end_the_connection() {
+    let server = TestServer::start().await;
+    let http2_preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    let mut runner = TestRunner::deterministic();
+    for round in 0..50 {
+        let noise = proptest::collection::vec(any::<u8>(), 1..2_000).new_tree(&mut runner).unwrap().current();
+        let bytes = if round % 2 == 0 { noise } else { [http2_preface.clone(), noise].concat() };
+        let mut socket = TcpStream::connect(server.addr).await.unwrap();
+        let _ = socket.write_all(&bytes).await; // It may be closed before all of it is sent.
+        let _ = socket.shutdown().await;
+        let mut rest = Vec::new();
+        let _ = socket.read_to_end(&mut rest).await;
+    }
+    server.client().await.create(with_mpid(1)).await.unwrap();
+}

@@ -1,0 +1,291 @@
+//! What only the store can be asked: a disk that forgets, rows that are damaged, a day that has passed.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use prost::Message;
+use redb::{Database, ReadableTable, StorageBackend};
+use uuid::Uuid;
+
+use super::tables::{EVENTS, PROFILES};
+use super::*;
+use crate::model::{Filter, Micros, Mpid, NewProfile, Patch, ProfileKey};
+use crate::proto::v1::{Profile, ProfilePatch};
+
+const DAY: Micros = 24 * 60 * 60 * 1_000_000;
+
+/// A disk that keeps, over a loss of power, only what was synced.
+#[derive(Debug, Clone, Default)]
+struct Disk {
+    written: Arc<Mutex<Vec<u8>>>,
+    synced: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Disk {
+    fn after_power_loss(&self) -> Self {
+        let synced = self.synced.lock().unwrap().clone();
+        Self { written: Arc::new(Mutex::new(synced.clone())), synced: Arc::new(Mutex::new(synced)) }
+    }
+}
+
+impl StorageBackend for Disk {
+    fn len(&self) -> Result<u64, io::Error> {
+        Ok(self.written.lock().unwrap().len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), io::Error> {
+        let offset = usize::try_from(offset).unwrap();
+        out.copy_from_slice(&self.written.lock().unwrap()[offset..offset + out.len()]);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> Result<(), io::Error> {
+        self.written.lock().unwrap().resize(usize::try_from(len).unwrap(), 0);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> Result<(), io::Error> {
+        self.synced.lock().unwrap().clone_from(&self.written.lock().unwrap());
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
+        let offset = usize::try_from(offset).unwrap();
+        self.written.lock().unwrap()[offset..offset + data.len()].copy_from_slice(data);
+        Ok(())
+    }
+}
+
+fn store_on(disk: &Disk, on_commit: impl FnMut(LogId, &[Committed]) + Send + 'static) -> Store {
+    let database = Database::builder().create_with_backend(disk.clone()).unwrap();
+    // The directory is only asked how full its disk is.
+    let config = StoreConfig { data_dir: ".".into(), ..StoreConfig::default() };
+    Store::start(database, &config, Limits::default(), on_commit).unwrap()
+}
+
+fn store() -> Store {
+    store_on(&Disk::default(), |_, _| {})
+}
+
+fn workspace() -> Workspace {
+    Workspace::parse("a/b/c").unwrap()
+}
+
+fn command(time: Micros, change: Change) -> Command {
+    Command {
+        workspace: workspace(),
+        time,
+        event_id: Uuid::now_v7(),
+        actor: String::new(),
+        request: None,
+        validate_only: false,
+        change,
+        request_bytes: 100,
+    }
+}
+
+fn create(mpid: i64) -> Change {
+    let profile = NewProfile::parse(Profile::default(), &Limits::default(), 0).unwrap();
+    Change::Create { profile: Box::new(profile), mpid: Mpid::new(mpid).unwrap(), drawn: false }
+}
+
+fn increment(mpid: i64) -> Change {
+    let increment_user_attributes = [("n".to_owned(), 1.0)].into();
+    let patch = ProfilePatch { increment_user_attributes, ..ProfilePatch::default() };
+    let patch = Box::new(Patch::parse(patch, &Limits::default(), 0).unwrap());
+    Change::Update { key: ProfileKey::mpid(mpid).unwrap(), patch, etag: String::new(), allow_missing: None }
+}
+
+fn with_id(command: Command, id: &str) -> Command {
+    Command { request: Some(RequestId { id: id.into(), fingerprint: 1 }), ..command }
+}
+
+fn stored(store: &Store, mpid: i64) -> Result<Option<Profile>, StoreError> {
+    let snapshot = store.snapshot()?;
+    let Some(workspace) = store.workspace_id(&workspace()) else { return Ok(None) };
+    let profile = snapshot.profile(workspace, Mpid::new(mpid).unwrap(), 0)?;
+    Ok(profile.map(|profile| Profile::decode(profile.as_ref()).unwrap()))
+}
+
+/// Changes the file behind the store's back.
+fn tamper(disk: &Disk, change: impl FnOnce(&redb::WriteTransaction)) {
+    let database = Database::builder().create_with_backend(disk.clone()).unwrap();
+    let transaction = database.begin_write().unwrap();
+    change(&transaction);
+    transaction.commit().unwrap();
+}
+
+/// Whoever was answered or told of an event finds the change after a loss of power in the next moment.
+#[tokio::test]
+async fn durable_before_visible() {
+    let disk = Disk::default();
+    let (log, heard) = (disk.clone(), Arc::new(Mutex::new(0)));
+    let told = Arc::clone(&heard);
+    let check = move |_: LogId, events: &[Committed]| {
+        let survivor = store_on(&log.after_power_loss(), |_, _| {});
+        let id = survivor.workspace_id(&workspace()).unwrap();
+        let head = survivor.snapshot().unwrap().log_bounds(id).unwrap().head;
+        assert_eq!(head, events.last().unwrap().sequence);
+        *told.lock().unwrap() += events.len();
+    };
+    let store = store_on(&disk, check);
+    store.write(command(1, create(1))).await.unwrap();
+    for written in 1..30 {
+        let answer = store.write(command(1, increment(1))).await.unwrap().profile;
+        let survivor = store_on(&disk.after_power_loss(), |_, _| {});
+        let profile = stored(&survivor, 1).unwrap().unwrap();
+        assert_eq!(Bytes::from(profile.encode_to_vec()), answer.unwrap(), "write {written}");
+    }
+    store.close().await;
+    assert_eq!(*heard.lock().unwrap(), 30);
+}
+
+#[tokio::test]
+async fn a_request_id_is_remembered_for_a_day_and_then_forgotten() {
+    let disk = Disk::default();
+    let store = store_on(&disk, |_, _| {});
+    store.write(command(0, create(1))).await.unwrap();
+    let first = store.write(with_id(command(10, increment(1)), "r")).await.unwrap();
+    store.write(command(11, increment(1))).await.unwrap();
+    store.close().await;
+
+    let store = store_on(&disk, |_, _| {});
+    let repeat = store.write(with_id(command(9 + DAY, increment(1)), "r")).await.unwrap();
+    assert_eq!((repeat.sequence, repeat.outcome), (first.sequence, first.outcome));
+    assert_eq!(repeat.profile, first.profile, "as it was answered, though it has changed since");
+    let anew = store.write(with_id(command(10 + DAY, increment(1)), "r")).await.unwrap();
+    assert_eq!(anew.sequence, 4);
+
+    // Old ones do not pile up.
+    for n in 0..50 {
+        store.write(with_id(command(2 * DAY, increment(1)), &format!("old {n}"))).await.unwrap();
+    }
+    for n in 0..50 {
+        store.write(with_id(command(4 * DAY, increment(1)), &format!("new {n}"))).await.unwrap();
+    }
+    store.close().await;
+    tamper(&disk, |transaction| {
+        use redb::ReadableTableMetadata;
+        assert_eq!(transaction.open_table(tables::REQUESTS).unwrap().len().unwrap(), 50);
+        assert_eq!(transaction.open_table(tables::REQUEST_AGES).unwrap().len().unwrap(), 50);
+    });
+}
+
+#[tokio::test]
+async fn a_clock_that_goes_back_does_not_turn_the_log_back() {
+    let store = store();
+    store.write(command(500, create(1))).await.unwrap();
+    store.write(command(400, increment(1))).await.unwrap();
+    let profile = stored(&store, 1).unwrap().unwrap();
+    assert_eq!(profile.update_time, profile.create_time);
+}
+
+#[tokio::test]
+async fn a_damaged_row_is_refused_and_the_rest_is_served() {
+    let disk = Disk::default();
+    let store = store_on(&disk, |_, _| {});
+    for mpid in 1..=3 {
+        store.write(command(1, create(mpid))).await.unwrap();
+    }
+    store.close().await;
+    tamper(&disk, |transaction| {
+        let mut profiles = transaction.open_table(PROFILES).unwrap();
+        let mut row = profiles.get((1, 2)).unwrap().unwrap().value().to_vec();
+        *row.last_mut().unwrap() ^= 1;
+        profiles.insert((1, 2), row.as_slice()).unwrap();
+    });
+
+    let store = store_on(&disk, |_, _| {});
+    assert!(matches!(stored(&store, 2), Err(StoreError::Corrupt { table: "profile" })));
+    let refused = store.write(command(2, increment(2))).await;
+    assert!(matches!(refused, Err(StoreError::Corrupt { table: "profile" })));
+    assert_eq!(stored(&store, 3).unwrap().unwrap().mpid, 3);
+    assert_eq!(store.write(command(2, increment(3))).await.unwrap().sequence, 4);
+}
+
+#[tokio::test]
+async fn a_log_that_has_lost_its_beginning_says_so() {
+    let disk = Disk::default();
+    let store = store_on(&disk, |_, _| {});
+    store.write(command(1, create(1))).await.unwrap();
+    for _ in 0..4 {
+        store.write(command(1, increment(1))).await.unwrap();
+    }
+    store.close().await;
+    tamper(&disk, |transaction| {
+        let mut events = transaction.open_table(EVENTS).unwrap();
+        events.remove((1, 1)).unwrap();
+        events.remove((1, 2)).unwrap();
+    });
+
+    let store = store_on(&disk, |_, _| {});
+    let (snapshot, id) = (store.snapshot().unwrap(), store.workspace_id(&workspace()).unwrap());
+    let mut sequences = Vec::new();
+    let mut read = |after| {
+        snapshot.events(id, after, 5, &Filter::default(), |event| {
+            sequences.push(event.sequence);
+            true
+        })
+    };
+    assert!(matches!(read(1), Err(StoreError::Expired { oldest: 3, head: 5, .. })));
+    assert_eq!(read(2).unwrap(), EventPage { through: 5, complete: true });
+    assert_eq!(sequences, [3, 4, 5]);
+    assert!(snapshot.log_bounds(id).unwrap().check_held(1).is_err());
+    assert_eq!(snapshot.history(id, Mpid::new(1).unwrap(), 2, 5).unwrap(), Some(vec![3, 4, 5]));
+}
+
+#[tokio::test]
+async fn the_queue_is_bounded_in_bytes_and_in_commands() {
+    let config = StoreConfig { data_dir: ".".into(), queue_bytes: 10_000, queue_commands: 2, ..StoreConfig::default() };
+    let database = Database::builder().create_with_backend(Disk::default()).unwrap();
+    let store = Store::start(database, &config, Limits::default(), |_, _| {}).unwrap();
+    let large = Command { request_bytes: 10_000, ..command(1, create(1)) };
+    assert!(matches!(store.write(large).await, Err(StoreError::Overloaded)));
+    // Polled once each, in this one thread: the writer may take some, but not all of so many.
+    let writes: Vec<_> = (1..=100).map(|mpid| store.write(command(1, create(mpid)))).collect();
+    let answers = futures_util::future::join_all(writes).await;
+    let refused = answers.iter().filter(|answer| matches!(answer, Err(StoreError::Overloaded))).count();
+    assert!(refused > 0);
+    let written = answers.iter().flatten().count();
+    assert_eq!(written + refused, 100);
+    assert_eq!((1..=100).filter(|mpid| stored(&store, *mpid).unwrap().is_some()).count(), written);
+}
+
+#[tokio::test]
+async fn a_failing_disk_ends_the_store_and_the_caller_is_told() {
+    #[derive(Debug)]
+    struct Failing(Disk, Arc<Mutex<bool>>);
+    impl StorageBackend for Failing {
+        fn len(&self) -> Result<u64, io::Error> {
+            self.0.len()
+        }
+        fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), io::Error> {
+            self.0.read(offset, out)
+        }
+        fn set_len(&self, len: u64) -> Result<(), io::Error> {
+            self.0.set_len(len)
+        }
+        fn sync_data(&self) -> Result<(), io::Error> {
+            if *self.1.lock().unwrap() { Err(io::Error::other("no")) } else { self.0.sync_data() }
+        }
+        fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
+            self.0.write(offset, data)
+        }
+    }
+    let (disk, failing) = (Disk::default(), Arc::new(Mutex::new(false)));
+    let backend = Failing(disk.clone(), Arc::clone(&failing));
+    let database = Database::builder().create_with_backend(backend).unwrap();
+    let config = StoreConfig { data_dir: ".".into(), ..StoreConfig::default() };
+    let store = Store::start(database, &config, Limits::default(), |_, _| {}).unwrap();
+    store.write(command(1, create(1))).await.unwrap();
+
+    *failing.lock().unwrap() = true;
+    assert!(matches!(store.write(command(1, create(2))).await, Err(StoreError::Failed)));
+    assert!(store.failed().is_cancelled());
+    assert!(matches!(store.write(command(1, create(3))).await, Err(StoreError::Failed)));
+
+    let survivor = store_on(&disk.after_power_loss(), |_, _| {});
+    assert_eq!(stored(&survivor, 1).unwrap().unwrap().mpid, 1);
+    assert_eq!(stored(&survivor, 3).unwrap(), None);
+}
