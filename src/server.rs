@@ -38,7 +38,6 @@ pub struct Server {
     store: Arc<Store>,
     feed: Feed,
     config: Config,
-    draining: CancellationToken,
 }
 
 /// Why a server did not start, or did not end well.
@@ -71,11 +70,10 @@ impl Server {
     pub async fn bind(config: Config) -> Result<Self, ServerError> {
         let addr = config.server.addr;
         let listener = TcpListener::bind(addr).await.map_err(|source| ServerError::Bind { addr, source })?;
-        let draining = CancellationToken::new();
-        let feed = Feed::new(config.feed, draining.clone());
+        let feed = Feed::new(config.feed);
         let publisher = feed.clone();
         let store = Store::open(&config.store, config.limits, move |log, events| publisher.publish(log, events))?;
-        Ok(Self { listener, store: Arc::new(store), feed, config, draining })
+        Ok(Self { listener, store: Arc::new(store), feed, config })
     }
 
     /// Where it listens.
@@ -93,12 +91,12 @@ impl Server {
     /// # Errors
     /// [`ServerError`] if the store or the transport failed.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
-        let Self { listener, store, feed, config, draining } = self;
+        let Self { listener, store, feed, config } = self;
         let (health, health_service) = tonic_health::server::health_reporter();
         set_health(&health, ServingStatus::Serving).await;
 
         let profiles = ProfileServiceServer::new(Profiles::new(Arc::clone(&store), config.limits));
-        let events = EventServiceServer::new(Events::new(Arc::clone(&store), feed));
+        let events = EventServiceServer::new(Events::new(Arc::clone(&store), feed.clone()));
         let routes = Routes::new(health_service)
             .add_service(profiles.max_decoding_message_size(config.limits.request_bytes))
             .add_service(events.max_decoding_message_size(config.limits.request_bytes))
@@ -106,7 +104,8 @@ impl Server {
             .add_service(reflection().build_v1alpha()?);
 
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        let stopped = draining.clone();
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
         let serve = tonic::transport::Server::builder()
             .max_concurrent_streams(STREAMS_PER_CONNECTION)
             .http2_max_local_error_reset_streams(Some(RESETS_PER_CONNECTION))
@@ -123,7 +122,8 @@ impl Server {
             () = store.failed().cancelled() => None,
         };
         set_health(&health, ServingStatus::NotServing).await;
-        draining.cancel();
+        stop.cancel();
+        feed.drain();
         let drained = async {
             let ended = match ended {
                 Some(ended) => ended,

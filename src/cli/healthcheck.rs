@@ -18,10 +18,10 @@ pub(super) struct Healthcheck {
     #[arg(long, env = "CAMEO_ADDR", default_value_t = ServerConfig::default().addr)]
     addr: SocketAddr,
     /// The service to ask about, such as cameo.v1.ProfileService; empty for the server as a whole.
-    #[arg(long, default_value = "")]
+    #[arg(long, env = "CAMEO_SERVICE", default_value = "")]
     service: String,
     /// Seconds to wait for the answer.
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, env = "CAMEO_TIMEOUT", default_value_t = 2)]
     timeout: u64,
 }
 

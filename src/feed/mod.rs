@@ -10,10 +10,10 @@ mod ring;
 pub mod stream;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 use crate::config::FeedConfig;
 use crate::model::cursor::CursorSpace;
@@ -31,7 +31,7 @@ const SWEEP_AT: usize = 64;
 pub struct Feed {
     channels: Arc<Mutex<Channels>>,
     config: FeedConfig,
-    draining: CancellationToken,
+    draining: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -48,11 +48,11 @@ struct Channel {
 }
 
 impl Feed {
-    /// A feed without subscribers. Its streams end when `draining` is cancelled.
+    /// A feed without subscribers.
     #[must_use]
-    pub fn new(config: FeedConfig, draining: CancellationToken) -> Self {
+    pub fn new(config: FeedConfig) -> Self {
         let channels = Channels { live: HashMap::new(), sweep_at: SWEEP_AT };
-        Self { channels: Arc::new(Mutex::new(channels)), config, draining }
+        Self { channels: Arc::new(Mutex::new(channels)), config, draining: Arc::default() }
     }
 
     /// Tells subscribers what was committed. Called by the writer, in order; the events of a workspace nobody
@@ -70,6 +70,18 @@ impl Feed {
             }
             channel.advance(run[run.len() - 1].sequence);
         }
+    }
+
+    /// Ends all streams, each with its cursor, and those that are opened later.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::SeqCst);
+        for channel in self.channels().live.values().filter_map(Weak::upgrade) {
+            channel.head.send_modify(|_| {}); // Wakes those who wait: they look at the flag after the head.
+        }
+    }
+
+    fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::SeqCst)
     }
 
     /// The channel of a workspace. Whoever joins must read the head of the log afterwards: what was committed before

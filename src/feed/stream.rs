@@ -165,7 +165,7 @@ impl Subscriber {
             return Some(Ok(self.opened()));
         }
         loop {
-            if self.feed.draining.is_cancelled() {
+            if self.feed.is_draining() {
                 return Some(Err(FeedError::Draining { cursor: self.cursors.at(self.cursor) }));
             }
             if self.phase == Phase::CatchingUp && self.cursor >= self.target {
@@ -182,6 +182,9 @@ impl Subscriber {
                 continue;
             }
             let head = *self.head.borrow_and_update();
+            if self.feed.is_draining() {
+                continue; // Set after the look above; had it been set after this one, the wait would end at once.
+            }
             if self.cursor < head {
                 match self.load(head).await {
                     Ok(segment) => self.segment = Some((segment, 0)),
@@ -239,7 +242,6 @@ impl Subscriber {
     async fn wait(&mut self) -> Option<Result<Bytes, FeedError>> {
         tokio::select! {
             biased;
-            () = self.feed.draining.cancelled() => None,
             () = &mut self.timer => {
                 let due = self.answered_at + self.heartbeat;
                 if due.elapsed() > self.feed.config.stall_timeout {

@@ -11,27 +11,24 @@ use tonic::Status;
 use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
 use super::status;
-use crate::model::wire;
-use crate::store::ProfileBytes;
 
 /// Bytes that are gathered before they are sent, where a stream has more than one message ready.
 const YIELD_BYTES: usize = 32 << 10;
-/// `GetProfileResponse.profile`.
-const PROFILE: u32 = 1;
 
 /// An encoded message.
 #[derive(Debug)]
-pub enum Encoded {
-    /// Any message.
-    Message(Bytes),
-    /// A `GetProfileResponse` with this profile, which still lies in its page: it is copied once, to where it is sent.
-    Profile(ProfileBytes),
-}
+pub struct Encoded(pub Bytes);
 
 impl Encoded {
     /// Encodes a message.
     pub fn new(message: &impl Message) -> Self {
-        Self::Message(message.encode_to_vec().into())
+        Self(message.encode_to_vec().into())
+    }
+}
+
+impl From<Vec<u8>> for Encoded {
+    fn from(message: Vec<u8>) -> Self {
+        Self(message.into())
     }
 }
 
@@ -69,17 +66,8 @@ impl Encoder for FrameEncoder {
     type Error = Status;
 
     fn encode(&mut self, item: Encoded, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        match item {
-            Encoded::Message(message) => {
-                out.reserve(message.len());
-                out.put_slice(&message);
-            }
-            Encoded::Profile(profile) => {
-                let profile = profile.as_ref();
-                out.reserve(wire::delimited_len(PROFILE, profile.len()));
-                wire::put_delimited(PROFILE, profile, out);
-            }
-        }
+        out.reserve(item.0.len());
+        out.put_slice(&item.0);
         Ok(())
     }
 

@@ -69,7 +69,7 @@ impl EventService for Events {
         let frames = stream::unfold(Box::new(subscriber), |mut subscriber| async move {
             subscriber.next().await.map(|frame| (frame, subscriber))
         });
-        Ok(Response::new(Box::pin(frames.map_ok(Encoded::Message).map_err(Status::from))))
+        Ok(Response::new(Box::pin(frames.map_ok(Encoded).map_err(Status::from))))
     }
 
     async fn list_events(&self, request: Request<ListEventsRequest>) -> Result<Response<Encoded>, Status> {
@@ -152,7 +152,7 @@ fn list_events(store: &Store, list: &List) -> Result<Encoded, Status> {
     if read.complete {
         prost::encoding::bool::encode(CAUGHT_UP, &true, &mut message);
     }
-    Ok(Encoded::Message(message.into()))
+    Ok(message.into())
 }
 
 fn read_page(

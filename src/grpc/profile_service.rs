@@ -18,7 +18,7 @@ use crate::proto::v1::{
 };
 use crate::store::{self, Change, Command, RequestId, Store, StoreError, Written};
 
-/// `profile`, `cursor` and `outcome` of the responses to writes.
+/// `profile` of all responses; `cursor` and `outcome` of those to writes.
 const PROFILE: u32 = 1;
 const CURSOR: u32 = 2;
 const OUTCOME: u32 = 3;
@@ -54,15 +54,11 @@ impl Profiles {
             get_profile_request::Key::Identity(identity) => ProfileKey::identity(identity, &self.limits)?,
         };
         self.check_min_cursor(&workspace, &request.min_cursor)?;
-        let profile = self.find(&workspace, &key)?;
-        if mask.is_all() {
-            return Ok(Encoded::Profile(profile));
-        }
-        let cut = mask.cut_profile(profile.as_ref()).map_err(|_| StoreError::Corrupt { table: "profile" })?;
-        Ok(Encoded::Profile(store::ProfileBytes::Owned(cut.into())))
+        Ok(self.find(&workspace, &key, |profile| encode_found(profile, &mask))??)
     }
 
-    fn find(&self, workspace: &Workspace, key: &ProfileKey) -> Result<store::ProfileBytes, StoreError> {
+    /// Gives `read` the profile, as it is stored.
+    fn find<T>(&self, workspace: &Workspace, key: &ProfileKey, read: impl FnOnce(&[u8]) -> T) -> Result<T, StoreError> {
         let asked = match key {
             ProfileKey::Mpid(mpid) => Some(*mpid),
             ProfileKey::Identity(_) => None,
@@ -74,7 +70,7 @@ impl Profiles {
             ProfileKey::Mpid(mpid) => *mpid,
             ProfileKey::Identity(identity) => snapshot.owner(workspace, &identity.key)?.ok_or_else(not_found)?,
         };
-        snapshot.profile(workspace, mpid, time::now())?.ok_or_else(not_found)
+        snapshot.profile(workspace, mpid, time::now(), read)?.ok_or_else(not_found)
     }
 
     /// A cursor that we gave is never ahead of what we read: it was given after its commit. So it is only checked.
@@ -196,6 +192,20 @@ impl WriteRequest {
     }
 }
 
+/// A `GetProfileResponse`: the profile as it is stored, or cut by a mask. Either way it is not decoded.
+fn encode_found(profile: &[u8], mask: &Mask) -> Result<Encoded, StoreError> {
+    let cut;
+    let profile = if mask.is_all() {
+        profile
+    } else {
+        cut = mask.cut_profile(profile).map_err(|_| StoreError::Corrupt { table: "profile" })?;
+        &cut
+    };
+    let mut message = Vec::with_capacity(wire::delimited_len(PROFILE, profile.len()));
+    wire::put_delimited(PROFILE, profile, &mut message);
+    Ok(message.into())
+}
+
 /// A `CreateProfileResponse` or an `UpdateProfileResponse`, around a profile that is encoded already.
 fn encode(profile: Option<Bytes>, cursor: Option<&str>, outcome: Option<WriteOutcome>) -> Encoded {
     let mut message = Vec::with_capacity(profile.as_ref().map_or(0, Bytes::len) + 64);
@@ -208,7 +218,7 @@ fn encode(profile: Option<Bytes>, cursor: Option<&str>, outcome: Option<WriteOut
     if let Some(outcome) = outcome {
         prost::encoding::int32::encode(OUTCOME, &outcome.into(), &mut message);
     }
-    Encoded::Message(message.into())
+    message.into()
 }
 
 fn outcome(outcome: store::WriteOutcome) -> WriteOutcome {

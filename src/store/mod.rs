@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 pub use apply::{WriteOutcome, Written};
 pub use command::{Change, Command, RequestId};
 pub use error::{OpenError, StoreError};
-pub use reader::{EventPage, EventRef, LogBounds, ProfileBytes, Snapshot};
+pub use reader::{EventPage, EventRef, LogBounds, Snapshot};
 pub use writer::Committed;
 
 use crate::config::StoreConfig;

@@ -2,14 +2,14 @@
 //!
 //! The tables of a snapshot are opened once, after each commit, and shared by all readers: a lookup is one descent of
 //! a B-tree, and what it finds is copied once, from the page into the answer. A snapshot pins the pages that later
-//! commits replace, so nobody keeps one for longer than a page of work.
+//! commits replace, so nobody keeps one for longer than a page of work, and no answer refers to one: a client that does
+//! not read could otherwise keep it for ever.
 
 use std::fmt;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use prost::Message;
-use redb::{OwnedAccessGuard, ReadOnlyTable, ReadTransaction};
+use redb::{ReadOnlyTable, ReadTransaction};
 
 use super::WorkspaceId;
 use super::error::StoreError;
@@ -49,14 +49,6 @@ impl fmt::Debug for SnapshotTables {
 #[derive(Debug, Clone)]
 pub struct Snapshot(Arc<SnapshotTables>);
 
-/// The wire bytes of a stored `Profile`.
-pub enum ProfileBytes {
-    /// Where they lie in the page.
-    Row(OwnedAccessGuard<&'static [u8]>),
-    /// Encoded anew.
-    Owned(Bytes),
-}
-
 /// The first and the last event of a log. Both 0 if it is empty.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LogBounds {
@@ -95,22 +87,29 @@ impl Snapshot {
         Self(tables)
     }
 
-    /// A profile as of `now`: a membership that has expired is not in it.
+    /// Gives `read` the wire bytes of a profile as of `now`: a membership that has expired is not in it. What it answers
+    /// must not refer to them, for then it would keep the snapshot.
     ///
     /// # Errors
     /// [`StoreError`] if the row cannot be read.
-    pub fn profile(&self, workspace: WorkspaceId, mpid: Mpid, now: Micros) -> Result<Option<ProfileBytes>, StoreError> {
-        let Some(guard) = self.0.profiles.get_owned((workspace.0, mpid.get()))? else { return Ok(None) };
+    pub fn profile<T>(
+        &self,
+        workspace: WorkspaceId,
+        mpid: Mpid,
+        now: Micros,
+        read: impl FnOnce(&[u8]) -> T,
+    ) -> Result<Option<T>, StoreError> {
+        let Some(guard) = self.0.profiles.get((workspace.0, mpid.get()))? else { return Ok(None) };
         let row = ProfileRow::read(workspace, mpid, guard.value())?;
         if row.profile.is_empty() {
             return Ok(None);
         }
         if row.next_expiry > now {
-            return Ok(Some(ProfileBytes::Row(guard)));
+            return Ok(Some(read(row.profile)));
         }
         let mut profile = Profile::decode(row.profile).map_err(|_| StoreError::Corrupt { table: "profile" })?;
         profile.audience_memberships.retain(|membership| !is_expired(membership, now));
-        Ok(Some(ProfileBytes::Owned(profile.encode_to_vec().into())))
+        Ok(Some(read(&profile.encode_to_vec())))
     }
 
     /// The profile that owns an identity.
@@ -234,20 +233,5 @@ impl LogBounds {
     fn expired(&self) -> StoreError {
         let Self { oldest, head, oldest_time } = *self;
         StoreError::Expired { oldest, head, oldest_time }
-    }
-}
-
-impl AsRef<[u8]> for ProfileBytes {
-    fn as_ref(&self) -> &[u8] {
-        match self {
-            Self::Row(guard) => ProfileRow::profile_of(guard.value()),
-            Self::Owned(bytes) => bytes,
-        }
-    }
-}
-
-impl fmt::Debug for ProfileBytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ProfileBytes({})", self.as_ref().len())
     }
 }

@@ -47,11 +47,6 @@ impl<'a> ProfileRow<'a> {
         })
     }
 
-    /// The profile of a row that has been read before.
-    pub fn profile_of(row: &[u8]) -> &[u8] {
-        &row[Self::HEADER..]
-    }
-
     fn seed(workspace: WorkspaceId, mpid: Mpid) -> u64 {
         seed(workspace, mpid.get().cast_unsigned())
     }

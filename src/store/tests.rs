@@ -104,8 +104,7 @@ fn with_id(command: Command, id: &str) -> Command {
 fn stored(store: &Store, mpid: i64) -> Result<Option<Profile>, StoreError> {
     let snapshot = store.snapshot()?;
     let Some(workspace) = store.workspace_id(&workspace()) else { return Ok(None) };
-    let profile = snapshot.profile(workspace, Mpid::new(mpid).unwrap(), 0)?;
-    Ok(profile.map(|profile| Profile::decode(profile.as_ref()).unwrap()))
+    snapshot.profile(workspace, Mpid::new(mpid).unwrap(), 0, |profile| Profile::decode(profile).unwrap())
 }
 
 /// Changes the file behind the store's back.

@@ -1,0 +1,29 @@
+# What one does here; `just --list` shows it.
+
+# Serve on 127.0.0.1:50051, with the store in ./cameo-data.
+serve *flags:
+    cargo run --release -- serve {{flags}}
+
+# The tests that need Rust alone.
+test *filter:
+    cargo test -- {{filter}}
+
+# The Python client against the real binary.
+test-python:
+    cargo build
+    clients/python/run-tests.sh
+
+# Format, lint, documentation.
+check:
+    cargo fmt --check
+    cargo clippy --all-targets -- -D warnings
+    RUSTDOCFLAGS='-D warnings' cargo doc --no-deps
+    npx --yes @bufbuild/buf lint
+
+# The load program; prints the table of the README. Takes about 15 minutes and 8 GB of disk.
+bench *flags:
+    cargo bench --bench load -- {{flags}}
+
+# Everything that must hold before a change lands.
+ci:
+    .ci/run
