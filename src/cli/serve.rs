@@ -70,6 +70,12 @@ pub(super) struct Serve {
     /// Limit: bytes of an identity's value.
     #[arg(long, env = "CAMEO_MAX_IDENTITY_VALUE_BYTES", default_value_t = Limits::default().identity_value_bytes)]
     max_identity_value_bytes: usize,
+    /// Limit: audience memberships of a profile.
+    #[arg(long, env = "CAMEO_MAX_AUDIENCE_MEMBERSHIPS", default_value_t = Limits::default().audience_memberships)]
+    max_audience_memberships: usize,
+    /// Limit: attributions of a profile.
+    #[arg(long, env = "CAMEO_MAX_ATTRIBUTIONS", default_value_t = Limits::default().attributions)]
+    max_attributions: usize,
     /// Limit: bytes of a request.
     #[arg(long, env = "CAMEO_MAX_REQUEST_BYTES", default_value_t = Limits::default().request_bytes)]
     max_request_bytes: usize,
@@ -134,6 +140,8 @@ impl Serve {
                 attribute_value_bytes: self.max_attribute_value_bytes,
                 identities: self.max_identities,
                 identity_value_bytes: self.max_identity_value_bytes,
+                audience_memberships: self.max_audience_memberships,
+                attributions: self.max_attributions,
                 request_bytes: self.max_request_bytes,
             },
         }

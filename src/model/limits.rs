@@ -15,6 +15,10 @@ pub struct Limits {
     pub identities: usize,
     /// Bytes of an identity's value.
     pub identity_value_bytes: usize,
+    /// Audience memberships of a profile.
+    pub audience_memberships: usize,
+    /// Attributions of a profile.
+    pub attributions: usize,
     /// Bytes of one request message on the wire.
     pub request_bytes: usize,
 }
@@ -28,6 +32,8 @@ impl Default for Limits {
             attribute_value_bytes: 64 << 10,
             identities: 100,
             identity_value_bytes: 1_024,
+            audience_memberships: 1_000,
+            attributions: 1_000,
             request_bytes: 1 << 20,
         }
     }
@@ -35,6 +41,11 @@ impl Default for Limits {
 
 // The rest are part of the contract, and not for a deployment to change.
 
+/// How deep lists and maps may be nested in an attribute's value, which itself is at depth 1. Each takes three levels of
+/// messages, and what decoders take by default is 100.
+pub const VALUE_DEPTH: usize = 20;
+/// Values that one patch may append to one list: the writer compares each with each.
+pub const APPENDED_VALUES: usize = 1_000;
 /// Bytes of an audience's name, a partner's or a campaign's.
 pub const NAME_BYTES: usize = 256;
 /// Characters of a `request_id`.

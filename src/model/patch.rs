@@ -6,6 +6,7 @@ use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value};
 
 use super::identity::{IdentityKey, ParsedIdentity, repeated};
+use super::limits::APPENDED_VALUES;
 use super::profile::{check_attribute_key, check_attributes, check_attributions, check_memberships, check_value};
 use super::time::Micros;
 use super::{Invalid, Limits};
@@ -31,8 +32,8 @@ impl Patch {
     pub fn parse(mut patch: ProfilePatch, limits: &Limits, now: Micros) -> Result<Self, Invalid> {
         check_user_attributes(&patch, limits)?;
         check_account_attributes(&patch, limits)?;
-        check_audiences(&patch, now)?;
-        check_attributions("patch.add_attribution", &patch.add_attribution)?;
+        check_audiences(&patch, limits, now)?;
+        check_attributions("patch.add_attribution", &patch.add_attribution, limits)?;
 
         let add = std::mem::take(&mut patch.add_identities);
         let add = ParsedIdentity::parse_all("patch.add_identities", add, limits)?;
@@ -73,7 +74,9 @@ impl Patch {
                 profile.attribution.push(attribution.clone());
             }
         }
-        Ok(())
+        let (memberships, attributions) = (profile.audience_memberships.len(), profile.attribution.len());
+        Invalid::limit("patch.join_audiences", "audience memberships", limits.audience_memberships, memberships)?;
+        Invalid::limit("patch.add_attribution", "attributions", limits.attributions, attributions)
     }
 
     fn apply_identities(&self, profile: &mut Profile, limits: &Limits) -> Result<(), Invalid> {
@@ -175,6 +178,12 @@ fn apply_audiences(patch: &ProfilePatch, profile: &mut Profile) {
 
 fn check_user_attributes(patch: &ProfilePatch, limits: &Limits) -> Result<(), Invalid> {
     check_attributes("patch.set_user_attributes", patch.set_user_attributes.as_ref(), limits)?;
+    let named = patch.remove_user_attributes.len();
+    Invalid::limit("patch.remove_user_attributes", "attributes", limits.attributes, named)?;
+    let named = patch.increment_user_attributes.len();
+    Invalid::limit("patch.increment_user_attributes", "attributes", limits.attributes, named)?;
+    let named = patch.append_user_attributes.len();
+    Invalid::limit("patch.append_user_attributes", "attributes", limits.attributes, named)?;
     for (key, by) in &patch.increment_user_attributes {
         check_attribute_key("patch.increment_user_attributes", key, limits)?;
         if !by.is_finite() {
@@ -184,7 +193,8 @@ fn check_user_attributes(patch: &ProfilePatch, limits: &Limits) -> Result<(), In
     for (key, values) in &patch.append_user_attributes {
         let field = "patch.append_user_attributes";
         check_attribute_key(field, key, limits)?;
-        values.values.iter().try_for_each(|value| check_value(field, value))?;
+        Invalid::limit(field, "appended values", APPENDED_VALUES, values.values.len())?;
+        values.values.iter().try_for_each(|value| check_value(field, value, 2))?;
     }
     let set = patch.set_user_attributes.iter().flat_map(|map| map.fields.keys());
     let named = set
@@ -197,12 +207,16 @@ fn check_user_attributes(patch: &ProfilePatch, limits: &Limits) -> Result<(), In
 fn check_account_attributes(patch: &ProfilePatch, limits: &Limits) -> Result<(), Invalid> {
     let set = patch.set_account_user_attributes.as_ref();
     check_attributes("patch.set_account_user_attributes", set, limits)?;
+    let named = patch.remove_account_user_attributes.len();
+    Invalid::limit("patch.remove_account_user_attributes", "attributes", limits.attributes, named)?;
     let named = set.into_iter().flat_map(|map| map.fields.keys()).chain(&patch.remove_account_user_attributes);
     refuse_repeated("patch", "names one account user attribute twice", named)
 }
 
-fn check_audiences(patch: &ProfilePatch, now: Micros) -> Result<(), Invalid> {
-    check_memberships("patch.join_audiences", &patch.join_audiences, now)?;
+fn check_audiences(patch: &ProfilePatch, limits: &Limits, now: Micros) -> Result<(), Invalid> {
+    check_memberships("patch.join_audiences", &patch.join_audiences, limits, now)?;
+    let left = patch.leave_audiences.len();
+    Invalid::limit("patch.leave_audiences", "audience memberships", limits.audience_memberships, left)?;
     if let Some(index) = patch.leave_audiences.iter().position(|&id| id == 0) {
         return Err(Invalid::field(format!("patch.leave_audiences[{index}]"), "must not be 0"));
     }

@@ -5,7 +5,7 @@ use prost_types::value::Kind;
 use prost_types::{Struct, Value};
 
 use super::identity::{IdentityKey, ParsedIdentity, repeated};
-use super::limits::{NAME_BYTES, REQUEST_ID_CHARS};
+use super::limits::{NAME_BYTES, REQUEST_ID_CHARS, VALUE_DEPTH};
 use super::time::{self, Micros};
 use super::{Invalid, Limits, Mpid};
 use crate::proto::v1::{Attribution, AudienceMembership, Identity, Profile};
@@ -64,8 +64,8 @@ impl NewProfile {
         let user = parse_side("profile.user_identities", profile.user_identities, false, limits)?;
         check_attributes("profile.account_user_attributes", profile.account_user_attributes.as_ref(), limits)?;
         check_attributes("profile.user_attributes", profile.user_attributes.as_ref(), limits)?;
-        check_memberships("profile.audience_memberships", &profile.audience_memberships, now)?;
-        check_attributions("profile.attribution", &profile.attribution)?;
+        check_memberships("profile.audience_memberships", &profile.audience_memberships, limits, now)?;
+        check_attributions("profile.attribution", &profile.attribution, limits)?;
         let ids = profile.audience_memberships.iter().map(|membership| membership.audience_id);
         if let Some(index) = repeated(ids) {
             let field = format!("profile.audience_memberships[{index}]");
@@ -109,7 +109,7 @@ pub(crate) fn check_attributes(field: &str, map: Option<&Struct>, limits: &Limit
     Invalid::limit(field, "attributes", limits.attributes, map.fields.len())?;
     for (key, value) in &map.fields {
         check_attribute_key(field, key, limits)?;
-        check_value(field, value)?;
+        check_value(field, value, 1)?;
         Invalid::limit(field, "attribute value bytes", limits.attribute_value_bytes, value.encoded_len())?;
     }
     Ok(())
@@ -123,19 +123,26 @@ pub(crate) fn check_attribute_key(field: &str, key: &str, limits: &Limits) -> Re
     Invalid::limit(field, "attribute key bytes", limits.attribute_key_bytes, key.len())
 }
 
-/// Refuses a value that JSON could not say. Its depth is bounded by the decoder.
-pub(crate) fn check_value(field: &str, value: &Value) -> Result<(), Invalid> {
+/// Refuses a value that JSON could not say, or that is nested too deeply, if it stands at `depth`.
+pub(crate) fn check_value(field: &str, value: &Value, depth: usize) -> Result<(), Invalid> {
+    Invalid::limit(field, "depth of an attribute's value", VALUE_DEPTH, depth)?;
     match &value.kind {
         None => Err(Invalid::field(field, "an attribute's value must not be unset; JSON null is null_value")),
         Some(Kind::NumberValue(number)) if !number.is_finite() => Err(Invalid::field(field, "a number must be finite")),
-        Some(Kind::StructValue(map)) => map.fields.values().try_for_each(|value| check_value(field, value)),
-        Some(Kind::ListValue(list)) => list.values.iter().try_for_each(|value| check_value(field, value)),
+        Some(Kind::StructValue(map)) => map.fields.values().try_for_each(|value| check_value(field, value, depth + 1)),
+        Some(Kind::ListValue(list)) => list.values.iter().try_for_each(|value| check_value(field, value, depth + 1)),
         Some(Kind::NullValue(_) | Kind::NumberValue(_) | Kind::StringValue(_) | Kind::BoolValue(_)) => Ok(()),
     }
 }
 
 /// Refuses memberships that may not be joined at `now`.
-pub(crate) fn check_memberships(field: &str, memberships: &[AudienceMembership], now: Micros) -> Result<(), Invalid> {
+pub(crate) fn check_memberships(
+    field: &str,
+    memberships: &[AudienceMembership],
+    limits: &Limits,
+    now: Micros,
+) -> Result<(), Invalid> {
+    Invalid::limit(field, "audience memberships", limits.audience_memberships, memberships.len())?;
     for (index, membership) in memberships.iter().enumerate() {
         let field = format!("{field}[{index}]");
         if membership.audience_id == 0 {
@@ -152,7 +159,8 @@ pub(crate) fn check_memberships(field: &str, memberships: &[AudienceMembership],
 }
 
 /// Refuses malformed attributions.
-pub(crate) fn check_attributions(field: &str, attributions: &[Attribution]) -> Result<(), Invalid> {
+pub(crate) fn check_attributions(field: &str, attributions: &[Attribution], limits: &Limits) -> Result<(), Invalid> {
+    Invalid::limit(field, "attributions", limits.attributions, attributions.len())?;
     for (index, attribution) in attributions.iter().enumerate() {
         let field = format!("{field}[{index}]");
         if attribution.partner.is_empty() {

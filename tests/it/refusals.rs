@@ -177,6 +177,34 @@ async fn what_is_over_a_limit() {
         let field = "patch.add_identities";
         assert_refused(client.update(1, identities(100)).await, invalid, "LIMIT_EXCEEDED", field);
 
+        let member = |audience_id| AudienceMembership { audience_id, ..Default::default() };
+        let join =
+            |count: i64| ProfilePatch { join_audiences: (1..=count).map(member).collect(), ..Default::default() };
+        assert!(client.update_with(preview(join(1_000))).await.is_ok(), "at the limit");
+        assert_refused(client.update(1, join(1_001)).await, invalid, "LIMIT_EXCEEDED", "patch.join_audiences");
+        let attribution = |n: usize| Attribution { partner: n.to_string(), ..Default::default() };
+        let add = |count| ProfilePatch { add_attribution: (0..count).map(attribution).collect(), ..Default::default() };
+        assert!(client.update_with(preview(add(1_000))).await.is_ok(), "at the limit");
+        assert_refused(client.update(1, add(1_001)).await, invalid, "LIMIT_EXCEEDED", "patch.add_attribution");
+
+        let nested = |depth: usize| {
+            let wrap = |value, _| Value { kind: Some(Kind::ListValue(list([value]))) };
+            set([("a", (1..depth).fold(number(1.0), wrap))])
+        };
+        assert!(client.update_with(preview(nested(20))).await.is_ok(), "at the limit");
+        assert_refused(client.update(1, nested(21)).await, invalid, "LIMIT_EXCEEDED", "patch.set_user_attributes");
+        let append = |count: usize| ProfilePatch {
+            append_user_attributes: [("l".to_owned(), list((0..count).map(|_| number(1.0))))].into(),
+            ..Default::default()
+        };
+        assert!(client.update_with(preview(append(1_000))).await.is_ok(), "at the limit");
+        assert_refused(
+            client.update(1, append(1_001)).await,
+            invalid,
+            "LIMIT_EXCEEDED",
+            "patch.append_user_attributes",
+        );
+
         let blocks = |count: usize| {
             let fields = (0..count).map(|n| (format!("k{n}"), text(&"v".repeat(60 << 10)))).collect();
             let set_user_attributes = Some(prost_types::Struct { fields });
