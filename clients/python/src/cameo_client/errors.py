@@ -1,0 +1,104 @@
+"""What the service says when it refuses: google.rpc error details, unpacked.
+
+No message here holds an identity value or an attribute value: the service sends none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import NamedTuple, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+_CURSOR_REASONS = frozenset({"CURSOR_EXPIRED", "CURSOR_FOREIGN", "CURSOR_IN_FUTURE", "CURSOR_MALFORMED"})
+
+_Detail = TypeVar("_Detail", bound=Message)
+
+
+class FieldViolation(NamedTuple):
+    """A field of the request, and what is wrong with it."""
+
+    field: str
+    description: str
+
+
+class CameoError(Exception):
+    """A call failed."""
+
+    code: grpc.StatusCode
+    message: str
+    reason: str
+    """A name of `ErrorReason` without its prefix, such as `ETAG_MISMATCH`. Empty if the service was not reached."""
+    metadata: Mapping[str, str]
+    """What belongs to the reason, such as `owner_mpid`: see `error_reason.proto`."""
+    field_violations: Sequence[FieldViolation]
+    """Which fields of the request are wrong, and why."""
+    retry_delay: timedelta | None
+    """How long the service asks to be left alone, if it does."""
+
+    def __init__(
+        self,
+        code: grpc.StatusCode,
+        message: str,
+        *,
+        reason: str = "",
+        metadata: Mapping[str, str] | None = None,
+        field_violations: Sequence[FieldViolation] = (),
+        retry_delay: timedelta | None = None,
+    ) -> None:
+        super().__init__(f"{reason or code.name}: {message}")
+        self.code = code
+        self.message = message
+        self.reason = reason
+        self.metadata = metadata or {}
+        self.field_violations = field_violations
+        self.retry_delay = retry_delay
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether the same request may succeed later: nobody answered, or the service said when to come back."""
+        return self.code is grpc.StatusCode.UNAVAILABLE or self.retry_delay is not None
+
+
+class CursorRefused(CameoError):
+    """A stream cannot resume after the cursor.
+
+    Trying again does not help, and to start elsewhere unasked would lose events in silence. So the application has to
+    decide: usually it rebuilds its copy, and starts anew from `earliest` with an empty store.
+    """
+
+
+def translate(rpc_error: grpc.RpcError) -> CameoError:
+    """The error that an exception of grpcio stands for."""
+    status = _status(rpc_error)
+    info = _detail(status, error_details_pb2.ErrorInfo)
+    bad_request = _detail(status, error_details_pb2.BadRequest)
+    retry = _detail(status, error_details_pb2.RetryInfo)
+    kind = CursorRefused if info.reason in _CURSOR_REASONS else CameoError
+    return kind(
+        rpc_error.code(),
+        rpc_error.details() or "",
+        reason=info.reason,
+        metadata=dict(info.metadata),
+        field_violations=[FieldViolation(found.field, found.description) for found in bad_request.field_violations],
+        retry_delay=retry.retry_delay.ToTimedelta() if retry.HasField("retry_delay") else None,
+    )
+
+
+def _status(rpc_error: grpc.RpcError) -> status_pb2.Status:
+    try:
+        return rpc_status.from_call(rpc_error) or status_pb2.Status()
+    except ValueError:  # Details that contradict the status, as a proxy may make them, say nothing.
+        return status_pb2.Status()
+
+
+def _detail(status: status_pb2.Status, kind: type[_Detail]) -> _Detail:
+    """The detail of this kind, empty if there is none."""
+    detail = kind()
+    for packed in status.details:
+        packed.Unpack(detail)  # Does nothing if it is of another kind.
+    return detail

@@ -1,0 +1,56 @@
+"""Trying again: how long to wait, and which calls."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TypeVar
+
+import grpc
+
+from .errors import translate
+
+_FIRST_SECONDS = 0.1
+_LONGEST_SECONDS = 10.0
+
+_Request = TypeVar("_Request")
+_Response = TypeVar("_Response")
+
+
+class Backoff:
+    """Waits that double, with full jitter: clients that lost the server together do not come back together."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self._ceiling = _FIRST_SECONDS
+
+    def next(self, at_least: timedelta | None = None) -> float:
+        """Seconds to wait before the next attempt."""
+        jitter = random.uniform(0, self._ceiling)
+        self._ceiling = min(2 * self._ceiling, _LONGEST_SECONDS)
+        return jitter + (at_least.total_seconds() if at_least else 0.0)
+
+
+def call(method: Callable[..., _Response], request: _Request, timeout: float) -> _Response:
+    """Calls a unary method until it is answered or refused for good, for at most `timeout` seconds.
+
+    The request must be safe to repeat: a read, or a write with a `request_id`.
+
+    Raises:
+        CameoError: the last answer.
+    """
+    deadline = time.monotonic() + timeout
+    backoff = Backoff()
+    while True:
+        try:
+            return method(request, timeout=deadline - time.monotonic())
+        except grpc.RpcError as rpc_error:
+            error = translate(rpc_error)
+            wait = backoff.next(error.retry_delay)
+            if not error.is_transient or time.monotonic() + wait >= deadline:
+                raise error from rpc_error
+        time.sleep(wait)

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from itertools import count
+
+import grpc
+import pytest
+
+from cameo.v1.profile_service_pb2 import WRITE_OUTCOME_CREATED, WRITE_OUTCOME_UPDATED
+from cameo_client import CameoError, Client, Identity, Profile, ProfilePatch
+from harness import count_up
+
+ADA = Identity(type="customer_id", value="mxr15")
+
+
+def setting(**attributes: object) -> ProfilePatch:
+    patch = ProfilePatch()
+    patch.set_user_attributes.update(attributes)
+    return patch
+
+
+def create_ada(client: Client) -> Profile:
+    patch = setting(plan="pro", visits=3)
+    patch.add_identities.append(ADA)
+    written = client.update_profile(42, patch, allow_missing=True)
+    assert written.outcome == WRITE_OUTCOME_CREATED
+    return written.profile
+
+
+def test_a_profile_is_found_by_mpid_and_by_identity(client: Client) -> None:
+    ada = create_ada(client)
+    assert client.get_profile(42) == ada
+    assert client.get_profile(ADA) == ada
+
+
+def test_a_mask_trims_the_answer(client: Client) -> None:
+    create_ada(client)
+    masked = client.get_profile(ADA, read_mask=["mpid", "user_attributes"], user_attribute_keys=["plan"])
+    expected = Profile(mpid=42)
+    expected.user_attributes["plan"] = "pro"
+    assert masked == expected
+
+
+def test_a_read_may_ask_to_see_a_write(client: Client) -> None:
+    create_ada(client)
+    written = client.update_profile(42, setting(plan="free"))
+    seen = client.get_profile(42, min_cursor=written.cursor)
+    assert seen.user_attributes["plan"] == "free"
+
+
+def test_an_update_needs_the_etag_it_names(client: Client) -> None:
+    ada = create_ada(client)
+    written = client.update_profile(42, setting(plan="free"), etag=ada.etag)
+    assert written.outcome == WRITE_OUTCOME_UPDATED
+    assert written.profile.etag != ada.etag
+
+    with pytest.raises(CameoError) as refused:
+        client.update_profile(42, setting(plan="gold"), etag=ada.etag)
+    assert refused.value.reason == "ETAG_MISMATCH"
+    assert refused.value.code is grpc.StatusCode.ABORTED
+    assert client.get_profile(42) == written.profile
+
+
+def test_an_edit_is_asked_again_when_somebody_wrote_in_between(client: Client) -> None:
+    create_ada(client)
+    attempts = count(1)
+
+    def double(profile: Profile) -> ProfilePatch:
+        if next(attempts) == 1:
+            client.update_profile(42, setting(visits=10))
+        return setting(visits=2 * profile.user_attributes["visits"])
+
+    written = client.edit_profile(42, double)
+    assert written.profile.user_attributes["visits"] == 20
+    assert next(attempts) == 3
+
+
+def test_a_repeated_request_is_applied_once(client: Client) -> None:
+    first = count_up(client, 42, request_id="only-once")
+    assert count_up(client, 42, request_id="only-once") == first
+    assert client.get_profile(42).user_attributes["steps"] == 1
+
+
+def test_a_missing_profile_has_its_reason(client: Client) -> None:
+    with pytest.raises(CameoError) as refused:
+        client.get_profile(ADA)
+    assert refused.value.code is grpc.StatusCode.NOT_FOUND
+    assert refused.value.reason == "PROFILE_NOT_FOUND"
+    assert str(refused.value).startswith("PROFILE_NOT_FOUND: ")
+    assert ADA.value not in str(refused.value)
+
+
+def test_a_malformed_field_is_named(client: Client) -> None:
+    client.workspace = "no slashes"
+    with pytest.raises(CameoError) as refused:
+        client.get_profile(42)
+    assert refused.value.reason == "FIELD_INVALID"
+    assert [violation.field for violation in refused.value.field_violations] == ["workspace"]
+    assert refused.value.field_violations[0].description
+
+
+def test_a_taken_identity_says_who_owns_it(client: Client) -> None:
+    create_ada(client)
+    with pytest.raises(CameoError) as refused:
+        client.update_profile(43, ProfilePatch(add_identities=[ADA]), allow_missing=True)
+    assert refused.value.reason == "IDENTITY_TAKEN"
+    assert refused.value.metadata == {"owner_mpid": "42", "identity_type": "customer_id"}

@@ -1,0 +1,113 @@
+"""Answers that a healthy server does not give on demand, from a server that follows a script."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import grpc
+import pytest
+from google.protobuf.any_pb2 import Any
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+from grpc_status import rpc_status
+
+from cameo.v1.event_pb2 import Event
+from cameo.v1.event_service_pb2 import Opened, SubscribeRequest, SubscribeResponse
+from cameo.v1.event_service_pb2_grpc import EventServiceServicer, add_EventServiceServicer_to_server
+from cameo_client import Client, CursorRefused, connect
+
+RETRY_DELAY = timedelta(milliseconds=300)
+SEVENTH = SubscribeResponse(cursor="after-7", event=Event(sequence=7))
+EIGHTH = SubscribeResponse(cursor="after-8", event=Event(sequence=8))
+
+Stream = list[SubscribeResponse | Status]
+
+
+def refusal(code: grpc.StatusCode, reason: str, *others: Message, **metadata: str) -> Status:
+    status = Status(code=code.value[0], message="as scripted")
+    for detail in (ErrorInfo(reason=reason, domain="cameo", metadata=metadata), *others):
+        packed = Any()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return status
+
+
+@dataclass
+class Script(EventServiceServicer):
+    """One stream after another, and what they were opened with."""
+
+    streams: list[Stream]
+    requests: list[SubscribeRequest] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+
+    def Subscribe(self, request: SubscribeRequest, context: grpc.ServicerContext) -> Iterator[SubscribeResponse]:
+        stream = self.streams[len(self.requests)]
+        self.requests.append(request)
+        self.times.append(time.monotonic())
+        yield SubscribeResponse(cursor=request.cursor or "began", opened=Opened())
+        for answer in stream:
+            if isinstance(answer, Status):
+                context.abort_with_status(rpc_status.to_status(answer))
+            yield answer
+
+
+@pytest.fixture
+def script() -> Iterator[Script]:
+    script = Script([])
+    server = grpc.server(ThreadPoolExecutor(max_workers=2))
+    add_EventServiceServicer_to_server(script, server)
+    script.port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield script
+    server.stop(grace=None).wait()
+
+
+def sequences(script: Script) -> list[int]:
+    """What a subscriber gets until it has the eighth event."""
+    got = []
+    with connect(f"127.0.0.1:{script.port}") as channel:
+        subscription = Client(channel, "acme/main/web").subscribe()
+        for event, _ in subscription:
+            got.append(event.sequence)
+            if event.sequence == 8:
+                subscription.stop()
+    return got
+
+
+def test_a_draining_server_is_left_alone_as_long_as_it_asks(script: Script) -> None:
+    delay = Duration()
+    delay.FromTimedelta(RETRY_DELAY)
+    draining = refusal(grpc.StatusCode.UNAVAILABLE, "SERVER_DRAINING", RetryInfo(retry_delay=delay))
+    script.streams = [[SEVENTH, draining], [EIGHTH]]
+    assert sequences(script) == [7, 8]
+    assert [request.cursor for request in script.requests] == ["", "after-7"]
+    assert script.times[1] - script.times[0] >= RETRY_DELAY.total_seconds()
+
+
+def test_a_subscriber_that_took_too_long_comes_back(script: Script) -> None:
+    stalled = refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "SUBSCRIBER_STALLED", cursor="after-7")
+    script.streams = [[SEVENTH, stalled], [EIGHTH]]
+    assert sequences(script) == [7, 8]
+    assert script.requests[1].cursor == "after-7"
+
+
+def test_a_stream_that_just_ends_is_opened_again(script: Script) -> None:
+    script.streams = [[], [SEVENTH], [EIGHTH]]
+    assert sequences(script) == [7, 8]
+    assert [request.cursor for request in script.requests] == ["", "began", "after-7"]
+
+
+def test_a_subscriber_that_fell_behind_the_log_is_told(script: Script) -> None:
+    expired = refusal(grpc.StatusCode.OUT_OF_RANGE, "CURSOR_EXPIRED", oldest_sequence="1200")
+    script.streams = [[SEVENTH, expired]]
+    with pytest.raises(CursorRefused) as refused:
+        sequences(script)
+    assert refused.value.reason == "CURSOR_EXPIRED"
+    assert refused.value.metadata == {"oldest_sequence": "1200"}
+    assert len(script.requests) == 1, "it must not be tried again"
