@@ -18,9 +18,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     compiler.open_files(files)?;
 
     // What reflection serves: with imports, so that it is closed, and with comments, so that it documents.
-    std::fs::write(out.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
-    // The well-known types are in prost-types, and their prose is not ours to render.
-    let descriptors = tonic_prost_build::FileDescriptorSet::decode(&*compiler.encode_file_descriptor_set())?;
+    let descriptors = compiler.encode_file_descriptor_set();
+    std::fs::write(out.join("descriptors.bin"), &descriptors)?;
+    let descriptors = tonic_prost_build::FileDescriptorSet::decode(&*descriptors)?;
 
     tonic_prost_build::configure()
         .btree_map(".") // Equal messages have equal bytes.

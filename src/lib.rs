@@ -4,10 +4,10 @@
 //!
 //! - [`proto`]: the generated messages and clients. They are the data model: what is stored is their wire bytes.
 //! - [`model`]: what a request may say, and what a change means. Pure; no I/O.
+//! - [`config`]: every setting and its default.
 //! - [`store`]: the only module that knows redb. One writer thread, snapshot readers, a log per workspace.
 //! - [`feed`]: subscribers, each a pull loop over the log.
 //! - [`grpc`]: the services, and the one map from errors to gRPC statuses.
-//! - [`config`]: every setting and its default.
 //! - [`server`]: wires the parts: bind, local address, shutdown.
 //! - [`cli`]: the commands, and `telemetry`, their logs.
 

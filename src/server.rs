@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
@@ -30,6 +31,13 @@ const RESETS_PER_CONNECTION: usize = 1024;
 /// A connection that answers no ping in time is closed.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The server as a whole, and each service.
+const HEALTH_SERVICES: [&str; 3] = ["", ProfileServiceServer::<Profiles>::NAME, EventServiceServer::<Events>::NAME];
+/// What a hanging disk may add to the drain timeout.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Before the next attempt where a connection could not be accepted, for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A server that is bound and ready to run.
 #[derive(Debug)]
@@ -92,7 +100,7 @@ impl Server {
     /// [`ServerError`] if the store or the transport failed.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
         let Self { listener, store, feed, config } = self;
-        let (health, health_service) = tonic_health::server::health_reporter();
+        let (mut health, health_service) = tonic_health::server::health_reporter();
         set_health(&health, ServingStatus::Serving).await;
 
         let profiles = ProfileServiceServer::new(Profiles::new(Arc::clone(&store), config.limits));
@@ -103,7 +111,13 @@ impl Server {
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?);
 
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).then(|accepted| async {
+            if let Err(error) = &accepted {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+            accepted
+        });
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let serve = tonic::transport::Server::builder()
@@ -124,6 +138,7 @@ impl Server {
         set_health(&health, ServingStatus::NotServing).await;
         stop.cancel();
         feed.drain();
+        end_health_watches(&mut health).await;
         let drained = async {
             let ended = match ended {
                 Some(ended) => ended,
@@ -140,14 +155,22 @@ impl Server {
             return Ok(ended?);
         }
         tracing::warn!("calls were still open when the drain timeout ended");
-        store.close().await;
+        if tokio::time::timeout(CLOSE_TIMEOUT, store.close()).await.is_err() {
+            tracing::warn!("the store did not close in time; what was answered is on disk");
+        }
         Ok(())
     }
 }
 
+/// Whoever watches has been told; without this the watches alone would keep the connections open.
+async fn end_health_watches(health: &mut HealthReporter) {
+    for service in HEALTH_SERVICES {
+        health.clear_service_status(service).await;
+    }
+}
+
 async fn set_health(health: &HealthReporter, status: ServingStatus) {
-    let services = ["", ProfileServiceServer::<Profiles>::NAME, EventServiceServer::<Events>::NAME];
-    for service in services {
+    for service in HEALTH_SERVICES {
         health.set_service_status(service, status).await;
     }
 }

@@ -1,11 +1,13 @@
 //! `cameo serve`.
 
+use std::io::Write;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
+use clap::builder::{FalseyValueParser, RangedU64ValueParser};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{Config, FeedConfig, ServerConfig, StoreConfig};
@@ -20,7 +22,7 @@ pub(super) struct Serve {
     #[arg(long, env = "CAMEO_ADDR", default_value_t = ServerConfig::default().addr)]
     addr: SocketAddr,
     /// Listen on an address that others can reach, without authentication and in the clear.
-    #[arg(long, env = "CAMEO_INSECURE", default_value_t = false)]
+    #[arg(long, env = "CAMEO_INSECURE", value_parser = FalseyValueParser::new())]
     insecure: bool,
     /// Where the store lies; made if it is not there.
     #[arg(long, env = "CAMEO_DATA_DIR", default_value_os_t = StoreConfig::default().data_dir)]
@@ -41,16 +43,16 @@ pub(super) struct Serve {
     #[arg(long, env = "CAMEO_MIN_FREE_BYTES", default_value_t = StoreConfig::default().min_free_bytes)]
     min_free_bytes: u64,
     /// Writes that may wait in the queue.
-    #[arg(long, env = "CAMEO_QUEUE_COMMANDS", default_value_t = StoreConfig::default().queue_commands)]
+    #[arg(long, env = "CAMEO_QUEUE_COMMANDS", value_parser = of_queue(), default_value_t = StoreConfig::default().queue_commands)]
     queue_commands: usize,
     /// Memory that waiting writes may take, in bytes.
-    #[arg(long, env = "CAMEO_QUEUE_BYTES", default_value_t = StoreConfig::default().queue_bytes)]
+    #[arg(long, env = "CAMEO_QUEUE_BYTES", value_parser = of_queue(), default_value_t = StoreConfig::default().queue_bytes)]
     queue_bytes: usize,
     /// Memory for the recent events of each workspace that has subscribers, in bytes.
     #[arg(long, env = "CAMEO_RING_BYTES", default_value_t = FeedConfig::default().ring_bytes)]
     ring_bytes: usize,
     /// Seconds after which a subscriber that takes nothing is ended.
-    #[arg(long, env = "CAMEO_STALL_TIMEOUT", default_value_t = FeedConfig::default().stall_timeout.as_secs())]
+    #[arg(long, env = "CAMEO_STALL_TIMEOUT", value_parser = clap::value_parser!(u64).range(1..), default_value_t = FeedConfig::default().stall_timeout.as_secs())]
     stall_timeout: u64,
     /// Limit: encoded bytes of a profile.
     #[arg(long, env = "CAMEO_MAX_PROFILE_BYTES", default_value_t = Limits::default().profile_bytes)]
@@ -89,7 +91,15 @@ pub(super) fn run(serve: Serve) -> anyhow::Result<()> {
         );
     }
     telemetry::init(&serve.log, serve.log_format).context("--log")?;
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve_until_signal(serve.config()))
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let ended = runtime.block_on(serve_until_signal(serve.config()));
+    runtime.shutdown_background(); // A read that hangs in the disk must not keep the process.
+    ended
+}
+
+/// Up to 1 GiB, which is more than enough, and less than what a semaphore counts.
+fn of_queue() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=1 << 30)
 }
 
 async fn serve_until_signal(config: Config) -> anyhow::Result<()> {
@@ -111,13 +121,15 @@ async fn serve_until_signal(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// On standard output, and first the address, alone on its line, for whoever started us with port 0.
-fn greet(addr: SocketAddr, data_dir: &std::path::Path) {
-    println!("cameo is listening on {addr}");
-    println!("  data     {}", data_dir.display());
-    println!("  try      grpcurl -plaintext {addr} list");
-    println!(
-        "  listen   grpcurl -plaintext -d '{{\"workspace\": \"acme/main/web\"}}' {addr} cameo.v1.EventService/Subscribe"
+/// On standard output, and first the address, at the end of its line, for whoever started us with port 0. Whoever has
+/// closed it does not want to know.
+fn greet(addr: SocketAddr, data_dir: &Path) {
+    let subscribe =
+        format!("grpcurl -plaintext -d '{{\"workspace\": \"acme/main/web\"}}' {addr} cameo.v1.EventService/Subscribe");
+    let _ = writeln!(
+        std::io::stdout(),
+        "cameo is listening on {addr}\n  data     {}\n  try      grpcurl -plaintext {addr} list\n  listen   {subscribe}",
+        data_dir.display()
     );
 }
 

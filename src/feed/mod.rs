@@ -2,7 +2,7 @@
 //!
 //! - After a commit the writer calls [`Feed::publish`], which tells a number, the new head, to those who wait.
 //!   Subscribers then read `(cursor, head]` themselves: catching up and being live are one code path ([`stream`]).
-//! - Recent events lie in a bounded [`ring`] that all subscribers of a workspace share, encoded once ([`frame`]).
+//! - Recent events lie in a bounded `ring` that all subscribers of a workspace share, encoded once ([`frame`]).
 //!   Whoever is further behind reads the log in bounded pages. So a slow subscriber costs no memory.
 
 pub mod frame;
@@ -62,12 +62,8 @@ impl Feed {
             let workspace = &run[0].workspace;
             let Some(channel) = self.channels().live.get(workspace).and_then(Weak::upgrade) else { continue };
             let cursors = CursorSpace::new(log, workspace);
-            {
-                let mut ring = channel.ring.write().unwrap_or_else(PoisonError::into_inner);
-                for part in run.chunks(ring::SEGMENT_EVENTS) {
-                    ring.push(Segment::encode(cursors, part));
-                }
-            }
+            let segments = Segment::encode(cursors, run); // Before the lock, for which subscribers wait.
+            channel.ring.write().unwrap_or_else(PoisonError::into_inner).extend(segments);
             channel.advance(run[run.len() - 1].sequence);
         }
     }

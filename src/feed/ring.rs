@@ -50,14 +50,19 @@ pub(super) struct Segment {
 }
 
 impl Segment {
-    /// Of events that were committed in a row.
-    pub fn encode(cursors: CursorSpace, committed: &[Committed]) -> Self {
-        let mut segment = Self::default();
+    /// Of events that were committed in a row: as many segments as it takes.
+    pub fn encode(cursors: CursorSpace, committed: &[Committed]) -> Vec<Self> {
+        let mut segments = vec![Self::default()];
+        let mut room = true;
         for Committed { sequence, mpid, kind, event, .. } in committed {
-            segment.push(cursors, EventRef { sequence: *sequence, mpid: *mpid, kind: *kind, event });
+            if !room {
+                segments.push(Self::default());
+            }
+            let segment = segments.last_mut().expect("there is always one");
+            room = segment.push(cursors, EventRef { sequence: *sequence, mpid: *mpid, kind: *kind, event });
             segment.through = *sequence;
         }
-        segment
+        segments
     }
 
     /// Adds an event. Whether there is room for another.
@@ -85,7 +90,13 @@ impl Ring {
         Self { segments: VecDeque::new(), bytes: 0, capacity }
     }
 
-    pub fn push(&mut self, segment: Segment) {
+    pub fn extend(&mut self, segments: Vec<Segment>) {
+        for segment in segments {
+            self.push(segment);
+        }
+    }
+
+    fn push(&mut self, segment: Segment) {
         self.bytes += segment.bytes;
         self.segments.push_back(Arc::new(segment));
         while self.bytes > self.capacity {

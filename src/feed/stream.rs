@@ -186,6 +186,9 @@ impl Subscriber {
                 continue; // Set after the look above; had it been set after this one, the wait would end at once.
             }
             if self.cursor < head {
+                if self.answered_at.elapsed() >= self.heartbeat {
+                    return Some(Ok(self.heartbeat())); // So that a long way without a match can be resumed.
+                }
                 match self.load(head).await {
                     Ok(segment) => self.segment = Some((segment, 0)),
                     Err(error) => return Some(Err(error.into())),
@@ -252,13 +255,17 @@ impl Subscriber {
                     return None;
                 }
                 self.timer.as_mut().reset(Instant::now() + self.heartbeat);
-                Some(Ok(self.notice(&Notice::Heartbeat(Heartbeat { time: Some(to_timestamp(now())) }))))
+                Some(Ok(self.heartbeat()))
             }
             changed = self.head.changed() => {
                 changed.expect("the channel is held by this subscriber");
                 None
             }
         }
+    }
+
+    fn heartbeat(&self) -> Bytes {
+        self.notice(&Notice::Heartbeat(Heartbeat { time: Some(to_timestamp(now())) }))
     }
 
     fn opened(&self) -> Bytes {

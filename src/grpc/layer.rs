@@ -5,14 +5,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use http::{HeaderMap, Request, Response};
-use tonic::{Code, Status};
+use tonic::Status;
 use tower::{Layer, Service};
 
 use super::status;
 
-/// Gives the refusals that tonic itself makes the details that ours have.
-///
-/// The only one is of a request that is too large: tonic refuses it by its length, before the codec sees it.
+/// Gives the refusals that tonic itself makes the details that ours have: of a request that is too large or badly
+/// framed, of a deadline that has passed, of a method that is not there.
 #[derive(Debug, Clone, Copy)]
 pub struct RefusalLayer;
 
@@ -45,7 +44,7 @@ where
         let answer = self.0.call(request);
         Box::pin(async move {
             let mut response = answer.await?;
-            if let Some(status) = too_large(response.headers()) {
+            if let Some(status) = explained(response.headers()) {
                 let _ = status.add_header(response.headers_mut()); // It is made of ASCII.
             }
             Ok(response)
@@ -53,14 +52,9 @@ where
     }
 }
 
-/// Our refusal, where tonic refused for the length.
-fn too_large(headers: &HeaderMap) -> Option<Status> {
+/// Our refusal, where tonic refused without a reason.
+fn explained(headers: &HeaderMap) -> Option<Status> {
     headers.get(Status::GRPC_STATUS)?; // Most answers have none here, but in their trailers.
     let refusal = Status::from_header_map(headers)?;
-    if refusal.code() != Code::OutOfRange || !refusal.details().is_empty() {
-        return None;
-    }
-    let numbers = |part: &str| part.chars().filter(char::is_ascii_digit).collect::<String>().parse().ok();
-    let (found, limit) = refusal.message().strip_prefix("Error, decoded message length too large:")?.split_once(',')?;
-    Some(status::request_too_large(numbers(limit)?, numbers(found)?))
+    if refusal.details().is_empty() { status::explained(&refusal) } else { None }
 }

@@ -10,13 +10,12 @@ use uuid::Uuid;
 use super::codec::Encoded;
 use super::server::profile_service_server::ProfileService;
 use crate::model::cursor::CursorSpace;
-use crate::model::profile::parse_request_id;
 use crate::model::{Invalid, Limits, Mask, Micros, Mpid, NewProfile, Patch, ProfileKey, Workspace, time, wire};
 use crate::proto::v1::{
     CreateProfileRequest, DeleteProfileRequest, DeleteProfileResponse, GetProfileRequest, UpdateProfileRequest,
     WriteOutcome, delete_profile_request, get_profile_request, update_profile_request,
 };
-use crate::store::{self, Change, Command, RequestId, Store, StoreError, Written};
+use crate::store::{Change, Command, RequestId, Store, StoreError, Written};
 
 /// `profile` of all responses; `cursor` and `outcome` of those to writes.
 const PROFILE: u32 = 1;
@@ -92,7 +91,7 @@ impl Profiles {
         })?;
         let profile = request.profile.ok_or_else(|| Invalid::field("profile", "must be set"))?;
         let given = Mpid::new(profile.mpid);
-        let profile = Box::new(NewProfile::parse(profile, &self.limits, write.now)?);
+        let profile = Box::new(NewProfile::parse(profile, &self.limits)?);
         let mpid = given.unwrap_or_else(Mpid::draw);
         Ok(write.command(Change::Create { profile, mpid, drawn: given.is_none() }))
     }
@@ -106,7 +105,7 @@ impl Profiles {
             update_profile_request::Key::Identity(identity) => ProfileKey::identity(identity, &self.limits)?,
         };
         let patch = request.patch.ok_or_else(|| Invalid::field("patch", "must be set"))?;
-        let patch = Box::new(Patch::parse(patch, &self.limits, write.now)?);
+        let patch = Box::new(Patch::parse(patch, &self.limits)?);
         let allow_missing = request.allow_missing.then(Mpid::draw);
         Ok(write.command(Change::Update { key, patch, etag: request.etag, allow_missing }))
     }
@@ -151,14 +150,13 @@ impl ProfileService for Profiles {
     async fn update_profile(&self, request: Request<UpdateProfileRequest>) -> Result<Response<Encoded>, Status> {
         let command = self.parse_update(request.into_inner())?;
         let (written, cursor) = self.write(command).await?;
-        let outcome = Some(outcome(written.outcome));
-        Ok(Response::new(encode(written.profile, cursor.as_deref(), outcome)))
+        Ok(Response::new(encode(written.profile, cursor.as_deref(), Some(written.outcome))))
     }
 
     async fn delete_profile(&self, request: Request<DeleteProfileRequest>) -> Result<Response<Encoded>, Status> {
         let command = self.parse_delete(request.into_inner())?;
         let (written, cursor) = self.write(command).await?;
-        let outcome = outcome(written.outcome).into();
+        let outcome = written.outcome.into();
         let response = DeleteProfileResponse { cursor: cursor.unwrap_or_default(), outcome };
         Ok(Response::new(Encoded::new(&response)))
     }
@@ -174,7 +172,7 @@ impl WriteRequest {
         let bytes = request.encoded_len();
         let (workspace, id, validate_only) = parts(request);
         let workspace = Workspace::parse(workspace)?;
-        let request = parse_request_id(id)?.map(|id| RequestId::new(id, method, request));
+        let request = RequestId::parse(id)?.map(|id| RequestId::new(id, method, request));
         Ok(Self { workspace, now: time::now(), request, validate_only, bytes })
     }
 
@@ -219,13 +217,4 @@ fn encode(profile: Option<Bytes>, cursor: Option<&str>, outcome: Option<WriteOut
         prost::encoding::int32::encode(OUTCOME, &outcome.into(), &mut message);
     }
     message.into()
-}
-
-fn outcome(outcome: store::WriteOutcome) -> WriteOutcome {
-    match outcome {
-        store::WriteOutcome::Created => WriteOutcome::Created,
-        store::WriteOutcome::Updated => WriteOutcome::Updated,
-        store::WriteOutcome::Deleted => WriteOutcome::Deleted,
-        store::WriteOutcome::Unchanged => WriteOutcome::Unchanged,
-    }
 }

@@ -117,10 +117,10 @@ impl From<StoreError> for Status {
                 Self::with_error_details(Code::DataLoss, message, info(ErrorReason::RecordCorrupt, []))
             }
             StoreError::Closed => draining(None),
-            StoreError::Failed => storage_failed(),
+            StoreError::Failed => storage_failed("the store has failed; whether the write was kept is unknown"),
             StoreError::Storage(cause) => {
-                tracing::error!(error = &*cause as &dyn std::error::Error, "a read failed");
-                storage_failed()
+                tracing::error!(error = &*cause as &dyn std::error::Error, "a read failed; the process must end");
+                storage_failed("the store cannot be read")
             }
         }
     }
@@ -148,9 +148,33 @@ pub(super) fn undecodable() -> Status {
 }
 
 /// For a request that is too large to be read.
-pub(super) fn request_too_large(limit: usize, found: usize) -> Status {
+fn request_too_large(limit: usize, found: usize) -> Status {
     let message = format!("the request takes {found} bytes, over the limit of {limit}");
     over_quota(message, "request bytes", limit, found)
+}
+
+/// What to say instead of a refusal that tonic made, before or around our code, and that has no details.
+pub(super) fn explained(refusal: &Status) -> Option<Status> {
+    match refusal.code() {
+        Code::OutOfRange => {
+            let numbers = |part: &str| part.chars().filter(char::is_ascii_digit).collect::<String>().parse().ok();
+            let sizes = refusal.message().strip_prefix("Error, decoded message length too large:")?;
+            let (found, limit) = sizes.split_once(',')?;
+            Some(request_too_large(numbers(limit)?, numbers(found)?))
+        }
+        // The frame around the message is cut short, or says what we do not support.
+        Code::Internal => Some(undecodable()),
+        Code::Cancelled | Code::DeadlineExceeded => {
+            let message = "the caller's deadline passed; whether a write was kept is unknown";
+            let details = info(ErrorReason::DeadlineExceeded, []);
+            Some(Status::with_error_details(Code::DeadlineExceeded, message, details))
+        }
+        Code::Unimplemented => {
+            let details = info(ErrorReason::MethodUnknown, []);
+            Some(Status::with_error_details(Code::Unimplemented, "no such method, or no such encoding", details))
+        }
+        _ => None,
+    }
 }
 
 fn draining(cursor: Option<String>) -> Status {
@@ -159,10 +183,9 @@ fn draining(cursor: Option<String>) -> Status {
     Status::with_error_details(Code::Unavailable, "the server is shutting down", details)
 }
 
-fn storage_failed() -> Status {
+fn storage_failed(message: &str) -> Status {
     let mut details = info(ErrorReason::StorageFailed, []);
     details.set_retry_info(Some(RESTART_RETRY));
-    let message = "the store has failed; whether the write was kept is unknown";
     Status::with_error_details(Code::Unavailable, message, details)
 }
 
@@ -187,4 +210,17 @@ fn info(reason: ErrorReason, metadata: impl IntoIterator<Item = (&'static str, S
     let name = reason.as_str_name().trim_start_matches("ERROR_REASON_");
     let metadata: HashMap<_, _> = metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
     ErrorDetails::with_error_info(name, DOMAIN, metadata)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// tonic says CANCELLED where the deadline of the caller has passed; its client would never show us.
+    #[test]
+    fn a_deadline_that_has_passed_has_a_reason() {
+        let status = explained(&Status::cancelled("Timeout expired")).unwrap();
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+        assert_eq!(status.get_details_error_info().unwrap().reason, "DEADLINE_EXCEEDED");
+    }
 }

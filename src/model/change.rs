@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use prost_types::{FieldMask, Struct};
 
-use super::Invalid;
+use super::profile::is_expired;
+use super::{Invalid, Micros};
 use crate::proto::v1::{AudienceMembership, Event, Profile};
 
 /// What happened to a profile. The number is what is stored.
@@ -58,9 +59,10 @@ pub fn kind(before: Option<&Profile>, after: Option<&Profile>) -> EventKind {
     }
 }
 
-/// What an event says of the change; `profile`, and what only the log knows, is left to the store.
+/// What an event says of the change, which happened at `time`; `profile`, and what only the log knows, is left to the
+/// store.
 #[must_use]
-pub fn describe(before: Option<&Profile>, after: Option<&Profile>) -> Event {
+pub fn describe(before: Option<&Profile>, after: Option<&Profile>, time: Micros) -> Event {
     let empty = Profile::default();
     let (old, new) = (before.unwrap_or(&empty), after.unwrap_or(&empty));
     let mut paths = Vec::new();
@@ -94,8 +96,9 @@ pub fn describe(before: Option<&Profile>, after: Option<&Profile>) -> Event {
         previous: before.map(|_| previous),
         changed_fields: Some(FieldMask { paths }),
         changed_user_attributes,
-        entered_audience_ids: ids_of_first(&new.audience_memberships, &old.audience_memberships),
-        exited_audience_ids: ids_of_first(&old.audience_memberships, &new.audience_memberships),
+        // Who joins anew after a membership has expired enters.
+        entered_audience_ids: ids_of_first(&new.audience_memberships, |m| is_in(&old.audience_memberships, m, time)),
+        exited_audience_ids: ids_of_first(&old.audience_memberships, |m| is_in(&new.audience_memberships, m, time)),
         ..Event::default()
     }
 }
@@ -116,8 +119,11 @@ fn only(map: &Struct, keys: &[String]) -> Option<Struct> {
     (!fields.is_empty()).then_some(Struct { fields })
 }
 
-/// The audiences of the first that are not in the second.
-fn ids_of_first(first: &[AudienceMembership], second: &[AudienceMembership]) -> Vec<i64> {
-    let absent = |id: &i64| second.iter().all(|membership| membership.audience_id != *id);
-    first.iter().map(|membership| membership.audience_id).filter(absent).collect()
+/// The audiences of those memberships that are not, by `other`, on the other side of the change.
+fn ids_of_first(memberships: &[AudienceMembership], other: impl Fn(&AudienceMembership) -> bool) -> Vec<i64> {
+    memberships.iter().filter(|membership| !other(membership)).map(|membership| membership.audience_id).collect()
+}
+
+fn is_in(memberships: &[AudienceMembership], wanted: &AudienceMembership, time: Micros) -> bool {
+    memberships.iter().any(|membership| membership.audience_id == wanted.audience_id && !is_expired(membership, time))
 }

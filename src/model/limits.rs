@@ -50,8 +50,8 @@ pub const APPENDED_VALUES: usize = 1_000;
 pub const NAME_BYTES: usize = 256;
 /// Characters of a `request_id`.
 pub const REQUEST_ID_CHARS: usize = 64;
-/// Characters of an etag or a cursor; ours are shorter.
-pub const TOKEN_CHARS: usize = 64;
+/// Profiles that one patch may take identities from: each is written with it.
+pub const TAKEN_PROFILES: usize = 10;
 /// Entries of `mpids` in a filter, and of `user_attribute_keys`.
 pub const READER_KEYS: usize = 1_000;
 /// Entries of `types` in a filter.

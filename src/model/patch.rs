@@ -7,7 +7,9 @@ use prost_types::{ListValue, Struct, Value};
 
 use super::identity::{IdentityKey, ParsedIdentity, repeated};
 use super::limits::APPENDED_VALUES;
-use super::profile::{check_attribute_key, check_attributes, check_attributions, check_memberships, check_value};
+use super::profile::{
+    check_attribute_key, check_attributes, check_attributions, check_memberships, check_not_expired, check_value,
+};
 use super::time::Micros;
 use super::{Invalid, Limits};
 use crate::proto::v1::{Profile, ProfilePatch};
@@ -25,14 +27,14 @@ pub struct Patch {
 }
 
 impl Patch {
-    /// Parses the `patch` of a request, as of `now`.
+    /// Parses the `patch` of a request.
     ///
     /// # Errors
     /// [`Invalid`] if any of it is malformed, over its limit, or says two things of one name.
-    pub fn parse(mut patch: ProfilePatch, limits: &Limits, now: Micros) -> Result<Self, Invalid> {
+    pub fn parse(mut patch: ProfilePatch, limits: &Limits) -> Result<Self, Invalid> {
         check_user_attributes(&patch, limits)?;
         check_account_attributes(&patch, limits)?;
-        check_audiences(&patch, limits, now)?;
+        check_audiences(&patch, limits)?;
         check_attributions("patch.add_attribution", &patch.add_attribution, limits)?;
 
         let add = std::mem::take(&mut patch.add_identities);
@@ -46,6 +48,14 @@ impl Patch {
         }
         let remove = remove.into_iter().map(|identity| identity.key).collect();
         Ok(Self { add, take: patch.take_identities, remove, rest: patch })
+    }
+
+    /// Refuses what has ended at `now`.
+    ///
+    /// # Errors
+    /// [`Invalid::Field`].
+    pub fn check_as_of(&self, now: Micros) -> Result<(), Invalid> {
+        check_not_expired("patch.join_audiences", &self.rest.join_audiences, now)
     }
 
     /// Applies all of it to `profile`. Who owns the identities is for the store to decide, before.
@@ -213,8 +223,8 @@ fn check_account_attributes(patch: &ProfilePatch, limits: &Limits) -> Result<(),
     refuse_repeated("patch", "names one account user attribute twice", named)
 }
 
-fn check_audiences(patch: &ProfilePatch, limits: &Limits, now: Micros) -> Result<(), Invalid> {
-    check_memberships("patch.join_audiences", &patch.join_audiences, limits, now)?;
+fn check_audiences(patch: &ProfilePatch, limits: &Limits) -> Result<(), Invalid> {
+    check_memberships("patch.join_audiences", &patch.join_audiences, limits)?;
     let left = patch.leave_audiences.len();
     Invalid::limit("patch.leave_audiences", "audience memberships", limits.audience_memberships, left)?;
     if let Some(index) = patch.leave_audiences.iter().position(|&id| id == 0) {

@@ -5,7 +5,7 @@ use prost_types::value::Kind;
 use prost_types::{Struct, Value};
 
 use super::identity::{IdentityKey, ParsedIdentity, repeated};
-use super::limits::{NAME_BYTES, REQUEST_ID_CHARS, VALUE_DEPTH};
+use super::limits::{NAME_BYTES, VALUE_DEPTH};
 use super::time::{self, Micros};
 use super::{Invalid, Limits, Mpid};
 use crate::proto::v1::{Attribution, AudienceMembership, Identity, Profile};
@@ -53,18 +53,18 @@ impl ProfileKey {
 }
 
 impl NewProfile {
-    /// Parses the `profile` of a request, as of `now`.
+    /// Parses the `profile` of a request.
     ///
     /// # Errors
     /// [`Invalid`] if any of it is malformed or over its limit.
-    pub fn parse(profile: Profile, limits: &Limits, now: Micros) -> Result<Self, Invalid> {
+    pub fn parse(profile: Profile, limits: &Limits) -> Result<Self, Invalid> {
         let both = profile.device_identities.len() + profile.user_identities.len();
         Invalid::limit("profile", "identities", limits.identities, both)?;
         let device = parse_side("profile.device_identities", profile.device_identities, true, limits)?;
         let user = parse_side("profile.user_identities", profile.user_identities, false, limits)?;
         check_attributes("profile.account_user_attributes", profile.account_user_attributes.as_ref(), limits)?;
         check_attributes("profile.user_attributes", profile.user_attributes.as_ref(), limits)?;
-        check_memberships("profile.audience_memberships", &profile.audience_memberships, limits, now)?;
+        check_memberships("profile.audience_memberships", &profile.audience_memberships, limits)?;
         check_attributions("profile.attribution", &profile.attribution, limits)?;
         let ids = profile.audience_memberships.iter().map(|membership| membership.audience_id);
         if let Some(index) = repeated(ids) {
@@ -84,6 +84,16 @@ impl NewProfile {
             ..profile
         };
         Ok(Self { profile, identities })
+    }
+}
+
+impl NewProfile {
+    /// Refuses what has ended at `now`.
+    ///
+    /// # Errors
+    /// [`Invalid::Field`].
+    pub fn check_as_of(&self, now: Micros) -> Result<(), Invalid> {
+        check_not_expired("profile.audience_memberships", &self.profile.audience_memberships, now)
     }
 }
 
@@ -135,12 +145,11 @@ pub(crate) fn check_value(field: &str, value: &Value, depth: usize) -> Result<()
     }
 }
 
-/// Refuses memberships that may not be joined at `now`.
+/// Refuses malformed memberships.
 pub(crate) fn check_memberships(
     field: &str,
     memberships: &[AudienceMembership],
     limits: &Limits,
-    now: Micros,
 ) -> Result<(), Invalid> {
     Invalid::limit(field, "audience memberships", limits.audience_memberships, memberships.len())?;
     for (index, membership) in memberships.iter().enumerate() {
@@ -149,13 +158,18 @@ pub(crate) fn check_memberships(
             return Err(Invalid::field(format!("{field}.audience_id"), "must not be 0"));
         }
         Invalid::limit(&field, "audience name bytes", NAME_BYTES, membership.audience_name.len())?;
-        let expire_time = format!("{field}.expire_time");
-        check_timestamp(&expire_time, membership.expire_time.as_ref())?;
-        if is_expired(membership, now) {
-            return Err(Invalid::field(expire_time, "must lie in the future"));
-        }
+        check_timestamp(&format!("{field}.expire_time"), membership.expire_time.as_ref())?;
     }
     Ok(())
+}
+
+/// Refuses memberships that have ended at `now`. Not a check of the door: the repeat of a request that was in time gets
+/// its first answer.
+pub(crate) fn check_not_expired(field: &str, memberships: &[AudienceMembership], now: Micros) -> Result<(), Invalid> {
+    match memberships.iter().position(|membership| is_expired(membership, now)) {
+        Some(index) => Err(Invalid::field(format!("{field}[{index}].expire_time"), "must lie in the future")),
+        None => Ok(()),
+    }
 }
 
 /// Refuses malformed attributions.
@@ -178,17 +192,6 @@ fn check_timestamp(field: &str, timestamp: Option<&prost_types::Timestamp>) -> R
         Some(timestamp) if !time::is_valid(timestamp) => Err(Invalid::field(field, "is not a time")),
         _ => Ok(()),
     }
-}
-
-/// Refuses a malformed `request_id`; `None` for an empty one.
-///
-/// # Errors
-/// [`Invalid::Field`] if it is malformed.
-pub fn parse_request_id(id: String) -> Result<Option<String>, Invalid> {
-    if id.len() > REQUEST_ID_CHARS || !id.bytes().all(|c| c.is_ascii_graphic()) {
-        return Err(Invalid::field("request_id", "must be at most 64 printable ASCII characters"));
-    }
-    Ok((!id.is_empty()).then_some(id))
 }
 
 /// Whether a membership has ended at `now`.

@@ -1,10 +1,13 @@
-//! What the writer is asked to do.
+//! What the writer is asked to do, and what it answers.
 
+use bytes::Bytes;
 use prost::Message;
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::model::{Micros, Mpid, NewProfile, Patch, ProfileKey, Workspace};
+use crate::model::limits::REQUEST_ID_CHARS;
+use crate::model::{Invalid, Micros, Mpid, NewProfile, Patch, ProfileKey, Sequence, Workspace};
+use crate::proto::v1::WriteOutcome;
 
 /// One write. It carries its own time and ids, so that [`super::apply`] asks neither a clock nor a die: whoever applies
 /// the same commands in the same order ends in the same state.
@@ -70,6 +73,17 @@ impl Command {
 }
 
 impl RequestId {
+    /// Parses the `request_id` of a request; `None` for an empty one.
+    ///
+    /// # Errors
+    /// [`Invalid::Field`] if it is malformed.
+    pub fn parse(id: String) -> Result<Option<String>, Invalid> {
+        if id.len() > REQUEST_ID_CHARS || !id.bytes().all(|c| c.is_ascii_graphic()) {
+            return Err(Invalid::field("request_id", "must be at most 64 printable ASCII characters"));
+        }
+        Ok((!id.is_empty()).then_some(id))
+    }
+
     /// Of a request of `method`, from which the id was taken out.
     #[must_use]
     pub fn new(id: String, method: &str, request: &impl Message) -> Self {
@@ -78,4 +92,16 @@ impl RequestId {
         request.encode(&mut bytes).expect("a Vec takes any length");
         Self { id, fingerprint: xxh3_128(&bytes) }
     }
+}
+
+/// The answer to a command.
+#[derive(Debug, Clone)]
+pub struct Written {
+    /// What it did.
+    pub outcome: WriteOutcome,
+    /// Of its own event; where nothing changed, of the profile's latest, or of the log's latest if there is no profile.
+    /// 0 if nothing was to be written.
+    pub sequence: Sequence,
+    /// Encoded `Profile` after it; `None` where there is none.
+    pub profile: Option<Bytes>,
 }

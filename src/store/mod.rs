@@ -1,15 +1,16 @@
 //! Profiles, their identities and the log of their changes, in one redb file.
 //!
-//! - Every change is a [`Command`] on one queue, which one thread applies: [`writer`] batches, [`apply`] decides and
+//! - Every change is a [`Command`] on one queue, which one thread applies: `writer` batches, `decide` checks, `apply`
 //!   writes. A reply means that the change is on disk.
 //! - Reads never go through the writer: [`reader`] holds a snapshot that is replaced after each commit.
-//! - [`tables`] is the layout of the file, [`rows`] that of its values.
+//! - `tables` is the layout of the file, `rows` that of its values.
 //!
 //! Nothing outside this module knows redb. Deliberately absent: a cache of our own (redb has one), and a second index
 //! over the log (the events of one profile are linked).
 
-pub mod apply;
+mod apply;
 pub mod command;
+mod decide;
 pub mod error;
 pub mod reader;
 mod rows;
@@ -20,7 +21,8 @@ mod writer;
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
@@ -29,11 +31,10 @@ use redb::{Database, ReadableDatabase};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-pub use apply::{WriteOutcome, Written};
-pub use command::{Change, Command, RequestId};
+pub use apply::Committed;
+pub use command::{Change, Command, RequestId, Written};
 pub use error::{OpenError, StoreError};
 pub use reader::{EventPage, EventRef, LogBounds, Snapshot};
-pub use writer::Committed;
 
 use crate::config::StoreConfig;
 use crate::model::{Limits, LogId, Workspace};
@@ -66,6 +67,8 @@ pub struct Store {
     queue: mpsc::Sender<Job>,
     /// Bytes of the commands that wait or are being written.
     queue_bytes: Arc<Semaphore>,
+    queue_capacity: usize,
+    closing: AtomicBool,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -92,16 +95,18 @@ impl Store {
     ) -> Result<Self, OpenError> {
         let log = tables::initialize(&database)?;
         let transaction = database.begin_read()?;
+        let failed = CancellationToken::new();
         let shared = Arc::new(Shared {
             workspaces: RwLock::new(tables::workspaces(&transaction)?),
-            snapshot: ArcSwapOption::from_pointee(SnapshotTables::open(&transaction)?),
-            failed: CancellationToken::new(),
+            snapshot: ArcSwapOption::from_pointee(SnapshotTables::open(&transaction, failed.clone())?),
+            failed,
         });
         let (queue, jobs) = mpsc::channel(config.queue_commands);
         let queue_bytes = Arc::new(Semaphore::new(config.queue_bytes));
         let writer = Writer::new(database, jobs, Arc::clone(&shared), config, log, limits, Box::new(on_commit));
         let writer = std::thread::Builder::new().name("writer".into()).spawn(move || writer.run())?;
-        Ok(Self { shared, log, queue, queue_bytes, writer: Mutex::new(Some(writer)) })
+        let (queue_capacity, closing) = (config.queue_bytes, AtomicBool::new(false));
+        Ok(Self { shared, log, queue, queue_bytes, queue_capacity, closing, writer: Mutex::new(Some(writer)) })
     }
 
     /// Names the log that this store keeps.
@@ -115,7 +120,8 @@ impl Store {
     /// # Errors
     /// [`StoreError`]; nothing changed, unless it is [`StoreError::Failed`].
     pub async fn write(&self, command: Command) -> Result<Written, StoreError> {
-        let bytes = u32::try_from(command.weight()).unwrap_or(u32::MAX);
+        // The largest request must fit into an empty queue.
+        let bytes = u32::try_from(command.weight().min(self.queue_capacity)).unwrap_or(u32::MAX);
         let permit = Arc::clone(&self.queue_bytes).try_acquire_many_owned(bytes).map_err(|_| StoreError::Overloaded)?;
         let (reply, answer) = oneshot::channel();
         self.queue.try_send(Job::Write { command: Box::new(command), reply, permit }).map_err(|error| match error {
@@ -147,6 +153,7 @@ impl Store {
 
     /// Writes what is queued, and closes the file. Reads and writes that come later are refused.
     pub async fn close(&self) {
+        self.closing.store(true, Ordering::SeqCst);
         let _ = self.queue.send(Job::Close).await; // Fails if the writer has ended, which is what we want.
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(writer) = writer {
@@ -155,23 +162,30 @@ impl Store {
     }
 
     fn gone(&self) -> StoreError {
-        if self.shared.failed.is_cancelled() { StoreError::Failed } else { StoreError::Closed }
+        // A writer that ends without being asked to has failed, whether it has come to saying so or not.
+        let in_order = self.closing.load(Ordering::SeqCst) && !self.shared.failed.is_cancelled();
+        if in_order { StoreError::Closed } else { StoreError::Failed }
     }
 }
 
 fn open_database(config: &StoreConfig) -> Result<Database, OpenError> {
     let directory = &config.data_dir;
-    fs::create_dir_all(directory).map_err(|source| OpenError::Directory { path: directory.clone(), source })?;
-    let file = path(directory);
-    let database = Database::builder().set_cache_size(config.cache_bytes).create(&file)?;
-    // redb syncs the file, but not the entry that leads to it.
-    for directory in [directory.as_path(), directory.parent().unwrap_or(directory)] {
-        let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
-        File::open(directory).and_then(|directory| directory.sync_all())?;
-    }
+    create_directory(directory).map_err(|source| OpenError::Directory { path: directory.clone(), source })?;
+    let database = Database::builder().set_cache_size(config.cache_bytes).create(directory.join(FILE))?;
+    File::open(directory)?.sync_all()?; // redb syncs the file, but not the entry that leads to it.
     Ok(database)
 }
 
-fn path(directory: &Path) -> PathBuf {
-    directory.join(FILE)
+/// Makes a directory and those above it, each with an entry that survives a loss of power.
+fn create_directory(directory: &Path) -> std::io::Result<()> {
+    if directory.as_os_str().is_empty() || directory.is_dir() {
+        return Ok(());
+    }
+    let parent = directory.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    create_directory(parent)?;
+    match fs::create_dir(directory) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    File::open(parent)?.sync_all()
 }

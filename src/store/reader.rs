@@ -10,10 +10,11 @@ use std::sync::Arc;
 
 use prost::Message;
 use redb::{ReadOnlyTable, ReadTransaction};
+use tokio_util::sync::CancellationToken;
 
 use super::WorkspaceId;
 use super::error::StoreError;
-use super::rows::{EventRow, ProfileRow, stored_mpid};
+use super::rows::{EventRow, ProfileRow, read_owner};
 use super::tables::{EVENTS, IDENTITIES, PROFILES};
 use crate::model::profile::is_expired;
 use crate::model::{EventKind, Filter, IdentityKey, Micros, Mpid, Sequence};
@@ -25,13 +26,16 @@ const PAGE_ROWS: usize = 10_000;
 /// The open tables of one committed state.
 pub(super) struct SnapshotTables {
     profiles: ReadOnlyTable<(u32, i64), &'static [u8]>,
-    identities: ReadOnlyTable<(u32, &'static [u8]), i64>,
+    identities: ReadOnlyTable<(u32, &'static [u8]), (i64, u64)>,
     events: ReadOnlyTable<(u32, u64), &'static [u8]>,
+    /// Cancelled when redb cannot read: after that it reads nothing more until it is opened anew.
+    failed: CancellationToken,
 }
 
 impl SnapshotTables {
-    pub fn open(transaction: &ReadTransaction) -> Result<Self, redb::TableError> {
+    pub fn open(transaction: &ReadTransaction, failed: CancellationToken) -> Result<Self, redb::TableError> {
         Ok(Self {
+            failed,
             profiles: transaction.open_table(PROFILES)?,
             identities: transaction.open_table(IDENTITIES)?,
             events: transaction.open_table(EVENTS)?,
@@ -99,7 +103,7 @@ impl Snapshot {
         now: Micros,
         read: impl FnOnce(&[u8]) -> T,
     ) -> Result<Option<T>, StoreError> {
-        let Some(guard) = self.0.profiles.get((workspace.0, mpid.get()))? else { return Ok(None) };
+        let Some(guard) = self.checked(self.0.profiles.get((workspace.0, mpid.get())))? else { return Ok(None) };
         let row = ProfileRow::read(workspace, mpid, guard.value())?;
         if row.profile.is_empty() {
             return Ok(None);
@@ -117,8 +121,8 @@ impl Snapshot {
     /// # Errors
     /// [`StoreError`] if the row cannot be read.
     pub fn owner(&self, workspace: WorkspaceId, key: &IdentityKey) -> Result<Option<Mpid>, StoreError> {
-        let owner = self.0.identities.get((workspace.0, key.as_bytes()))?;
-        owner.map(|owner| stored_mpid(owner.value())).transpose()
+        let owner = self.checked(self.0.identities.get((workspace.0, key.as_bytes())))?;
+        owner.map(|owner| read_owner(workspace, key, owner.value())).transpose()
     }
 
     /// The ends of a workspace's log.
@@ -126,11 +130,11 @@ impl Snapshot {
     /// # Errors
     /// [`StoreError`] if a row cannot be read.
     pub fn log_bounds(&self, workspace: WorkspaceId) -> Result<LogBounds, StoreError> {
-        let mut range = self.0.events.range((workspace.0, 0)..=(workspace.0, u64::MAX))?;
-        let Some((key, row)) = range.next().transpose()? else { return Ok(LogBounds::default()) };
+        let mut range = self.checked(self.0.events.range((workspace.0, 0)..=(workspace.0, u64::MAX)))?;
+        let Some((key, row)) = self.checked(range.next().transpose())? else { return Ok(LogBounds::default()) };
         let oldest = key.value().1;
         let oldest_time = EventRow::read(workspace, oldest, row.value())?.time;
-        let head = range.next_back().transpose()?.map_or(oldest, |(key, _)| key.value().1);
+        let head = self.checked(range.next_back().transpose())?.map_or(oldest, |(key, _)| key.value().1);
         Ok(LogBounds { oldest, head, oldest_time })
     }
 
@@ -150,9 +154,9 @@ impl Snapshot {
         if after >= through {
             return Ok(EventPage { through: after, complete: true });
         }
-        let rows = self.0.events.range((workspace.0, after + 1)..=(workspace.0, through))?;
+        let rows = self.checked(self.0.events.range((workspace.0, after + 1)..=(workspace.0, through)))?;
         for row in rows.take(PAGE_ROWS) {
-            let (key, row) = row?;
+            let (key, row) = self.checked(row)?;
             let sequence = key.value().1;
             if sequence != last + 1 {
                 return Err(self.expired(workspace)?);
@@ -183,7 +187,7 @@ impl Snapshot {
         through: Sequence,
     ) -> Result<Option<Vec<Sequence>>, StoreError> {
         let mut chain = Vec::new();
-        let mut next = match self.0.profiles.get((workspace.0, mpid.get()))? {
+        let mut next = match self.checked(self.0.profiles.get((workspace.0, mpid.get())))? {
             Some(row) => ProfileRow::read(workspace, mpid, row.value())?.last_event,
             None => 0,
         };
@@ -191,7 +195,7 @@ impl Snapshot {
             if chain.len() == PAGE_ROWS {
                 return Ok(None);
             }
-            let Some(row) = self.0.events.get((workspace.0, next))? else { break };
+            let Some(row) = self.checked(self.0.events.get((workspace.0, next)))? else { break };
             if next <= through {
                 chain.push(next);
             }
@@ -211,9 +215,18 @@ impl Snapshot {
         sequence: Sequence,
         read: impl FnOnce(EventRef<'_>) -> T,
     ) -> Result<T, StoreError> {
-        let row = self.0.events.get((workspace.0, sequence))?.ok_or(StoreError::Corrupt { table: "event" })?;
+        let row =
+            self.checked(self.0.events.get((workspace.0, sequence)))?.ok_or(StoreError::Corrupt { table: "event" })?;
         let row = EventRow::read(workspace, sequence, row.value())?;
         Ok(read(EventRef { sequence, mpid: row.mpid, kind: row.kind, event: row.event }))
+    }
+
+    /// Every read goes through here.
+    fn checked<T>(&self, read: Result<T, redb::StorageError>) -> Result<T, StoreError> {
+        read.map_err(|error| {
+            self.0.failed.cancel();
+            error.into()
+        })
     }
 
     fn expired(&self, workspace: WorkspaceId) -> Result<StoreError, StoreError> {

@@ -4,12 +4,12 @@
 //! verify its pages when it reads them, so we do; the key seeds the checksum, so that a row in the wrong place is
 //! refused like a damaged one.
 
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::WorkspaceId;
-use super::apply::WriteOutcome;
 use super::error::StoreError;
-use crate::model::{EventKind, Micros, Mpid, Sequence};
+use crate::model::{EventKind, IdentityKey, Micros, Mpid, Sequence};
+use crate::proto::v1::WriteOutcome;
 
 const FORMAT: u8 = 1;
 const CHECKED: usize = 1 + 8;
@@ -107,7 +107,7 @@ impl RequestRow {
     const TABLE: &'static str = "request";
     const LENGTH: usize = CHECKED + 16 + 8 + 8 + 8 + 1;
 
-    pub fn encode(&self) -> Vec<u8> {
+    pub fn encode(&self, workspace: WorkspaceId, id: &str) -> Vec<u8> {
         let mut row = Vec::with_capacity(Self::LENGTH);
         begin(&mut row);
         row.extend_from_slice(&self.fingerprint.to_le_bytes());
@@ -115,23 +115,40 @@ impl RequestRow {
         row.extend_from_slice(&self.mpid.map_or(0, Mpid::get).to_le_bytes());
         row.extend_from_slice(&self.sequence.to_le_bytes());
         row.push(self.outcome as u8);
-        seal(row, 0)
+        seal(row, Self::seed(workspace, id))
     }
 
-    pub fn read(row: &[u8]) -> Result<Self, StoreError> {
-        check(row, Self::LENGTH, 0, Self::TABLE)?;
+    pub fn read(workspace: WorkspaceId, id: &str, row: &[u8]) -> Result<Self, StoreError> {
+        check(row, Self::LENGTH, Self::seed(workspace, id), Self::TABLE)?;
         Ok(Self {
             fingerprint: u128::from_le_bytes(number(row, CHECKED)),
             time: i64::from_le_bytes(number(row, CHECKED + 16)),
             mpid: Mpid::new(i64::from_le_bytes(number(row, CHECKED + 24))),
             sequence: u64::from_le_bytes(number(row, CHECKED + 32)),
-            outcome: WriteOutcome::from_number(row[CHECKED + 40]).ok_or(StoreError::Corrupt { table: Self::TABLE })?,
+            outcome: WriteOutcome::try_from(i32::from(row[CHECKED + 40]))
+                .map_err(|_| StoreError::Corrupt { table: Self::TABLE })?,
         })
+    }
+
+    fn seed(workspace: WorkspaceId, id: &str) -> u64 {
+        seed(workspace, xxh3_64(id.as_bytes()))
     }
 }
 
+/// The value of an identity: its owner, and a checksum of both, for a damaged owner would be another person.
+pub(super) fn owner_row(workspace: WorkspaceId, key: &IdentityKey, owner: Mpid) -> (i64, u64) {
+    let checksum = xxh3_64_with_seed(key.as_bytes(), seed(workspace, owner.get().cast_unsigned()));
+    (owner.get(), checksum)
+}
+
+/// The owner that [`owner_row`] was made of.
+pub(super) fn read_owner(workspace: WorkspaceId, key: &IdentityKey, row: (i64, u64)) -> Result<Mpid, StoreError> {
+    let owner = stored_mpid(row.0)?;
+    if row == owner_row(workspace, key, owner) { Ok(owner) } else { Err(StoreError::Corrupt { table: "identity" }) }
+}
+
 /// An mpid that was valid when it was stored.
-pub(super) fn stored_mpid(mpid: i64) -> Result<Mpid, StoreError> {
+fn stored_mpid(mpid: i64) -> Result<Mpid, StoreError> {
     Mpid::new(mpid).ok_or(StoreError::Corrupt { table: "mpid" })
 }
 
@@ -194,6 +211,8 @@ mod tests {
 
         let request =
             RequestRow { fingerprint: 1 << 100, time: 6, mpid: None, sequence: 8, outcome: WriteOutcome::Unchanged };
-        assert_eq!(RequestRow::read(&request.encode()).unwrap(), request);
+        let row = request.encode(workspace, "r");
+        assert_eq!(RequestRow::read(workspace, "r", &row).unwrap(), request);
+        assert!(RequestRow::read(workspace, "s", &row).is_err());
     }
 }

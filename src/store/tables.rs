@@ -19,8 +19,8 @@ pub(super) const META: TableDefinition<&str, u64> = TableDefinition::new("meta_v
 pub(super) const WORKSPACES: TableDefinition<&str, u32> = TableDefinition::new("workspaces_v1");
 /// (workspace, mpid) to `ProfileRow`.
 pub(super) const PROFILES: TableDefinition<(u32, i64), &[u8]> = TableDefinition::new("profiles_v1");
-/// (workspace, `IdentityKey`) to the mpid of its owner.
-pub(super) const IDENTITIES: TableDefinition<(u32, &[u8]), i64> = TableDefinition::new("identities_v1");
+/// (workspace, `IdentityKey`) to the mpid of its owner, and a checksum.
+pub(super) const IDENTITIES: TableDefinition<(u32, &[u8]), (i64, u64)> = TableDefinition::new("identities_v1");
 /// (workspace, sequence) to `EventRow`. The newest row of a workspace is never removed: it is the head of the log.
 pub(super) const EVENTS: TableDefinition<(u32, u64), &[u8]> = TableDefinition::new("events_v1");
 /// (workspace, `request_id`) to `RequestRow`.
@@ -86,7 +86,7 @@ pub(super) fn workspaces(transaction: &ReadTransaction) -> Result<HashMap<Worksp
 pub(super) struct Tables<'txn> {
     workspaces: Table<'txn, &'static str, u32>,
     profiles: Table<'txn, (u32, i64), &'static [u8]>,
-    identities: Table<'txn, (u32, &'static [u8]), i64>,
+    identities: Table<'txn, (u32, &'static [u8]), (i64, u64)>,
     events: Table<'txn, (u32, u64), &'static [u8]>,
     requests: Table<'txn, (u32, &'static str), &'static [u8]>,
     request_ages: Table<'txn, (i64, u32, &'static str), ()>,
@@ -109,7 +109,8 @@ impl<'txn> Tables<'txn> {
             return Ok(Head::default());
         };
         let newest = self.events.range((id, 0)..=(id, u64::MAX))?.next_back().transpose()?;
-        let Some((key, row)) = newest else { return Err(StoreError::Corrupt { table: "event" }) };
+        // Without events if a request that changed nothing is remembered in it.
+        let Some((key, row)) = newest else { return Ok(Head { workspace: Some(WorkspaceId(id)), ..Head::default() }) };
         let sequence = key.value().1;
         let time = EventRow::read(WorkspaceId(id), sequence, row.value())?.time;
         Ok(Head { workspace: Some(WorkspaceId(id)), sequence, time })
@@ -140,11 +141,11 @@ impl<'txn> Tables<'txn> {
 
     pub fn owner(&self, workspace: WorkspaceId, key: &IdentityKey) -> Result<Option<Mpid>, StoreError> {
         let owner = self.identities.get((workspace.0, key.as_bytes()))?;
-        owner.map(|owner| rows::stored_mpid(owner.value())).transpose()
+        owner.map(|owner| rows::read_owner(workspace, key, owner.value())).transpose()
     }
 
     pub fn set_owner(&mut self, workspace: WorkspaceId, key: &IdentityKey, owner: Mpid) -> Result<(), StoreError> {
-        self.identities.insert((workspace.0, key.as_bytes()), owner.get())?;
+        self.identities.insert((workspace.0, key.as_bytes()), rows::owner_row(workspace, key, owner))?;
         Ok(())
     }
 
@@ -169,14 +170,14 @@ impl<'txn> Tables<'txn> {
     }
 
     pub fn request(&self, workspace: WorkspaceId, id: &str) -> Result<Option<RequestRow>, StoreError> {
-        self.requests.get((workspace.0, id))?.map(|row| RequestRow::read(row.value())).transpose()
+        self.requests.get((workspace.0, id))?.map(|row| RequestRow::read(workspace, id, row.value())).transpose()
     }
 
     pub fn set_request(&mut self, workspace: WorkspaceId, id: &str, row: &RequestRow) -> Result<(), StoreError> {
         if let Some(old) = self.request(workspace, id)? {
             self.request_ages.remove((old.time, workspace.0, id))?;
         }
-        self.requests.insert((workspace.0, id), row.encode().as_slice())?;
+        self.requests.insert((workspace.0, id), row.encode(workspace, id).as_slice())?;
         self.request_ages.insert((row.time, workspace.0, id), ())?;
         Ok(())
     }

@@ -10,10 +10,11 @@ use uuid::Uuid;
 
 use super::tables::{EVENTS, PROFILES};
 use super::*;
-use crate::model::{Filter, Micros, Mpid, NewProfile, Patch, ProfileKey};
-use crate::proto::v1::{Profile, ProfilePatch};
+use crate::model::{Filter, IdentityKey, Invalid, Micros, Mpid, NewProfile, Patch, ProfileKey};
+use crate::proto::v1::{AudienceMembership, Event, Identity, Profile, ProfilePatch, WriteOutcome};
 
-const DAY: Micros = 24 * 60 * 60 * 1_000_000;
+const SECOND: Micros = 1_000_000;
+const DAY: Micros = 24 * 60 * 60 * SECOND;
 
 /// A disk that keeps, over a loss of power, only what was synced.
 #[derive(Debug, Clone, Default)]
@@ -86,14 +87,14 @@ fn command(time: Micros, change: Change) -> Command {
 }
 
 fn create(mpid: i64) -> Change {
-    let profile = NewProfile::parse(Profile::default(), &Limits::default(), 0).unwrap();
+    let profile = NewProfile::parse(Profile::default(), &Limits::default()).unwrap();
     Change::Create { profile: Box::new(profile), mpid: Mpid::new(mpid).unwrap(), drawn: false }
 }
 
 fn increment(mpid: i64) -> Change {
     let increment_user_attributes = [("n".to_owned(), 1.0)].into();
     let patch = ProfilePatch { increment_user_attributes, ..ProfilePatch::default() };
-    let patch = Box::new(Patch::parse(patch, &Limits::default(), 0).unwrap());
+    let patch = Box::new(Patch::parse(patch, &Limits::default()).unwrap());
     Change::Update { key: ProfileKey::mpid(mpid).unwrap(), patch, etag: String::new(), allow_missing: None }
 }
 
@@ -204,6 +205,73 @@ async fn a_damaged_row_is_refused_and_the_rest_is_served() {
 }
 
 #[tokio::test]
+async fn a_damaged_identity_does_not_lead_to_another_person() {
+    let disk = Disk::default();
+    let store = store_on(&disk, |_, _| {});
+    let email = Identity { r#type: "email".into(), encoding: "none".into(), value: "a@x.com".into() };
+    let profile = Profile { user_identities: vec![email.clone()], ..Profile::default() };
+    let profile = Box::new(NewProfile::parse(profile, &Limits::default()).unwrap());
+    let first = Change::Create { profile, mpid: Mpid::new(1).unwrap(), drawn: false };
+    store.write(command(1, first)).await.unwrap();
+    store.write(command(1, create(3))).await.unwrap();
+    store.close().await;
+    let key = IdentityKey::of(&email);
+    tamper(&disk, |transaction| {
+        let mut identities = transaction.open_table(tables::IDENTITIES).unwrap();
+        let (owner, checksum) = identities.get((1, key.as_bytes())).unwrap().unwrap().value();
+        identities.insert((1, key.as_bytes()), (owner ^ 2, checksum)).unwrap(); // 1 becomes 3.
+    });
+    let store = store_on(&disk, |_, _| {});
+    let id = store.workspace_id(&workspace()).unwrap();
+    let owner = store.snapshot().unwrap().owner(id, &key);
+    assert!(matches!(owner, Err(StoreError::Corrupt { table: "identity" })));
+}
+
+#[tokio::test]
+async fn a_request_id_is_remembered_even_where_there_is_no_workspace_yet() {
+    let store = store();
+    let delete = || {
+        let key = ProfileKey::mpid(1).unwrap();
+        with_id(command(1, Change::Delete { key, etag: String::new(), allow_missing: true }), "r")
+    };
+    assert_eq!(store.write(delete()).await.unwrap().outcome, WriteOutcome::Unchanged);
+    assert_eq!(store.write(command(1, create(1))).await.unwrap().sequence, 1);
+    assert_eq!(store.write(delete()).await.unwrap().outcome, WriteOutcome::Unchanged);
+    assert!(stored(&store, 1).unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_repeat_gets_its_first_answer_though_what_it_joined_has_expired() {
+    let store = store();
+    store.write(command(1, create(1))).await.unwrap();
+    let join = |audience_id, seconds| {
+        let expire_time = Some(prost_types::Timestamp { seconds, nanos: 0 });
+        let membership = AudienceMembership { audience_id, expire_time, ..Default::default() };
+        let patch = ProfilePatch { join_audiences: vec![membership], ..ProfilePatch::default() };
+        let patch = Box::new(Patch::parse(patch, &Limits::default()).unwrap());
+        Change::Update { key: ProfileKey::mpid(1).unwrap(), patch, etag: String::new(), allow_missing: None }
+    };
+    let first = store.write(with_id(command(1, join(7, 2)), "r")).await.unwrap();
+    let repeat = store.write(with_id(command(3 * SECOND, join(7, 2)), "r")).await.unwrap();
+    assert_eq!((repeat.sequence, repeat.profile), (first.sequence, first.profile));
+    let late = store.write(command(3 * SECOND, join(7, 2))).await;
+    assert!(matches!(late, Err(StoreError::Invalid(Invalid::Field { .. }))));
+
+    // It has expired: a write that changes nothing does not show it, and who joins again enters again.
+    let leave = ProfilePatch { leave_audiences: vec![99], ..ProfilePatch::default() };
+    let patch = Box::new(Patch::parse(leave, &Limits::default()).unwrap());
+    let key = ProfileKey::mpid(1).unwrap();
+    let nothing = Change::Update { key, patch, etag: String::new(), allow_missing: None };
+    let answer = store.write(command(3 * SECOND, nothing)).await.unwrap();
+    assert_eq!(answer.outcome, WriteOutcome::Unchanged);
+    assert!(Profile::decode(answer.profile.unwrap()).unwrap().audience_memberships.is_empty());
+    let again = store.write(command(3 * SECOND, join(7, 9))).await.unwrap();
+    let id = store.workspace_id(&workspace()).unwrap();
+    let event = store.snapshot().unwrap().event(id, again.sequence, |event| Event::decode(event.event).unwrap());
+    assert_eq!(event.unwrap().entered_audience_ids, [7]);
+}
+
+#[tokio::test]
 async fn a_log_that_has_lost_its_beginning_says_so() {
     let disk = Disk::default();
     let store = store_on(&disk, |_, _| {});
@@ -236,19 +304,19 @@ async fn a_log_that_has_lost_its_beginning_says_so() {
 
 #[tokio::test]
 async fn the_queue_is_bounded_in_bytes_and_in_commands() {
-    let config = StoreConfig { data_dir: ".".into(), queue_bytes: 10_000, queue_commands: 2, ..StoreConfig::default() };
-    let database = Database::builder().create_with_backend(Disk::default()).unwrap();
-    let store = Store::start(database, &config, Limits::default(), |_, _| {}).unwrap();
-    let large = Command { request_bytes: 10_000, ..command(1, create(1)) };
-    assert!(matches!(store.write(large).await, Err(StoreError::Overloaded)));
-    // Polled once each, in this one thread: the writer may take some, but not all of so many.
-    let writes: Vec<_> = (1..=100).map(|mpid| store.write(command(1, create(mpid)))).collect();
-    let answers = futures_util::future::join_all(writes).await;
-    let refused = answers.iter().filter(|answer| matches!(answer, Err(StoreError::Overloaded))).count();
-    assert!(refused > 0);
-    let written = answers.iter().flatten().count();
-    assert_eq!(written + refused, 100);
-    assert_eq!((1..=100).filter(|mpid| stored(&store, *mpid).unwrap().is_some()).count(), written);
+    for (queue_bytes, queue_commands, request_bytes) in [(10_000, 1_000, 10_000), (1 << 20, 2, 100)] {
+        let config = StoreConfig { data_dir: ".".into(), queue_bytes, queue_commands, ..StoreConfig::default() };
+        let database = Database::builder().create_with_backend(Disk::default()).unwrap();
+        let store = Store::start(database, &config, Limits::default(), |_, _| {}).unwrap();
+        // Polled once each, in this one thread: the writer may take some, but not all of so many.
+        let large = |mpid| store.write(Command { request_bytes, ..command(1, create(mpid)) });
+        let answers = futures_util::future::join_all((1..=200).map(large)).await;
+        let refused = answers.iter().filter(|answer| matches!(answer, Err(StoreError::Overloaded))).count();
+        let written = answers.iter().flatten().count();
+        assert!(refused > 0 && written > 0, "{refused} refused, {written} written");
+        assert_eq!(written + refused, 200);
+        assert_eq!((1..=200).filter(|mpid| stored(&store, *mpid).unwrap().is_some()).count(), written);
+    }
 }
 
 #[tokio::test]

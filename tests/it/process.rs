@@ -29,6 +29,24 @@ async fn sigterm_drains_and_streams_end_with_their_cursor() {
 }
 
 #[tokio::test]
+async fn a_watch_of_health_does_not_hold_up_a_drain() {
+    use tonic_health::pb::health_check_response::ServingStatus;
+    use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+    let dir = TempDir::new().unwrap();
+    let mut process = TestProcess::start(dir.path(), &["--drain-timeout", "3600"]).await;
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", process.addr)).unwrap();
+    let mut health = HealthClient::new(endpoint.connect().await.unwrap());
+    let mut watch = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+    assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
+
+    process.terminate();
+
+    assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::NotServing);
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(20), process.child.wait()).await;
+    assert!(ended.expect("it ends long before the drain timeout").unwrap().success());
+}
+
+#[tokio::test]
 async fn a_drain_is_bounded_even_if_a_client_takes_nothing() {
     let dir = TempDir::new().unwrap();
     let mut process = TestProcess::start(dir.path(), &["--drain-timeout", "1"]).await;
@@ -93,6 +111,8 @@ async fn settings_come_from_the_environment_and_flags_win() {
         let variable = format!("CAMEO_{}", flag.to_uppercase().replace('-', "_"));
         assert!(help.contains(&format!("[env: {variable}=")), "--{flag} has {variable}");
     }
+    let refused = binary().env("CAMEO_QUEUE_COMMANDS", "0").output().await.unwrap();
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("0 is not in 1.."), "the variable takes effect");
     let refused = binary()
         .env("CAMEO_ADDR", "127.0.0.1:0")
         .env("CAMEO_DATA_DIR", dir.path())

@@ -180,7 +180,7 @@ async fn validate_only_decides_and_changes_nothing() {
 async fn a_membership_that_has_expired_is_not_served() {
     let server = TestServer::start().await;
     let client = server.client().await;
-    let in_a_moment = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() + 300;
+    let in_a_moment = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() + 500;
     let expire_time = Timestamp {
         seconds: i64::try_from(in_a_moment / 1_000).unwrap(),
         nanos: i32::try_from(in_a_moment % 1_000).unwrap() * 1_000_000,
@@ -189,16 +189,25 @@ async fn a_membership_that_has_expired_is_not_served() {
     let memberships = vec![member(1, Some(expire_time)), member(2, None)];
     client.create(Profile { audience_memberships: memberships.clone(), ..with_mpid(1) }).await.unwrap();
 
-    // It is served until it expires, and from then on it is not: whichever the clock says, never the contrary.
+    // It is served until it expires, and from then on it is not. The clock is read on both sides of each call.
+    let expired = || {
+        let now = Timestamp::from(SystemTime::now());
+        (now.seconds, now.nanos) >= (expire_time.seconds, expire_time.nanos)
+    };
+    let mut served_before = false;
     loop {
-        let before = Timestamp::from(SystemTime::now());
+        let before = expired();
         let served = client.get(1).await.unwrap().audience_memberships;
-        let expired = (before.seconds, before.nanos) >= (expire_time.seconds, expire_time.nanos);
-        if expired {
+        if !expired() {
+            assert_eq!(served, memberships);
+            served_before = true;
+        }
+        if before {
             assert_eq!(served, memberships[1..]);
             break;
         }
     }
+    assert!(served_before);
 
     // The next change says so to those who listen.
     client.update(1, increment("n")).await.unwrap();

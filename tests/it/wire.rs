@@ -135,3 +135,32 @@ async fn bytes_that_are_not_http_end_the_connection() {
     }
     server.client().await.create(with_mpid(1)).await.unwrap();
 }
+
+/// What tonic refuses itself has a reason too.
+#[tokio::test]
+async fn bad_frames_and_unknown_methods_have_a_reason() {
+    let server = TestServer::start().await;
+    let get = "/cameo.v1.ProfileService/GetProfile";
+    let cases: [(&str, &[u8], Code, &str); 4] = [
+        (get, &[], Code::InvalidArgument, "FIELD_INVALID"),
+        (get, &[0, 0, 0, 0, 9, 1], Code::InvalidArgument, "FIELD_INVALID"),
+        (get, &[7, 0, 0, 0, 0], Code::InvalidArgument, "FIELD_INVALID"),
+        ("/cameo.v1.ProfileService/NoSuchMethod", &[0, 0, 0, 0, 0], Code::Unimplemented, "METHOD_UNKNOWN"),
+    ];
+    for (path, frame, code, expected) in cases {
+        let status = send_frame(&server, path, frame).await;
+        assert_eq!((status.code(), &*reason(&status)), (code, expected), "{path} {frame:?}");
+    }
+}
+
+/// A call whose body is exactly these bytes; what it was refused with.
+async fn send_frame(server: &TestServer, path: &str, frame: &[u8]) -> Status {
+    use tower::{Service, ServiceExt};
+    let mut channel = Endpoint::from_shared(format!("http://{}", server.addr)).unwrap().connect().await.unwrap();
+    let request = http::Request::post(format!("http://{}{path}", server.addr))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers");
+    let body = tonic::body::Body::new(http_body_util::Full::new(Bytes::copy_from_slice(frame)));
+    let answer = channel.ready().await.unwrap().call(request.body(body).unwrap()).await.unwrap();
+    Status::from_header_map(answer.headers()).expect("a refusal stands in the headers")
+}
