@@ -1,0 +1,147 @@
+//! Connections, and calls in a closed loop: each client has one call in flight, and makes the next when it is answered.
+//!
+//! Client and server share the processors, so the client does as little as it can: requests are encoded by hand or by
+//! prost, answers are not decoded, and only what tells a right answer from a wrong one is looked at.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use bytes::{Buf, BufMut, Bytes};
+use hdrhistogram::Histogram;
+use http::uri::PathAndQuery;
+use tokio::task::JoinSet;
+use tonic::client::Grpc;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+
+use crate::fixture::Dice;
+
+/// Microseconds, within 1 %.
+pub type Latency = Histogram<u64>;
+
+pub fn latency() -> Latency {
+    Histogram::new(2).expect("two digits are few enough")
+}
+
+/// Takes messages as they are.
+#[derive(Debug, Clone, Copy)]
+pub struct RawCodec;
+
+impl Codec for RawCodec {
+    type Encode = Bytes;
+    type Decode = Bytes;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for RawCodec {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, message: Bytes, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        out.put_slice(&message);
+        Ok(())
+    }
+}
+
+impl Decoder for RawCodec {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, message: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(message.copy_to_bytes(message.remaining()))) // By reference: nothing is copied.
+    }
+}
+
+pub async fn connect(addr: SocketAddr, connections: usize) -> anyhow::Result<Vec<Channel>> {
+    let endpoint = Endpoint::from_shared(format!("http://{addr}"))?;
+    let mut channels = Vec::with_capacity(connections);
+    for _ in 0..connections {
+        channels.push(endpoint.connect().await?);
+    }
+    Ok(channels)
+}
+
+/// What the clients ask.
+pub trait Work: Send + Sync + 'static {
+    const PATH: &'static str;
+    /// What an answer is held against.
+    type Expected: Send;
+
+    fn request(&self, dice: &mut Dice) -> (Bytes, Self::Expected);
+
+    fn is_right(&self, answer: &[u8], expected: &Self::Expected) -> bool;
+}
+
+/// What came of it.
+pub struct Outcome {
+    pub calls: u64,
+    pub elapsed: Duration,
+    pub latency: Latency,
+}
+
+impl Outcome {
+    pub fn per_second(&self) -> f64 {
+        crate::report::float(self.calls) / self.elapsed.as_secs_f64()
+    }
+}
+
+/// One call.
+pub async fn call<W: Work>(grpc: &mut Grpc<Channel>, work: &W, dice: &mut Dice) -> anyhow::Result<Bytes> {
+    let (request, expected) = work.request(dice);
+    grpc.ready().await?;
+    let answer = grpc.unary(Request::new(request), PathAndQuery::from_static(W::PATH), RawCodec).await?.into_inner();
+    ensure!(work.is_right(&answer, &expected), "{} gave a wrong answer of {} bytes", W::PATH, answer.len());
+    Ok(answer)
+}
+
+/// `clients` of them, spread over the channels, for `duration`.
+pub async fn closed_loop<W: Work>(
+    channels: &[Channel],
+    clients: usize,
+    work: &Arc<W>,
+    duration: Duration,
+    seed: u64,
+) -> anyhow::Result<Outcome> {
+    let start = Instant::now();
+    let mut running = JoinSet::new();
+    for (client, channel) in (0..clients).zip(channels.iter().cycle()) {
+        let dice = Dice::new((seed << 32) + client as u64);
+        running.spawn(one_client(Grpc::new(channel.clone()), Arc::clone(work), dice, start + duration));
+    }
+    let mut outcome = Outcome { calls: 0, elapsed: Duration::ZERO, latency: latency() };
+    while let Some(latency) = running.join_next().await {
+        outcome.latency.add(latency??)?;
+    }
+    outcome.elapsed = start.elapsed();
+    outcome.calls = outcome.latency.len();
+    Ok(outcome)
+}
+
+async fn one_client<W: Work>(
+    mut grpc: Grpc<Channel>,
+    work: Arc<W>,
+    mut dice: Dice,
+    end: Instant,
+) -> anyhow::Result<Latency> {
+    let mut latency = latency();
+    let mut began = Instant::now();
+    while began < end {
+        call(&mut grpc, &*work, &mut dice).await?;
+        let answered = Instant::now();
+        latency.record((answered - began).as_micros().try_into()?)?;
+        began = answered;
+    }
+    Ok(latency)
+}

@@ -1,0 +1,333 @@
+//! Events to subscribers: how many, and how soon.
+//!
+//! How soon is told twice. Both ends are read from the one clock of this machine:
+//! - from `Event.time`, which the server took when the request came in, to when the event was received. So the commit
+//!   is in it, and whatever the write waited for;
+//! - from when the writer had its answer, which is sent right after the commit, to when the event was received. An event
+//!   that came before the answer did counts as 0.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use bytes::Bytes;
+use cameo::model::{time, wire};
+use cameo::proto::v1::SubscribeRequest;
+use http::uri::PathAndQuery;
+use prost::Message;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tonic::client::Grpc;
+use tonic::transport::Channel;
+use tonic::{Request, Streaming};
+
+use crate::Plan;
+use crate::child::Child;
+use crate::client::{Latency, RawCodec, call, connect, latency};
+use crate::fixture::{Dice, Fixture, WORKSPACE};
+use crate::report::{Report, count, float, median, quantile};
+use crate::update::Update;
+
+const SUBSCRIBERS: [usize; 3] = [1, 100, 1_000];
+const STREAMS_PER_CONNECTION: usize = 200;
+const MIN_CONNECTIONS: usize = 4;
+/// Deliveries a second at the steady rate, but never more updates a second than the second number: well below what
+/// the server can do, so that what is measured is not a queue.
+const STEADY_DELIVERIES: usize = 20_000;
+const STEADY_UPDATES: usize = 100;
+/// Writers at saturation, each with one update in flight.
+const WRITERS: usize = 64;
+/// Deliveries whose times are kept, of each second, by all subscribers together.
+const SAMPLED: usize = 10_000;
+/// For the last subscriber to receive the last event.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Fields of `SubscribeResponse`, `Event` and `UpdateProfileResponse`.
+const CURSOR: u32 = 1;
+const EVENT: u32 = 4;
+const EVENT_SEQUENCE: u32 = 2;
+const EVENT_TIME: u32 = 4;
+const WRITTEN_CURSOR: u32 = 2;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rate {
+    /// So many updates a second, whether or not the ones before were answered.
+    Steady(usize),
+    /// As many as the server takes.
+    Saturated,
+}
+
+/// What is read of an event.
+struct Seen<'a> {
+    cursor: &'a [u8],
+    sequence: u64,
+    event: &'a [u8],
+}
+
+/// When an event was received. Microseconds since 1970, as all times here.
+struct Delivery {
+    sequence: u64,
+    received: i64,
+    /// `Event.time`.
+    taken_in: i64,
+}
+
+/// What a subscriber tells at the end.
+struct Account {
+    events: u64,
+    deliveries: Vec<Delivery>,
+    /// The sequences of all events by their cursors. Only the first subscriber keeps them.
+    cursors: HashMap<Vec<u8>, u64>,
+}
+
+/// When each write was answered, by the cursor of its event.
+type Answers = HashMap<Vec<u8>, i64>;
+
+struct Round {
+    updates: u64,
+    deliveries: u64,
+    /// Until the last subscriber had the last event.
+    elapsed: Duration,
+    since_taken_in: Latency,
+    since_answered: Latency,
+}
+
+pub async fn measure(fixture: &Fixture, plan: Plan, report: &mut Report) -> anyhow::Result<()> {
+    let cameo = Child::cameo(fixture).await?;
+    let mut rows = Vec::new();
+    for subscribers in SUBSCRIBERS {
+        for rate in [Rate::Steady(STEADY_UPDATES.min(STEADY_DELIVERIES / subscribers)), Rate::Saturated] {
+            let mut rounds = Vec::new();
+            for _ in 0..plan.rounds {
+                rounds.push(one_round(fixture, &cameo, subscribers, rate, plan.duration).await?);
+            }
+            rows.push(tell(subscribers, rate, &rounds, report));
+        }
+    }
+    let columns = [
+        "Subscribers, rate",
+        "updates/s",
+        "deliveries/s",
+        "taken in to received, p50",
+        "p99",
+        "answered to received, p50",
+        "p99",
+    ];
+    report.table("Fan-out", &columns, &rows);
+    cameo.stop().await
+}
+
+async fn one_round(
+    fixture: &Fixture,
+    server: &Child,
+    subscribers: usize,
+    rate: Rate,
+    duration: Duration,
+) -> anyhow::Result<Round> {
+    let connections = subscribers.div_ceil(STREAMS_PER_CONNECTION).max(MIN_CONNECTIONS.min(subscribers));
+    let channels = connect(server.addr, connections).await?;
+    let last = Arc::new(AtomicU64::new(u64::MAX));
+    let mut running = JoinSet::new();
+    let every = (subscribers * expected_rate(rate)).div_ceil(SAMPLED) as u64;
+    let mut head = 0;
+    for (index, channel) in (0..subscribers).zip(channels.iter().cycle()) {
+        let stream;
+        (stream, head) = subscribe(channel, Duration::from_secs(15)).await?;
+        running.spawn(receive(stream, head, Arc::clone(&last), every, index == 0));
+    }
+
+    let start = Instant::now();
+    let work = Arc::new(Update { profiles: fixture.profiles });
+    let writers = connect(server.addr, 1).await?.remove(0);
+    let answers = match rate {
+        Rate::Steady(rate) => write_steadily(&writers, &work, rate, duration, head).await?,
+        Rate::Saturated => write_saturating(&writers, &work, duration, head).await?,
+    };
+    // Whoever receives the event of this one is done.
+    let updates = answers.len() as u64 + 1;
+    last.store(head + updates, Ordering::Release);
+    call(&mut Grpc::new(writers), &*work, &mut Dice::new(head)).await?;
+    let accounts = timeout(PATIENCE, running.join_all()).await.context("subscribers are too far behind")?;
+    let elapsed = start.elapsed();
+    let accounts = accounts.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+    ensure!(accounts.iter().all(|account| account.events == updates), "every subscriber received every event");
+    let (since_taken_in, since_answered) = delays(&accounts, &answers)?;
+    let deliveries = accounts.iter().map(|account| account.events).sum();
+    Ok(Round { updates, deliveries, elapsed, since_taken_in, since_answered })
+}
+
+/// A guess, for how many deliveries to sample.
+fn expected_rate(rate: Rate) -> usize {
+    match rate {
+        Rate::Steady(rate) => rate,
+        Rate::Saturated => 1_000,
+    }
+}
+
+/// Opens a stream, and reads on until it has caught up. Answers with where the log ended.
+pub async fn subscribe(channel: &Channel, heartbeat: Duration) -> anyhow::Result<(Streaming<Bytes>, u64)> {
+    let request = SubscribeRequest {
+        workspace: WORKSPACE.into(),
+        heartbeat_interval: Some(heartbeat.try_into()?),
+        ..SubscribeRequest::default()
+    };
+    let mut grpc = Grpc::new(channel.clone());
+    grpc.ready().await?;
+    let path = PathAndQuery::from_static("/cameo.v1.EventService/Subscribe");
+    let request = Request::new(Bytes::from(request.encode_to_vec()));
+    let mut stream = grpc.server_streaming(request, path, RawCodec).await?.into_inner();
+    let mut head = None;
+    while head.is_none() {
+        use cameo::proto::v1::{SubscribeResponse, subscribe_response::Message};
+        let message = stream.message().await?.context("the stream is open")?;
+        if let Some(Message::CaughtUp(caught_up)) = SubscribeResponse::decode(message)?.message {
+            head = Some(caught_up.head_sequence);
+        }
+    }
+    Ok((stream, head.unwrap_or_default()))
+}
+
+/// Until the event of number `last`, which is not known at first.
+async fn receive(
+    mut stream: Streaming<Bytes>,
+    after: u64,
+    last: Arc<AtomicU64>,
+    every: u64,
+    keeps_cursors: bool,
+) -> anyhow::Result<Account> {
+    let mut account = Account { events: 0, deliveries: Vec::new(), cursors: HashMap::new() };
+    let mut sequence = after;
+    while sequence < last.load(Ordering::Acquire) {
+        let message = stream.message().await?.context("the stream is open")?;
+        let Some(seen) = Seen::read(&message)? else { continue };
+        ensure!(seen.sequence == sequence + 1, "event {} came after {sequence}", seen.sequence);
+        sequence = seen.sequence;
+        account.events += 1;
+        if sequence.is_multiple_of(every) {
+            let received = time::now();
+            account.deliveries.push(Delivery { sequence, received, taken_in: seen.time()? });
+        }
+        if keeps_cursors {
+            account.cursors.insert(seen.cursor.to_vec(), sequence);
+        }
+    }
+    Ok(account)
+}
+
+impl<'a> Seen<'a> {
+    /// `None` if the message is of something else. Reads no further than it must: the profiles come last.
+    fn read(message: &'a [u8]) -> anyhow::Result<Option<Self>> {
+        let Some(event) = wire::find(message, EVENT)? else { return Ok(None) };
+        let cursor = wire::find(message, CURSOR)?.context("a cursor")?;
+        let mut fields = wire::fields(event);
+        let sequence = loop {
+            let field = fields.next().context("a sequence")??;
+            if field.tag == EVENT_SEQUENCE {
+                break prost::encoding::decode_varint(&mut &field.whole[1..])?;
+            }
+        };
+        Ok(Some(Self { cursor, sequence, event }))
+    }
+
+    fn time(&self) -> anyhow::Result<i64> {
+        let encoded = wire::find(self.event, EVENT_TIME)?.context("a time")?;
+        Ok(time::from_timestamp(&prost_types::Timestamp::decode(encoded)?))
+    }
+}
+
+async fn write_steadily(
+    channel: &Channel,
+    work: &Arc<Update>,
+    rate: usize,
+    duration: Duration,
+    seed: u64,
+) -> anyhow::Result<Answers> {
+    let mut ticks = interval(Duration::from_secs(1) / u32::try_from(rate)?);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    let end = Instant::now() + duration;
+    let mut writes = JoinSet::new();
+    let mut nth = seed;
+    while Instant::now() < end {
+        ticks.tick().await;
+        nth += 1;
+        let (mut grpc, work, mut dice) = (Grpc::new(channel.clone()), Arc::clone(work), Dice::new(nth));
+        writes.spawn(async move { write(&mut grpc, &work, &mut dice).await });
+    }
+    writes.join_all().await.into_iter().collect()
+}
+
+async fn write_saturating(
+    channel: &Channel,
+    work: &Arc<Update>,
+    duration: Duration,
+    seed: u64,
+) -> anyhow::Result<Answers> {
+    let end = Instant::now() + duration;
+    let mut writers = JoinSet::new();
+    for writer in 0..WRITERS as u64 {
+        let (mut grpc, work) = (Grpc::new(channel.clone()), Arc::clone(work));
+        let mut dice = Dice::new((seed << 16) + writer);
+        writers.spawn(async move {
+            let mut answers = Vec::new();
+            while Instant::now() < end {
+                answers.push(write(&mut grpc, &work, &mut dice).await?);
+            }
+            anyhow::Ok(answers)
+        });
+    }
+    let answers: Vec<_> = writers.join_all().await.into_iter().collect::<anyhow::Result<_>>()?;
+    Ok(answers.into_iter().flatten().collect())
+}
+
+/// The cursor of the write's event, and when it was answered.
+async fn write(grpc: &mut Grpc<Channel>, work: &Update, dice: &mut Dice) -> anyhow::Result<(Vec<u8>, i64)> {
+    let answer = call(grpc, work, dice).await?;
+    let answered = time::now();
+    Ok((wire::find(&answer, WRITTEN_CURSOR)?.context("a cursor")?.to_vec(), answered))
+}
+
+fn delays(accounts: &[Account], answers: &Answers) -> anyhow::Result<(Latency, Latency)> {
+    let keeps_cursors = accounts.iter().find(|account| !account.cursors.is_empty());
+    let cursors = &keeps_cursors.context("one subscriber keeps them")?.cursors;
+    let answered: HashMap<u64, i64> =
+        answers.iter().filter_map(|(cursor, answered)| Some((*cursors.get(cursor)?, *answered))).collect();
+    ensure!(answered.len() == answers.len(), "every write has an event with its cursor");
+    let (mut since_taken_in, mut since_answered) = (latency(), latency());
+    for delivery in accounts.iter().flat_map(|account| &account.deliveries) {
+        since_taken_in.record((delivery.received - delivery.taken_in).try_into().unwrap_or(0))?;
+        // The last write of all has no entry.
+        if let Some(answered) = answered.get(&delivery.sequence) {
+            since_answered.record((delivery.received - answered).try_into().unwrap_or(0))?;
+        }
+    }
+    Ok((since_taken_in, since_answered))
+}
+
+fn tell(subscribers: usize, rate: Rate, rounds: &[Round], report: &mut Report) -> Vec<String> {
+    let per_second = |of: fn(&Round) -> u64| {
+        count(median(rounds.iter().map(|round| float(of(round)) / round.elapsed.as_secs_f64())))
+    };
+    let (updates, deliveries) = (per_second(|round| round.updates), per_second(|round| round.deliveries));
+    let taken_in = |q| quantile(rounds.iter().map(|round| &round.since_taken_in), q);
+    let answered = |q| quantile(rounds.iter().map(|round| &round.since_answered), q);
+    let name = match rate {
+        Rate::Steady(_) => "steady",
+        Rate::Saturated => "saturated",
+    };
+    let measured = match rate {
+        Rate::Steady(_) => format!("p50 {}, p99 {} after the answer", answered(0.5), answered(0.99)),
+        Rate::Saturated => format!("{deliveries} deliveries/s of {updates} updates/s"),
+    };
+    report.claim(format!("Fan-out to {subscribers}, {name}"), measured, "");
+    vec![
+        format!("{}, {name}", count(float(subscribers as u64))),
+        updates,
+        deliveries,
+        taken_in(0.5),
+        taken_in(0.99),
+        answered(0.5),
+        answered(0.99),
+    ]
+}

@@ -1,0 +1,113 @@
+//! The load program: what Cameo costs, against what it could cost at best.
+//!
+//! ```sh
+//! cargo bench --bench load -- [--profiles N] [--seconds S] [--rounds R] [--only lookup,update,fanout,memory]
+//! ```
+//!
+//! A map, in reading order:
+//!
+//! - [`fixture`]: the profiles, and a store that holds them.
+//! - [`child`]: the servers, each a process of its own, and what the system says of them.
+//! - [`reference`]: the service that lookups are held against; it answers the same bytes from memory.
+//! - [`client`]: connections, and calls in a closed loop.
+//! - [`lookup`], [`update`], [`fanout`], [`memory`]: one measurement each; [`bare`] is the redb that updates are held
+//!   against.
+//! - [`report`]: medians and tables.
+//!
+//! The machine may be noisy, so what is compared takes short turns, and the median of many rounds is told.
+
+mod bare;
+mod child;
+mod client;
+mod fanout;
+mod fixture;
+mod lookup;
+mod memory;
+mod reference;
+mod report;
+mod update;
+
+use std::num::{NonZeroU32, NonZeroU64};
+use std::time::Duration;
+
+use anyhow::bail;
+use clap::{Parser, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
+
+use fixture::Fixture;
+use report::Report;
+
+/// Measures Cameo, and prints Markdown.
+#[derive(Debug, Parser)]
+struct Args {
+    /// Profiles in the store. A million take 9 GB of disk and 3 GB of memory.
+    #[arg(long, default_value = "1000000")]
+    profiles: NonZeroU64,
+    /// Seconds of each turn.
+    #[arg(long, default_value = "1")]
+    seconds: NonZeroU32,
+    /// Rounds, in each of which all that is compared has one turn.
+    #[arg(long, default_value = "25")]
+    rounds: NonZeroU32,
+    /// What to measure; everything if it is not given.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Part::value_variants().to_vec())]
+    only: Vec<Part>,
+    /// cargo passes it.
+    #[arg(long, hide = true)]
+    bench: bool,
+    /// Be the reference service.
+    #[arg(long, hide = true)]
+    serve_reference: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    Lookup,
+    Update,
+    Fanout,
+    Memory,
+}
+
+/// How long a turn is, and how many rounds there are.
+#[derive(Debug, Clone, Copy)]
+struct Plan {
+    duration: Duration,
+    rounds: u32,
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    if args.serve_reference { runtime.block_on(reference::serve()) } else { runtime.block_on(until_signal(&args)) }
+}
+
+/// Whoever ends us early ends the servers too, and leaves no files.
+async fn until_signal(args: &Args) -> anyhow::Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        done = measure(args) => done,
+        _ = terminate.recv() => bail!("terminated"),
+        _ = interrupt.recv() => bail!("interrupted"),
+    }
+}
+
+async fn measure(args: &Args) -> anyhow::Result<()> {
+    let plan = Plan { duration: Duration::from_secs(args.seconds.get().into()), rounds: args.rounds.get() };
+    let wants = |part| args.only.contains(&part);
+    let (fixture, reference) = Fixture::build(args.profiles.get(), wants(Part::Lookup), wants(Part::Update)).await?;
+    let mut report = Report::begin(&fixture, plan)?;
+    if let Some(reference) = reference {
+        lookup::measure(&fixture, &reference, plan, &mut report).await?;
+    } // The reference ends here, and gives its memory back.
+    if wants(Part::Update) {
+        update::measure(&fixture, plan, &mut report).await?;
+    }
+    if wants(Part::Fanout) {
+        fanout::measure(&fixture, plan, &mut report).await?;
+    }
+    if wants(Part::Memory) {
+        memory::measure(&fixture, &mut report).await?;
+    }
+    report.summarize();
+    Ok(())
+}

@@ -1,0 +1,170 @@
+//! Durable updates, against [`crate::bare`] redb; and what redb's two safeguards cost.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::ensure;
+use bytes::Bytes;
+use cameo::proto::v1::UpdateProfileRequest;
+use cameo::proto::v1::update_profile_request::Key;
+use prost::Message;
+
+use crate::Plan;
+use crate::bare::{Bare, Commit, Commits, transactions};
+use crate::child::Child;
+use crate::client::{Outcome, Work, closed_loop, connect};
+use crate::fixture::{Dice, Fixture, WORKSPACE, mpid, patch};
+use crate::report::{Report, count, float, median, micros, micros_of, quantile};
+
+/// Each has one update in flight.
+const CLIENTS: [usize; 3] = [1, 16, 256];
+const CONNECTIONS: usize = 4;
+const BATCHES: [u64; 3] = [1, 16, 256];
+/// Commits of bare redb need no time to get going.
+const COMMIT_TURN: Duration = Duration::from_millis(250);
+
+/// A purchase of a random person.
+pub struct Update {
+    pub profiles: u64,
+}
+
+impl Work for Update {
+    const PATH: &'static str = "/cameo.v1.ProfileService/UpdateProfile";
+    type Expected = ();
+
+    fn request(&self, dice: &mut Dice) -> (Bytes, ()) {
+        let request = UpdateProfileRequest {
+            workspace: WORKSPACE.into(),
+            key: Some(Key::Mpid(mpid(dice.below(self.profiles)))),
+            patch: Some(patch(dice)),
+            ..UpdateProfileRequest::default()
+        };
+        (request.encode_to_vec().into(), ())
+    }
+
+    /// The last field is the outcome, and it says UPDATED.
+    fn is_right(&self, answer: &[u8], (): &()) -> bool {
+        answer.ends_with(&[0x18, 2])
+    }
+}
+
+/// One turn of each.
+struct Round {
+    cameo: Outcome,
+    /// Updates to a commit that Cameo made.
+    batch: f64,
+    /// Microseconds of the server's threads for each.
+    processor: f64,
+    /// In batches of as many updates as there are clients.
+    bare: Commits,
+    /// In batches as Cameo made them.
+    bare_alike: Commits,
+}
+
+pub async fn measure(fixture: &Fixture, plan: Plan, report: &mut Report) -> anyhow::Result<()> {
+    let mut bare = Bare::open(fixture)?;
+    let cameo = Child::cameo(fixture).await?;
+    let mut rows = Vec::new();
+    for clients in CLIENTS {
+        let mut rounds = Vec::new();
+        for round in 0..=plan.rounds {
+            rounds.push(one_round(fixture, &cameo, &mut bare, clients, plan.duration, round.into()).await?);
+        }
+        rounds.remove(0); // It filled the caches.
+        rows.extend(tell(clients, &rounds, report));
+    }
+    let columns = ["", "updates/s", "Cameo, of this", "p50", "p99", "server's CPU per update"];
+    report.table("Durable updates", &columns, &rows);
+    commit_costs(&mut bare, plan, report)?;
+    cameo.stop().await
+}
+
+async fn one_round(
+    fixture: &Fixture,
+    server: &Child,
+    bare: &mut Bare,
+    clients: usize,
+    duration: Duration,
+    seed: u64,
+) -> anyhow::Result<Round> {
+    let channels = connect(server.addr, CONNECTIONS.min(clients)).await?;
+    let work = Arc::new(Update { profiles: fixture.profiles });
+    let (before, processor) = (transactions(&fixture.store_file())?, server.processor_time()?);
+    let cameo = closed_loop(&channels, clients, &work, duration, seed).await?;
+    let commits = transactions(&fixture.store_file())? - before;
+    ensure!(commits > 0, "updates that were answered were committed");
+    let batch = float(cameo.calls) / float(commits);
+    let processor = micros_of(server.processor_time()? - processor) / float(cameo.calls);
+
+    let bare_of =
+        |bare: &mut Bare, batch| tokio::task::block_in_place(|| bare.run(batch, Commit::QuickRepair, duration));
+    let as_clients = bare_of(bare, clients as u64)?;
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // From 1 to 512.
+    let alike = bare_of(bare, batch.round() as u64)?;
+    Ok(Round { cameo, batch, processor, bare: as_clients, bare_alike: alike })
+}
+
+fn tell(clients: usize, rounds: &[Round], report: &mut Report) -> [Vec<String>; 3] {
+    let ours = || rounds.iter().map(|round| round.cameo.per_second());
+    let ratio_to = |bare: fn(&Round) -> &Commits| {
+        let ratios = rounds.iter().map(|round| round.cameo.per_second() / bare(round).updates_per_second());
+        format!("{:.2}", median(ratios))
+    };
+    let (of_bare, of_alike) = (ratio_to(|round| &round.bare), ratio_to(|round| &round.bare_alike));
+    let updates = count(median(ours()));
+    let measured = format!("{updates} updates/s, {of_bare} of bare redb");
+    report.claim(format!("Durable updates, {clients} clients"), measured, "bare redb that commits as many at once");
+
+    let latencies = || rounds.iter().map(|round| &round.cameo.latency);
+    let batch = median(rounds.iter().map(|round| round.batch));
+    [
+        vec![
+            format!("Cameo, {clients} clients"),
+            updates,
+            String::new(),
+            quantile(latencies(), 0.5),
+            quantile(latencies(), 0.99),
+            format!("{:.0} µs", median(rounds.iter().map(|round| round.processor))),
+        ],
+        bare_row(format!("bare redb, {clients} to a commit"), rounds, |round| &round.bare, of_bare),
+        bare_row(
+            format!("bare redb, {batch:.1} to a commit as Cameo made them"),
+            rounds,
+            |round| &round.bare_alike,
+            of_alike,
+        ),
+    ]
+}
+
+fn bare_row(name: String, rounds: &[Round], bare: fn(&Round) -> &Commits, ratio: String) -> Vec<String> {
+    let latencies = || rounds.iter().map(|round| &bare(round).latency);
+    let rate = count(median(rounds.iter().map(|round| bare(round).updates_per_second())));
+    vec![name, rate, ratio, quantile(latencies(), 0.5), quantile(latencies(), 0.99), String::new()]
+}
+
+fn commit_costs(bare: &mut Bare, plan: Plan, report: &mut Report) -> anyhow::Result<()> {
+    const KINDS: [Commit; 3] = [Commit::OnePhase, Commit::TwoPhase, Commit::QuickRepair];
+    let mut rows = Vec::new();
+    for batch in BATCHES {
+        let mut times: [Vec<f64>; 3] = Default::default();
+        for _ in 0..plan.rounds {
+            for (kind, times) in KINDS.into_iter().zip(&mut times) {
+                let commits = tokio::task::block_in_place(|| bare.run(batch, kind, COMMIT_TURN))?;
+                times.push(float(commits.latency.value_at_quantile(0.5)));
+            }
+        }
+        let [one_phase, two_phase, quick_repair] = times.map(median);
+        rows.push(vec![
+            batch.to_string(),
+            micros(one_phase),
+            micros(two_phase),
+            micros(quick_repair),
+            format!("{:+.0} %", 100.0 * (two_phase / one_phase - 1.0)),
+            format!("{:+.0} %", 100.0 * (quick_repair / two_phase - 1.0)),
+        ]);
+    }
+    let columns =
+        ["Updates to a commit", "neither", "two-phase", "and quick-repair", "two-phase costs", "quick-repair costs"];
+    report.table("A commit of bare redb, median time", &columns, &rows);
+    Ok(())
+}
