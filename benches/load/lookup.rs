@@ -107,7 +107,7 @@ impl<'a> Side<'a> {
     async fn run(&mut self, work: &Arc<Lookup>, duration: Duration, seed: u64) -> anyhow::Result<()> {
         let before = self.server.processor_time()?;
         let outcome = closed_loop(&self.channels, CLIENTS, work, duration, seed).await?;
-        let processor = micros_of(self.server.processor_time()? - before) / float(outcome.calls);
+        let processor = micros_of(self.server.processor_time()?.saturating_sub(before)) / float(outcome.calls);
         self.rounds.push(Round { outcome, processor });
         Ok(())
     }

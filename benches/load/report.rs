@@ -27,8 +27,9 @@ impl Report {
         Ok(Self { summary: Vec::new() })
     }
 
+    #[allow(clippy::unused_self)] // A table is printed when it is there: it is part of the report all the same.
     pub fn table(&mut self, title: &str, columns: &[&str], rows: &[Vec<String>]) {
-        println!("\n### {title}\n\n{}", markdown(columns, rows));
+        print!("\n### {title}\n\n{}", markdown(columns, rows));
     }
 
     /// A line of the summary. The target may be empty.
@@ -38,7 +39,7 @@ impl Report {
 
     pub fn summarize(self) {
         let rows: Vec<_> = self.summary.into_iter().map(Vec::from).collect();
-        println!("\n### Summary\n\n{}", markdown(&["What", "Measured", "Target"], &rows));
+        print!("\n### Summary\n\n{}", markdown(&["What", "Measured", "Target"], &rows));
     }
 }
 

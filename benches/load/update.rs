@@ -94,7 +94,7 @@ async fn one_round(
     let commits = transactions(&fixture.store_file())? - before;
     ensure!(commits > 0, "updates that were answered were committed");
     let batch = float(cameo.calls) / float(commits);
-    let processor = micros_of(server.processor_time()? - processor) / float(cameo.calls);
+    let processor = micros_of(server.processor_time()?.saturating_sub(processor)) / float(cameo.calls);
 
     let bare_of =
         |bare: &mut Bare, batch| tokio::task::block_in_place(|| bare.run(batch, Commit::QuickRepair, duration));
@@ -112,14 +112,15 @@ fn tell(clients: usize, rounds: &[Round], report: &mut Report) -> [Vec<String>; 
     };
     let (of_bare, of_alike) = (ratio_to(|round| &round.bare), ratio_to(|round| &round.bare_alike));
     let updates = count(median(ours()));
-    let measured = format!("{updates} updates/s, {of_bare} of bare redb");
-    report.claim(format!("Durable updates, {clients} clients"), measured, "bare redb that commits as many at once");
+    let name = if clients == 1 { "1 client".to_owned() } else { format!("{clients} clients") };
+    let measured = format!("{updates} updates/s, {of_bare} of bare redb; {of_alike} at Cameo's own batch size");
+    report.claim(format!("Durable updates, {name}"), measured, "bare redb that commits the same rows");
 
     let latencies = || rounds.iter().map(|round| &round.cameo.latency);
     let batch = median(rounds.iter().map(|round| round.batch));
     [
         vec![
-            format!("Cameo, {clients} clients"),
+            format!("Cameo, {name}"),
             updates,
             String::new(),
             quantile(latencies(), 0.5),
@@ -128,7 +129,7 @@ fn tell(clients: usize, rounds: &[Round], report: &mut Report) -> [Vec<String>; 
         ],
         bare_row(format!("bare redb, {clients} to a commit"), rounds, |round| &round.bare, of_bare),
         bare_row(
-            format!("bare redb, {batch:.1} to a commit as Cameo made them"),
+            format!("bare redb, {batch:.1} to a commit as Cameo had"),
             rounds,
             |round| &round.bare_alike,
             of_alike,

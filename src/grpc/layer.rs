@@ -1,9 +1,9 @@
 //! What holds for every call.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use futures_util::TryFutureExt;
+use futures_util::future::MapOk;
 use http::{HeaderMap, Request, Response};
 use tonic::Status;
 use tower::{Layer, Service};
@@ -30,26 +30,25 @@ pub struct Refusals<S>(S);
 impl<S, I, O> Service<Request<I>> for Refusals<S>
 where
     S: Service<Request<I>, Response = Response<O>>,
-    S::Future: Send + 'static,
 {
     type Response = Response<O>;
     type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<O>, S::Error>> + Send>>;
+    type Future = MapOk<S::Future, fn(Response<O>) -> Response<O>>; // Not boxed: every lookup passes here.
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.0.poll_ready(context)
     }
 
     fn call(&mut self, request: Request<I>) -> Self::Future {
-        let answer = self.0.call(request);
-        Box::pin(async move {
-            let mut response = answer.await?;
-            if let Some(status) = explained(response.headers()) {
-                let _ = status.add_header(response.headers_mut()); // It is made of ASCII.
-            }
-            Ok(response)
-        })
+        self.0.call(request).map_ok(explain)
     }
+}
+
+fn explain<O>(mut response: Response<O>) -> Response<O> {
+    if let Some(status) = explained(response.headers()) {
+        let _ = status.add_header(response.headers_mut()); // It is made of ASCII.
+    }
+    response
 }
 
 /// Our refusal, where tonic refused without a reason.
