@@ -9,7 +9,7 @@ use crate::model::limits::REQUEST_ID_CHARS;
 use crate::model::{Invalid, Micros, Mpid, NewProfile, Patch, ProfileKey, Sequence, Workspace};
 use crate::proto::v1::WriteOutcome;
 
-/// One write. It carries its own time and ids, so that [`super::apply`] asks neither a clock nor a die: whoever applies
+/// One write. It carries its own time and ids, so that the writer asks neither a clock nor a die: whoever applies
 /// the same commands in the same order ends in the same state.
 #[derive(Debug, Clone)]
 pub struct Command {
