@@ -24,6 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     tonic_prost_build::configure()
         .btree_map(".") // Equal messages have equal bytes.
+        .extern_path(".google.rpc", "::tonic_types::pb")
         .build_server(false)
         .compile_fds(descriptors.clone())?;
 
@@ -33,6 +34,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .build_client(false)
         .out_dir(servers)
         .codec_path("crate::grpc::codec::FrameCodec")
+        .extern_path(".google.rpc", "::tonic_types::pb")
         .extern_path(".cameo.v1", "crate::proto::v1");
     for response in responses(&descriptors) {
         builder = builder.extern_path(response, "crate::grpc::codec::Encoded");

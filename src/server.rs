@@ -103,8 +103,10 @@ impl Server {
         let (mut health, health_service) = tonic_health::server::health_reporter();
         set_health(&health, ServingStatus::Serving).await;
 
-        let profiles = ProfileServiceServer::new(Profiles::new(Arc::clone(&store), config.limits));
-        let events = EventServiceServer::new(Events::new(Arc::clone(&store), feed.clone()));
+        let stop = CancellationToken::new();
+        let profiles = Profiles::new(Arc::clone(&store), config.limits, stop.clone());
+        let profiles = ProfileServiceServer::new(profiles);
+        let events = EventServiceServer::new(Events::new(Arc::clone(&store), feed.clone(), config.limits));
         let routes = Routes::new(health_service)
             .add_service(profiles.max_decoding_message_size(config.limits.request_bytes))
             .add_service(events.max_decoding_message_size(config.limits.request_bytes))
@@ -118,7 +120,6 @@ impl Server {
             }
             accepted
         });
-        let stop = CancellationToken::new();
         let stopped = stop.clone();
         let serve = tonic::transport::Server::builder()
             .max_concurrent_streams(STREAMS_PER_CONNECTION)

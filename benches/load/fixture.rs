@@ -219,6 +219,7 @@ fn command(change: Change) -> anyhow::Result<Command> {
         event_id: Uuid::now_v7(),
         actor: String::new(),
         request: None,
+        silent: false,
         validate_only: false,
         change,
         request_bytes: 600,

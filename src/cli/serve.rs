@@ -81,6 +81,15 @@ pub(super) struct Serve {
     /// Limit: bytes of a request.
     #[arg(long, env = "CAMEO_MAX_REQUEST_BYTES", default_value_t = Limits::default().request_bytes)]
     max_request_bytes: usize,
+    /// Limit: keys of a batch.
+    #[arg(long, env = "CAMEO_MAX_BATCH_KEYS", default_value_t = Limits::default().batch_keys)]
+    max_batch_keys: usize,
+    /// Limit: profiles or events of a page.
+    #[arg(long, env = "CAMEO_MAX_PAGE_ITEMS", default_value_t = Limits::default().page_items)]
+    max_page_items: usize,
+    /// Limit: bytes of the profiles or events in one answer; a page may pass it by its last item.
+    #[arg(long, env = "CAMEO_MAX_ANSWER_BYTES", default_value_t = Limits::default().answer_bytes)]
+    max_answer_bytes: usize,
 }
 
 pub(super) fn run(serve: Serve) -> anyhow::Result<()> {
@@ -155,6 +164,9 @@ impl Serve {
                 audience_memberships: self.max_audience_memberships,
                 attributions: self.max_attributions,
                 request_bytes: self.max_request_bytes,
+                batch_keys: self.max_batch_keys,
+                page_items: self.max_page_items,
+                answer_bytes: self.max_answer_bytes,
             },
         }
     }

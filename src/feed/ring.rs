@@ -24,6 +24,7 @@ pub(super) struct Entry {
     pub sequence: Sequence,
     pub mpid: Mpid,
     pub kind: EventKind,
+    pub silent: bool,
     /// The encoded `SubscribeResponse`; the encoded `Event` is its end.
     pub frame: Bytes,
     event_len: usize,
@@ -31,8 +32,8 @@ pub(super) struct Entry {
 
 impl Entry {
     pub fn encode(cursors: CursorSpace, event: EventRef<'_>) -> Self {
-        let EventRef { sequence, mpid, kind, event } = event;
-        Self { sequence, mpid, kind, frame: frame::event(cursors, sequence, event), event_len: event.len() }
+        let EventRef { sequence, mpid, kind, silent, event } = event;
+        Self { sequence, mpid, kind, silent, frame: frame::event(cursors, sequence, event), event_len: event.len() }
     }
 
     pub fn event(&self) -> &[u8] {
@@ -54,13 +55,13 @@ impl Segment {
     pub fn encode(cursors: CursorSpace, committed: &[Committed]) -> Vec<Self> {
         let mut segments = vec![Self::default()];
         let mut room = true;
-        for Committed { sequence, mpid, kind, event, .. } in committed {
+        for &Committed { sequence, mpid, kind, silent, ref event, .. } in committed {
             if !room {
                 segments.push(Self::default());
             }
             let segment = segments.last_mut().expect("there is always one");
-            room = segment.push(cursors, EventRef { sequence: *sequence, mpid: *mpid, kind: *kind, event });
-            segment.through = *sequence;
+            room = segment.push(cursors, EventRef { sequence, mpid, kind, silent, event });
+            segment.through = sequence;
         }
         segments
     }
@@ -123,7 +124,8 @@ mod tests {
         let mut segment = Segment { through: *sequences.end(), ..Segment::default() };
         for sequence in sequences {
             let mpid = Mpid::new(1).unwrap();
-            segment.push(cursors, EventRef { sequence, mpid, kind: EventKind::Updated, event: &[0; 100] });
+            segment
+                .push(cursors, EventRef { sequence, mpid, kind: EventKind::Updated, silent: false, event: &[0; 100] });
         }
         segment
     }

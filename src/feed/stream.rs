@@ -213,13 +213,13 @@ impl Subscriber {
                 continue;
             }
             self.cursor = entry.sequence;
-            if !self.filter.matches(entry.kind, entry.mpid) {
+            if !self.filter.matches(entry.kind, entry.mpid, entry.silent) {
                 continue;
             }
             if self.mask.is_all() {
                 return Some(Ok(entry.frame.clone()));
             }
-            let cut = self.mask.cut_event(entry.event());
+            let cut = self.mask.event(entry.event());
             let cut = cut.map_err(|_| StoreError::Corrupt { table: "event" }.into());
             return Some(cut.map(|event| frame::event(self.cursors, entry.sequence, &event)));
         }

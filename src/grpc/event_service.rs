@@ -8,21 +8,17 @@ use futures_util::{Stream, TryStreamExt, stream};
 use tonic::{Request, Response, Status};
 
 use super::codec::Encoded;
+use super::page::Page;
 use super::server::event_service_server::EventService;
 use crate::feed::{Feed, Start, Subscribe, Subscriber};
 use crate::model::cursor::CursorSpace;
-use crate::model::limits::PAGE_EVENTS;
-use crate::model::{Filter, Invalid, Mask, Sequence, Workspace, wire};
+use crate::model::{Filter, Invalid, Limits, Mask, Sequence, Workspace, wire};
 use crate::proto::v1::{ListEventsRequest, SubscribeRequest, list_events_request, subscribe_request};
 use crate::store::{EventPage, EventRef, Snapshot, Store, StoreError, WorkspaceId};
 
 const HEARTBEAT: Duration = Duration::from_secs(15);
 const HEARTBEAT_RANGE: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
-const DEFAULT_PAGE_EVENTS: usize = 100;
-/// Of a page: with one event of the largest size more it stays below the 4 MiB that clients take by default.
-const PAGE_BYTES: usize = 3 << 20;
 /// Fields of `ListEventsResponse`.
-const EVENTS: u32 = 1;
 const CURSOR: u32 = 2;
 const CAUGHT_UP: u32 = 3;
 
@@ -31,6 +27,7 @@ const CAUGHT_UP: u32 = 3;
 pub struct Events {
     store: Arc<Store>,
     feed: Feed,
+    limits: Limits,
 }
 
 /// A parsed `ListEventsRequest`.
@@ -42,20 +39,11 @@ struct List {
     page_size: usize,
 }
 
-/// A page of encoded events.
-struct Page<'a> {
-    mask: &'a Mask,
-    size: usize,
-    events: usize,
-    message: Vec<u8>,
-    corrupt: bool,
-}
-
 impl Events {
     /// The service on a store and its feed.
     #[must_use]
-    pub fn new(store: Arc<Store>, feed: Feed) -> Self {
-        Self { store, feed }
+    pub fn new(store: Arc<Store>, feed: Feed, limits: Limits) -> Self {
+        Self { store, feed, limits }
     }
 }
 
@@ -73,10 +61,11 @@ impl EventService for Events {
     }
 
     async fn list_events(&self, request: Request<ListEventsRequest>) -> Result<Response<Encoded>, Status> {
-        let list = parse_list(request.into_inner())?;
+        let list = parse_list(request.into_inner(), &self.limits)?;
+        let page = Page::new(list.page_size, &self.limits);
         let store = Arc::clone(&self.store);
         // A page may ask the disk for much: not on a thread that serves others.
-        let page = tokio::task::spawn_blocking(move || list_events(&store, &list));
+        let page = tokio::task::spawn_blocking(move || list_events(&store, &list, page));
         page.await.unwrap_or_else(|_| Err(StoreError::Closed.into())).map(Response::new)
     }
 }
@@ -102,7 +91,7 @@ fn parse_subscribe(request: SubscribeRequest) -> Result<Subscribe, Invalid> {
     })
 }
 
-fn parse_list(request: ListEventsRequest) -> Result<List, Invalid> {
+fn parse_list(request: ListEventsRequest, limits: &Limits) -> Result<List, Invalid> {
     let workspace = Workspace::parse(&request.workspace)?;
     let after = match request.start {
         None => None,
@@ -111,10 +100,7 @@ fn parse_list(request: ListEventsRequest) -> Result<List, Invalid> {
     };
     let filter = Filter::parse(request.filter)?;
     let mask = Mask::parse(request.read_mask, request.user_attribute_keys)?;
-    let page_size =
-        usize::try_from(request.page_size).map_err(|_| Invalid::field("page_size", "must not be negative"))?;
-    Invalid::limit("page_size", "events", PAGE_EVENTS, page_size)?;
-    let page_size = if page_size == 0 { DEFAULT_PAGE_EVENTS } else { page_size };
+    let page_size = limits.page_size(request.page_size)?;
     Ok(List { workspace, after, filter, mask, page_size })
 }
 
@@ -128,9 +114,8 @@ fn parse_heartbeat(interval: Option<prost_types::Duration>) -> Result<Duration, 
     interval.ok_or_else(|| Invalid::field("heartbeat_interval", "must be 1 s to 60 s"))
 }
 
-fn list_events(store: &Store, list: &List) -> Result<Encoded, Status> {
+fn list_events(store: &Store, list: &List, mut page: Page) -> Result<Encoded, Status> {
     let cursors = CursorSpace::new(store.log_id(), &list.workspace);
-    let mut page = Page { mask: &list.mask, size: list.page_size, events: 0, message: Vec::new(), corrupt: false };
     let read = if let Some(id) = store.workspace_id(&list.workspace) {
         let snapshot = store.snapshot()?;
         let bounds = snapshot.log_bounds(id)?;
@@ -144,10 +129,7 @@ fn list_events(store: &Store, list: &List) -> Result<Encoded, Status> {
         let after = list.after.as_ref().map_or(Ok(0), |cursor| cursors.parse("cursor", cursor, 0))?;
         EventPage { through: after, complete: true }
     };
-    if page.corrupt {
-        return Err(StoreError::Corrupt { table: "event" }.into());
-    }
-    let mut message = page.message;
+    let mut message = page.finish().map_err(|_| StoreError::Corrupt { table: "event" })?;
     wire::put_delimited(CURSOR, &cursors.at(read.through).encode(), &mut message);
     if read.complete {
         prost::encoding::bool::encode(CAUGHT_UP, &true, &mut message);
@@ -161,37 +143,22 @@ fn read_page(
     list: &List,
     after: Sequence,
     head: Sequence,
-    page: &mut Page<'_>,
+    page: &mut Page,
 ) -> Result<EventPage, StoreError> {
+    let mut push = |event: EventRef<'_>| page.push(list.mask.event(event.event));
     let history = match list.filter.single_mpid() {
         Some(mpid) => snapshot.history(id, mpid, after, head)?,
         None => None,
     };
     let Some(history) = history else {
-        return snapshot.events(id, after, head, &list.filter, |event| page.push(event));
+        return snapshot.events(id, after, head, &list.filter, push);
     };
     for sequence in history {
-        let more =
-            snapshot.event(id, sequence, |event| !list.filter.matches(event.kind, event.mpid) || page.push(event))?;
+        let more = snapshot
+            .event(id, sequence, |event| !list.filter.matches(event.kind, event.mpid, event.silent) || push(event))?;
         if !more {
             return Ok(EventPage { through: sequence, complete: sequence == head });
         }
     }
     Ok(EventPage { through: head, complete: true })
-}
-
-impl Page<'_> {
-    /// Adds an event. Whether there is room for another.
-    fn push(&mut self, event: EventRef<'_>) -> bool {
-        if self.mask.is_all() {
-            wire::put_delimited(EVENTS, event.event, &mut self.message);
-        } else {
-            match self.mask.cut_event(event.event) {
-                Ok(cut) => wire::put_delimited(EVENTS, &cut, &mut self.message),
-                Err(_) => self.corrupt = true,
-            }
-        }
-        self.events += 1;
-        self.events < self.size && self.message.len() < PAGE_BYTES
-    }
 }

@@ -1,13 +1,16 @@
 //! The services: the only module, with `server`, that knows a transport. Each method parses, asks, answers.
 //!
-//! - [`profile_service`], [`event_service`]: one file per service.
+//! - [`profile_service`], [`event_service`]: one file per service; `import` is the former's stream, and `page` what lists
+//!   answer.
 //! - [`status`]: the one map from refusals to gRPC statuses.
 //! - [`codec`]: sends what is already encoded.
 //! - [`layer`]: what holds for every call.
 
 pub mod codec;
 pub mod event_service;
+mod import;
 pub mod layer;
+mod page;
 pub mod profile_service;
 pub mod status;
 

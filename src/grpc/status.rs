@@ -177,7 +177,24 @@ pub(super) fn explained(refusal: &Status) -> Option<Status> {
     }
 }
 
-fn draining(cursor: Option<String>) -> Status {
+/// For a profile that no longer fits into an answer with several.
+pub(super) fn answer_full(limit: usize, found: usize) -> Status {
+    let message = format!("the answer would take {found} bytes with this profile, over the limit of {limit}");
+    over_quota(message, "answer bytes", limit, found)
+}
+
+/// For an import: `refusal`, with details if tonic made it, and how many records were dealt with.
+pub(super) fn after_records(refusal: Status, records: i64) -> Status {
+    let refusal = if refusal.details().is_empty() { explained(&refusal).unwrap_or(refusal) } else { refusal };
+    let mut details = refusal.get_error_details();
+    if let Some(mut info) = details.error_info().cloned() {
+        info.metadata.insert("records".into(), records.to_string());
+        details.set_error_info(info.reason, info.domain, info.metadata);
+    }
+    Status::with_error_details(refusal.code(), refusal.message(), details)
+}
+
+pub(super) fn draining(cursor: Option<String>) -> Status {
     let mut details = info(ErrorReason::ServerDraining, cursor.map(|cursor| ("cursor", cursor)));
     details.set_retry_info(Some(RESTART_RETRY));
     Status::with_error_details(Code::Unavailable, "the server is shutting down", details)

@@ -28,7 +28,7 @@ pub struct Cursor {
 
 /// Why a cursor cannot be read from.
 #[allow(missing_docs)] // The fields stand in the messages.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum CursorError {
     /// We did not make it.
     #[error("{field}: not a cursor of this service")]
@@ -126,7 +126,8 @@ impl fmt::Display for Cursor {
     }
 }
 
-fn low_half(hash: u64) -> u32 {
+/// The low half of a hash.
+pub(super) fn low_half(hash: u64) -> u32 {
     u32::try_from(hash & u64::from(u32::MAX)).expect("masked")
 }
 

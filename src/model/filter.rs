@@ -11,6 +11,7 @@ pub struct Filter {
     kinds: Option<u8>,
     /// Sorted; empty for all.
     mpids: Vec<Mpid>,
+    omit_silent: bool,
 }
 
 impl Filter {
@@ -35,13 +36,14 @@ impl Filter {
             filter.mpids.into_iter().map(|mpid| Mpid::new(mpid).ok_or_else(zero)).collect::<Result<Vec<_>, _>>()?;
         mpids.sort_unstable();
         mpids.dedup();
-        Ok(Self { kinds: (kinds != 0).then_some(kinds), mpids })
+        Ok(Self { kinds: (kinds != 0).then_some(kinds), mpids, omit_silent: filter.omit_silent })
     }
 
     /// Whether to deliver an event.
     #[must_use]
-    pub fn matches(&self, kind: EventKind, mpid: Mpid) -> bool {
-        self.kinds.is_none_or(|kinds| kinds >> kind as u8 & 1 == 1)
+    pub fn matches(&self, kind: EventKind, mpid: Mpid, silent: bool) -> bool {
+        !(silent && self.omit_silent)
+            && self.kinds.is_none_or(|kinds| kinds >> kind as u8 & 1 == 1)
             && (self.mpids.is_empty() || self.mpids.binary_search(&mpid).is_ok())
     }
 

@@ -9,12 +9,34 @@ const PLAIN: &str = "none";
 /// What E.164 allows.
 const PHONE_DIGITS: usize = 15;
 
+/// Other names of a type, of the vocabularies of mParticle's Events, Identity and Profile APIs, and the name by which it is matched.
+const ALIASES: [(&str, &str); 21] = [
+    ("android_aaid", "google_advertising_id"),
+    ("android_advertising_id", "google_advertising_id"),
+    ("android_uuid", "android_id"),
+    ("apple_idfa", "ios_idfa"),
+    ("apple_idfv", "ios_idfv"),
+    ("customerid", "customer_id"),
+    ("facebookcustomaudienceid", "facebook_custom_audience_id"),
+    ("fire_aid", "fire_advertising_id"),
+    ("ios_advertising_id", "ios_idfa"),
+    ("ios_vendor_id", "ios_idfv"),
+    ("microsoft_aid", "microsoft_advertising_id"),
+    ("other_id_10", "other10"),
+    ("other_id_2", "other2"),
+    ("other_id_3", "other3"),
+    ("other_id_4", "other4"),
+    ("other_id_5", "other5"),
+    ("other_id_6", "other6"),
+    ("other_id_7", "other7"),
+    ("other_id_8", "other8"),
+    ("other_id_9", "other9"),
+    ("roku_aid", "roku_advertising_id"),
+];
 /// The types that name a device; every other type names a person.
-const DEVICE_TYPES: [&str; 18] = [
+const DEVICE_TYPES: [&str; 16] = [
     "amp_id",
     "android_id",
-    "apple_idfa",
-    "apple_idfv",
     "device_application_stamp",
     "fire_advertising_id",
     "google_advertising_id",
@@ -59,7 +81,7 @@ impl IdentityKey {
         &self.0
     }
 
-    /// The identity's type, which is not personal data.
+    /// The identity's type, by the name by which it is matched. It is not personal data.
     #[must_use]
     pub fn kind(&self) -> &str {
         let end = self.0.iter().position(|&byte| byte == 0).unwrap_or(self.0.len());
@@ -116,8 +138,10 @@ impl Identity {
         DEVICE_TYPES.binary_search(&self.kind()).is_ok()
     }
 
+    /// The type by which it is matched.
     fn kind(&self) -> &str {
-        &self.r#type
+        let given = self.r#type.as_str();
+        ALIASES.binary_search_by_key(&given, |(alias, _)| alias).map_or(given, |found| ALIASES[found].1)
     }
 
     fn encoding_or_plain(&self) -> &str {
@@ -180,8 +204,9 @@ mod tests {
     }
 
     #[test]
-    fn device_types_are_sorted_for_the_binary_search() {
+    fn types_are_sorted_for_the_binary_search() {
         assert!(DEVICE_TYPES.is_sorted());
+        assert!(ALIASES.is_sorted());
         assert!(identity("ios_idfa", "", "x").is_device());
         assert!(!identity("email", "", "x").is_device());
     }
@@ -203,6 +228,23 @@ mod tests {
             let parsed = ParsedIdentity::parse("identity", identity("phone", "", wrong), &Limits::default());
             assert!(parsed.is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn the_names_of_one_type_are_one_identity() {
+        for names in [
+            &["customer_id", "customerid"][..],
+            &["google_advertising_id", "android_aaid", "android_advertising_id"],
+            &["ios_idfa", "apple_idfa", "ios_advertising_id"],
+            &["other10", "other_id_10"],
+        ] {
+            assert!(
+                names.iter().all(|name| same(&identity(name, "", "x"), &identity(names[0], "none", "x"))),
+                "{names:?}"
+            );
+        }
+        assert!(identity("android_aaid", "", "x").is_device());
+        assert!(ALIASES.iter().all(|(_, name)| ALIASES.binary_search_by_key(name, |(alias, _)| alias).is_err()));
     }
 
     #[test]

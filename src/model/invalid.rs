@@ -6,7 +6,7 @@ use super::cursor::CursorError;
 ///
 /// Names fields, never their values: a value may be personal data.
 #[allow(missing_docs)] // The fields stand in the messages.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum Invalid {
     /// A field is missing or malformed.
     #[error("{field}: {problem}")]

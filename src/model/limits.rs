@@ -1,5 +1,7 @@
 //! Every limit on what a caller may send, in one place.
 
+use super::Invalid;
+
 /// The limits; the defaults are those of the README.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -21,6 +23,24 @@ pub struct Limits {
     pub attributions: usize,
     /// Bytes of one request message on the wire.
     pub request_bytes: usize,
+    /// Keys of one batch.
+    pub batch_keys: usize,
+    /// Profiles or events of one page.
+    pub page_items: usize,
+    /// Bytes of the profiles or events in one answer. A page may pass it by its last item.
+    pub answer_bytes: usize,
+}
+
+impl Limits {
+    /// Parses the `page_size` of a request.
+    ///
+    /// # Errors
+    /// [`Invalid`] if it is negative or over the limit.
+    pub fn page_size(&self, asked: i32) -> Result<usize, Invalid> {
+        let asked = usize::try_from(asked).map_err(|_| Invalid::field("page_size", "must not be negative"))?;
+        Invalid::limit("page_size", "items of a page", self.page_items, asked)?;
+        Ok(if asked == 0 { DEFAULT_PAGE_ITEMS.min(self.page_items) } else { asked })
+    }
 }
 
 impl Default for Limits {
@@ -35,6 +55,9 @@ impl Default for Limits {
             audience_memberships: 1_000,
             attributions: 1_000,
             request_bytes: 1 << 20,
+            batch_keys: 1_000,
+            page_items: 1_000,
+            answer_bytes: 3 << 20, // With one profile of the largest size more below the 4 MiB that clients take.
         }
     }
 }
@@ -56,5 +79,7 @@ pub const TAKEN_PROFILES: usize = 10;
 pub const READER_KEYS: usize = 1_000;
 /// Entries of `types` in a filter.
 pub const FILTER_TYPES: usize = 100;
-/// Events of one page of `ListEvents`.
-pub const PAGE_EVENTS: usize = 1_000;
+/// Items of a page that does not say how many.
+pub const DEFAULT_PAGE_ITEMS: usize = 100;
+/// Refusals that an import tells of.
+pub const IMPORT_REFUSALS: usize = 1_000;

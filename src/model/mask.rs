@@ -1,5 +1,6 @@
 //! What a reader wants to see of a profile. It cuts wire bytes; nothing is decoded.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use prost::DecodeError;
@@ -64,11 +65,14 @@ impl Mask {
         self.fields.is_none() && self.keys.is_none()
     }
 
-    /// Cuts an encoded `Profile`.
+    /// What it lets through of an encoded `Profile`.
     ///
     /// # Errors
     /// If it is not well-formed.
-    pub fn cut_profile(&self, profile: &[u8]) -> Result<Vec<u8>, DecodeError> {
+    pub fn profile<'a>(&self, profile: &'a [u8]) -> Result<Cow<'a, [u8]>, DecodeError> {
+        if self.is_all() {
+            return Ok(Cow::Borrowed(profile));
+        }
         let mut cut = Vec::with_capacity(profile.len());
         for field in wire::fields(profile) {
             let field = field?;
@@ -82,24 +86,27 @@ impl Mask {
                 _ => cut.extend_from_slice(field.whole),
             }
         }
-        Ok(cut)
+        Ok(Cow::Owned(cut))
     }
 
-    /// Cuts the profiles inside an encoded `Event`.
+    /// An encoded `Event` with what it lets through of the profiles inside.
     ///
     /// # Errors
     /// If it is not well-formed.
-    pub fn cut_event(&self, event: &[u8]) -> Result<Vec<u8>, DecodeError> {
+    pub fn event<'a>(&self, event: &'a [u8]) -> Result<Cow<'a, [u8]>, DecodeError> {
+        if self.is_all() {
+            return Ok(Cow::Borrowed(event));
+        }
         let mut cut = Vec::with_capacity(event.len());
         for field in wire::fields(event) {
             let field = field?;
             if EVENT_PROFILES.contains(&field.tag) {
-                wire::put_delimited(field.tag, &self.cut_profile(field.value)?, &mut cut);
+                wire::put_delimited(field.tag, &self.profile(field.value)?, &mut cut);
             } else {
                 cut.extend_from_slice(field.whole);
             }
         }
-        Ok(cut)
+        Ok(Cow::Owned(cut))
     }
 }
 

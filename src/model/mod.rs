@@ -5,7 +5,7 @@
 //!
 //! - [`limits`]: every limit on what a caller may send.
 //! - [`invalid`]: why a request is refused at the door.
-//! - [`workspace`], [`mpid`], [`identity`], [`cursor`]: the names of things.
+//! - [`workspace`], [`mpid`], [`identity`], [`cursor`], [`page_token`]: the names of things and places.
 //! - [`profile`], [`patch`]: what may be stored, and how it changes.
 //! - [`change`]: what an event says of a change.
 //! - [`mask`], [`filter`]: what a reader wants to see; they work on wire bytes, by way of [`wire`].
@@ -18,6 +18,7 @@ pub mod invalid;
 pub mod limits;
 pub mod mask;
 pub mod mpid;
+pub mod page_token;
 pub mod patch;
 pub mod profile;
 pub mod time;

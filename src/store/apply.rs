@@ -29,6 +29,8 @@ pub struct Committed {
     pub mpid: Mpid,
     /// What happened to it.
     pub kind: EventKind,
+    /// See `Event.silent`.
+    pub silent: bool,
     /// Encoded `Event`.
     pub event: bytes::Bytes,
 }
@@ -131,8 +133,8 @@ fn write_step(
     }
     let row = ProfileRow { next_expiry: step.next_expiry, last_event: step.sequence, profile: &step.profile };
     tables.set_profile(workspace, step.mpid, &row.encode(workspace, step.mpid))?;
-    let (mpid, kind) = (step.mpid, step.kind);
-    let row = EventRow { previous: step.previous_event, mpid, time, kind, event: &step.event };
+    let (mpid, kind, silent) = (step.mpid, step.kind, command.silent);
+    let row = EventRow { previous: step.previous_event, mpid, time, kind, silent, event: &step.event };
     tables.append_event(workspace, step.sequence, &row.encode(workspace, step.sequence))?;
     Ok(Committed {
         workspace: command.workspace.clone(),
@@ -140,6 +142,7 @@ fn write_step(
         sequence: step.sequence,
         mpid,
         kind,
+        silent,
         event: step.event.into(),
     })
 }

@@ -23,6 +23,8 @@ pub struct Command {
     pub actor: String,
     /// Makes a retry safe; `None` if the caller did not ask for that.
     pub request: Option<RequestId>,
+    /// Marks its events: see `Event.silent`.
+    pub silent: bool,
     /// Decide, but do not write.
     pub validate_only: bool,
     /// What.

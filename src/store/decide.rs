@@ -158,7 +158,7 @@ impl Decider<'_, '_> {
             return match allow_missing {
                 Some(_) if !etag.is_empty() => Err(StoreError::EtagMismatch),
                 Some(drawn) => self.upsert(key, patch, drawn),
-                None => Err(not_found(key)),
+                None => Err(StoreError::not_found(key)),
             };
         };
         check_etag(&stored, etag)?;
@@ -203,7 +203,7 @@ impl Decider<'_, '_> {
             return match allow_missing {
                 true if !etag.is_empty() => Err(StoreError::EtagMismatch),
                 true => Ok(self.unchanged(None, self.head.sequence, None)),
-                false => Err(not_found(key)),
+                false => Err(StoreError::not_found(key)),
             };
         };
         check_etag(&stored, etag)?;
@@ -291,6 +291,7 @@ impl Decider<'_, '_> {
         event.id = self.event_id(sequence).to_string();
         event.sequence = sequence;
         event.time = Some(to_timestamp(self.time));
+        event.silent = self.command.silent;
         event.actor.clone_from(&self.command.actor);
         event.request_id = self.command.request.as_ref().map(|request| request.id.clone()).unwrap_or_default();
 
@@ -391,11 +392,4 @@ fn relinked(before: Option<&Profile>, after: Option<&Profile>) -> (Vec<IdentityK
 
 fn check_etag(stored: &Stored, etag: &str) -> Result<(), StoreError> {
     if etag.is_empty() || etag == stored.profile.etag { Ok(()) } else { Err(StoreError::EtagMismatch) }
-}
-
-fn not_found(key: &ProfileKey) -> StoreError {
-    match key {
-        ProfileKey::Mpid(mpid) => StoreError::ProfileNotFound { mpid: Some(*mpid) },
-        ProfileKey::Identity(_) => StoreError::ProfileNotFound { mpid: None },
-    }
 }

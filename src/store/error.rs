@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::model::{Invalid, Mpid, Sequence};
+use crate::model::{Invalid, Mpid, ProfileKey, Sequence};
 
 /// Why a read or a write was refused. `grpc::status` maps it. It names no gRPC code and holds no personal data.
 #[allow(missing_docs)] // The fields stand in the messages.
@@ -50,6 +50,15 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// That there is no profile of this key.
+    pub(crate) fn not_found(key: &ProfileKey) -> Self {
+        let mpid = match key {
+            ProfileKey::Mpid(mpid) => Some(*mpid),
+            ProfileKey::Identity(_) => None,
+        };
+        Self::ProfileNotFound { mpid }
+    }
+
     /// Whether only this command is refused, and its batch goes on: it was refused before its first write.
     pub(crate) fn is_refusal(&self) -> bool {
         !matches!(self, Self::Storage(_) | Self::Failed)

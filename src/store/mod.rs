@@ -1,6 +1,6 @@
 //! Profiles, their identities and the log of their changes, in one redb file.
 //!
-//! - Every change is a [`Command`] on one queue, which one thread applies: `writer` batches, `decide` checks, `apply`
+//! - Every change is a [`Command`] on one queue, into which `lane` lets it, and which one thread applies: `writer` batches, `decide` checks, `apply`
 //!   writes. A reply means that the change is on disk.
 //! - Reads never go through the writer: [`reader`] holds a snapshot that is replaced after each commit.
 //! - `tables` is the layout of the file, `rows` that of its values.
@@ -12,6 +12,7 @@ mod apply;
 pub mod command;
 mod decide;
 pub mod error;
+mod lane;
 pub mod reader;
 mod rows;
 mod tables;
@@ -28,7 +29,7 @@ use std::thread::JoinHandle;
 
 use arc_swap::ArcSwapOption;
 use redb::{Database, ReadableDatabase};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 pub use apply::Committed;
@@ -37,10 +38,15 @@ pub use error::{OpenError, StoreError};
 pub use reader::{EventPage, EventRef, LogBounds, Snapshot};
 
 use crate::config::StoreConfig;
-use crate::model::{Limits, LogId, Workspace};
+use crate::model::{Limits, LogId, Micros, ProfileKey, Workspace};
+use lane::{Lane, Ticket};
 use reader::SnapshotTables;
-use writer::{Job, Writer};
+use writer::{BATCH_COMMANDS, Job, Writer};
 
+/// What imports may have in the queue: enough to fill a batch while another is written, and the memory that small records
+/// take for that.
+const IMPORT_COMMANDS: usize = 2 * BATCH_COMMANDS;
+const IMPORT_BYTES: usize = 16 << 20;
 /// The file in the data directory.
 const FILE: &str = "cameo.redb";
 
@@ -65,9 +71,8 @@ pub struct Store {
     shared: Arc<Shared>,
     log: LogId,
     queue: mpsc::Sender<Job>,
-    /// Bytes of the commands that wait or are being written.
-    queue_bytes: Arc<Semaphore>,
-    queue_capacity: usize,
+    calls: Lane,
+    imports: Lane,
     closing: AtomicBool,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
@@ -101,12 +106,14 @@ impl Store {
             snapshot: ArcSwapOption::from_pointee(SnapshotTables::open(&transaction, failed.clone())?),
             failed,
         });
-        let (queue, jobs) = mpsc::channel(config.queue_commands);
-        let queue_bytes = Arc::new(Semaphore::new(config.queue_bytes));
+        // A slot for each ticket: whoever has one never waits for the queue.
+        let (queue, jobs) = mpsc::channel(config.queue_commands + IMPORT_COMMANDS);
+        let calls = Lane::new(config.queue_commands, config.queue_bytes);
+        let imports = Lane::new(IMPORT_COMMANDS, IMPORT_BYTES);
         let writer = Writer::new(database, jobs, Arc::clone(&shared), config, log, limits, Box::new(on_commit));
         let writer = std::thread::Builder::new().name("writer".into()).spawn(move || writer.run())?;
-        let (queue_capacity, closing) = (config.queue_bytes, AtomicBool::new(false));
-        Ok(Self { shared, log, queue, queue_bytes, queue_capacity, closing, writer: Mutex::new(Some(writer)) })
+        let closing = AtomicBool::new(false);
+        Ok(Self { shared, log, queue, calls, imports, closing, writer: Mutex::new(Some(writer)) })
     }
 
     /// Names the log that this store keeps.
@@ -120,15 +127,47 @@ impl Store {
     /// # Errors
     /// [`StoreError`]; nothing changed, unless it is [`StoreError::Failed`].
     pub async fn write(&self, command: Command) -> Result<Written, StoreError> {
-        // The largest request must fit into an empty queue.
-        let bytes = u32::try_from(command.weight().min(self.queue_capacity)).unwrap_or(u32::MAX);
-        let permit = Arc::clone(&self.queue_bytes).try_acquire_many_owned(bytes).map_err(|_| StoreError::Overloaded)?;
+        let ticket = self.calls.try_enter(command.weight())?;
+        self.send(command, ticket).await?.await
+    }
+
+    /// Queues a command of an import as soon as there is room; commands are applied in the order in which they are queued.
+    /// What it answers resolves as [`Store::write`] does.
+    ///
+    /// # Errors
+    /// [`StoreError::Closed`] or [`StoreError::Failed`]: nothing was queued.
+    pub async fn import(
+        &self,
+        command: Command,
+    ) -> Result<impl Future<Output = Result<Written, StoreError>>, StoreError> {
+        let ticket = self.imports.enter(command.weight()).await?;
+        self.send(command, ticket).await
+    }
+
+    async fn send(
+        &self,
+        command: Command,
+        ticket: Ticket,
+    ) -> Result<impl Future<Output = Result<Written, StoreError>>, StoreError> {
         let (reply, answer) = oneshot::channel();
-        self.queue.try_send(Job::Write { command: Box::new(command), reply, permit }).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => StoreError::Overloaded,
-            mpsc::error::TrySendError::Closed(_) => self.gone(),
-        })?;
-        answer.await.unwrap_or_else(|_| Err(self.gone()))
+        let job = Job::Write { command: Box::new(command), reply, ticket };
+        self.queue.send(job).await.map_err(|_| self.gone())?;
+        Ok(async { answer.await.unwrap_or_else(|_| Err(self.gone())) })
+    }
+
+    /// Gives `read` the wire bytes of a profile in the latest committed state; see [`Snapshot::profile`].
+    ///
+    /// # Errors
+    /// [`StoreError::ProfileNotFound`], or another if a row cannot be read.
+    pub fn find<T>(
+        &self,
+        workspace: &Workspace,
+        key: &ProfileKey,
+        now: Micros,
+        read: impl FnOnce(&[u8]) -> T,
+    ) -> Result<T, StoreError> {
+        let Some(workspace) = self.workspace_id(workspace) else { return Err(StoreError::not_found(key)) };
+        self.snapshot()?.find(workspace, key, now, read)
     }
 
     /// The latest committed state.

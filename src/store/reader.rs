@@ -6,6 +6,7 @@
 //! not read could otherwise keep it for ever.
 
 use std::fmt;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use prost::Message;
@@ -14,13 +15,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::WorkspaceId;
 use super::error::StoreError;
-use super::rows::{EventRow, ProfileRow, read_owner};
+use super::rows::{EventRow, ProfileRow, read_owner, stored_mpid};
 use super::tables::{EVENTS, IDENTITIES, PROFILES};
 use crate::model::profile::is_expired;
-use crate::model::{EventKind, Filter, IdentityKey, Micros, Mpid, Sequence};
+use crate::model::{EventKind, Filter, IdentityKey, Micros, Mpid, ProfileKey, Sequence};
 use crate::proto::v1::Profile;
 
-/// Rows read for one page of the log, matching or not: what bounds a call whose filter matches little.
+/// Rows read for one page, matching or not: what bounds a call whose filter matches little.
 const PAGE_ROWS: usize = 10_000;
 
 /// The open tables of one committed state.
@@ -73,6 +74,8 @@ pub struct EventRef<'a> {
     pub mpid: Mpid,
     /// What happened to it.
     pub kind: EventKind,
+    /// See `Event.silent`.
+    pub silent: bool,
     /// Encoded `Event`.
     pub event: &'a [u8],
 }
@@ -105,15 +108,60 @@ impl Snapshot {
     ) -> Result<Option<T>, StoreError> {
         let Some(guard) = self.checked(self.0.profiles.get((workspace.0, mpid.get())))? else { return Ok(None) };
         let row = ProfileRow::read(workspace, mpid, guard.value())?;
-        if row.profile.is_empty() {
-            return Ok(None);
+        served(row, now, read)
+    }
+
+    /// The same for whoever names it by mpid or by identity.
+    ///
+    /// # Errors
+    /// [`StoreError::ProfileNotFound`], or another if a row cannot be read.
+    pub fn find<T>(
+        &self,
+        workspace: WorkspaceId,
+        key: &ProfileKey,
+        now: Micros,
+        read: impl FnOnce(&[u8]) -> T,
+    ) -> Result<T, StoreError> {
+        let mpid = match key {
+            ProfileKey::Mpid(mpid) => Some(*mpid),
+            ProfileKey::Identity(identity) => self.owner(workspace, &identity.key)?,
+        };
+        let found = match mpid {
+            Some(mpid) => self.profile(workspace, mpid, now, read)?,
+            None => None,
+        };
+        found.ok_or_else(|| StoreError::not_found(key))
+    }
+
+    /// Gives `take` the profiles after one, or from the first on, by mpid, until it has enough and says `false`. Answers
+    /// the profile after which the next page begins; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`StoreError`] if a row cannot be read.
+    pub fn profiles(
+        &self,
+        workspace: WorkspaceId,
+        after: Option<Mpid>,
+        now: Micros,
+        mut take: impl FnMut(&[u8]) -> bool,
+    ) -> Result<Option<Mpid>, StoreError> {
+        let first = match after {
+            Some(after) => Bound::Excluded((workspace.0, after.get())),
+            None => Bound::Included((workspace.0, i64::MIN)),
+        };
+        let mut rows = self.checked(self.0.profiles.range((first, Bound::Included((workspace.0, i64::MAX)))))?;
+        let mut last = None;
+        for row in rows.by_ref().take(PAGE_ROWS) {
+            let (key, row) = self.checked(row)?;
+            let mpid = stored_mpid(key.value().1)?;
+            last = Some(mpid);
+            let room = served(ProfileRow::read(workspace, mpid, row.value())?, now, &mut take)?;
+            if room == Some(false) {
+                break;
+            }
         }
-        if row.next_expiry > now {
-            return Ok(Some(read(row.profile)));
-        }
-        let mut profile = Profile::decode(row.profile).map_err(|_| StoreError::Corrupt { table: "profile" })?;
-        profile.audience_memberships.retain(|membership| !is_expired(membership, now));
-        Ok(Some(read(&profile.encode_to_vec())))
+        let more = self.checked(rows.next().transpose())?.is_some();
+        Ok(last.filter(|_| more))
     }
 
     /// The profile that owns an identity.
@@ -163,8 +211,7 @@ impl Snapshot {
             }
             last = sequence;
             let row = EventRow::read(workspace, sequence, row.value())?;
-            let matches = filter.matches(row.kind, row.mpid);
-            if matches && !take(EventRef { sequence, mpid: row.mpid, kind: row.kind, event: row.event }) {
+            if filter.matches(row.kind, row.mpid, row.silent) && !take(EventRef::new(sequence, &row)) {
                 break;
             }
         }
@@ -218,7 +265,7 @@ impl Snapshot {
         let row =
             self.checked(self.0.events.get((workspace.0, sequence)))?.ok_or(StoreError::Corrupt { table: "event" })?;
         let row = EventRow::read(workspace, sequence, row.value())?;
-        Ok(read(EventRef { sequence, mpid: row.mpid, kind: row.kind, event: row.event }))
+        Ok(read(EventRef::new(sequence, &row)))
     }
 
     /// Every read goes through here.
@@ -231,6 +278,25 @@ impl Snapshot {
 
     fn expired(&self, workspace: WorkspaceId) -> Result<StoreError, StoreError> {
         Ok(self.log_bounds(workspace)?.expired())
+    }
+}
+
+/// Gives `read` what is served of a profile as of `now`; `None` if it was deleted.
+fn served<T>(row: ProfileRow<'_>, now: Micros, read: impl FnOnce(&[u8]) -> T) -> Result<Option<T>, StoreError> {
+    if row.profile.is_empty() {
+        return Ok(None);
+    }
+    if row.next_expiry > now {
+        return Ok(Some(read(row.profile)));
+    }
+    let mut profile = Profile::decode(row.profile).map_err(|_| StoreError::Corrupt { table: "profile" })?;
+    profile.audience_memberships.retain(|membership| !is_expired(membership, now));
+    Ok(Some(read(&profile.encode_to_vec())))
+}
+
+impl<'a> EventRef<'a> {
+    fn new(sequence: Sequence, row: &EventRow<'a>) -> Self {
+        Self { sequence, mpid: row.mpid, kind: row.kind, silent: row.silent, event: row.event }
     }
 }
 

@@ -13,6 +13,8 @@ use crate::proto::v1::WriteOutcome;
 
 const FORMAT: u8 = 1;
 const CHECKED: usize = 1 + 8;
+/// Set in the byte of an event's kind if the event is silent.
+const SILENT: u8 = 0x80;
 
 /// The value of a profile.
 #[derive(Debug, Clone, Copy)]
@@ -60,6 +62,8 @@ pub(super) struct EventRow<'a> {
     pub mpid: Mpid,
     pub time: Micros,
     pub kind: EventKind,
+    /// See `Event.silent`.
+    pub silent: bool,
     /// Encoded `Event`.
     pub event: &'a [u8],
 }
@@ -74,7 +78,7 @@ impl<'a> EventRow<'a> {
         row.extend_from_slice(&self.previous.to_le_bytes());
         row.extend_from_slice(&self.mpid.get().to_le_bytes());
         row.extend_from_slice(&self.time.to_le_bytes());
-        row.push(self.kind as u8);
+        row.push(self.kind as u8 | if self.silent { SILENT } else { 0 });
         row.extend_from_slice(self.event);
         seal(row, seed(workspace, sequence))
     }
@@ -85,7 +89,9 @@ impl<'a> EventRow<'a> {
             previous: u64::from_le_bytes(number(row, CHECKED)),
             mpid: stored_mpid(i64::from_le_bytes(number(row, CHECKED + 8)))?,
             time: i64::from_le_bytes(number(row, CHECKED + 16)),
-            kind: EventKind::from_number(row[CHECKED + 24]).ok_or(StoreError::Corrupt { table: Self::TABLE })?,
+            kind: EventKind::from_number(row[CHECKED + 24] & !SILENT)
+                .ok_or(StoreError::Corrupt { table: Self::TABLE })?,
+            silent: row[CHECKED + 24] & SILENT != 0,
             event: &row[Self::HEADER..],
         })
     }
@@ -148,7 +154,7 @@ pub(super) fn read_owner(workspace: WorkspaceId, key: &IdentityKey, row: (i64, u
 }
 
 /// An mpid that was valid when it was stored.
-fn stored_mpid(mpid: i64) -> Result<Mpid, StoreError> {
+pub(super) fn stored_mpid(mpid: i64) -> Result<Mpid, StoreError> {
     Mpid::new(mpid).ok_or(StoreError::Corrupt { table: "mpid" })
 }
 
@@ -203,11 +209,13 @@ mod tests {
     #[test]
     fn rows_read_back() {
         let (workspace, mpid) = (WorkspaceId(1), Mpid::new(2).unwrap());
-        let event = EventRow { previous: 3, mpid, time: -4, kind: EventKind::Deleted, event: b"event" };
-        let row = event.encode(workspace, 5);
-        let read = EventRow::read(workspace, 5, &row).unwrap();
-        assert_eq!((read.previous, read.mpid, read.time, read.kind), (3, mpid, -4, EventKind::Deleted));
-        assert_eq!(read.event, b"event");
+        for silent in [false, true] {
+            let event = EventRow { previous: 3, mpid, time: -4, kind: EventKind::Deleted, silent, event: b"event" };
+            let row = event.encode(workspace, 5);
+            let read = EventRow::read(workspace, 5, &row).unwrap();
+            assert_eq!((read.previous, read.mpid, read.time, read.kind), (3, mpid, -4, EventKind::Deleted));
+            assert_eq!((read.silent, read.event), (silent, &b"event"[..]));
+        }
 
         let request =
             RequestRow { fingerprint: 1 << 100, time: 6, mpid: None, sequence: 8, outcome: WriteOutcome::Unchanged };

@@ -11,7 +11,8 @@ use super::rows::{EventRow, ProfileRow, RequestRow};
 use super::{WorkspaceId, rows};
 use crate::model::{IdentityKey, LogId, Micros, Mpid, Sequence, Workspace};
 
-const FORMAT: u64 = 1;
+/// 2: identities are keyed by the first of their type's names.
+const FORMAT: u64 = 2;
 
 /// Facts about the file itself: `format`, `log_id`.
 pub(super) const META: TableDefinition<&str, u64> = TableDefinition::new("meta_v1");

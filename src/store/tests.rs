@@ -80,6 +80,7 @@ fn command(time: Micros, change: Change) -> Command {
         event_id: Uuid::now_v7(),
         actor: String::new(),
         request: None,
+        silent: false,
         validate_only: false,
         change,
         request_bytes: 100,

@@ -12,13 +12,14 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 
 use redb::{Database, ReadableDatabase};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use super::Shared;
 use super::apply::{Committed, Heads, Progress, apply};
 use super::command::{Command, Written};
 use super::decide::Rules;
 use super::error::StoreError;
+use super::lane::Ticket;
 use super::reader::SnapshotTables;
 use super::tables::Tables;
 use crate::config::StoreConfig;
@@ -26,7 +27,7 @@ use crate::model::{Limits, LogId};
 
 /// Commands of one batch. More would make the first of them wait longer for little: at this size the commit itself is
 /// a small part of the batch's cost.
-const BATCH_COMMANDS: usize = 512;
+pub(super) const BATCH_COMMANDS: usize = 512;
 /// Bytes of rows that a batch writes before it is committed; its last command may pass it. With the pages around them
 /// that stays below the default of what must be free on the disk.
 const BATCH_BYTES: usize = 8 << 20;
@@ -37,12 +38,7 @@ type Reply = oneshot::Sender<Result<Written, StoreError>>;
 
 /// An entry of the queue.
 pub(super) enum Job {
-    Write {
-        command: Box<Command>,
-        reply: Reply,
-        /// Its share of the queue's bytes, until it is answered.
-        permit: OwnedSemaphorePermit,
-    },
+    Write { command: Box<Command>, reply: Reply, ticket: Ticket },
     Close,
 }
 
@@ -65,8 +61,7 @@ pub(super) struct Writer {
 struct Waiting {
     command: Box<Command>,
     reply: Reply,
-    /// See [`Job::Write`].
-    permit: OwnedSemaphorePermit,
+    ticket: Ticket,
 }
 
 impl Writer {
@@ -128,7 +123,7 @@ impl Writer {
 
     fn take(&mut self, job: Job) {
         match job {
-            Job::Write { command, reply, permit } => self.waiting.push_back(Waiting { command, reply, permit }),
+            Job::Write { command, reply, ticket } => self.waiting.push_back(Waiting { command, reply, ticket }),
             Job::Close => self.closing = true,
         }
     }
@@ -203,7 +198,7 @@ impl Writer {
 impl Waiting {
     fn answer(self, answer: Result<Written, StoreError>) {
         let _ = self.reply.send(answer); // A caller that is gone does not want it.
-        drop(self.permit);
+        drop(self.ticket);
     }
 }
 

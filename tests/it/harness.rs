@@ -174,6 +174,37 @@ impl Client {
         Ok(self.profiles.clone().delete_profile(request).await?.into_inner())
     }
 
+    pub async fn batch(
+        &self,
+        request: BatchGetProfilesRequest,
+    ) -> Result<Vec<batch_get_profiles_result::Result>, Status> {
+        let response = self.profiles.clone().batch_get_profiles(request).await?.into_inner();
+        Ok(response.results.into_iter().map(|result| result.result.expect("found or error")).collect())
+    }
+
+    pub async fn page(&self, request: ListProfilesRequest) -> Result<ListProfilesResponse, Status> {
+        Ok(self.profiles.clone().list_profiles(request).await?.into_inner())
+    }
+
+    /// Every profile, in pages of this size.
+    pub async fn all_profiles(&self, page_size: i32) -> Vec<Profile> {
+        let mut profiles = Vec::new();
+        let mut request = ListProfilesRequest { page_size, ..page_request() };
+        loop {
+            let page = self.page(request.clone()).await.unwrap();
+            profiles.extend(page.profiles);
+            if page.next_page_token.is_empty() {
+                return profiles;
+            }
+            request.page_token = page.next_page_token;
+        }
+    }
+
+    pub async fn import(&self, records: Vec<ImportProfilesRequest>) -> Result<ImportProfilesResponse, Status> {
+        let records = futures_util::stream::iter(records);
+        Ok(self.profiles.clone().import_profiles(records).await?.into_inner())
+    }
+
     pub async fn list(&self, request: ListEventsRequest) -> Result<ListEventsResponse, Status> {
         Ok(self.events.clone().list_events(request).await?.into_inner())
     }
@@ -282,6 +313,28 @@ pub fn update_request(mpid: i64) -> UpdateProfileRequest {
 pub fn delete_request(mpid: i64) -> DeleteProfileRequest {
     let key = Some(delete_profile_request::Key::Mpid(mpid));
     DeleteProfileRequest { workspace: WORKSPACE.into(), key, ..Default::default() }
+}
+
+pub fn batch_request(keys: impl IntoIterator<Item = ProfileKey>) -> BatchGetProfilesRequest {
+    let keys = keys.into_iter().collect();
+    BatchGetProfilesRequest { workspace: WORKSPACE.into(), keys, ..Default::default() }
+}
+
+pub fn page_request() -> ListProfilesRequest {
+    ListProfilesRequest { workspace: WORKSPACE.into(), ..Default::default() }
+}
+
+/// A record of an import.
+pub fn record(key: ProfileKey, patch: ProfilePatch) -> ImportProfilesRequest {
+    ImportProfilesRequest { workspace: WORKSPACE.into(), key: Some(key), patch: Some(patch), ..Default::default() }
+}
+
+pub fn by_mpid(mpid: i64) -> ProfileKey {
+    ProfileKey { key: Some(profile_key::Key::Mpid(mpid)) }
+}
+
+pub fn by_identity(identity: Identity) -> ProfileKey {
+    ProfileKey { key: Some(profile_key::Key::Identity(identity)) }
 }
 
 pub fn list_request() -> ListEventsRequest {

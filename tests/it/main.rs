@@ -1,11 +1,12 @@
 //! The tests: one binary, one harness, real sockets.
 //!
 //! - [`guarantees`]: each guarantee of the API, by name.
-//! - [`profiles`], [`patches`], [`events`]: what the RPCs do.
+//! - [`profiles`], [`patches`], [`bulk`], [`events`]: what the RPCs do.
 //! - [`refusals`]: what bad input gets, and that it changes nothing.
 //! - [`process`]: the real binary: signals, flags, crashes.
 //! - [`wire`]: bytes that are not a request.
 
+mod bulk;
 mod events;
 mod guarantees;
 mod harness;

@@ -14,11 +14,14 @@ use tonic::{Code, Request, Status};
 use crate::harness::*;
 use crate::profiles::sample;
 
-const METHODS: [&str; 6] = [
+const METHODS: [&str; 9] = [
     "/cameo.v1.ProfileService/GetProfile",
     "/cameo.v1.ProfileService/CreateProfile",
     "/cameo.v1.ProfileService/UpdateProfile",
     "/cameo.v1.ProfileService/DeleteProfile",
+    "/cameo.v1.ProfileService/BatchGetProfiles",
+    "/cameo.v1.ProfileService/ListProfiles",
+    "/cameo.v1.ProfileService/ImportProfiles",
     "/cameo.v1.EventService/ListEvents",
     "/cameo.v1.EventService/Subscribe",
 ];

@@ -1,0 +1,76 @@
+//! Where the next page of a list begins.
+//!
+//! On the wire: a version, a hash of the workspace's name, the last mpid of the page before and a checksum, in base64.
+//! It names a key, not a page, so it holds whatever is written meanwhile, and the server keeps nothing of it.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::cursor::low_half;
+use super::{Invalid, Mpid, Workspace};
+
+const VERSION: u8 = 1;
+const BODY: usize = 1 + 4 + 8;
+const LENGTH: usize = BODY + 4;
+
+/// The token of the page after this profile.
+#[must_use]
+pub fn encode(workspace: &Workspace, last: Mpid) -> String {
+    let mut raw = [0; LENGTH];
+    raw[0] = VERSION;
+    raw[1..5].copy_from_slice(&hash(workspace).to_be_bytes());
+    raw[5..BODY].copy_from_slice(&last.get().to_be_bytes());
+    let checksum = low_half(xxh3_64(&raw[..BODY]));
+    raw[BODY..].copy_from_slice(&checksum.to_be_bytes());
+    URL_SAFE_NO_PAD.encode(raw)
+}
+
+/// Parses the `page_token` of a request: the profile after which the page begins. `None` for the first page.
+///
+/// # Errors
+/// [`Invalid::Field`] if it is not ours, or not of this workspace.
+pub fn parse(workspace: &Workspace, token: &str) -> Result<Option<Mpid>, Invalid> {
+    if token.is_empty() {
+        return Ok(None);
+    }
+    let malformed = || Invalid::field("page_token", "is not a token of this service");
+    let raw: [u8; LENGTH] =
+        URL_SAFE_NO_PAD.decode(token).ok().and_then(|raw| raw.try_into().ok()).ok_or_else(malformed)?;
+    let checksum = u32::from_be_bytes(raw[BODY..].try_into().expect("four bytes"));
+    if raw[0] != VERSION || checksum != low_half(xxh3_64(&raw[..BODY])) {
+        return Err(malformed());
+    }
+    if raw[1..5] != hash(workspace).to_be_bytes() {
+        return Err(Invalid::field("page_token", "is a token of another workspace"));
+    }
+    let last = i64::from_be_bytes(raw[5..BODY].try_into().expect("eight bytes"));
+    Mpid::new(last).map(Some).ok_or_else(malformed)
+}
+
+fn hash(workspace: &Workspace) -> u32 {
+    low_half(xxh3_64(workspace.as_str().as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_reads_back_only_in_its_own_workspace_and_whole() {
+        let (here, there) = (Workspace::parse("a/b/c").unwrap(), Workspace::parse("a/b/d").unwrap());
+        for mpid in [i64::MIN, -1, 1, i64::MAX] {
+            let mpid = Mpid::new(mpid).unwrap();
+            let token = encode(&here, mpid);
+            assert_eq!(parse(&here, &token), Ok(Some(mpid)));
+            assert!(parse(&there, &token).is_err());
+            for at in 0..token.len() {
+                let mut garbled = token.clone().into_bytes();
+                garbled[at] = if garbled[at] == b'A' { b'B' } else { b'A' };
+                assert!(parse(&here, std::str::from_utf8(&garbled).unwrap()).is_err(), "byte {at}");
+                assert!(parse(&here, &token[..at]).is_err() || at == 0, "cut at {at}");
+            }
+        }
+        assert_eq!(parse(&here, ""), Ok(None));
+    }
+}
