@@ -1,6 +1,7 @@
 //! Every setting and its default: one small struct per concern. No I/O.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ pub struct ServerConfig {
     pub addr: SocketAddr,
     /// How long a shutdown may take before what is left is cut off.
     pub drain_timeout: Duration,
+    /// Requests per second over HTTP, for each workspace; `None` for no limit.
+    pub http_rate: Option<NonZeroU32>,
 }
 
 /// Where and how to store.
@@ -54,7 +57,11 @@ pub struct FeedConfig {
 
 impl Default for ServerConfig {
     fn default() -> Self {
-        Self { addr: SocketAddr::from(([127, 0, 0, 1], 50051)), drain_timeout: Duration::from_secs(10) }
+        Self {
+            addr: SocketAddr::from(([127, 0, 0, 1], 50051)),
+            drain_timeout: Duration::from_secs(10),
+            http_rate: None,
+        }
     }
 }
 

@@ -8,6 +8,7 @@
 //! - [`store`]: the only module that knows redb. One writer thread, snapshot readers, a log per workspace.
 //! - [`feed`]: subscribers, each a pull loop over the log.
 //! - [`grpc`]: the services, and the one map from errors to gRPC statuses.
+//! - [`http`]: the Profile API over HTTP: the lookups, in its paths and its JSON.
 //! - [`server`]: wires the parts: bind, local address, shutdown.
 //! - [`cli`]: the commands, and `telemetry`, their logs.
 
@@ -15,6 +16,7 @@ pub mod cli;
 pub mod config;
 pub mod feed;
 pub mod grpc;
+pub mod http;
 pub mod model;
 pub mod proto;
 pub mod server;

@@ -21,6 +21,7 @@ use crate::grpc::layer::RefusalLayer;
 use crate::grpc::profile_service::Profiles;
 use crate::grpc::server::event_service_server::EventServiceServer;
 use crate::grpc::server::profile_service_server::ProfileServiceServer;
+use crate::http;
 use crate::proto::DESCRIPTORS;
 use crate::store::{OpenError, Store};
 
@@ -112,6 +113,8 @@ impl Server {
             .add_service(events.max_decoding_message_size(config.limits.request_bytes))
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?);
+        let http = http::router(Arc::clone(&store), config.limits, config.server.http_rate);
+        let routes = routes.into_axum_router().fallback(http::not_found).merge(http);
 
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).then(|accepted| async {
             if let Err(error) = &accepted {
@@ -122,12 +125,13 @@ impl Server {
         });
         let stopped = stop.clone();
         let serve = tonic::transport::Server::builder()
+            .accept_http1(true)
             .max_concurrent_streams(STREAMS_PER_CONNECTION)
             .http2_max_local_error_reset_streams(Some(RESETS_PER_CONNECTION))
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
             .layer(RefusalLayer)
-            .add_routes(routes)
+            .add_routes(routes.into())
             .serve_with_incoming_shutdown(incoming, async move { stopped.cancelled().await });
         tokio::pin!(serve);
 

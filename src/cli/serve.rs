@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -54,6 +55,9 @@ pub(super) struct Serve {
     /// Seconds after which a subscriber that takes nothing is ended.
     #[arg(long, env = "CAMEO_STALL_TIMEOUT", value_parser = clap::value_parser!(u64).range(1..), default_value_t = FeedConfig::default().stall_timeout.as_secs())]
     stall_timeout: u64,
+    /// Requests per second over HTTP for each workspace, and in a burst; 0 for no limit.
+    #[arg(long, env = "CAMEO_HTTP_RATE", default_value_t = 0)]
+    http_rate: u32,
     /// Limit: encoded bytes of a profile.
     #[arg(long, env = "CAMEO_MAX_PROFILE_BYTES", default_value_t = Limits::default().profile_bytes)]
     max_profile_bytes: usize,
@@ -145,7 +149,11 @@ fn greet(addr: SocketAddr, data_dir: &Path) {
 impl Serve {
     fn config(self) -> Config {
         Config {
-            server: ServerConfig { addr: self.addr, drain_timeout: Duration::from_secs(self.drain_timeout) },
+            server: ServerConfig {
+                addr: self.addr,
+                drain_timeout: Duration::from_secs(self.drain_timeout),
+                http_rate: NonZeroU32::new(self.http_rate),
+            },
             store: StoreConfig {
                 data_dir: self.data_dir,
                 cache_bytes: self.cache_bytes,

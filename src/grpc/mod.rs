@@ -1,4 +1,4 @@
-//! The services: the only module, with `server`, that knows a transport. Each method parses, asks, answers.
+//! The services. With `http` and `server` the only modules that know a transport. Each method parses, asks, answers.
 //!
 //! - [`profile_service`], [`event_service`]: one file per service; `import` is the former's stream, and `page` what lists
 //!   answer.

@@ -153,6 +153,36 @@ fn request_too_large(limit: usize, found: usize) -> Status {
     over_quota(message, "request bytes", limit, found)
 }
 
+/// For the body of a request over HTTP that is too large to be read: how large, nobody knows.
+pub(crate) fn body_too_large(limit: usize) -> Status {
+    let subject = "request bytes";
+    let mut details = info(ErrorReason::LimitExceeded, [("subject", subject.to_owned()), ("limit", limit.to_string())]);
+    details.add_quota_failure_violation(subject, format!("over the limit of {limit}"));
+    Status::with_error_details(
+        Code::ResourceExhausted,
+        format!("the request takes more than the limit of {limit} bytes"),
+        details,
+    )
+}
+
+/// For a method or a resource that is not there.
+pub(crate) fn method_unknown(message: &str) -> Status {
+    Status::with_error_details(Code::Unimplemented, message, info(ErrorReason::MethodUnknown, []))
+}
+
+/// For a caller whose time is up.
+pub(crate) fn deadline_exceeded() -> Status {
+    let message = "the caller's deadline passed; whether a write was kept is unknown";
+    Status::with_error_details(Code::DeadlineExceeded, message, info(ErrorReason::DeadlineExceeded, []))
+}
+
+/// For a workspace that asks too often.
+pub(crate) fn rate_limited(wait: Duration) -> Status {
+    let mut details = info(ErrorReason::RateLimited, []);
+    details.set_retry_info(Some(wait));
+    Status::with_error_details(Code::ResourceExhausted, "too many requests of this workspace", details)
+}
+
 /// What to say instead of a refusal that tonic made, before or around our code, and that has no details.
 pub(super) fn explained(refusal: &Status) -> Option<Status> {
     match refusal.code() {
@@ -164,15 +194,8 @@ pub(super) fn explained(refusal: &Status) -> Option<Status> {
         }
         // The frame around the message is cut short, or says what we do not support.
         Code::Internal => Some(undecodable()),
-        Code::Cancelled | Code::DeadlineExceeded => {
-            let message = "the caller's deadline passed; whether a write was kept is unknown";
-            let details = info(ErrorReason::DeadlineExceeded, []);
-            Some(Status::with_error_details(Code::DeadlineExceeded, message, details))
-        }
-        Code::Unimplemented => {
-            let details = info(ErrorReason::MethodUnknown, []);
-            Some(Status::with_error_details(Code::Unimplemented, "no such method, or no such encoding", details))
-        }
+        Code::Cancelled | Code::DeadlineExceeded => Some(deadline_exceeded()),
+        Code::Unimplemented => Some(method_unknown("no such method, or no such encoding")),
         _ => None,
     }
 }

@@ -23,6 +23,12 @@ pub fn to_timestamp(micros: Micros) -> Timestamp {
     Timestamp { seconds: micros.div_euclid(PER_SECOND), nanos }
 }
 
+/// Whole milliseconds since 1970, UTC.
+#[must_use]
+pub fn millis(timestamp: &Timestamp) -> i64 {
+    timestamp.seconds.saturating_mul(1_000).saturating_add(i64::from(timestamp.nanos).div_euclid(1_000_000))
+}
+
 /// Rounded up, so that whoever compares with it never acts too early; times past the range count as its ends.
 #[must_use]
 pub fn from_timestamp(timestamp: &Timestamp) -> Micros {

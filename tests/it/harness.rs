@@ -7,16 +7,20 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use cameo::config::Config;
 use cameo::proto::v1::event_service_client::EventServiceClient;
 use cameo::proto::v1::profile_service_client::ProfileServiceClient;
 use cameo::proto::v1::subscribe_response::Message;
 use cameo::proto::v1::*;
 use cameo::server::{Server, ServerError};
+use http_body_util::BodyExt;
+use hyper_util::rt::TokioIo;
 use prost_types::value::Kind;
 use prost_types::{FieldMask, ListValue, Struct, Value};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -291,6 +295,40 @@ impl Stream {
             }
         }
     }
+}
+
+/// An answer over HTTP.
+#[derive(Debug)]
+pub struct HttpAnswer {
+    pub status: u16,
+    pub headers: hyper::HeaderMap,
+    pub body: Bytes,
+}
+
+impl HttpAnswer {
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error} in {:?}", self.body))
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+/// A request by HTTP/1.1, on a connection of its own. `target` begins after `/userprofile/v1/`.
+pub async fn http(addr: SocketAddr, method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> HttpAnswer {
+    let connection = TokioIo::new(TcpStream::connect(addr).await.unwrap());
+    let (mut client, connection) = hyper::client::conn::http1::handshake(connection).await.unwrap();
+    tokio::spawn(connection);
+    let uri = format!("/userprofile/v1/{target}");
+    let mut request = hyper::Request::builder().method(method).uri(uri).header("host", "localhost");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(body.to_owned()).unwrap();
+    let (parts, body) = client.send_request(request).await.unwrap().into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    HttpAnswer { status: parts.status.as_u16(), headers: parts.headers, body }
 }
 
 pub fn get_request() -> GetProfileRequest {

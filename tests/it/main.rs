@@ -2,6 +2,7 @@
 //!
 //! - [`guarantees`]: each guarantee of the API, by name.
 //! - [`profiles`], [`patches`], [`bulk`], [`events`]: what the RPCs do.
+//! - [`http`]: the Profile API over HTTP.
 //! - [`refusals`]: what bad input gets, and that it changes nothing.
 //! - [`process`]: the real binary: signals, flags, crashes.
 //! - [`wire`]: bytes that are not a request.
@@ -10,6 +11,7 @@ mod bulk;
 mod events;
 mod guarantees;
 mod harness;
+mod http;
 mod patches;
 mod process;
 mod profiles;

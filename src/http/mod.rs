@@ -1,0 +1,159 @@
+//! The Profile API over HTTP, as mParticle's callers know it: the same lookups, in its paths and its JSON.
+//!
+//! - `GET|HEAD|POST /userprofile/v1/{org}/{account}/{workspace}/{mpid}?fields=…&mpid_as=string`
+//! - `POST /userprofile/v1/resolve/{org}/{account}/{workspace}` with an identity in the body; so an org named `resolve`
+//!   is looked up by gRPC only.
+//!
+//! [`profile`] is the shape of an answer, [`query`] what may be asked for, [`problem`] how a refusal looks. It only
+//! reads: changes come by gRPC.
+
+mod problem;
+mod profile;
+mod query;
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, RawQuery, Request, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use governor::clock::{Clock, MonotonicClock};
+use governor::middleware::NoOpMiddleware;
+use governor::state::keyed::HashMapStateStore;
+use governor::{Quota, RateLimiter};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use prost::Message;
+use tonic::Status;
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::grpc::status;
+use crate::model::{Invalid, Limits, ProfileKey, Workspace, time};
+use crate::proto::v1::Profile;
+use crate::store::{Store, StoreError, WorkspaceId};
+use problem::Problem;
+use query::{Query, Resolve};
+
+/// A body that does not arrive in time is not waited for.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// A profile is of one person and may change at any time: only the caller's own cache may keep it, and must ask before it
+/// serves it again.
+const CACHE_CONTROL: HeaderValue = HeaderValue::from_static("private, no-cache");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+type Rate =
+    RateLimiter<WorkspaceId, HashMapStateStore<WorkspaceId>, MonotonicClock, NoOpMiddleware<std::time::Instant>>;
+
+/// What the handlers share.
+#[derive(Debug)]
+struct Api {
+    store: Arc<Store>,
+    limits: Limits,
+    /// For each workspace; `None` for no limit.
+    rate: Option<Rate>,
+}
+
+/// The resources; `requests_per_second` is for each workspace, `None` for no limit.
+pub fn router(store: Arc<Store>, limits: Limits, requests_per_second: Option<NonZeroU32>) -> Router {
+    let rate = requests_per_second
+        .map(|rate| RateLimiter::new(Quota::per_second(rate), HashMapStateStore::default(), MonotonicClock));
+    Router::new()
+        .route("/userprofile/v1/resolve/{org}/{account}/{workspace}", post(resolve))
+        .route("/userprofile/v1/{org}/{account}/{workspace}/{mpid}", get(lookup).post(lookup))
+        .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
+        .with_state(Arc::new(Api { store, limits, rate }))
+}
+
+/// For a path that nothing else answers.
+pub async fn not_found(request: Request) -> Response {
+    let grpc = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    // `RefusalLayer` says why.
+    if grpc { Status::unimplemented("").into_http::<Body>() } else { Problem::no_such_resource().into_response() }
+}
+
+async fn lookup(
+    State(api): State<Arc<Api>>,
+    path: Result<Path<[String; 4]>, PathRejection>,
+    RawQuery(query): RawQuery,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let Path([org, account, workspace, mpid]) = path.map_err(not_text)?;
+    let workspace = Workspace::parse(&[org, account, workspace].join("/"))?;
+    let query = Query::parse(query.as_deref())?;
+    let mpid = mpid.parse().map_err(|_| Invalid::field("mpid", "must be a 64-bit integer"))?;
+    let key = ProfileKey::mpid(mpid)?;
+    let condition = if method == Method::POST { None } else { headers.get(header::IF_NONE_MATCH) };
+    api.answer(&workspace, &key, &query, condition)
+}
+
+async fn resolve(
+    State(api): State<Arc<Api>>,
+    path: Result<Path<[String; 3]>, PathRejection>,
+    RawQuery(query): RawQuery,
+    request: Request,
+) -> Result<Response, Problem> {
+    let Path(workspace) = path.map_err(not_text)?;
+    let workspace = Workspace::parse(&workspace.join("/"))?;
+    let query = Query::parse(query.as_deref())?;
+    let body = read_body(request, api.limits.request_bytes).await?;
+    let key = Resolve::parse(&body, &api.limits)?;
+    api.answer(&workspace, &key, &query, None)
+}
+
+fn not_text(_: PathRejection) -> Invalid {
+    Invalid::field("path", "must be UTF-8 when its escapes are decoded")
+}
+
+async fn read_body(request: Request, limit: usize) -> Result<bytes::Bytes, Problem> {
+    let body = axum::body::to_bytes(request.into_body(), limit);
+    match tokio::time::timeout(BODY_TIMEOUT, body).await {
+        Ok(body) => body.map_err(|_| Problem::body_refused(limit)),
+        Err(_) => Err(Problem::body_too_slow()),
+    }
+}
+
+impl Api {
+    fn answer(
+        &self,
+        workspace: &Workspace,
+        key: &ProfileKey,
+        query: &Query,
+        condition: Option<&HeaderValue>,
+    ) -> Result<Response, Problem> {
+        self.check_rate(workspace)?;
+        let profile = self.store.find(workspace, key, time::now(), |profile| Profile::decode(profile))?;
+        let profile = profile.map_err(|_| StoreError::Corrupt { table: "profile" })?;
+        let body = profile::to_json(&profile, query);
+        let etag = etag(&body);
+        let validators = [(header::ETAG, etag.clone()), (header::CACHE_CONTROL, CACHE_CONTROL)];
+        if condition.is_some_and(|condition| matches(condition, &etag)) {
+            return Ok((StatusCode::NOT_MODIFIED, validators).into_response());
+        }
+        Ok((validators, [(header::CONTENT_TYPE, JSON)], body).into_response())
+    }
+
+    fn check_rate(&self, workspace: &Workspace) -> Result<(), Problem> {
+        let (Some(rate), Some(workspace)) = (&self.rate, self.store.workspace_id(workspace)) else { return Ok(()) };
+        rate.check_key(&workspace)
+            .map_err(|wait| status::rate_limited(wait.wait_time_from(MonotonicClock.now())).into())
+    }
+}
+
+/// Of the very bytes that are answered: so it also changes when a membership ends, which the profile's own etag does not.
+fn etag(body: &[u8]) -> HeaderValue {
+    HeaderValue::try_from(format!("\"{:032x}\"", xxh3_128(body))).expect("hexadecimal digits are a header's value")
+}
+
+/// Whether `If-None-Match` names the etag; by weak comparison, as RFC 9110 has it.
+fn matches(condition: &HeaderValue, etag: &HeaderValue) -> bool {
+    let (condition, etag) = (condition.to_str().unwrap_or_default(), etag.to_str().unwrap_or_default());
+    let mut tags = condition.split(',').map(str::trim).map(|tag| tag.strip_prefix("W/").unwrap_or(tag));
+    tags.any(|tag| tag == "*" || tag == etag)
+}

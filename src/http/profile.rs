@@ -1,0 +1,156 @@
+//! A profile as the Profile API's JSON, which is not the JSON of protobuf: other names, times in milliseconds, numbers as
+//! numbers.
+//!
+//! The order of the fields is that of the structs. Attributes are sorted by key, as they are stored.
+
+use prost_types::value::Kind;
+use prost_types::{ListValue, Struct, Value};
+use serde::{Serialize, Serializer};
+
+use super::query::{Field, Query};
+use crate::model::time::millis;
+use crate::proto::v1::{Attribution, AudienceMembership, Identity, Profile};
+
+/// Whole numbers up to here are exact in a double, and written without a point.
+const EXACT: f64 = 9_007_199_254_740_992.0;
+
+/// A field that was not asked for is not there; one that was asked for and is empty is.
+#[derive(Serialize)]
+struct ProfileJson<'a> {
+    mpid: MpidJson,
+    created_timestamp_ms: i64,
+    last_stored_timestamp_ms: i64,
+    is_opted_out: bool,
+    limit_ad_tracking: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device_identities: Option<Vec<IdentityJson<'a>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_identities: Option<Vec<IdentityJson<'a>>>,
+    /// Asked for with `user_attributes`. Null where there are none.
+    #[allow(clippy::option_option)] // Absent, null or there: JSON tells them apart.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    account_userattributes: Option<Option<StructJson<'a>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_attributes: Option<StructJson<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    audience_memberships: Option<Vec<MembershipJson<'a>>>,
+    /// Not there where there is none: it is not in an answer of the Profile API for a profile without.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attribution: Option<Vec<AttributionJson<'a>>>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum MpidJson {
+    Number(i64),
+    String(String),
+}
+
+#[derive(Serialize)]
+struct IdentityJson<'a> {
+    r#type: &'a str,
+    encoding: &'a str,
+    value: &'a str,
+}
+
+#[derive(Serialize)]
+struct MembershipJson<'a> {
+    audience_id: i64,
+    audience_name: &'a str,
+    expiration_timestamp_ms: Option<i64>,
+}
+
+#[derive(Serialize)]
+struct AttributionJson<'a> {
+    partner: &'a str,
+    campaign: &'a str,
+    attribute_timestamp_ms: Option<i64>,
+}
+
+struct StructJson<'a>(Option<&'a Struct>);
+struct ValueJson<'a>(&'a Value);
+
+/// The profile, with the fields that were asked for.
+pub(super) fn to_json(profile: &Profile, query: &Query) -> Vec<u8> {
+    let account = profile.account_user_attributes.as_ref();
+    let asked = |field| query.asks_for(field);
+    let time = |timestamp: &Option<_>| timestamp.as_ref().map_or(0, millis);
+    let json = ProfileJson {
+        mpid: if query.mpid_as_string {
+            MpidJson::String(profile.mpid.to_string())
+        } else {
+            MpidJson::Number(profile.mpid)
+        },
+        created_timestamp_ms: time(&profile.create_time),
+        last_stored_timestamp_ms: time(&profile.update_time),
+        is_opted_out: profile.is_opted_out,
+        limit_ad_tracking: profile.limit_ad_tracking,
+        device_identities: asked(Field::DeviceIdentities).then(|| list(&profile.device_identities)),
+        user_identities: asked(Field::UserIdentities).then(|| list(&profile.user_identities)),
+        account_userattributes: asked(Field::UserAttributes).then(|| account.map(|map| StructJson(Some(map)))),
+        user_attributes: asked(Field::UserAttributes).then_some(StructJson(profile.user_attributes.as_ref())),
+        audience_memberships: asked(Field::AudienceMemberships).then(|| list(&profile.audience_memberships)),
+        attribution: Some(list(&profile.attribution)).filter(|list| asked(Field::Attribution) && !list.is_empty()),
+    };
+    serde_json::to_vec(&json).expect("keys are strings, and a Vec takes any length")
+}
+
+fn list<'a, T, J: From<&'a T>>(items: &'a [T]) -> Vec<J> {
+    items.iter().map(J::from).collect()
+}
+
+impl<'a> From<&'a Identity> for IdentityJson<'a> {
+    fn from(identity: &'a Identity) -> Self {
+        Self { r#type: &identity.r#type, encoding: &identity.encoding, value: &identity.value }
+    }
+}
+
+impl<'a> From<&'a AudienceMembership> for MembershipJson<'a> {
+    fn from(membership: &'a AudienceMembership) -> Self {
+        Self {
+            audience_id: membership.audience_id,
+            audience_name: &membership.audience_name,
+            expiration_timestamp_ms: membership.expire_time.as_ref().map(millis),
+        }
+    }
+}
+
+impl<'a> From<&'a Attribution> for AttributionJson<'a> {
+    fn from(attribution: &'a Attribution) -> Self {
+        Self {
+            partner: &attribution.partner,
+            campaign: &attribution.campaign,
+            attribute_timestamp_ms: attribution.attribute_time.as_ref().map(millis),
+        }
+    }
+}
+
+impl Serialize for StructJson<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let fields = self.0.into_iter().flat_map(|map| &map.fields);
+        serializer.collect_map(fields.map(|(key, value)| (key, ValueJson(value))))
+    }
+}
+
+impl Serialize for ValueJson<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match &self.0.kind {
+            None | Some(Kind::NullValue(_)) => serializer.serialize_unit(),
+            Some(Kind::BoolValue(value)) => serializer.serialize_bool(*value),
+            Some(Kind::StringValue(value)) => serializer.serialize_str(value),
+            Some(Kind::NumberValue(value)) => serialize_number(*value, serializer),
+            Some(Kind::StructValue(map)) => StructJson(Some(map)).serialize(serializer),
+            Some(Kind::ListValue(ListValue { values })) => serializer.collect_seq(values.iter().map(ValueJson)),
+        }
+    }
+}
+
+/// A whole number has no point: a reader that tells integers from others gets back what was given.
+#[allow(clippy::cast_possible_truncation)] // It is whole and small enough.
+fn serialize_number<S: Serializer>(value: f64, serializer: S) -> Result<S::Ok, S::Error> {
+    if value.fract() == 0.0 && value.abs() <= EXACT {
+        serializer.serialize_i64(value as i64)
+    } else {
+        serializer.serialize_f64(value)
+    }
+}

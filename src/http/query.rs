@@ -1,0 +1,104 @@
+//! What a request may ask for.
+
+use serde::Deserialize;
+
+use crate::model::{Invalid, Limits, ProfileKey};
+use crate::proto::v1::Identity;
+
+/// What `fields` selects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Field {
+    DeviceIdentities,
+    UserIdentities,
+    UserAttributes,
+    AudienceMemberships,
+    Attribution,
+}
+
+const FIELDS: [(&str, Field); 5] = [
+    ("device_identities", Field::DeviceIdentities),
+    ("user_identities", Field::UserIdentities),
+    ("user_attributes", Field::UserAttributes),
+    ("audience_memberships", Field::AudienceMemberships),
+    ("attribution", Field::Attribution),
+];
+
+/// Which fields to answer, and how.
+#[derive(Debug)]
+pub(super) struct Query {
+    /// Empty for all.
+    fields: Vec<Field>,
+    /// For readers whose numbers cannot hold 64 bits.
+    pub mpid_as_string: bool,
+}
+
+impl Query {
+    /// Parses the query string. Parameters that are not ours are passed over: proxies add them.
+    pub fn parse(query: Option<&str>) -> Result<Self, Invalid> {
+        let mut parsed = Self { fields: Vec::new(), mpid_as_string: false };
+        for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+            match &*name {
+                "fields" => {
+                    for name in value.split(',').filter(|name| !name.is_empty()) {
+                        parsed.fields.push(parse_field(name)?);
+                    }
+                }
+                "mpid_as" => parsed.mpid_as_string = parse_mpid_as(&value)?,
+                _ => {}
+            }
+        }
+        Ok(parsed)
+    }
+
+    pub fn asks_for(&self, field: Field) -> bool {
+        self.fields.is_empty() || self.fields.contains(&field)
+    }
+}
+
+fn parse_field(name: &str) -> Result<Field, Invalid> {
+    let unknown = || {
+        let name: String = name.chars().take(64).collect();
+        let known: Vec<_> = FIELDS.iter().map(|(name, _)| *name).collect();
+        Invalid::Mask { field: "fields", problem: format!("there is no {name:?}, but {}", known.join(", ")) }
+    };
+    FIELDS.iter().find(|(known, _)| *known == name.trim()).map(|(_, field)| *field).ok_or_else(unknown)
+}
+
+fn parse_mpid_as(value: &str) -> Result<bool, Invalid> {
+    match value {
+        "string" => Ok(true),
+        "number" => Ok(false),
+        _ => Err(Invalid::field("mpid_as", "must be number or string")),
+    }
+}
+
+/// The body of `resolve`.
+#[derive(Deserialize)]
+pub(super) struct Resolve {
+    environment_type: Option<String>,
+    identity: NamedIdentity,
+}
+
+#[derive(Deserialize)]
+struct NamedIdentity {
+    r#type: String,
+    #[serde(default)]
+    encoding: String,
+    value: String,
+}
+
+impl Resolve {
+    /// Parses the body. A workspace is of one environment, so the type of the environment says nothing; but it must be one.
+    pub fn parse(body: &[u8], limits: &Limits) -> Result<ProfileKey, Invalid> {
+        let resolve: Self = serde_json::from_slice(body).map_err(|error| {
+            // The error itself would quote what it found.
+            let place = format!("line {}, column {}", error.line(), error.column());
+            Invalid::field("body", format!(r#"must be JSON with "identity": {{"type": …, "value": …}}: {place}"#))
+        })?;
+        if !matches!(resolve.environment_type.as_deref(), None | Some("production" | "development")) {
+            return Err(Invalid::field("environment_type", "must be production or development"));
+        }
+        let NamedIdentity { r#type, encoding, value } = resolve.identity;
+        ProfileKey::identity(Identity { r#type, encoding, value }, limits)
+    }
+}
