@@ -87,7 +87,11 @@ pub struct TestProcess {
 
 impl TestProcess {
     pub async fn start(dir: &Path, flags: &[&str]) -> Self {
-        let mut child = binary()
+        Self::start_as(&mut binary(), dir, flags).await
+    }
+
+    pub async fn start_as(binary: &mut Command, dir: &Path, flags: &[&str]) -> Self {
+        let mut child = binary
             .args(["--addr", "127.0.0.1:0", "--log", "warn"])
             .arg("--data-dir")
             .arg(dir)
@@ -317,15 +321,22 @@ impl HttpAnswer {
 
 /// A request by HTTP/1.1, on a connection of its own. `target` begins after `/userprofile/v1/`.
 pub async fn http(addr: SocketAddr, method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> HttpAnswer {
-    let connection = TokioIo::new(TcpStream::connect(addr).await.unwrap());
-    let (mut client, connection) = hyper::client::conn::http1::handshake(connection).await.unwrap();
-    tokio::spawn(connection);
-    let uri = format!("/userprofile/v1/{target}");
-    let mut request = hyper::Request::builder().method(method).uri(uri).header("host", "localhost");
+    let mut request = hyper::Request::builder().method(method).uri(format!("/userprofile/v1/{target}"));
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    let request = request.body(body.to_owned()).unwrap();
+    http_request(addr, request.body(body.to_owned()).unwrap()).await
+}
+
+/// A request by HTTP/1.1, on a connection of its own.
+pub async fn http_request<B>(addr: SocketAddr, mut request: hyper::Request<B>) -> HttpAnswer
+where
+    B: hyper::body::Body<Data: Send, Error: std::error::Error + Send + Sync> + Send + 'static,
+{
+    let connection = TokioIo::new(TcpStream::connect(addr).await.unwrap());
+    let (mut client, connection) = hyper::client::conn::http1::handshake(connection).await.unwrap();
+    tokio::spawn(connection);
+    request.headers_mut().insert("host", hyper::header::HeaderValue::from_static("localhost"));
     let (parts, body) = client.send_request(request).await.unwrap().into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     HttpAnswer { status: parts.status.as_u16(), headers: parts.headers, body }

@@ -3,6 +3,7 @@
 //! - [`guarantees`]: each guarantee of the API, by name.
 //! - [`profiles`], [`patches`], [`bulk`], [`events`]: what the RPCs do.
 //! - [`http`]: the Profile API over HTTP.
+//! - [`reasons`]: a request for each reason of an error.
 //! - [`refusals`]: what bad input gets, and that it changes nothing.
 //! - [`process`]: the real binary: signals, flags, crashes.
 //! - [`wire`]: bytes that are not a request.
@@ -15,5 +16,6 @@ mod http;
 mod patches;
 mod process;
 mod profiles;
+mod reasons;
 mod refusals;
 mod wire;

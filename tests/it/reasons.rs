@@ -1,0 +1,325 @@
+//! For each `ErrorReason` a request that produces it, with the code that its comment says.
+
+use std::pin::Pin;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cameo::proto::DESCRIPTORS;
+use cameo::proto::v1::*;
+use futures_util::stream;
+use http_body_util::StreamBody;
+use prost::Message as _;
+use prost_types::FileDescriptorSet;
+use redb::{Database, ReadableTable, TableDefinition};
+use tempfile::TempDir;
+use tonic::Status;
+use tonic_types::StatusExt;
+
+use crate::harness::*;
+
+const PROFILES: TableDefinition<(u32, i64), &[u8]> = TableDefinition::new("profiles_v1");
+const EVENTS: TableDefinition<(u32, u64), &[u8]> = TableDefinition::new("events_v1");
+
+type Producer = Pin<Box<dyn Future<Output = Status>>>;
+
+/// No `_` arm: a new reason needs a request here, or must say that it is not sent.
+fn produce(reason: ErrorReason) -> Option<Producer> {
+    Some(match reason {
+        ErrorReason::FieldInvalid => Box::pin(async { on_a_server(get_with(|get| get.workspace.clear())).await }),
+        ErrorReason::MaskInvalid => {
+            Box::pin(async { on_a_server(get_with(|get| get.read_mask = mask(&["emial"]))).await })
+        }
+        ErrorReason::FilterInvalid => Box::pin(filter_invalid()),
+        ErrorReason::CursorMalformed => {
+            Box::pin(async { on_a_server(get_with(|get| get.min_cursor = "garbled".into())).await })
+        }
+        ErrorReason::CursorExpired => Box::pin(cursor_expired()),
+        ErrorReason::CursorInFuture => Box::pin(cursor_in_future()),
+        ErrorReason::CursorForeign => Box::pin(cursor_foreign()),
+        ErrorReason::ProfileNotFound => Box::pin(async { on_a_server(get_with(|_| ())).await }),
+        ErrorReason::ProfileExists => Box::pin(profile_exists()),
+        ErrorReason::IdentityTaken => Box::pin(identity_taken()),
+        ErrorReason::EtagMismatch => Box::pin(etag_mismatch()),
+        ErrorReason::RequestIdReused => Box::pin(request_id_reused()),
+        ErrorReason::LimitExceeded => {
+            let keys = vec!["key".into(); 1_001];
+            Box::pin(async { on_a_server(get_with(|get| get.user_attribute_keys = keys)).await })
+        }
+        ErrorReason::SubscriberStalled => Box::pin(subscriber_stalled()),
+        ErrorReason::ServerDraining => Box::pin(server_draining()),
+        ErrorReason::Overloaded => Box::pin(overloaded()),
+        ErrorReason::StorageFull => Box::pin(storage_full()),
+        ErrorReason::RecordCorrupt => Box::pin(record_corrupt()),
+        ErrorReason::StorageFailed => Box::pin(storage_failed()),
+        ErrorReason::DeadlineExceeded => Box::pin(deadline_exceeded()),
+        ErrorReason::MethodUnknown => Box::pin(method_unknown()),
+        ErrorReason::RateLimited => Box::pin(rate_limited()),
+        ErrorReason::Unspecified
+        | ErrorReason::AudienceNotFound
+        | ErrorReason::SubscriptionNotFound
+        | ErrorReason::SubscriptionTakenOver => return None,
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_reason_is_produced_by_a_request_with_the_code_that_its_comment_says() {
+    let mut seen = 0;
+    for (number, comment) in comments().iter().enumerate() {
+        let expected = ErrorReason::try_from(i32::try_from(number).unwrap()).unwrap();
+        let name = expected.as_str_name().trim_start_matches("ERROR_REASON_");
+        let Some(status) = produce(expected) else {
+            assert!(
+                comment.contains("Not sent by this version") || comment.contains("Never sent"),
+                "{name}: {comment}"
+            );
+            continue;
+        };
+        let status = status.await;
+        assert_eq!(reason(&status), name, "{status:?}");
+        let code: String = comment.trim().chars().take_while(|c| c.is_ascii_uppercase() || *c == '_').collect();
+        assert_eq!(format!("{:?}", status.code()).to_uppercase(), code.replace('_', ""), "{name}: {comment}");
+        assert!(!status.message().is_empty());
+        assert_eq!(comment.contains("google.rpc.RetryInfo"), status.get_details_retry_info().is_some(), "{name}");
+        seen += 1;
+    }
+    assert_eq!(seen, 22);
+    assert!(ErrorReason::try_from(i32::try_from(comments().len()).unwrap()).is_err(), "numbers have no hole");
+}
+
+/// What the API reference says of each reason, by number.
+fn comments() -> Vec<String> {
+    let files = FileDescriptorSet::decode(DESCRIPTORS).unwrap().file;
+    let file = files.into_iter().find(|file| file.name().ends_with("error_reason.proto")).unwrap();
+    let values = file.enum_type[0].value.len();
+    let locations = file.source_code_info.unwrap().location;
+    let comment = |value| {
+        // The path of a value of the first enum: FileDescriptorProto.enum_type, EnumDescriptorProto.value.
+        let path = [5, 0, 2, i32::try_from(value).unwrap()];
+        locations.iter().find(|location| location.path == path).unwrap().leading_comments().to_owned()
+    };
+    (0..values).map(comment).collect()
+}
+
+fn get_with(change: impl FnOnce(&mut GetProfileRequest)) -> GetProfileRequest {
+    let mut request = GetProfileRequest { key: Some(get_profile_request::Key::Mpid(404)), ..get_request() };
+    change(&mut request);
+    request
+}
+
+async fn on_a_server(request: GetProfileRequest) -> Status {
+    let server = TestServer::start().await;
+    server.client().await.get_with(request).await.unwrap_err()
+}
+
+async fn filter_invalid() -> Status {
+    let server = TestServer::start().await;
+    let filter = Some(EventFilter { types: vec!["profile.bought".into()], ..EventFilter::default() });
+    server.client().await.list(ListEventsRequest { filter, ..list_request() }).await.unwrap_err()
+}
+
+/// This version does not trim the log; here its oldest rows are removed by hand.
+async fn cursor_expired() -> Status {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let beginning = client.subscribe_from(None).await.opened().await.0;
+    for mpid in 1..=3 {
+        client.create(with_mpid(mpid)).await.unwrap();
+    }
+    let dir = server.stop().await;
+    edit(&dir, |database| {
+        let transaction = database.begin_write().unwrap();
+        for sequence in 1..=2 {
+            transaction.open_table(EVENTS).unwrap().remove((1, sequence)).unwrap().unwrap();
+        }
+        transaction.commit().unwrap();
+    });
+    let server = TestServer::start_on(dir, |_| {}).await;
+    let client = server.client().await;
+    client
+        .subscribe(SubscribeRequest { start: after(&beginning), ..subscribe_request() })
+        .await
+        .map(|_| ())
+        .unwrap_err()
+}
+
+/// An older copy of the store is put back.
+async fn cursor_in_future() -> Status {
+    let server = TestServer::start().await;
+    server.client().await.create(with_mpid(1)).await.unwrap();
+    let dir = server.stop().await;
+    let file = dir.path().join("data/cameo.redb");
+    let copy = std::fs::read(&file).unwrap();
+    let server = TestServer::start_on(dir, |_| {}).await;
+    let min_cursor = server.client().await.create(with_mpid(2)).await.unwrap().cursor;
+    let dir = server.stop().await;
+    std::fs::write(&file, copy).unwrap();
+    let server = TestServer::start_on(dir, |_| {}).await;
+    let client = server.client().await;
+    client.get_with(get_with(|get| get.min_cursor = min_cursor)).await.unwrap_err()
+}
+
+async fn cursor_foreign() -> Status {
+    let stranger = TestServer::start().await;
+    let min_cursor = stranger.client().await.create(with_mpid(1)).await.unwrap().cursor;
+    on_a_server(get_with(|get| get.min_cursor = min_cursor)).await
+}
+
+async fn profile_exists() -> Status {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client.create(with_mpid(1)).await.unwrap();
+    client.create(with_mpid(1)).await.unwrap_err()
+}
+
+async fn identity_taken() -> Status {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let with_email = |mpid| Profile { user_identities: vec![identity("email", "a@x.com")], ..with_mpid(mpid) };
+    client.create(with_email(1)).await.unwrap();
+    client.create(with_email(2)).await.unwrap_err()
+}
+
+async fn etag_mismatch() -> Status {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client.create(with_mpid(1)).await.unwrap();
+    client.update_with(UpdateProfileRequest { etag: "stale".into(), ..update_request(1) }).await.unwrap_err()
+}
+
+async fn request_id_reused() -> Status {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let request =
+        |mpid| CreateProfileRequest { request_id: "r1".into(), profile: Some(with_mpid(mpid)), ..create_request() };
+    client.profiles.clone().create_profile(request(1)).await.unwrap();
+    client.profiles.clone().create_profile(request(2)).await.unwrap_err()
+}
+
+async fn subscriber_stalled() -> Status {
+    let stall = Duration::from_millis(300);
+    let server = TestServer::start_with(|config| config.feed.stall_timeout = stall).await;
+    let client = server.client().await;
+    let mut stream = server.client().await.subscribe_from(None).await;
+    stream.opened().await;
+    for mpid in 1..=40 {
+        let attributes = Some(map([("pad", text(&"p".repeat(60_000)))]));
+        client.create(Profile { user_attributes: attributes, ..with_mpid(mpid) }).await.unwrap();
+    }
+    tokio::time::sleep(2 * stall).await; // What it is about: nothing is taken for longer than the timeout.
+    stream.failure().await
+}
+
+async fn server_draining() -> Status {
+    let server = TestServer::start().await;
+    let mut stream = server.client().await.subscribe_from(None).await;
+    stream.opened().await;
+    let (_, status) = tokio::join!(server.stop(), stream.failure());
+    status
+}
+
+async fn overloaded() -> Status {
+    let server = TestServer::start_with(|config| config.store.queue_commands = 1).await;
+    let client = server.client().await;
+    loop {
+        let creates = (0..64).map(|_| client.create(Profile::default()));
+        let answers = futures_util::future::join_all(creates).await;
+        if let Some(status) = answers.into_iter().find_map(Result::err) {
+            return status;
+        }
+    }
+}
+
+async fn storage_full() -> Status {
+    let server = TestServer::start_with(|config| config.store.min_free_bytes = u64::MAX).await;
+    server.client().await.create(with_mpid(1)).await.unwrap_err()
+}
+
+/// A byte of the stored profile is turned.
+async fn record_corrupt() -> Status {
+    let server = TestServer::start().await;
+    server.client().await.create(with_mpid(404)).await.unwrap();
+    let dir = server.stop().await;
+    edit(&dir, |database| {
+        let transaction = database.begin_write().unwrap();
+        {
+            let mut table = transaction.open_table(PROFILES).unwrap();
+            let mut row = table.get((1, 404)).unwrap().unwrap().value().to_vec();
+            *row.last_mut().unwrap() ^= 1;
+            table.insert((1, 404), row.as_slice()).unwrap();
+        }
+        transaction.commit().unwrap();
+    });
+    let server = TestServer::start_on(dir, |_| {}).await;
+    let client = server.client().await;
+    client.get(404).await.unwrap_err()
+}
+
+fn edit(dir: &Arc<TempDir>, edit: impl FnOnce(&Database)) {
+    edit(&Database::open(dir.path().join("data/cameo.redb")).unwrap());
+}
+
+/// The system refuses to let the file grow.
+async fn storage_failed() -> Status {
+    let dir = TempDir::new().unwrap();
+    let mut process = TestProcess::start(dir.path(), &[]).await;
+    process.kill().await;
+    let kib = std::fs::metadata(dir.path().join("cameo.redb")).unwrap().len() / 1024;
+    // The limit is in units of 512 or of 1,024 bytes, as the shell likes it.
+    let mut shell = tokio::process::Command::new("sh");
+    shell.args(["-c", &format!("trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"", 2 * kib + 1_024)]);
+    let command = shell.arg(env!("CARGO_BIN_EXE_cameo")).stderr(Stdio::null());
+    let process = TestProcess::start_as(command, dir.path(), &[]).await;
+    let client = process.client().await;
+    loop {
+        let attributes = Some(map([("pad", text(&"p".repeat(60_000)))]));
+        if let Err(status) = client.create(Profile { user_attributes: attributes, ..Profile::default() }).await {
+            return status;
+        }
+    }
+}
+
+/// A client that waits for longer than it said: it never ends its import.
+async fn deadline_exceeded() -> Status {
+    let server = TestServer::start().await;
+    let endless = StreamBody::new(stream::pending::<Result<hyper::body::Frame<Bytes>, std::io::Error>>());
+    grpc_by_hand(&server, "ProfileService/ImportProfiles", endless).await
+}
+
+async fn method_unknown() -> Status {
+    let server = TestServer::start().await;
+    grpc_by_hand(&server, "ProfileService/NoSuchMethod", String::new()).await
+}
+
+/// The refusal of a call that generated clients do not make.
+async fn grpc_by_hand<B>(server: &TestServer, method: &str, body: B) -> Status
+where
+    B: hyper::body::Body<Data: Send, Error: std::error::Error + Send + Sync> + Send + 'static,
+{
+    let request = hyper::Request::post(format!("/cameo.v1.{method}"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .header("grpc-timeout", "50m")
+        .body(body)
+        .unwrap();
+    let answer = http_request(server.addr, request).await;
+    Status::from_header_map(&answer.headers).expect("grpc-status among the headers")
+}
+
+/// Over HTTP; the problem document says what a status would.
+async fn rate_limited() -> Status {
+    let server = TestServer::start_with(|config| config.server.http_rate = std::num::NonZeroU32::new(1)).await;
+    server.client().await.create(with_mpid(1)).await.unwrap();
+    loop {
+        let answer = http(server.addr, "GET", &format!("{WORKSPACE}/1"), &[], "").await;
+        if answer.status != 429 {
+            continue;
+        }
+        let problem = answer.json();
+        let mut details = tonic_types::ErrorDetails::with_error_info(problem["reason"].as_str().unwrap(), "cameo", []);
+        details.set_retry_info(Some(Duration::from_secs(answer.header("retry-after").parse().unwrap())));
+        let detail = problem["detail"].as_str().unwrap();
+        return Status::with_error_details(tonic::Code::ResourceExhausted, detail, details);
+    }
+}
