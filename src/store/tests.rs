@@ -59,10 +59,14 @@ impl StorageBackend for Disk {
 }
 
 fn store_on(disk: &Disk, on_commit: impl FnMut(LogId, &[Committed]) + Send + 'static) -> Store {
+    start(disk, Limits::default(), on_commit)
+}
+
+fn start(disk: &Disk, limits: Limits, on_commit: impl FnMut(LogId, &[Committed]) + Send + 'static) -> Store {
     let database = Database::builder().create_with_backend(disk.clone()).unwrap();
     // The directory is only asked how full its disk is.
     let config = StoreConfig { data_dir: ".".into(), ..StoreConfig::default() };
-    Store::start(database, &config, Limits::default(), on_commit).unwrap()
+    Store::start(database, &config, limits, on_commit).unwrap()
 }
 
 fn store() -> Store {
@@ -115,6 +119,20 @@ fn tamper(disk: &Disk, change: impl FnOnce(&redb::WriteTransaction)) {
     let transaction = database.begin_write().unwrap();
     change(&transaction);
     transaction.commit().unwrap();
+}
+
+/// To the byte; over gRPC the times, which take more or fewer bytes, are the server's.
+#[tokio::test]
+async fn a_profile_may_be_as_large_as_the_limit_and_no_larger() {
+    let written = store().write(command(1, create(1))).await.unwrap();
+    let bytes = written.profile.unwrap().len();
+    let store_with = |profile_bytes| start(&Disk::default(), Limits { profile_bytes, ..Limits::default() }, |_, _| {});
+
+    assert!(store_with(bytes).write(command(1, create(1))).await.is_ok(), "at the limit");
+
+    let refused = store_with(bytes - 1).write(command(1, create(1))).await.unwrap_err();
+    let StoreError::Invalid(Invalid::ProfileTooLarge { limit, found }) = refused else { panic!("{refused:?}") };
+    assert_eq!((limit, found), (bytes - 1, bytes), "one past it");
 }
 
 /// Whoever was answered or told of an event finds the change after a loss of power in the next moment.

@@ -5,6 +5,7 @@
 //! - [`http`]: the Profile API over HTTP.
 //! - [`reasons`]: a request for each reason of an error.
 //! - [`refusals`]: what bad input gets, and that it changes nothing.
+//! - [`limits`]: each limit, at it and one past it.
 //! - [`process`]: the real binary: signals, flags, crashes.
 //! - [`wire`]: bytes that are not a request.
 
@@ -13,6 +14,7 @@ mod events;
 mod guarantees;
 mod harness;
 mod http;
+mod limits;
 mod patches;
 mod process;
 mod profiles;

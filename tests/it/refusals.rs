@@ -12,7 +12,7 @@ use crate::harness::*;
 
 /// Asserts the code and the reason, and that the details name `field` where that is not empty.
 #[track_caller]
-fn assert_refused<T: std::fmt::Debug>(answer: Result<T, Status>, code: Code, expected: &str, field: &str) {
+pub fn assert_refused<T: std::fmt::Debug>(answer: Result<T, Status>, code: Code, expected: &str, field: &str) {
     let status = answer.expect_err("it should be refused");
     assert_eq!((status.code(), &*reason(&status)), (code, expected), "{status:?}");
     let violations = status.get_details_bad_request().map(|details| details.field_violations).unwrap_or_default();
@@ -140,91 +140,44 @@ async fn what_is_not_offered_is_refused_and_not_ignored() {
             let answer = client.subscribe(request).await.map(|_| ());
             assert_refused(answer, Code::InvalidArgument, "FIELD_INVALID", "heartbeat_interval");
         }
-        for (page_size, expected) in [(-1, "FIELD_INVALID"), (1_001, "LIMIT_EXCEEDED")] {
-            let request = ListEventsRequest { page_size, ..list_request() };
-            assert_refused(client.list(request).await, Code::InvalidArgument, expected, "page_size");
-        }
+        let request = ListProfilesRequest { audience_id: 5, ..page_request() };
+        assert_refused(client.page(request).await, Code::InvalidArgument, "FIELD_INVALID", "audience_id");
     })
     .await;
 }
 
 #[tokio::test]
-async fn what_is_over_a_limit() {
+async fn a_page_or_a_batch_that_cannot_be() {
     refusing(|client| async move {
-        let (invalid, exhausted) = (Code::InvalidArgument, Code::ResourceExhausted);
-        let field = "patch.set_user_attributes";
+        let invalid = Code::InvalidArgument;
+        let other = CreateProfileRequest { workspace: "other/work/space".into(), ..create_request() };
+        client.profiles.clone().create_profile(other.clone()).await.unwrap();
+        client.profiles.clone().create_profile(other).await.unwrap();
+        let elsewhere = ListProfilesRequest { workspace: "other/work/space".into(), page_size: 1, ..page_request() };
+        let foreign = client.page(elsewhere).await.unwrap().next_page_token;
+        let own = client.page(ListProfilesRequest { page_size: 1, ..page_request() }).await.unwrap().next_page_token;
+        assert!(!foreign.is_empty() && !own.is_empty());
+        for page_token in ["garbled", &foreign, &own[1..], &client.list(list_request()).await.unwrap().cursor] {
+            let request = ListProfilesRequest { page_token: page_token.into(), ..page_request() };
+            assert_refused(client.page(request).await, invalid, "FIELD_INVALID", "page_token");
+        }
+        let request = ListProfilesRequest { page_size: -1, ..page_request() };
+        assert_refused(client.page(request).await, invalid, "FIELD_INVALID", "page_size");
+        let request = ListEventsRequest { page_size: -1, ..list_request() };
+        assert_refused(client.list(request).await, invalid, "FIELD_INVALID", "page_size");
+        let request = ListProfilesRequest { read_mask: mask(&["emial"]), ..page_request() };
+        assert_refused(client.page(request).await, invalid, "MASK_INVALID", "read_mask");
+        let request = ListProfilesRequest { workspace: "acme".into(), ..page_request() };
+        assert_refused(client.page(request).await, invalid, "FIELD_INVALID", "workspace");
 
-        assert!(client.update_with(preview(set([(&"k".repeat(256), text("v"))]))).await.is_ok(), "at the limit");
-        let key = set([(&"k".repeat(257), text("v"))]);
-        assert_refused(client.update(1, key).await, invalid, "LIMIT_EXCEEDED", field);
-        let value = set([("a", text(&"v".repeat(65 << 10)))]);
-        assert_refused(client.update(1, value).await, invalid, "LIMIT_EXCEEDED", field);
-
-        let attributes = |count: usize| {
-            let fields = (0..count).map(|n| (format!("k{n}"), text("v"))).collect();
-            let set_user_attributes = Some(prost_types::Struct { fields });
-            ProfilePatch { set_user_attributes, ..Default::default() }
-        };
-        assert!(client.update_with(preview(attributes(999))).await.is_ok(), "with the one that is there, 1,000");
-        assert_refused(client.update(1, attributes(1_000)).await, invalid, "LIMIT_EXCEEDED", field);
-        assert_refused(client.update(1, attributes(1_001)).await, invalid, "LIMIT_EXCEEDED", field);
-
-        let identities = |count: usize| ProfilePatch {
-            add_identities: (0..count).map(|n| identity("customer_id", &n.to_string())).collect(),
-            ..Default::default()
-        };
-        assert!(client.update_with(preview(identities(99))).await.is_ok(), "with the one that is there, 100");
-        let field = "patch.add_identities";
-        assert_refused(client.update(1, identities(100)).await, invalid, "LIMIT_EXCEEDED", field);
-
-        let member = |audience_id| AudienceMembership { audience_id, ..Default::default() };
-        let join =
-            |count: i64| ProfilePatch { join_audiences: (1..=count).map(member).collect(), ..Default::default() };
-        assert!(client.update_with(preview(join(1_000))).await.is_ok(), "at the limit");
-        assert_refused(client.update(1, join(1_001)).await, invalid, "LIMIT_EXCEEDED", "patch.join_audiences");
-        let attribution = |n: usize| Attribution { partner: n.to_string(), ..Default::default() };
-        let add = |count| ProfilePatch { add_attribution: (0..count).map(attribution).collect(), ..Default::default() };
-        assert!(client.update_with(preview(add(1_000))).await.is_ok(), "at the limit");
-        assert_refused(client.update(1, add(1_001)).await, invalid, "LIMIT_EXCEEDED", "patch.add_attribution");
-
-        let nested = |depth: usize| {
-            let wrap = |value, _| Value { kind: Some(Kind::ListValue(list([value]))) };
-            set([("a", (1..depth).fold(number(1.0), wrap))])
-        };
-        assert!(client.update_with(preview(nested(20))).await.is_ok(), "at the limit");
-        assert_refused(client.update(1, nested(21)).await, invalid, "LIMIT_EXCEEDED", "patch.set_user_attributes");
-        let append = |count: usize| ProfilePatch {
-            append_user_attributes: [("l".to_owned(), list((0..count).map(|_| number(1.0))))].into(),
-            ..Default::default()
-        };
-        assert!(client.update_with(preview(append(1_000))).await.is_ok(), "at the limit");
-        assert_refused(
-            client.update(1, append(1_001)).await,
-            invalid,
-            "LIMIT_EXCEEDED",
-            "patch.append_user_attributes",
-        );
-
-        let blocks = |count: usize| {
-            let fields = (0..count).map(|n| (format!("k{n}"), text(&"v".repeat(60 << 10)))).collect();
-            let set_user_attributes = Some(prost_types::Struct { fields });
-            ProfilePatch { set_user_attributes, ..Default::default() }
-        };
-        assert!(client.update_with(preview(blocks(4))).await.is_ok(), "240 KiB");
-        let profile = client.update(1, blocks(5)).await;
-        let status = profile.as_ref().unwrap_err();
-        assert_eq!((metadata(status, "limit"), metadata(status, "subject")), ("262144".into(), "profile bytes".into()));
-        assert_refused(profile, exhausted, "LIMIT_EXCEEDED", "");
-
-        let request = client.update(1, blocks(18)).await;
-        let status = request.as_ref().unwrap_err();
-        assert_eq!(
-            (metadata(status, "limit"), metadata(status, "subject")),
-            ("1048576".into(), "request bytes".into())
-        );
-        assert!(metadata(status, "found").parse::<usize>().unwrap() > 1 << 20);
-        assert!(status.get_details_quota_failure().is_some());
-        assert_refused(request, exhausted, "LIMIT_EXCEEDED", "");
+        assert_refused(client.batch(batch_request([])).await, invalid, "FIELD_INVALID", "keys");
+        let batch = || batch_request([by_mpid(1)]);
+        let request = BatchGetProfilesRequest { workspace: "acme".into(), ..batch() };
+        assert_refused(client.batch(request).await, invalid, "FIELD_INVALID", "workspace");
+        let request = BatchGetProfilesRequest { read_mask: mask(&["emial"]), ..batch() };
+        assert_refused(client.batch(request).await, invalid, "MASK_INVALID", "read_mask");
+        let request = BatchGetProfilesRequest { min_cursor: "garbled".into(), ..batch() };
+        assert_refused(client.batch(request).await, invalid, "CURSOR_MALFORMED", "min_cursor");
     })
     .await;
 }
@@ -399,9 +352,4 @@ async fn assert_cursor_refused(client: &Client, cursor: &str, code: Code, expect
     let key = Some(get_profile_request::Key::Mpid(1));
     let get = GetProfileRequest { key, min_cursor: cursor.into(), ..get_request() };
     assert_refused(client.get_with(get).await, code, expected, "");
-}
-
-/// An update of profile 1 that is only checked.
-fn preview(patch: ProfilePatch) -> UpdateProfileRequest {
-    UpdateProfileRequest { patch: Some(patch), validate_only: true, ..update_request(1) }
 }

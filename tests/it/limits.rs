@@ -1,0 +1,291 @@
+//! Each limit, at it and one past it: the default, and a configured one.
+
+use cameo::model::Limits;
+use cameo::proto::v1::*;
+use prost::Message;
+use prost_types::value::Kind;
+use prost_types::{Struct, Value};
+use tonic::Code;
+use tonic_types::StatusExt;
+
+use crate::harness::*;
+use crate::refusals::assert_refused;
+
+const INVALID: Code = Code::InvalidArgument;
+const EXHAUSTED: Code = Code::ResourceExhausted;
+
+/// A server with these limits, and a client of it.
+async fn limited(change: impl FnOnce(&mut Limits)) -> (TestServer, Client) {
+    let server = TestServer::start_with(|config| change(&mut config.limits)).await;
+    let client = server.client().await;
+    (server, client)
+}
+
+fn attributes(count: usize) -> ProfilePatch {
+    let fields = (0..count).map(|n| (format!("k{n}"), text("v"))).collect();
+    ProfilePatch { set_user_attributes: Some(Struct { fields }), ..ProfilePatch::default() }
+}
+
+fn account_attributes(count: usize) -> ProfilePatch {
+    let ProfilePatch { set_user_attributes, .. } = attributes(count);
+    ProfilePatch { set_account_user_attributes: set_user_attributes, ..ProfilePatch::default() }
+}
+
+fn key_of(bytes: usize) -> ProfilePatch {
+    set([(&"k".repeat(bytes), text("v"))])
+}
+
+/// A value that takes so many bytes encoded: a string of three bytes of length, and a byte of key.
+fn value_of(bytes: usize) -> ProfilePatch {
+    let length = (bytes - 2..=bytes).rev().find(|length| text(&"v".repeat(length - 2)).encoded_len() <= bytes).unwrap();
+    let value = text(&"v".repeat(length - 2));
+    assert_eq!(value.encoded_len(), bytes);
+    set([("a", value)])
+}
+
+fn identities(count: usize) -> ProfilePatch {
+    let add_identities = (0..count).map(|n| identity("customer_id", &n.to_string())).collect();
+    ProfilePatch { add_identities, ..ProfilePatch::default() }
+}
+
+fn identity_of(bytes: usize) -> ProfilePatch {
+    ProfilePatch { add_identities: vec![identity("customer_id", &"x".repeat(bytes))], ..ProfilePatch::default() }
+}
+
+fn memberships(count: usize) -> ProfilePatch {
+    let member = |n| AudienceMembership { audience_id: i64::try_from(n).unwrap(), ..AudienceMembership::default() };
+    ProfilePatch { join_audiences: (1..=count).map(member).collect(), ..ProfilePatch::default() }
+}
+
+fn attributions(count: usize) -> ProfilePatch {
+    let attribution = |n: usize| Attribution { partner: n.to_string(), ..Attribution::default() };
+    ProfilePatch { add_attribution: (0..count).map(attribution).collect(), ..ProfilePatch::default() }
+}
+
+fn depth(depth: usize) -> ProfilePatch {
+    let wrap = |value, _| Value { kind: Some(Kind::ListValue(list([value]))) };
+    set([("a", (1..depth).fold(number(1.0), wrap))])
+}
+
+fn append(count: usize) -> ProfilePatch {
+    let values = list((0..count).map(|_| number(1.0)));
+    ProfilePatch { append_user_attributes: [("l".to_owned(), values)].into(), ..ProfilePatch::default() }
+}
+
+/// That many values fit, and one more does not, in a patch that creates a profile.
+async fn assert_limit(client: &Client, limit: usize, patch: fn(usize) -> ProfilePatch, field: &str) {
+    let upsert = |count: usize| UpdateProfileRequest {
+        patch: Some(patch(count)),
+        allow_missing: true,
+        validate_only: true,
+        ..update_request(1)
+    };
+    client.update_with(upsert(limit)).await.unwrap_or_else(|status| panic!("{limit} of {field}: {status:?}"));
+    let answer = client.update_with(upsert(limit + 1)).await;
+    let status = answer.as_ref().unwrap_err();
+    assert_eq!(metadata(status, "limit"), limit.to_string(), "{field}");
+    assert_eq!(metadata(status, "found"), (limit + 1).to_string(), "{field}");
+    assert_refused(answer, INVALID, "LIMIT_EXCEEDED", field);
+}
+
+async fn assert_patch_limits(client: &Client, limits: &Limits) {
+    let set = "patch.set_user_attributes";
+    assert_limit(client, limits.attributes, attributes, set).await;
+    assert_limit(client, limits.attributes, account_attributes, "patch.set_account_user_attributes").await;
+    assert_limit(client, limits.attribute_key_bytes, key_of, set).await;
+    assert_limit(client, limits.attribute_value_bytes, value_of, set).await;
+    assert_limit(client, limits.identities, identities, "patch.add_identities").await;
+    assert_limit(client, limits.identity_value_bytes, identity_of, "patch.add_identities[0].value").await;
+    assert_limit(client, limits.audience_memberships, memberships, "patch.join_audiences").await;
+    assert_limit(client, limits.attributions, attributions, "patch.add_attribution").await;
+}
+
+#[tokio::test]
+async fn what_a_patch_may_hold_by_default() {
+    let (_server, client) = limited(|_| ()).await;
+    assert_patch_limits(&client, &Limits::default()).await;
+    assert_limit(&client, 20, depth, "patch.set_user_attributes").await;
+    assert_limit(&client, 1_000, append, "patch.append_user_attributes").await;
+}
+
+#[tokio::test]
+async fn what_a_patch_may_hold_where_it_is_configured() {
+    let limits = Limits {
+        attributes: 3,
+        attribute_key_bytes: 4,
+        attribute_value_bytes: 300,
+        identities: 5,
+        identity_value_bytes: 6,
+        audience_memberships: 7,
+        attributions: 8,
+        ..Limits::default()
+    };
+    let (_server, client) = limited(|given| *given = limits).await;
+    assert_patch_limits(&client, &limits).await;
+}
+
+/// A limit counts what the profile holds already, not only what the patch brings.
+#[tokio::test]
+async fn a_profile_cannot_grow_past_a_limit_step_by_step() {
+    let (_server, client) = limited(|limits| {
+        (limits.attributes, limits.identities, limits.audience_memberships, limits.attributions) = (2, 2, 2, 2);
+    })
+    .await;
+    client.create(with_mpid(1)).await.unwrap();
+    for patch in [attributes(2), identities(2), memberships(2), attributions(2)] {
+        client.update(1, patch).await.unwrap();
+    }
+    let before = client.get(1).await.unwrap();
+    let one_more = [
+        ("patch.set_user_attributes", set([("more", text("v"))])),
+        ("patch.add_identities", ProfilePatch { add_identities: vec![identity("email", "a")], ..Default::default() }),
+        (
+            "patch.join_audiences",
+            ProfilePatch { join_audiences: memberships(3).join_audiences.split_off(2), ..Default::default() },
+        ),
+        (
+            "patch.add_attribution",
+            ProfilePatch { add_attribution: attributions(3).add_attribution.split_off(2), ..Default::default() },
+        ),
+    ];
+    for (field, patch) in one_more {
+        assert_refused(client.update(1, patch).await, INVALID, "LIMIT_EXCEEDED", field);
+    }
+    assert_eq!(client.get(1).await.unwrap(), before);
+}
+
+/// That the limit is exact is a test of the store, where the clock stands still: times take more or fewer bytes.
+#[tokio::test]
+async fn a_profile_takes_no_more_bytes_than_it_may() {
+    for limit in [None, Some(1_000)] {
+        let (_server, client) = limited(|limits| {
+            limits.profile_bytes = limit.unwrap_or(limits.profile_bytes);
+            limits.attribute_value_bytes = 1 << 20;
+        })
+        .await;
+        let limit = limit.unwrap_or(262_144);
+        let padded = |bytes| set([("pad", text(&"v".repeat(bytes)))]);
+        client.create(with_mpid(1)).await.unwrap();
+
+        client.update(1, padded(limit - 100)).await.unwrap();
+
+        let answer = client.update(1, padded(limit)).await;
+        let status = answer.as_ref().unwrap_err();
+        assert_eq!(
+            (metadata(status, "limit"), metadata(status, "subject")),
+            (limit.to_string(), "profile bytes".into())
+        );
+        assert!(metadata(status, "found").parse::<usize>().unwrap() > limit);
+        assert!(status.get_details_quota_failure().is_some());
+        assert_refused(answer, EXHAUSTED, "LIMIT_EXCEEDED", "");
+    }
+}
+
+#[tokio::test]
+async fn a_request_takes_as_many_bytes_as_it_may() {
+    for limit in [None, Some(1_000)] {
+        let (_server, client) = limited(|limits| limits.request_bytes = limit.unwrap_or(limits.request_bytes)).await;
+        let limit = limit.unwrap_or(1_048_576);
+        let padded = |bytes: usize| {
+            // The workspace is refused, but only by who has read the request.
+            let mut request = GetProfileRequest { workspace: "w".repeat(bytes), ..GetProfileRequest::default() };
+            let over = request.encoded_len() - bytes;
+            request.workspace.truncate(bytes - over);
+            assert_eq!(request.encoded_len(), bytes);
+            request
+        };
+        assert_refused(client.get_with(padded(limit)).await, INVALID, "FIELD_INVALID", "workspace");
+        let answer = client.get_with(padded(limit + 1)).await;
+        let status = answer.as_ref().unwrap_err();
+        assert_eq!(
+            (metadata(status, "limit"), metadata(status, "subject")),
+            (limit.to_string(), "request bytes".into())
+        );
+        assert_eq!(metadata(status, "found"), (limit + 1).to_string());
+        assert!(status.get_details_quota_failure().is_some());
+        assert_refused(answer, EXHAUSTED, "LIMIT_EXCEEDED", "");
+    }
+}
+
+#[tokio::test]
+async fn a_batch_has_as_many_keys_as_it_may() {
+    for limit in [1_000, 3] {
+        let (_server, client) = limited(|limits| limits.batch_keys = limit).await;
+        assert_eq!(Limits::default().batch_keys, 1_000);
+        let batch = |count| client.batch(batch_request(vec![by_mpid(1); count]));
+        assert_eq!(batch(limit).await.unwrap().len(), limit);
+        assert_refused(batch(limit + 1).await, INVALID, "LIMIT_EXCEEDED", "keys");
+    }
+}
+
+#[tokio::test]
+async fn a_page_has_as_many_items_as_it_may() {
+    for limit in [1_000, 3] {
+        let (_server, client) = limited(|limits| limits.page_items = limit).await;
+        assert_eq!(Limits::default().page_items, 1_000);
+        let count = i64::try_from(limit).unwrap() + 1;
+        client.import((1..=count).map(|mpid| record(by_mpid(mpid), ProfilePatch::default())).collect()).await.unwrap();
+        let page_size = i32::try_from(limit).unwrap();
+
+        let page = client.page(ListProfilesRequest { page_size, ..page_request() }).await.unwrap();
+        assert_eq!((page.profiles.len(), page.next_page_token.is_empty()), (limit, false));
+        let page = client.list(ListEventsRequest { page_size, ..list_request() }).await.unwrap();
+        assert_eq!((page.events.len(), page.caught_up), (limit, false));
+        let page_size = page_size + 1;
+        let page = client.page(ListProfilesRequest { page_size, ..page_request() }).await;
+        assert_refused(page, INVALID, "LIMIT_EXCEEDED", "page_size");
+        let page = client.list(ListEventsRequest { page_size, ..list_request() }).await;
+        assert_refused(page, INVALID, "LIMIT_EXCEEDED", "page_size");
+        let unsaid = client.page(page_request()).await.unwrap();
+        assert_eq!(unsaid.profiles.len(), limit.min(100), "what a page holds that does not say");
+    }
+}
+
+/// Every field of `Limits` is a flag with its variable, and stands in the README with its default.
+#[tokio::test]
+async fn every_limit_has_a_flag_and_stands_in_the_readme() {
+    let Limits {
+        profile_bytes,
+        attributes,
+        attribute_key_bytes,
+        attribute_value_bytes,
+        identities,
+        identity_value_bytes,
+        audience_memberships,
+        attributions,
+        request_bytes,
+        batch_keys,
+        page_items,
+        answer_bytes,
+    } = Limits::default();
+    let limits = [
+        ("profile-bytes", profile_bytes, "256 KiB"),
+        ("attributes", attributes, "1,000"),
+        ("attribute-key-bytes", attribute_key_bytes, "256 B"),
+        ("attribute-value-bytes", attribute_value_bytes, "64 KiB"),
+        ("identities", identities, "100"),
+        ("identity-value-bytes", identity_value_bytes, "1 KiB"),
+        ("audience-memberships", audience_memberships, "1,000"),
+        ("attributions", attributions, "1,000"),
+        ("request-bytes", request_bytes, "1 MiB"),
+        ("batch-keys", batch_keys, "1,000"),
+        ("page-items", page_items, "1,000"),
+        ("answer-bytes", answer_bytes, "3 MiB"),
+    ];
+    let help = binary().args(["serve", "--help"]).output().await.unwrap().stdout;
+    let help = String::from_utf8(help).unwrap();
+    let readme = include_str!("../../README.md");
+    for (name, default, written) in limits {
+        let flag = format!("--max-{name}");
+        let variable = format!("[env: CAMEO_MAX_{}=", name.to_uppercase().replace('-', "_"));
+        let entry = help
+            .split("\n\n")
+            .flat_map(|entry| entry.split("\n      --"))
+            .find(|entry| entry.trim_start_matches([' ', '-']).starts_with(&format!("max-{name} ")));
+        let entry = entry.unwrap_or_else(|| panic!("no {flag} in {help}"));
+        assert!(entry.contains(&variable) && entry.contains(&format!("[default: {default}]")), "{entry}");
+        let row = readme.lines().find(|line| line.starts_with('|') && line.contains(&format!("`{flag}`")));
+        let row = row.unwrap_or_else(|| panic!("no {flag} in the README"));
+        assert!(row.contains(written), "{row}");
+    }
+}
