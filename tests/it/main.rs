@@ -6,6 +6,7 @@
 //! - [`reasons`]: a request for each reason of an error.
 //! - [`refusals`]: what bad input gets, and that it changes nothing.
 //! - [`limits`]: each limit, at it and one past it.
+//! - [`model`]: random calls against a model.
 //! - [`process`]: the real binary: signals, flags, crashes.
 //! - [`wire`]: bytes that are not a request.
 
@@ -15,6 +16,7 @@ mod guarantees;
 mod harness;
 mod http;
 mod limits;
+mod model;
 mod patches;
 mod process;
 mod profiles;
