@@ -29,6 +29,11 @@ use crate::store::{OpenError, Store};
 const STREAMS_PER_CONNECTION: u32 = 200;
 /// Resets that a client may provoke before its connection is closed. tonic sets no limit by itself.
 const RESETS_PER_CONNECTION: usize = 1024;
+/// What a client may send before it is read: of one stream, and of a connection. An import that waits for room is held back
+/// here. h2 ends a connection on which the small messages that wait cost more than half of its window, each 256 bytes
+/// less its size; so that window is large enough for a stream full of the smallest.
+const STREAM_WINDOW: u32 = 128 << 10;
+const CONNECTION_WINDOW: u32 = 8 << 20;
 /// A connection that answers no ping in time is closed.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -126,6 +131,8 @@ impl Server {
         let stopped = stop.clone();
         let serve = tonic::transport::Server::builder()
             .accept_http1(true)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
             .max_concurrent_streams(STREAMS_PER_CONNECTION)
             .http2_max_local_error_reset_streams(Some(RESETS_PER_CONNECTION))
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))

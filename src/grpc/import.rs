@@ -113,7 +113,10 @@ impl<'a> Import<'a> {
         if !record.workspace.is_empty() && record.workspace != self.workspace.as_str() {
             return Err(Invalid::field("workspace", "must be that of the first message"));
         }
-        record.workspace.clear(); // So that a record has one fingerprint, wherever it stands.
+        // What it comes to, so that a record has one fingerprint wherever it stands.
+        record.workspace.clear();
+        record.silent |= self.silent;
+        record.validate_only |= self.validate_only;
         let id = RequestId::parse(std::mem::take(&mut record.request_id))?;
         let request = id.map(|id| RequestId::new(id, "ImportProfiles", &record));
         let limits = &self.profiles.limits;
@@ -125,8 +128,8 @@ impl<'a> Import<'a> {
             workspace: self.workspace.clone(),
             now: time::now(),
             request,
-            silent: self.silent || record.silent,
-            validate_only: self.validate_only || record.validate_only,
+            silent: record.silent,
+            validate_only: record.validate_only,
             bytes,
         };
         Ok(write.command(Change::Update { key, patch, etag: String::new(), allow_missing: Some(Mpid::draw()) }))

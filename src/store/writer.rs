@@ -197,8 +197,8 @@ impl Writer {
 
 impl Waiting {
     fn answer(self, answer: Result<Written, StoreError>) {
+        drop(self.ticket); // First, so that whoever is answered finds his place free.
         let _ = self.reply.send(answer); // A caller that is gone does not want it.
-        drop(self.ticket);
     }
 }
 

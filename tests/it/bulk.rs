@@ -1,13 +1,23 @@
 //! Many profiles in one call: batches, lists, imports.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
+
+use bytes::Bytes;
 
 use cameo::proto::v1::batch_get_profiles_result::Result as Found;
 use cameo::proto::v1::*;
 use futures_util::StreamExt;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use prost::Message;
 use prost_types::Timestamp;
 use prost_types::value::Kind;
+use rustix::process::Signal;
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
@@ -402,6 +412,22 @@ async fn an_empty_import_and_one_without_a_workspace() {
     assert_eq!(metadata(&status, "records"), "0");
 }
 
+/// What the first message says of all belongs to each record, so a resumed import may begin with any of them.
+#[tokio::test]
+async fn a_record_is_the_same_wherever_it_stands() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let with_id =
+        |mpid: i64| ImportProfilesRequest { request_id: mpid.to_string(), ..record(by_mpid(mpid), increment("n")) };
+    let silent = |record| ImportProfilesRequest { silent: true, ..record };
+    client.import(vec![silent(with_id(1)), with_id(2)]).await.unwrap();
+
+    let resumed = client.import(vec![silent(with_id(2)), with_id(1)]).await.unwrap();
+    assert_eq!((resumed.created, resumed.refused), (2, 0));
+    let other = client.import(vec![with_id(2)]).await.unwrap();
+    assert_eq!(reason_of(other.refusals[0].error.as_ref().unwrap()), "REQUEST_ID_REUSED", "no longer silent");
+}
+
 /// An import whose sender decides when the next record comes.
 struct Sender {
     records: mpsc::Sender<ImportProfilesRequest>,
@@ -530,4 +556,51 @@ async fn calls_are_answered_while_imports_fill_the_queue() {
         assert_eq!(answer.created + answer.updated, 3_000);
     }
     assert_eq!(attribute(&client.get(3_000).await.unwrap(), "n"), Some(&Kind::NumberValue(4.0)));
+}
+
+/// Small messages that wait for room are many: they are held back, and the connection holds. Each is a frame of its own, as
+/// Python's client sends it; the server is stopped until all that its window allows are under way.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_of_the_smallest_records_is_held_back_and_not_broken() {
+    const RECORDS: i64 = 50_000;
+    let dir = tempfile::TempDir::new().unwrap();
+    let process = TestProcess::start(dir.path(), &[]).await;
+    let connection = TokioIo::new(TcpStream::connect(process.addr).await.unwrap());
+    let (mut client, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), connection).await.unwrap();
+    tokio::spawn(connection);
+    let taken = Arc::new(AtomicI64::new(0));
+    let frame = |mpid: i64| {
+        let workspace = if mpid == 1 { WORKSPACE } else { "" }.to_owned();
+        let message = ImportProfilesRequest { workspace, ..record(by_mpid(mpid % 100 + 1), ProfilePatch::default()) };
+        let mut frame = vec![0];
+        frame.extend_from_slice(&u32::try_from(message.encoded_len()).unwrap().to_be_bytes());
+        message.encode(&mut frame).unwrap();
+        Frame::data(Bytes::from(frame))
+    };
+    let counter = Arc::clone(&taken);
+    let frames = futures_util::stream::iter((1..=RECORDS).map(frame).collect::<Vec<_>>())
+        .inspect(move |_| drop(counter.fetch_add(1, Ordering::Relaxed)))
+        .map(Ok::<_, std::io::Error>);
+    let request = hyper::Request::post(format!("http://{}/cameo.v1.ProfileService/ImportProfiles", process.addr))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(StreamBody::new(frames))
+        .unwrap();
+
+    process.signal(Signal::STOP);
+    let answer = tokio::spawn(async move { client.send_request(request).await.unwrap().collect().await });
+    let mut before = -1;
+    while taken.load(Ordering::Relaxed) != before {
+        before = taken.load(Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_millis(100)).await; // Until no more is taken: there is no sign of it.
+    }
+    process.signal(Signal::CONT);
+
+    let answer = answer.await.unwrap().expect("the connection holds");
+    let trailers = answer.trailers().expect("an answer, not only a status").clone();
+    assert_eq!(trailers.get("grpc-status").unwrap(), "0");
+    let message = ImportProfilesResponse::decode(&answer.to_bytes()[5..]).unwrap();
+    assert_eq!((message.created, message.unchanged), (100, RECORDS - 100));
+    assert!(before < RECORDS, "it was held back");
 }
