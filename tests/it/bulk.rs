@@ -580,7 +580,7 @@ async fn an_import_of_the_smallest_records_is_held_back_and_not_broken() {
     };
     let counter = Arc::clone(&taken);
     let frames = futures_util::stream::iter((1..=RECORDS).map(frame).collect::<Vec<_>>())
-        .inspect(move |_| drop(counter.fetch_add(1, Ordering::Relaxed)))
+        .inspect(move |_| _ = counter.fetch_add(1, Ordering::Relaxed))
         .map(Ok::<_, std::io::Error>);
     let request = hyper::Request::post(format!("http://{}/cameo.v1.ProfileService/ImportProfiles", process.addr))
         .header("content-type", "application/grpc")
