@@ -1,4 +1,4 @@
-"""Generates the messages and stubs, `src/cameo/v1/*_pb2*`, from the repository's `proto` folder."""
+"""Generates the messages and stubs, `src/cameo/v1/*_pb2*`, from the repository's `proto/cameo` folder."""
 
 import shutil
 from pathlib import Path
@@ -13,9 +13,10 @@ OUT = HERE / "src"
 
 
 def main() -> None:
-    sources = sorted(PROTO.rglob("*.proto"))
+    # Not of `proto/google`: googleapis-common-protos has those stubs, and ours would come to lie beside or before them.
+    sources = sorted((PROTO / "cameo").rglob("*.proto"))
     if not sources:
-        raise SystemExit(f"no .proto files under {PROTO}")
+        raise SystemExit(f"no .proto files under {PROTO / 'cameo'}")
     shutil.rmtree(OUT / "cameo", ignore_errors=True)  # So that nothing outlives its .proto file.
     flags = [f"--proto_path={PROTO}", f"--proto_path={WELL_KNOWN}"]
     flags += [f"--{kind}={OUT}" for kind in ("python_out", "pyi_out", "grpc_python_out")]

@@ -32,8 +32,8 @@ def run() -> Iterator[Callable[..., Program]]:
     """Starts programs, and ends those that the test left."""
     programs: list[Program] = []
 
-    def start(*command: str) -> Program:
-        programs.append(Program(*command))
+    def start(*command: str, stderr: int | None = None) -> Program:
+        programs.append(Program(*command, stderr=stderr))
         return programs[-1]
 
     yield start

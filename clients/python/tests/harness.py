@@ -163,6 +163,12 @@ class Writer(threading.Thread):
             raise self._failure
 
 
+def setting(**attributes: object) -> ProfilePatch:
+    patch = ProfilePatch()
+    patch.set_user_attributes.update(attributes)
+    return patch
+
+
 def count_up(client: Client, mpid: int, request_id: str = "") -> str:
     """A write that shows if it is applied twice. Answers the cursor of its event."""
     patch = ProfilePatch(increment_user_attributes={"steps": 1})

@@ -1,21 +1,16 @@
 from __future__ import annotations
 
-from itertools import count
+from itertools import count, islice
 
 import grpc
 import pytest
 
 from cameo.v1.profile_service_pb2 import WRITE_OUTCOME_CREATED, WRITE_OUTCOME_UPDATED
 from cameo_client import CameoError, Client, Identity, Profile, ProfilePatch
-from harness import count_up
+from harness import count_up, setting
 
 ADA = Identity(type="customer_id", value="mxr15")
-
-
-def setting(**attributes: object) -> ProfilePatch:
-    patch = ProfilePatch()
-    patch.set_user_attributes.update(attributes)
-    return patch
+NOBODY = Identity(type="customer_id", value="zzz99")
 
 
 def create_ada(client: Client) -> Profile:
@@ -45,6 +40,67 @@ def test_a_read_may_ask_to_see_a_write(client: Client) -> None:
     written = client.update_profile(42, setting(plan="free"))
     seen = client.get_profile(42, min_cursor=written.cursor)
     assert seen.user_attributes["plan"] == "free"
+
+
+def test_a_batch_has_a_result_for_each_key_in_order(client: Client) -> None:
+    ada = create_ada(client)
+    bob = client.update_profile(7, setting(plan="free"), allow_missing=True).profile
+    found_bob, found_ada, missing, again = client.batch_get_profiles([7, ADA, NOBODY, 42])
+    assert (found_bob, found_ada, again) == (bob, ada, ada)
+
+    assert isinstance(missing, CameoError)
+    with pytest.raises(CameoError) as alone:
+        client.get_profile(NOBODY)
+    assert alone.value.reason == "PROFILE_NOT_FOUND"
+    assert vars(missing) == vars(alone.value)
+
+
+def test_a_malformed_key_of_a_batch_is_named(client: Client) -> None:
+    create_ada(client)
+    _, malformed = client.batch_get_profiles([42, 0])
+    assert isinstance(malformed, CameoError)
+    assert malformed.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert malformed.reason == "FIELD_INVALID"
+    assert [violation.field for violation in malformed.field_violations] == ["keys[1].mpid"]
+
+
+def test_a_batch_is_read_as_one_profile_is(client: Client) -> None:
+    create_ada(client)
+    mask = {"read_mask": ["mpid", "user_attributes"], "user_attribute_keys": ["plan"]}
+    assert client.batch_get_profiles([ADA], **mask) == [client.get_profile(ADA, **mask)]
+    with pytest.raises(CameoError) as refused:
+        client.batch_get_profiles([ADA], min_cursor="garbage")
+    assert refused.value.reason == "CURSOR_MALFORMED"
+
+
+def test_a_batch_is_never_split(client: Client) -> None:
+    assert len(client.batch_get_profiles([42] * 1_000)) == 1_000
+    with pytest.raises(CameoError) as refused:
+        client.batch_get_profiles([42] * 1_001)
+    assert refused.value.reason == "LIMIT_EXCEEDED"
+
+
+def test_a_list_has_each_profile_once_by_mpid(client: Client) -> None:
+    mpids = [*range(-12, 0), *range(1, 14)]
+    for mpid in reversed(mpids):
+        count_up(client, mpid)
+    assert [profile.mpid for profile in client.list_profiles(page_size=10)] == mpids
+    assert [profile.mpid for profile in client.list_profiles()] == mpids
+
+    masked = client.list_profiles(page_size=10, read_mask=["mpid", "user_attributes"], user_attribute_keys=["plan"])
+    assert list(masked) == [Profile(mpid=mpid, user_attributes={}) for mpid in mpids]
+
+
+def test_a_page_is_fetched_when_the_one_before_is_used_up(client: Client) -> None:
+    for mpid in range(1, 26):
+        count_up(client, mpid)
+    profiles = client.list_profiles(page_size=10)
+    assert [profile.mpid for profile in islice(profiles, 10)] == list(range(1, 11))
+    count_up(client, 100)  # Only who has not asked for the third page yet can see it.
+    count_up(client, 11)
+    eleventh = next(profiles)
+    assert eleventh.user_attributes["steps"] == 2, "the second page was fetched too early"
+    assert [profile.mpid for profile in profiles] == [*range(12, 26), 100]
 
 
 def test_an_update_needs_the_etag_it_names(client: Client) -> None:

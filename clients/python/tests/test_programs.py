@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from cameo_client import Client
+from cameo_client import Client, Identity
 from count import Counts
 from harness import Program, Server, Writer, count_up
 
@@ -97,3 +98,46 @@ def test_the_lookup_and_update_examples_run(server: Server, run: Run) -> None:
     lookup = run(sys.executable, EXAMPLES / "lookup.py", *at, "--mpid", "42", "--attribute", "plan")
     assert '"plan": "pro"' in "".join(lookup.lines.rest())
     assert lookup.wait() == 0
+
+
+def test_the_import_example_tells_counts_and_refusals_but_no_value(
+    server: Server, client: Client, run: Run, tmp_path: Path
+) -> None:
+    people = tmp_path / "people.csv"
+    too_long = "9" * 1_025
+    rows = f'"customer, by id",plan,city\nmxr15,pro,"Paris\nTexas"\n{too_long},pro,Rome\n\nmxr16,,Oslo\n'
+    people.write_text("\ufeff" + rows, encoding="utf-8")
+    command = [sys.executable, EXAMPLES / "import_csv.py", "--address", server.address, "--type", "customer_id"]
+    refusal = "record 2: LIMIT_EXCEEDED: key.identity.value: identity value bytes 1025 over the limit of 1024"
+    for created, unchanged in ((2, 0), (0, 2)):
+        program = run(*command, people)
+        counts = [f"created    {created}", "updated    0", f"unchanged  {unchanged}", "refused    1"]
+        assert program.lines.rest() == [*counts, refusal]
+        assert program.wait() == 0
+
+    keys = [Identity(type="customer_id", value=value) for value in ("mxr15", "mxr16")]
+    first, second = client.batch_get_profiles(keys)
+    assert dict(first.user_attributes) == {"plan": "pro", "city": "Paris\nTexas"}
+    assert dict(second.user_attributes) == {"city": "Oslo"}
+
+
+def test_the_import_example_marks_its_events_silent_when_told(
+    server: Server, client: Client, run: Run, tmp_path: Path
+) -> None:
+    people = tmp_path / "people.csv"
+    people.write_text("customer,plan\nmxr15,pro\n")
+    command = [sys.executable, EXAMPLES / "import_csv.py", "--address", server.address, "--type", "customer_id"]
+    assert run(*command, "--silent", people).wait() == 0
+    assert [event.silent for event, _ in client.subscribe(earliest=True, until_caught_up=True)] == [True]
+
+
+def test_the_import_example_ends_at_a_row_that_does_not_fit(
+    server: Server, client: Client, run: Run, tmp_path: Path
+) -> None:
+    people = tmp_path / "people.csv"
+    people.write_text("customer,plan\nmxr15,pro\nmxr16,pro,Rome\nmxr17,pro\n")
+    command = [sys.executable, EXAMPLES / "import_csv.py", "--address", server.address, "--type", "customer_id"]
+    program = run(*command, people, stderr=subprocess.STDOUT)
+    assert program.lines.rest() == ["the import ends before record 2: 3 cells under 2 headings"]
+    assert program.wait() == 1
+    assert len(list(client.list_profiles())) == 1

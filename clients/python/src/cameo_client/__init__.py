@@ -1,6 +1,6 @@
 """A client of Cameo.
 
-- `client`: connecting, looking up, changing.
+- `client`: connecting, looking up, listing, changing, importing.
 - `subscription`: the stream of changes, which resumes.
 - `cursors`: where a subscriber remembers how far it came.
 - `errors`: what the service refuses, and why.
@@ -14,7 +14,7 @@ from cameo.v1.profile_pb2 import Identity, Profile, ProfilePatch
 
 from .client import Client, Key, connect
 from .cursors import CursorStore, FileCursor
-from .errors import CameoError, CursorRefused, FieldViolation
+from .errors import CameoError, CursorRefused, FieldViolation, explain
 from .subscription import Delivery, Subscription
 
 __all__ = [
@@ -32,4 +32,5 @@ __all__ = [
     "ProfilePatch",
     "Subscription",
     "connect",
+    "explain",
 ]

@@ -1,9 +1,9 @@
-"""Looks profiles up, changes them, and subscribes to their changes, in one workspace."""
+"""Looks profiles up, lists, changes and imports them, and subscribes to their changes, in one workspace."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -14,11 +14,21 @@ from cameo.v1.event_pb2 import EventFilter
 from cameo.v1.event_service_pb2 import SubscribeRequest
 from cameo.v1.event_service_pb2_grpc import EventServiceStub
 from cameo.v1.profile_pb2 import Identity, Profile, ProfilePatch
-from cameo.v1.profile_service_pb2 import GetProfileRequest, UpdateProfileRequest, UpdateProfileResponse
+from cameo.v1.profile_service_pb2 import (
+    BatchGetProfilesRequest,
+    BatchGetProfilesResult,
+    GetProfileRequest,
+    ImportProfilesRequest,
+    ImportProfilesResponse,
+    ListProfilesRequest,
+    ProfileKey,
+    UpdateProfileRequest,
+    UpdateProfileResponse,
+)
 from cameo.v1.profile_service_pb2_grpc import ProfileServiceStub
 
 from .cursors import CursorStore
-from .errors import CameoError
+from .errors import CameoError, explain, translate
 from .retry import call
 from .subscription import Subscription
 
@@ -50,7 +60,7 @@ class Client:
     """One workspace. Thread-safe, as the channel is.
 
     Methods raise `CameoError`. They ask again, for at most `timeout` seconds, where the service cannot be reached or
-    says when to come back; a write has a `request_id`, so that it is applied once.
+    says when to come back; a write has a `request_id`, so that it is applied once. `import_profiles` does neither.
     """
 
     def __init__(self, channel: grpc.Channel, workspace: str) -> None:
@@ -77,6 +87,54 @@ class Client:
             **_named(key),
         )
         return call(self.profiles.GetProfile, request, timeout).profile
+
+    def batch_get_profiles(
+        self,
+        keys: Iterable[Key],
+        *,
+        read_mask: Sequence[str] = (),
+        user_attribute_keys: Sequence[str] = (),
+        min_cursor: str = "",
+        timeout: float = _TIMEOUT_SECONDS,
+    ) -> list[Profile | CameoError]:
+        """For each key, in order, what `get_profile` would return or raise, all in one state of the store.
+
+        The service refuses more than 1,000 keys: several batches are several states, which only the caller can allow.
+        Where the answer would grow too large, a key has LIMIT_EXCEEDED, with code RESOURCE_EXHAUSTED: ask for it again.
+        """
+        request = BatchGetProfilesRequest(
+            workspace=self.workspace,
+            keys=[ProfileKey(**_named(key)) for key in keys],
+            read_mask=FieldMask(paths=read_mask),
+            user_attribute_keys=user_attribute_keys,
+            min_cursor=min_cursor,
+        )
+        return [_found(result) for result in call(self.profiles.BatchGetProfiles, request, timeout).results]
+
+    def list_profiles(
+        self,
+        *,
+        page_size: int = 0,
+        read_mask: Sequence[str] = (),
+        user_attribute_keys: Sequence[str] = (),
+    ) -> Iterator[Profile]:
+        """All profiles, by mpid. A page is fetched when the one before is used up; 0 leaves its size to the service.
+
+        A profile that exists throughout comes exactly once, whatever is written meanwhile. The pages are not one state
+        of the store.
+        """
+        request = ListProfilesRequest(
+            workspace=self.workspace,
+            page_size=page_size,
+            read_mask=FieldMask(paths=read_mask),
+            user_attribute_keys=user_attribute_keys,
+        )
+        while True:
+            page = call(self.profiles.ListProfiles, request, _TIMEOUT_SECONDS)
+            yield from page.profiles  # It may have none, and yet not be the last.
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
 
     def update_profile(
         self,
@@ -117,6 +175,34 @@ class Client:
                     raise
         return self._edit_once(key, edit)
 
+    def import_profiles(
+        self,
+        records: Iterable[tuple[Key, ProfilePatch]],
+        *,
+        silent: bool = False,
+        timeout: float | None = None,
+    ) -> ImportProfilesResponse:
+        """Applies the patches in order, and creates the profiles that do not exist. Answers counts and refusals.
+
+        `records` is iterated over in another thread, as the service takes them. What it raises ends the import after
+        the record before, and is raised here. A record that is refused changes nothing, and the others go on: `explain`
+        says why. `silent` marks the events for subscribers that omit such.
+
+        It is never repeated, as `records` cannot be rewound. If this raises, each record was applied whole or not at
+        all, in order; `metadata["records"]`, where the service could still say it, is how many it dealt with for
+        certain. To import everything again is safe, since what is there already changes nothing, unless it increments:
+        then give each record a `request_id`, through `profiles.ImportProfiles`.
+        """
+        failures: list[BaseException] = []
+        requests = _import_requests(self.workspace, records, silent, failures)
+        try:
+            answer = self.profiles.ImportProfiles(requests, timeout=timeout)
+        except grpc.RpcError as rpc_error:
+            raise translate(rpc_error) from rpc_error
+        if failures:
+            raise failures[0]
+        return answer
+
     def subscribe(
         self,
         cursor: CursorStore | None = None,
@@ -124,6 +210,7 @@ class Client:
         earliest: bool = False,
         types: Sequence[str] = (),
         mpids: Sequence[int] = (),
+        omit_silent: bool = False,
         read_mask: Sequence[str] = (),
         user_attribute_keys: Sequence[str] = (),
         heartbeat_interval: timedelta | None = None,
@@ -135,7 +222,7 @@ class Client:
         """
         request = SubscribeRequest(
             workspace=self.workspace,
-            filter=EventFilter(types=types, mpids=mpids),
+            filter=EventFilter(types=types, mpids=mpids, omit_silent=omit_silent),
             read_mask=FieldMask(paths=read_mask),
             user_attribute_keys=user_attribute_keys,
             until_caught_up=until_caught_up,
@@ -153,3 +240,22 @@ class Client:
 
 def _named(key: Key) -> dict[str, Any]:
     return {"mpid" if isinstance(key, int) else "identity": key}
+
+
+def _found(result: BatchGetProfilesResult) -> Profile | CameoError:
+    return explain(result.error) if result.HasField("error") else result.found
+
+
+def _import_requests(
+    workspace: str, records: Iterable[tuple[Key, ProfilePatch]], silent: bool, failures: list[BaseException]
+) -> Iterator[ImportProfilesRequest]:
+    """A message for each record. Ends where `records` raises, which it leaves in `failures`."""
+    head: dict[str, Any] = {"workspace": workspace, "silent": silent}  # The first message says it for all.
+    try:
+        for key, patch in records:
+            yield ImportProfilesRequest(key=ProfileKey(**_named(key)), patch=patch, **head)
+            head = {}
+    except GeneratorExit:  # The call is over.
+        raise
+    except BaseException as failure:  # grpcio would log it and not raise it, or wait for ever if it is a SystemExit.
+        failures.append(failure)

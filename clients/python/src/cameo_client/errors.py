@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
 _CURSOR_REASONS = frozenset({"CURSOR_EXPIRED", "CURSOR_FOREIGN", "CURSOR_IN_FUTURE", "CURSOR_MALFORMED"})
 
 _Detail = TypeVar("_Detail", bound=Message)
@@ -27,7 +28,7 @@ class FieldViolation(NamedTuple):
 
 
 class CameoError(Exception):
-    """A call failed."""
+    """A call failed; or one key of a batch, or one record of an import."""
 
     code: grpc.StatusCode
     message: str
@@ -74,14 +75,22 @@ class CursorRefused(CameoError):
 
 def translate(rpc_error: grpc.RpcError) -> CameoError:
     """The error that an exception of grpcio stands for."""
-    status = _status(rpc_error)
+    return _error(rpc_error.code(), rpc_error.details() or "", _status(rpc_error))
+
+
+def explain(status: status_pb2.Status) -> CameoError:
+    """The error that a status inside an answer stands for: of a key of a batch, or of a record of an import."""
+    return _error(_CODES.get(status.code, grpc.StatusCode.UNKNOWN), status.message, status)
+
+
+def _error(code: grpc.StatusCode, message: str, status: status_pb2.Status) -> CameoError:
     info = _detail(status, error_details_pb2.ErrorInfo)
     bad_request = _detail(status, error_details_pb2.BadRequest)
     retry = _detail(status, error_details_pb2.RetryInfo)
     kind = CursorRefused if info.reason in _CURSOR_REASONS else CameoError
     return kind(
-        rpc_error.code(),
-        rpc_error.details() or "",
+        code,
+        message,
         reason=info.reason,
         metadata=dict(info.metadata),
         field_violations=[FieldViolation(found.field, found.description) for found in bad_request.field_violations],
