@@ -2,8 +2,8 @@
 """Runs the walk of README.md against a new server and compares what it prints; with --write, writes it down instead.
 
 A line that begins with `$ ` in a ```console block is a command, with the lines after it that a backslash or an open quote continues; the
-rest is its output. What differs from run to run (times, etags, cursors, ids) is compared by shape alone. `grpcurl` must
-be on the PATH.
+rest is its output. What differs from run to run (times, etags, cursors, ids) is compared by shape alone. `grpcurl` and
+`curl` must be on the PATH.
 """
 
 import re
@@ -15,6 +15,10 @@ from pathlib import Path
 README = Path(__file__).parent.parent / "README.md"
 ADDRESS = "127.0.0.1:50051"
 SHAPES = [
+    (r'"nextPageToken": "[\w-]+"', '"nextPageToken": "<token>"'),
+    (r'"[0-9a-f]{32}"', '"<etag>"'),
+    (r"date: .* GMT", "date: <time>"),
+    (r'_timestamp_ms":\d+', '_timestamp_ms":<time>'),
     (r'"[\w-]{34}"', '"<cursor>"'),
     (r'"[0-9a-f]+-[0-9a-f]{8}"', '"<etag>"'),
     (r"\d{4}-\d\d-\d\dT[\d:.]+Z", "<time>"),
@@ -41,9 +45,10 @@ def command_of(step: str) -> str:
 
 
 def run(command: str, address: str, variables: str) -> str:
+    command = command.replace("$ curl ", "$ curl -sS ")  # Its progress is for a terminal.
     script = variables + command.removeprefix("$ ").replace(ADDRESS, address)
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=30)
-    return (done.stdout + done.stderr).replace(address, ADDRESS).strip()
+    return (done.stdout + done.stderr).replace(address, ADDRESS).replace("\r", "").strip()
 
 
 def walk(text: str, address: str) -> str:
