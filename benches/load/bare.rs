@@ -17,10 +17,10 @@ use crate::client::{Latency, latency};
 use crate::fixture::{Dice, Fixture, SAMPLES, mpid};
 
 // As in `cameo::store`.
-const PROFILES: TableDefinition<(u32, i64), &[u8]> = TableDefinition::new("profiles_v1");
-const EVENTS: TableDefinition<(u32, u64), &[u8]> = TableDefinition::new("events_v1");
+pub const PROFILES: TableDefinition<(u32, i64), &[u8]> = TableDefinition::new("profiles_v1");
+pub const EVENTS: TableDefinition<(u32, u64), &[u8]> = TableDefinition::new("events_v1");
 /// The only workspace.
-const WORKSPACE: u32 = 1;
+pub const WORKSPACE: u32 = 1;
 
 /// How a commit is kept. Each costs more than the one before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,11 +5,10 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::Context;
+use cameo::config::StoreConfig;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{ChildStdin, ChildStdout, Command};
-
-use crate::fixture::Fixture;
 
 /// Of the times in `/proc/PID/stat`: what Linux says on every architecture that Rust has.
 const TICKS_PER_SECOND: u32 = 100;
@@ -26,11 +25,11 @@ pub struct Child {
 }
 
 impl Child {
-    /// Cameo, on the store of the fixture, with its defaults.
-    pub async fn cameo(fixture: &Fixture) -> anyhow::Result<Self> {
+    /// Cameo, on this store, with its defaults.
+    pub async fn cameo(store: &StoreConfig) -> anyhow::Result<Self> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cameo"));
-        command.args(["serve", "--addr", "127.0.0.1:0", "--log", "warn", "--data-dir"]).arg(&fixture.store.data_dir);
-        command.arg("--cache-bytes").arg(fixture.store.cache_bytes.to_string());
+        command.args(["serve", "--addr", "127.0.0.1:0", "--log", "warn", "--data-dir"]).arg(&store.data_dir);
+        command.arg("--cache-bytes").arg(store.cache_bytes.to_string());
         Self::listening(spawn(&mut command)?, None).await
     }
 
@@ -40,6 +39,21 @@ impl Child {
         let mut line = String::new();
         stdout.read_line(&mut line).await?;
         let addr = line.split_whitespace().last().context("the server did not start")?.parse()?;
+        Self::new(addr, process, stdin, stdout)
+    }
+
+    /// One that listens where it was told to, and need not say so.
+    pub fn at(addr: SocketAddr, mut process: tokio::process::Child) -> anyhow::Result<Self> {
+        let stdout = BufReader::new(process.stdout.take().context("its output is ours")?);
+        Self::new(addr, process, None, stdout)
+    }
+
+    fn new(
+        addr: SocketAddr,
+        process: tokio::process::Child,
+        stdin: Option<ChildStdin>,
+        stdout: BufReader<ChildStdout>,
+    ) -> anyhow::Result<Self> {
         let pid = process.id().context("the server has ended")?;
         Ok(Self { addr, pid, process, _stdin: stdin, _stdout: stdout })
     }

@@ -106,42 +106,62 @@ pub async fn call<W: Work>(grpc: &mut Grpc<Channel>, work: &W, dice: &mut Dice) 
     Ok(answer)
 }
 
-/// `clients` of them, spread over the channels, for `duration`.
-pub async fn closed_loop<W: Work>(
-    channels: &[Channel],
-    clients: usize,
-    work: &Arc<W>,
+/// One client: it has one call in flight.
+pub trait Caller: Send + 'static {
+    /// Makes a call, and checks its answer.
+    fn call(&mut self, dice: &mut Dice) -> impl Future<Output = anyhow::Result<()>> + Send;
+}
+
+/// A client by gRPC.
+pub struct GrpcCaller<W> {
+    grpc: Grpc<Channel>,
+    work: Arc<W>,
+}
+
+impl<W: Work> Caller for GrpcCaller<W> {
+    async fn call(&mut self, dice: &mut Dice) -> anyhow::Result<()> {
+        call(&mut self.grpc, &*self.work, dice).await?;
+        Ok(())
+    }
+}
+
+/// `clients` of them, spread over the channels.
+pub fn callers<W: Work>(channels: &[Channel], clients: usize, work: &Arc<W>) -> impl Iterator<Item = GrpcCaller<W>> {
+    let channels = channels.iter().cycle().take(clients);
+    channels.map(|channel| GrpcCaller { grpc: Grpc::new(channel.clone()), work: Arc::clone(work) })
+}
+
+/// All of them, for `duration`.
+pub async fn closed_loop<C: Caller>(
+    callers: impl IntoIterator<Item = C>,
     duration: Duration,
     seed: u64,
 ) -> anyhow::Result<Outcome> {
     let start = Instant::now();
     let mut running = JoinSet::new();
-    for (client, channel) in (0..clients).zip(channels.iter().cycle()) {
-        let dice = Dice::new((seed << 32) + client as u64);
-        running.spawn(one_client(Grpc::new(channel.clone()), Arc::clone(work), dice, start + duration));
+    for (client, caller) in (0..).zip(callers) {
+        running.spawn(one_client(caller, Dice::new((seed << 32) + client), start + duration));
     }
-    let mut outcome = Outcome { calls: 0, elapsed: Duration::ZERO, latency: latency() };
-    while let Some(latency) = running.join_next().await {
-        outcome.latency.add(latency??)?;
-    }
-    outcome.elapsed = start.elapsed();
-    outcome.calls = outcome.latency.len();
-    Ok(outcome)
+    gather(start, running).await
 }
 
-async fn one_client<W: Work>(
-    mut grpc: Grpc<Channel>,
-    work: Arc<W>,
-    mut dice: Dice,
-    end: Instant,
-) -> anyhow::Result<Latency> {
+async fn one_client(mut caller: impl Caller, mut dice: Dice, end: Instant) -> anyhow::Result<Latency> {
     let mut latency = latency();
     let mut began = Instant::now();
     while began < end {
-        call(&mut grpc, &*work, &mut dice).await?;
+        caller.call(&mut dice).await?;
         let answered = Instant::now();
         latency.record((answered - began).as_micros().try_into()?)?;
         began = answered;
     }
     Ok(latency)
+}
+
+/// What came of all clients, when the last has ended.
+pub async fn gather(start: Instant, mut running: JoinSet<anyhow::Result<Latency>>) -> anyhow::Result<Outcome> {
+    let mut all = latency();
+    while let Some(latency) = running.join_next().await {
+        all.add(latency??)?;
+    }
+    Ok(Outcome { calls: all.len(), elapsed: start.elapsed(), latency: all })
 }

@@ -3,8 +3,8 @@
 //! How soon is told twice. Both ends are read from the one clock of this machine:
 //! - from `Event.time`, which the server took when the request came in, to when the event was received. So the commit
 //!   is in it, and whatever the write waited for;
-//! - from when the writer had its answer, which is sent right after the commit, to when the event was received. An event
-//!   that came before the answer did counts as 0.
+//! - from when the writer had its answer, which is sent right after the commit, to when the event was received. An
+//!   event that came before the answer did counts as 0.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -95,7 +95,7 @@ struct Round {
 }
 
 pub async fn measure(fixture: &Fixture, plan: Plan, report: &mut Report) -> anyhow::Result<()> {
-    let cameo = Child::cameo(fixture).await?;
+    let cameo = Child::cameo(&fixture.store).await?;
     let mut rows = Vec::new();
     for subscribers in SUBSCRIBERS {
         for rate in [Rate::Steady(STEADY_UPDATES.min(STEADY_DELIVERIES / subscribers)), Rate::Saturated] {

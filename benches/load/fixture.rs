@@ -2,14 +2,14 @@
 //!
 //! A profile is a pure function of its index, so that keys need not be kept.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
 use cameo::config::StoreConfig;
 use cameo::model::{Limits, Mpid, NewProfile, Patch, ProfileKey, Workspace, time, wire};
 use cameo::proto::v1::{AudienceMembership, Identity, Profile, ProfilePatch};
-use cameo::store::{Change, Command, Store};
+use cameo::store::{Change, Command, Snapshot, Store, WorkspaceId};
 use futures_util::{StreamExt, stream};
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
@@ -73,7 +73,7 @@ fn identity(kind: &str, value: String) -> Identity {
     Identity { r#type: kind.into(), encoding: "none".into(), value }
 }
 
-fn profile(index: u64) -> Profile {
+pub fn profile(index: u64) -> Profile {
     let dice = &mut Dice::new(!index);
     let (high, low) = (dice.roll(), dice.roll());
     let device_identities = vec![
@@ -146,19 +146,29 @@ pub fn patch(dice: &mut Dice) -> ProfilePatch {
     }
 }
 
+/// What is to be prepared besides the store.
+#[derive(Debug, Clone, Copy)]
+pub struct Needs {
+    /// [`Fixture::profile_bytes`], for whoever looks profiles up.
+    pub lengths: bool,
+    /// The reference, which takes the lengths too.
+    pub reference: bool,
+    /// The copy for [`crate::bare`].
+    pub copy: bool,
+}
+
 /// What all measurements share. The directory goes with it.
 pub struct Fixture {
     pub profiles: u64,
-    /// Of the answer that holds each profile, by its index, before anything was updated.
-    pub answer_bytes: Arc<[u32]>,
+    /// Of each encoded profile, by its index, before anything was updated.
+    pub profile_bytes: Arc<[u32]>,
     pub store: StoreConfig,
     dir: TempDir,
 }
 
 impl Fixture {
-    /// Fills a store, and closes it. Whoever looks profiles up needs the reference, which is filled from the store;
-    /// whoever updates needs the copy for [`crate::bare`].
-    pub async fn build(profiles: u64, lookup: bool, update: bool) -> anyhow::Result<(Self, Option<Child>)> {
+    /// Fills a store, and closes it. The reference is filled from it.
+    pub async fn build(profiles: u64, needs: Needs) -> anyhow::Result<(Self, Option<Child>)> {
         // Not in the system's directory for temporary files: that may lie in memory, where a sync costs nothing.
         let parent = env!("CARGO_TARGET_TMPDIR");
         std::fs::create_dir_all(parent)?;
@@ -171,10 +181,10 @@ impl Fixture {
         let dice = &mut Dice::new(0);
         write_all(&store, (0..SAMPLES.min(profiles)).map(|index| update_command(index, dice))).await?;
 
-        let (answer_bytes, reference) = read_all(&store, profiles, lookup).await?;
+        let (profile_bytes, reference) = read_all(&store, profiles, needs).await?;
         store.close().await;
-        let fixture = Self { profiles, answer_bytes: answer_bytes.into(), store: config, dir };
-        if update {
+        let fixture = Self { profiles, profile_bytes: profile_bytes.into(), store: config, dir };
+        if needs.copy {
             eprintln!("copying the store");
             std::fs::copy(fixture.store_file(), fixture.bare_file())?;
             std::fs::File::open(fixture.bare_file())?.sync_all()?;
@@ -184,6 +194,11 @@ impl Fixture {
 
     pub fn store_file(&self) -> PathBuf {
         self.store.data_dir.join("cameo.redb")
+    }
+
+    /// For files of a measurement's own.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     /// For [`crate::bare`].
@@ -230,26 +245,47 @@ fn valid(mpid: i64) -> Mpid {
     Mpid::new(mpid).expect("not 0")
 }
 
-/// The lengths of the answers, and a reference that gives the same, if one is wanted.
-async fn read_all(store: &Store, profiles: u64, lookup: bool) -> anyhow::Result<(Vec<u32>, Option<Child>)> {
-    if !lookup {
-        return Ok((Vec::new(), None));
+/// The encoded profiles of a store.
+pub struct Stored {
+    snapshot: Snapshot,
+    workspace: WorkspaceId,
+}
+
+impl Stored {
+    pub fn of(store: &Store) -> anyhow::Result<Self> {
+        let workspace = store.workspace_id(&Workspace::parse(WORKSPACE)?).context("the workspace was written to")?;
+        Ok(Self { snapshot: store.snapshot()?, workspace })
     }
-    eprintln!("filling the reference");
-    let workspace = store.workspace_id(&Workspace::parse(WORKSPACE)?).context("the workspace was written to")?;
-    let snapshot = store.snapshot()?;
-    let mut reference = reference::Filling::start()?;
+
+    pub fn profile(&self, index: u64) -> anyhow::Result<Vec<u8>> {
+        let profile = self.snapshot.profile(self.workspace, valid(mpid(index)), time::now(), <[u8]>::to_vec)?;
+        let profile = profile.context("the profile was written")?;
+        ensure!(profile.len() > 300, "a profile is as large as a real one");
+        Ok(profile)
+    }
+}
+
+/// The lengths of the profiles, and a reference that answers them, as far as they are needed.
+async fn read_all(store: &Store, profiles: u64, needs: Needs) -> anyhow::Result<(Vec<u32>, Option<Child>)> {
     let mut lengths = Vec::new();
-    for index in 0..profiles {
-        let answer = snapshot.profile(workspace, valid(mpid(index)), time::now(), |profile| {
-            let mut answer = Vec::new();
-            wire::put_delimited(1, profile, &mut answer); // `GetProfileResponse.profile`.
-            answer
-        })?;
-        let answer = answer.context("the profile was written")?;
-        ensure!(answer.len() > 300, "a profile is as large as a real one");
-        lengths.push(u32::try_from(answer.len())?);
-        reference.add(index, &answer).await?;
+    if !needs.lengths {
+        return Ok((lengths, None));
     }
-    Ok((lengths, Some(reference.done().await?)))
+    eprintln!("reading the profiles");
+    let stored = Stored::of(store)?;
+    let mut reference = needs.reference.then(reference::Filling::start).transpose()?;
+    for index in 0..profiles {
+        let profile = stored.profile(index)?;
+        lengths.push(u32::try_from(profile.len())?);
+        if let Some(reference) = &mut reference {
+            let mut answer = Vec::new();
+            wire::put_delimited(1, &profile, &mut answer); // `GetProfileResponse.profile`.
+            reference.add(index, &answer).await?;
+        }
+    }
+    let reference = match reference {
+        Some(reference) => Some(reference.done().await?),
+        None => None,
+    };
+    Ok((lengths, reference))
 }

@@ -1,7 +1,7 @@
 //! The load program: what Cameo costs, against what it could cost at best.
 //!
 //! ```sh
-//! cargo bench --bench load -- [--profiles N] [--seconds S] [--rounds R] [--only lookup,update,fanout,memory]
+//! cargo bench --bench load -- [--profiles N] [--seconds S] [--rounds R] [--only PARTS]
 //! ```
 //!
 //! A map, in reading order:
@@ -9,22 +9,28 @@
 //! - [`fixture`]: the profiles, and a store that holds them.
 //! - [`child`]: the servers, each a process of its own, and what the system says of them.
 //! - [`reference`]: the service that lookups are held against; it answers the same bytes from memory.
-//! - [`client`]: connections, and calls in a closed loop.
-//! - [`lookup`], [`update`], [`fanout`], [`memory`]: one measurement each; [`bare`] is the redb that updates are held
-//!   against.
+//! - [`client`]: connections, and calls in a closed loop; [`side`]: the sides of a comparison, which take turns.
+//! - [`lookup`], [`batch`], [`http`], [`update`], [`fanout`], [`memory`], [`import`]: one measurement each; [`redis`]
+//!   is what batches are held against, [`bare`] the redb that updates are, and [`inserts`] the one that imports are.
 //! - [`report`]: medians and tables.
 //!
 //! The machine may be noisy, so what is compared takes short turns, and the median of many rounds is told.
 
 mod bare;
+mod batch;
 mod child;
 mod client;
 mod fanout;
 mod fixture;
+mod http;
+mod import;
+mod inserts;
 mod lookup;
 mod memory;
+mod redis;
 mod reference;
 mod report;
+mod side;
 mod update;
 
 use std::num::{NonZeroU32, NonZeroU64};
@@ -34,7 +40,7 @@ use anyhow::bail;
 use clap::{Parser, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 
-use fixture::Fixture;
+use fixture::{Fixture, Needs};
 use report::Report;
 
 /// Cameo's, so that no reference is slower for the want of it.
@@ -67,9 +73,12 @@ struct Args {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
     Lookup,
+    Batch,
+    Http,
     Update,
     Fanout,
     Memory,
+    Import,
 }
 
 /// How long a turn is, and how many rounds there are.
@@ -98,11 +107,22 @@ async fn until_signal(args: &Args) -> anyhow::Result<()> {
 async fn measure(args: &Args) -> anyhow::Result<()> {
     let plan = Plan { duration: Duration::from_secs(args.seconds.get().into()), rounds: args.rounds.get() };
     let wants = |part| args.only.contains(&part);
-    let (fixture, reference) = Fixture::build(args.profiles.get(), wants(Part::Lookup), wants(Part::Update)).await?;
+    let needs = Needs {
+        lengths: [Part::Lookup, Part::Batch, Part::Http].into_iter().any(wants),
+        reference: wants(Part::Lookup),
+        copy: wants(Part::Update),
+    };
+    let (fixture, reference) = Fixture::build(args.profiles.get(), needs).await?;
     let mut report = Report::begin(&fixture, plan)?;
     if let Some(reference) = reference {
         lookup::measure(&fixture, &reference, plan, &mut report).await?;
     } // The reference ends here, and gives its memory back.
+    if wants(Part::Batch) {
+        batch::measure(&fixture, plan, &mut report).await?;
+    }
+    if wants(Part::Http) {
+        http::measure(&fixture, plan, &mut report).await?;
+    }
     if wants(Part::Update) {
         update::measure(&fixture, plan, &mut report).await?;
     }
@@ -111,6 +131,9 @@ async fn measure(args: &Args) -> anyhow::Result<()> {
     }
     if wants(Part::Memory) {
         memory::measure(&fixture, &mut report).await?;
+    }
+    if wants(Part::Import) {
+        import::measure(&fixture, plan, &mut report).await?;
     }
     report.summarize();
     Ok(())

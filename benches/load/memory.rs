@@ -19,7 +19,7 @@ pub async fn measure(fixture: &Fixture, report: &mut Report) -> anyhow::Result<(
     let mut rows = Vec::new();
     for (streams, connections, target) in CASES {
         // A fresh process, so that no memory of an earlier case is used again.
-        let cameo = Child::cameo(fixture).await?;
+        let cameo = Child::cameo(&fixture.store).await?;
         let (before, after) = open_idle(&cameo, streams, connections).await?;
         let each = f64::from(after - before) / f64::from(streams);
         let name = format!("{streams} idle streams on {connections} connections");

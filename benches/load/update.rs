@@ -12,7 +12,7 @@ use prost::Message;
 use crate::Plan;
 use crate::bare::{Bare, Commit, Commits, transactions};
 use crate::child::Child;
-use crate::client::{Outcome, Work, closed_loop, connect};
+use crate::client::{Outcome, Work, callers, closed_loop, connect};
 use crate::fixture::{Dice, Fixture, WORKSPACE, mpid, patch};
 use crate::report::{Report, count, float, median, micros, micros_of, quantile};
 
@@ -63,7 +63,7 @@ struct Round {
 
 pub async fn measure(fixture: &Fixture, plan: Plan, report: &mut Report) -> anyhow::Result<()> {
     let mut bare = Bare::open(fixture)?;
-    let cameo = Child::cameo(fixture).await?;
+    let cameo = Child::cameo(&fixture.store).await?;
     let mut rows = Vec::new();
     for clients in CLIENTS {
         let mut rounds = Vec::new();
@@ -90,7 +90,7 @@ async fn one_round(
     let channels = connect(server.addr, CONNECTIONS.min(clients)).await?;
     let work = Arc::new(Update { profiles: fixture.profiles });
     let (before, processor) = (transactions(&fixture.store_file())?, server.processor_time()?);
-    let cameo = closed_loop(&channels, clients, &work, duration, seed).await?;
+    let cameo = closed_loop(callers(&channels, clients, &work), duration, seed).await?;
     let commits = transactions(&fixture.store_file())? - before;
     ensure!(commits > 0, "updates that were answered were committed");
     let batch = float(cameo.calls) / float(commits);

@@ -1,0 +1,88 @@
+//! The Profile API's lookup over HTTP/1.1, against `GetProfile` on the same server.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::ensure;
+use bytes::Bytes;
+use http::{Request, StatusCode, header};
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use crate::Plan;
+use crate::child::Child;
+use crate::client::{Caller, Outcome, closed_loop};
+use crate::fixture::{Dice, Fixture, WORKSPACE, mpid};
+use crate::lookup::{By, CLIENTS, CONNECTIONS, Lookup};
+use crate::report::{Report, count};
+use crate::side::{Calls, GrpcCalls, Side, take_turns, warm_up};
+
+/// Clients on a connection each.
+struct HttpCalls {
+    addr: SocketAddr,
+    profiles: u64,
+}
+
+/// Uniformly random keys.
+struct HttpCaller {
+    requests: SendRequest<Empty<Bytes>>,
+    host: String,
+    profiles: u64,
+}
+
+#[tonic::async_trait]
+impl Calls for HttpCalls {
+    async fn run(&self, duration: Duration, seed: u64) -> anyhow::Result<Outcome> {
+        let mut callers = Vec::new();
+        for _ in 0..CLIENTS {
+            callers.push(HttpCaller::connect(self.addr, self.profiles).await?);
+        }
+        closed_loop(callers, duration, seed).await
+    }
+}
+
+impl HttpCaller {
+    async fn connect(addr: SocketAddr, profiles: u64) -> anyhow::Result<Self> {
+        let stream = TcpStream::connect(addr).await?;
+        stream.set_nodelay(true)?;
+        let (requests, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection); // Ends with `requests`.
+        Ok(Self { requests, host: addr.to_string(), profiles })
+    }
+}
+
+impl Caller for HttpCaller {
+    async fn call(&mut self, dice: &mut Dice) -> anyhow::Result<()> {
+        let mpid = mpid(dice.below(self.profiles));
+        let request = Request::get(format!("/userprofile/v1/{WORKSPACE}/{mpid}"));
+        let request = request.header(header::HOST, &self.host).body(Empty::new())?;
+        self.requests.ready().await?;
+        let (head, body) = self.requests.send_request(request).await?.into_parts();
+        let body = body.collect().await?.to_bytes();
+        let right = head.status == StatusCode::OK && body.starts_with(format!("{{\"mpid\":{mpid},").as_bytes());
+        ensure!(right, "{mpid} over HTTP gave {} and a wrong answer of {} bytes", head.status, body.len());
+        Ok(())
+    }
+}
+
+pub async fn measure(fixture: &Fixture, plan: Plan, report: &mut Report) -> anyhow::Result<()> {
+    let cameo = Child::cameo(&fixture.store).await?;
+    let by_http = HttpCalls { addr: cameo.addr, profiles: fixture.profiles };
+    let by_grpc = GrpcCalls::connect(&cameo, CONNECTIONS, CLIENTS, Lookup::new(By::Mpid, fixture)).await?;
+    let mut sides = [
+        Side::new(format!("HTTP, {CLIENTS} connections"), &cameo, by_http),
+        Side::new(format!("gRPC, {CONNECTIONS} connections"), &cameo, by_grpc),
+    ];
+    take_turns(&mut sides, warm_up(fixture), plan).await?;
+    let [http, grpc] = &sides;
+    let ratio = http.ratio_to(grpc);
+    let measured = format!("{} calls/s, {ratio:.2} of gRPC", count(http.rate()));
+    report.claim("Lookups by mpid over HTTP", measured, "");
+    let columns = ["", "calls/s", "of gRPC", "p50", "p99", "server's CPU per call"];
+    let rows = [http.row(format!("{ratio:.2}")), grpc.row("1".into())];
+    report.table(&format!("Lookups by mpid over HTTP, {CLIENTS} in flight"), &columns, &rows);
+    drop(sides);
+    cameo.stop().await
+}

@@ -1,0 +1,230 @@
+//! `ImportProfiles` into an empty store, against bare redb that [`crate::inserts`] the same rows; and what it does to
+//! the server's memory.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use bytes::Bytes;
+use cameo::config::StoreConfig;
+use cameo::proto::v1::profile_key::Key;
+use cameo::proto::v1::{ImportProfilesRequest, ImportProfilesResponse, ProfileKey, ProfilePatch};
+use futures_util::{Stream, stream};
+use http::uri::PathAndQuery;
+use prost::Message;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::task::block_in_place;
+use tonic::Request;
+use tonic::client::Grpc;
+
+use crate::Plan;
+use crate::bare::transactions;
+use crate::child::Child;
+use crate::client::{RawCodec, connect};
+use crate::fixture::{Fixture, WORKSPACE, mpid, profile};
+use crate::inserts::insert_all;
+use crate::report::{Report, count, float, median, micros_of};
+
+/// A round takes minutes for a million profiles.
+const MAX_ROUNDS: u32 = 3;
+/// Records to a commit of bare redb: what Cameo commits at most, and more.
+const BATCHES: [usize; 2] = [512, 4_096];
+/// For the import that is to show that memory does not grow.
+const SMALL_CACHE: usize = 64 << 20;
+/// How often the memory is looked at.
+const SAMPLES: usize = 10;
+
+/// The records, encoded, in order.
+type Records = Arc<[Bytes]>;
+
+/// What came of an import.
+struct Import {
+    answer: ImportProfilesResponse,
+    elapsed: Duration,
+    /// Microseconds of the server's threads for each record.
+    processor: f64,
+    /// Commits of it.
+    commits: u64,
+    /// Resident memory of the server in KiB: before, and when each tenth had been sent.
+    resident: Vec<u32>,
+}
+
+/// Each on a fresh store.
+struct Round {
+    cameo: Import,
+    /// The same records once more.
+    again: Import,
+    /// Records to a commit, and the time of bare redb: as many as Cameo had, and then [`BATCHES`].
+    bare: Vec<(usize, Duration)>,
+}
+
+impl Round {
+    /// Records a second, of those of bare redb.
+    fn of_bare(&self, nth: usize) -> f64 {
+        self.bare[nth].1.div_duration_f64(self.cameo.elapsed)
+    }
+
+    /// Of bare redb in the batches that suit it best.
+    fn of_best(&self) -> f64 {
+        (0..self.bare.len()).map(|nth| self.of_bare(nth)).fold(f64::INFINITY, f64::min)
+    }
+}
+
+pub async fn measure(fixture: &Fixture, plan: Plan, report: &mut Report) -> anyhow::Result<()> {
+    eprintln!("encoding {} records", fixture.profiles);
+    let records: Records = (0..fixture.profiles).map(record).collect();
+    let dir = fixture.dir().join("import");
+    let store = StoreConfig { data_dir: dir.join("data"), ..StoreConfig::default() };
+    let mut rounds = Vec::new();
+    for _ in 0..plan.rounds.min(MAX_ROUNDS) {
+        rounds.push(one_round(&store, &dir, &records).await?);
+        std::fs::remove_dir_all(&dir)?;
+    }
+    let small = StoreConfig { cache_bytes: SMALL_CACHE, ..store.clone() };
+    let (small, _) = import_twice(&small, &records).await?;
+    std::fs::remove_dir_all(&dir)?;
+    tell_rates(&rounds, &small, records.len(), report);
+    tell_memory(&rounds, store.cache_bytes, &small, report);
+    Ok(())
+}
+
+/// All of a profile.
+fn record(index: u64) -> Bytes {
+    let profile = profile(index);
+    let patch = ProfilePatch {
+        set_user_attributes: profile.user_attributes,
+        add_identities: [profile.device_identities, profile.user_identities].concat(),
+        join_audiences: profile.audience_memberships,
+        ..ProfilePatch::default()
+    };
+    let record = ImportProfilesRequest {
+        workspace: if index == 0 { WORKSPACE.into() } else { String::new() },
+        key: Some(ProfileKey { key: Some(Key::Mpid(mpid(index))) }),
+        patch: Some(patch),
+        ..ImportProfilesRequest::default()
+    };
+    record.encode_to_vec().into()
+}
+
+async fn one_round(store: &StoreConfig, dir: &Path, records: &Records) -> anyhow::Result<Round> {
+    let (cameo, again) = import_twice(store, records).await?;
+    let mut bare = Vec::new();
+    for batch in [per_commit(&cameo, records.len())].into_iter().chain(BATCHES) {
+        let (from, to) = (store_file(store), dir.join("bare.redb"));
+        bare.push((batch, block_in_place(|| insert_all(&from, &to, batch, store.cache_bytes))?));
+    }
+    Ok(Round { cameo, again, bare })
+}
+
+fn store_file(store: &StoreConfig) -> PathBuf {
+    store.data_dir.join("cameo.redb")
+}
+
+/// Rounded.
+fn per_commit(import: &Import, records: usize) -> usize {
+    let commits = usize::try_from(import.commits).expect("so many fit in a file");
+    (records + commits / 2) / commits
+}
+
+/// Into an empty store, and then the same again, by a server of its own.
+async fn import_twice(store: &StoreConfig, records: &Records) -> anyhow::Result<(Import, Import)> {
+    let server = Child::cameo(store).await?;
+    let (file, expected) = (store_file(store), i64::try_from(records.len())?);
+    let first = import(&server, &file, records).await?;
+    ensure!(first.answer.created == expected && first.commits > 0, "each record created a profile");
+    let again = import(&server, &file, records).await?;
+    ensure!(again.answer.unchanged == expected && again.commits == 0, "each record found its profile as it is");
+    server.stop().await?;
+    Ok((first, again))
+}
+
+async fn import(server: &Child, file: &Path, records: &Records) -> anyhow::Result<Import> {
+    let mut grpc = Grpc::new(connect(server.addr, 1).await?.remove(0));
+    grpc.ready().await?;
+    let (progress, mut tenths) = unbounded_channel();
+    let mut resident = vec![server.resident_kib()?];
+    let (before, processor) = (transactions(file)?, server.processor_time()?);
+
+    let start = Instant::now();
+    let path = PathAndQuery::from_static("/cameo.v1.ProfileService/ImportProfiles");
+    let request = Request::new(sending(Arc::clone(records), progress));
+    let sample = async {
+        while let Some(()) = tenths.recv().await {
+            resident.push(server.resident_kib()?);
+        }
+        anyhow::Ok(())
+    };
+    let (answer, sampled) = tokio::join!(grpc.client_streaming(request, path, RawCodec), sample);
+    let elapsed = start.elapsed();
+
+    sampled?;
+    let answer = ImportProfilesResponse::decode(answer?.into_inner())?;
+    let processor = micros_of(server.processor_time()?.saturating_sub(processor)) / float(records.len() as u64);
+    Ok(Import { answer, elapsed, processor, commits: transactions(file)? - before, resident })
+}
+
+/// Says when each tenth was sent. Flow control holds it back, so the server has taken nearly as much.
+fn sending(records: Records, progress: UnboundedSender<()>) -> impl Stream<Item = Bytes> {
+    let tenth = move |sent: usize, records: &Records| sent * SAMPLES / records.len();
+    stream::iter((0..records.len()).map(move |index| {
+        if tenth(index + 1, &records) > tenth(index, &records) {
+            let _ = progress.send(()); // Whoever no longer listens has failed, and says so.
+        }
+        records[index].clone()
+    }))
+}
+
+fn tell_rates(rounds: &[Round], small: &Import, records: usize, report: &mut Report) {
+    let rate = |elapsed: Duration| float(records as u64) / elapsed.as_secs_f64();
+    let cameo_row = |name: &str, imports: &[&Import]| {
+        let elapsed = imports.iter().map(|import| rate(import.elapsed));
+        let processor = median(imports.iter().map(|import| import.processor));
+        vec![name.to_owned(), count(median(elapsed)), String::new(), format!("{processor:.1} µs")]
+    };
+    let first: Vec<_> = rounds.iter().map(|round| &round.cameo).collect();
+    let again: Vec<_> = rounds.iter().map(|round| &round.again).collect();
+    let mut rows = vec![
+        cameo_row("Cameo", &first),
+        cameo_row(&format!("Cameo, with a cache of {}", mebibytes(SMALL_CACHE)), &[small]),
+        cameo_row("Cameo, the same again: nothing changes", &again),
+    ];
+    for nth in 0..=BATCHES.len() {
+        let bare = || rounds.iter().map(|round| &round.bare[nth]);
+        let batch = count(median(bare().map(|(batch, _)| float(*batch as u64))));
+        let name = format!("bare redb, {batch} to a commit{}", if nth == 0 { " as Cameo had" } else { "" });
+        let rate = count(median(bare().map(|(_, elapsed)| rate(*elapsed))));
+        let ratio = median(rounds.iter().map(|round| round.of_bare(nth)));
+        rows.push(vec![name, rate, format!("{ratio:.2}"), String::new()]);
+    }
+    let alike = median(rounds.iter().map(|round| round.of_bare(0)));
+    let best = median(rounds.iter().map(Round::of_best));
+    let measured =
+        format!("{} records/s, {alike:.2} of bare redb at Cameo's own batch size; {best:.2} at its best", rows[0][1]);
+    report.claim("Import into an empty store", measured, "≥ 0.70 of bare redb that inserts the same rows");
+    report.claim("The same import again", format!("{} records/s", rows[2][1]), "");
+    let columns = ["", "records/s", "Cameo, of this", "server's CPU per record"];
+    report.table(&format!("Imports of {} profiles", count(float(records as u64))), &columns, &rows);
+}
+
+fn tell_memory(rounds: &[Round], cache_bytes: usize, small: &Import, report: &mut Report) {
+    let kib = |import: &Import| import.resident.iter().map(|&kib| f64::from(kib)).collect::<Vec<_>>();
+    let of_rounds: Vec<_> = rounds.iter().map(|round| kib(&round.cameo)).collect();
+    let default = (0..=SAMPLES).map(|sample| median(of_rounds.iter().map(|round| round[sample]))).collect();
+    let row = |cache, resident: Vec<f64>| {
+        let resident = resident.into_iter().map(|kib| count(kib / 1024.0));
+        [format!("cache of {}", mebibytes(cache))].into_iter().chain(resident).collect::<Vec<_>>()
+    };
+    let rows = [row(cache_bytes, default), row(SMALL_CACHE, kib(small))];
+    let columns: Vec<_> = (1..=SAMPLES).map(|tenth| format!("{} %", tenth * 100 / SAMPLES)).collect();
+    let columns: Vec<_> = ["", "before"].into_iter().chain(columns.iter().map(String::as_str)).collect();
+    report.table("Resident memory of the server while it imports, in MiB", &columns, &rows);
+
+    let [half, all] = [1 + SAMPLES / 2, 1 + SAMPLES].map(|column| &rows[1][column]);
+    let name = format!("Memory over an import, with a cache of {}", mebibytes(SMALL_CACHE));
+    report.claim(name, format!("{half} MiB at 50 %, {all} MiB at 100 %"), "flat");
+}
+
+fn mebibytes(bytes: usize) -> String {
+    format!("{} MiB", count(float(bytes as u64 >> 20)))
+}

@@ -1,0 +1,212 @@
+//! Redis: what batches are held against.
+//!
+//! It holds the same bytes: to the mpid, as decimal text, the encoded profile. Its protocol is spoken on the bare
+//! connection, and of an answer no more is read than the count and the lengths of its values.
+
+use std::collections::VecDeque;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use cameo::model::Limits;
+use cameo::store::Store;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::process::Command;
+use tokio::task::JoinSet;
+
+use crate::child::{Child, spawn};
+use crate::client::{Latency, Outcome, gather, latency};
+use crate::fixture::{Dice, Fixture, Stored, mpid};
+use crate::side::Calls;
+
+const PROGRAM: &str = "redis-server";
+/// For it to listen.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Values set before the answers are read, which the buffers of the connection must hold.
+const PIPELINED: u64 = 1_000;
+/// More than one answer.
+const BUFFER: usize = 128 << 10;
+
+/// A Redis that holds the profiles of the store, which nobody may have open; `None` where there is no Redis.
+pub async fn start(fixture: &Fixture) -> anyhow::Result<Option<Child>> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if !std::env::split_paths(&path).any(|dir| dir.join(PROGRAM).is_file()) {
+        return Ok(None);
+    }
+    let addr = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?; // Free again at once.
+    let mut command = Command::new(PROGRAM);
+    command.args(["--bind", "127.0.0.1", "--port", &addr.port().to_string(), "--loglevel", "warning"]);
+    command.args(["--save", "", "--appendonly", "no", "--dir"]).arg(fixture.dir());
+    let redis = Child::at(addr, spawn(&mut command)?)?;
+    fill(&mut Connection::patiently(addr).await?, fixture).await?;
+    Ok(Some(redis))
+}
+
+async fn fill(redis: &mut Connection, fixture: &Fixture) -> anyhow::Result<()> {
+    eprintln!("filling Redis");
+    let store = Store::open(&fixture.store, Limits::default(), |_, _| {})?;
+    let stored = Stored::of(&store)?;
+    for first in (0..fixture.profiles).step_by(usize::try_from(PIPELINED)?) {
+        let indexes = first..fixture.profiles.min(first + PIPELINED);
+        let mut request = Vec::new();
+        for index in indexes.clone() {
+            let key = mpid(index).to_string();
+            put_command(&[b"SET", key.as_bytes(), &stored.profile(index)?], &mut request);
+        }
+        redis.stream.write_all(&request).await?;
+        for _ in indexes {
+            ensure!(redis.line().await? == b"+OK", "Redis set the value");
+        }
+    }
+    drop(stored);
+    store.close().await;
+    Ok(())
+}
+
+/// `MGET` of random keys in a closed loop: each connection has its share of the calls in flight.
+pub struct Mget {
+    pub addr: SocketAddr,
+    pub batch: u32,
+    pub connections: usize,
+    pub in_flight: usize,
+    pub profile_bytes: Arc<[u32]>,
+}
+
+#[tonic::async_trait]
+impl Calls for Mget {
+    async fn run(&self, duration: Duration, seed: u64) -> anyhow::Result<Outcome> {
+        let mut connections = Vec::new();
+        for _ in 0..self.connections {
+            connections.push(Connection::open(self.addr).await?);
+        }
+        let start = Instant::now();
+        let mut running = JoinSet::new();
+        for (client, connection) in (0..).zip(connections) {
+            let draw = Draw { batch: self.batch, profile_bytes: Arc::clone(&self.profile_bytes) };
+            let (dice, in_flight) = (Dice::new((seed << 32) + client), self.in_flight / self.connections);
+            running.spawn(connection.keep_busy(draw, dice, in_flight, start + duration));
+        }
+        gather(start, running).await
+    }
+}
+
+/// Draws what is asked for.
+struct Draw {
+    batch: u32,
+    profile_bytes: Arc<[u32]>,
+}
+
+impl Draw {
+    /// A request, and the length of all values that it asks for.
+    fn request(&self, dice: &mut Dice) -> (Vec<u8>, usize) {
+        let mut expected = 0;
+        let mut keys = Vec::new();
+        for _ in 0..self.batch {
+            let index = dice.below(self.profile_bytes.len() as u64);
+            expected += self.profile_bytes[usize::try_from(index).expect("an index")] as usize;
+            keys.push(mpid(index).to_string());
+        }
+        let mut words: Vec<&[u8]> = vec![b"MGET"];
+        words.extend(keys.iter().map(String::as_bytes));
+        let mut request = Vec::new();
+        put_command(&words, &mut request);
+        (request, expected)
+    }
+}
+
+fn put_command(words: &[&[u8]], out: &mut Vec<u8>) {
+    put_number('*', words.len(), out);
+    for word in words {
+        put_number('$', word.len(), out);
+        out.extend_from_slice(word);
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+fn put_number(kind: char, number: usize, out: &mut Vec<u8>) {
+    write!(out, "{kind}{number}\r\n").expect("a Vec takes anything");
+}
+
+struct Connection {
+    stream: BufReader<TcpStream>,
+    line: Vec<u8>,
+}
+
+impl Connection {
+    async fn open(addr: SocketAddr) -> anyhow::Result<Self> {
+        let stream = TcpStream::connect(addr).await?;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream: BufReader::with_capacity(BUFFER, stream), line: Vec::new() })
+    }
+
+    /// To one that has been started just now.
+    async fn patiently(addr: SocketAddr) -> anyhow::Result<Self> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match Self::open(addr).await {
+                Err(_) if Instant::now() < end => tokio::time::sleep(Duration::from_millis(20)).await,
+                connection => return connection.context("Redis does not listen"),
+            }
+        }
+    }
+
+    async fn keep_busy(
+        mut self,
+        draw: Draw,
+        mut dice: Dice,
+        in_flight: usize,
+        end: Instant,
+    ) -> anyhow::Result<Latency> {
+        let mut latency = latency();
+        let mut waiting = VecDeque::new();
+        loop {
+            while waiting.len() < in_flight && Instant::now() < end {
+                let began = Instant::now();
+                let (request, expected) = draw.request(&mut dice);
+                self.stream.write_all(&request).await?;
+                waiting.push_back((began, expected));
+            }
+            let Some((began, expected)) = waiting.pop_front() else { return Ok(latency) };
+            let (count, bytes) = self.values().await?;
+            ensure!((count, bytes) == (draw.batch as usize, expected), "Redis gave {count} values of {bytes} bytes");
+            latency.record(began.elapsed().as_micros().try_into()?)?;
+        }
+    }
+
+    /// Reads over an array of values: how many there are, and the bytes of all.
+    async fn values(&mut self) -> anyhow::Result<(usize, usize)> {
+        let count = self.number(b'*').await?;
+        let mut bytes = 0;
+        for _ in 0..count {
+            let length = self.number(b'$').await?; // Of a value that is not there, -1, which is none.
+            self.skip(length + 2).await?;
+            bytes += length;
+        }
+        Ok((count, bytes))
+    }
+
+    async fn number(&mut self, kind: u8) -> anyhow::Result<usize> {
+        let line = self.line().await?;
+        ensure!(line.first() == Some(&kind), "Redis answers {:?}", String::from_utf8_lossy(line));
+        Ok(std::str::from_utf8(&line[1..])?.parse()?)
+    }
+
+    async fn line(&mut self) -> anyhow::Result<&[u8]> {
+        self.line.clear();
+        self.stream.read_until(b'\n', &mut self.line).await?;
+        self.line.strip_suffix(b"\r\n").context("Redis has closed the connection")
+    }
+
+    async fn skip(&mut self, mut bytes: usize) -> anyhow::Result<()> {
+        while bytes > 0 {
+            let there = self.stream.fill_buf().await?.len().min(bytes);
+            ensure!(there > 0, "Redis has closed the connection");
+            self.stream.consume(there);
+            bytes -= there;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,125 @@
+//! The sides of a comparison, which take turns.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tonic::transport::Channel;
+
+use crate::Plan;
+use crate::child::Child;
+use crate::client::{Outcome, Work, callers, closed_loop, connect};
+use crate::fixture::Fixture;
+use crate::report::{count, float, median, micros_of, quantile};
+
+/// Fills the caches: long enough to touch nearly every page, one profile at a time.
+const WARM_UP_PER_MILLION: Duration = Duration::from_secs(15);
+
+/// What the clients of a side do.
+#[tonic::async_trait]
+pub trait Calls: Send + Sync {
+    /// Calls for `duration`. The same seed asks for the same.
+    async fn run(&self, duration: Duration, seed: u64) -> anyhow::Result<Outcome>;
+}
+
+/// Calls by gRPC.
+pub struct GrpcCalls<W> {
+    channels: Vec<Channel>,
+    clients: usize,
+    work: Arc<W>,
+}
+
+impl<W: Work> GrpcCalls<W> {
+    pub async fn connect(server: &Child, connections: usize, clients: usize, work: W) -> anyhow::Result<Self> {
+        Ok(Self { channels: connect(server.addr, connections).await?, clients, work: Arc::new(work) })
+    }
+}
+
+#[tonic::async_trait]
+impl<W: Work> Calls for GrpcCalls<W> {
+    async fn run(&self, duration: Duration, seed: u64) -> anyhow::Result<Outcome> {
+        closed_loop(callers(&self.channels, self.clients, &self.work), duration, seed).await
+    }
+}
+
+/// A server and its clients, and what they did in each round.
+pub struct Side<'a> {
+    name: String,
+    server: &'a Child,
+    calls: Box<dyn Calls + 'a>,
+    /// Profiles that a call asks for.
+    batch: u32,
+    rounds: Vec<Round>,
+}
+
+struct Round {
+    outcome: Outcome,
+    /// Microseconds of the server's threads for each profile: this the noise of others and the client do not touch.
+    processor: f64,
+}
+
+impl<'a> Side<'a> {
+    /// Of calls for one profile.
+    pub fn new(name: impl Into<String>, server: &'a Child, calls: impl Calls + 'a) -> Self {
+        Self::of_batches(1, name, server, calls)
+    }
+
+    pub fn of_batches(batch: u32, name: impl Into<String>, server: &'a Child, calls: impl Calls + 'a) -> Self {
+        Self { name: name.into(), server, calls: Box::new(calls), batch, rounds: Vec::new() }
+    }
+
+    async fn turn(&mut self, duration: Duration, seed: u64) -> anyhow::Result<()> {
+        let before = self.server.processor_time()?;
+        let outcome = self.calls.run(duration, seed).await?;
+        let processor = micros_of(self.server.processor_time()?.saturating_sub(before));
+        let processor = processor / (float(outcome.calls) * f64::from(self.batch));
+        self.rounds.push(Round { outcome, processor });
+        Ok(())
+    }
+
+    /// Profiles a second, in each round.
+    fn rates(&self) -> impl Iterator<Item = f64> {
+        self.rounds.iter().map(|round| round.outcome.per_second() * f64::from(self.batch))
+    }
+
+    /// The median.
+    pub fn rate(&self) -> f64 {
+        median(self.rates())
+    }
+
+    /// How many times as many profiles a second as the other: the median of the rounds.
+    pub fn ratio_to(&self, other: &Self) -> f64 {
+        median(self.rates().zip(other.rates()).map(|(ours, theirs)| ours / theirs))
+    }
+
+    pub fn row(&self, ratio: String) -> Vec<String> {
+        let latencies = || self.rounds.iter().map(|round| &round.outcome.latency);
+        vec![
+            self.name.clone(),
+            count(self.rate()),
+            ratio,
+            quantile(latencies(), 0.5),
+            quantile(latencies(), 0.99),
+            format!("{:.1} µs", median(self.rounds.iter().map(|round| round.processor))),
+        ]
+    }
+}
+
+/// How long each side runs before anything is measured.
+pub fn warm_up(fixture: &Fixture) -> Duration {
+    WARM_UP_PER_MILLION.mul_f64(float(fixture.profiles) / 1e6)
+}
+
+/// Gives each side one turn in every round, after the caches are filled. Each goes first as often as the others.
+pub async fn take_turns(sides: &mut [Side<'_>], warm_up: Duration, plan: Plan) -> anyhow::Result<()> {
+    for side in &mut *sides {
+        side.turn(warm_up, 0).await?;
+        side.rounds.clear();
+    }
+    for round in 1..=plan.rounds {
+        for turn in 0..sides.len() {
+            let next = (usize::try_from(round)? + turn) % sides.len();
+            sides[next].turn(plan.duration, round.into()).await?;
+        }
+    }
+    Ok(())
+}
