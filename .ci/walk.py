@@ -48,7 +48,7 @@ def run(command: str, address: str, variables: str) -> str:
     command = command.replace("$ curl ", "$ curl -sS ")  # Its progress is for a terminal.
     script = variables + command.removeprefix("$ ").replace(ADDRESS, address)
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=30)
-    return (done.stdout + done.stderr).replace(address, ADDRESS).replace("\r", "").strip()
+    return (done.stdout + done.stderr).replace(address, ADDRESS).replace("\r", "").strip("\n")
 
 
 def walk(text: str, address: str) -> str:

@@ -22,6 +22,7 @@ use crate::grpc::profile_service::Profiles;
 use crate::grpc::server::event_service_server::EventServiceServer;
 use crate::grpc::server::profile_service_server::ProfileServiceServer;
 use crate::http;
+use crate::model::limits::IMPORTS;
 use crate::proto::DESCRIPTORS;
 use crate::store::{OpenError, Store};
 
@@ -29,11 +30,13 @@ use crate::store::{OpenError, Store};
 const STREAMS_PER_CONNECTION: u32 = 200;
 /// Resets that a client may provoke before its connection is closed. tonic sets no limit by itself.
 const RESETS_PER_CONNECTION: usize = 1024;
-/// What a client may send before it is read: of one stream, and of a connection. An import that waits for room is held back
-/// here. h2 ends a connection on which the small messages that wait cost more than half of its window, each 256 bytes
-/// less its size; so that window is large enough for a stream full of the smallest.
-const STREAM_WINDOW: u32 = 128 << 10;
-const CONNECTION_WINDOW: u32 = 8 << 20;
+/// What a client may send on a stream before it is read. Here an import that waits for room is held back.
+const STREAM_WINDOW: u32 = 64 << 10;
+/// The same of a connection. It bounds no more than the windows of its streams do; but h2 ends a connection on which
+/// the small messages that wait cost more than half of it, at 256 bytes less its size each. So many imports full of the
+/// smallest message, of 5 bytes, cost less.
+#[allow(clippy::cast_possible_truncation)] // They are few.
+const CONNECTION_WINDOW: u32 = 2 * 256 * (STREAM_WINDOW / 5) * IMPORTS as u32;
 /// A connection that answers no ping in time is closed.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -118,7 +121,7 @@ impl Server {
             .add_service(events.max_decoding_message_size(config.limits.request_bytes))
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?);
-        let http = http::router(Arc::clone(&store), config.limits, config.server.http_rate);
+        let http = http::router(Arc::clone(&store), config.limits, config.server.http_rate, stop.clone());
         let routes = routes.into_axum_router().fallback(http::not_found).merge(http);
 
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).then(|accepted| async {

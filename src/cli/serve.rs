@@ -59,40 +59,40 @@ pub(super) struct Serve {
     #[arg(long, env = "CAMEO_HTTP_RATE", default_value_t = 0)]
     http_rate: u32,
     /// Limit: encoded bytes of a profile.
-    #[arg(long, env = "CAMEO_MAX_PROFILE_BYTES", default_value_t = Limits::default().profile_bytes)]
+    #[arg(long, env = "CAMEO_MAX_PROFILE_BYTES", value_parser = of_limit(), default_value_t = Limits::default().profile_bytes)]
     max_profile_bytes: usize,
     /// Limit: attributes in each of a profile's two maps.
-    #[arg(long, env = "CAMEO_MAX_ATTRIBUTES", default_value_t = Limits::default().attributes)]
+    #[arg(long, env = "CAMEO_MAX_ATTRIBUTES", value_parser = of_limit(), default_value_t = Limits::default().attributes)]
     max_attributes: usize,
     /// Limit: bytes of an attribute's key.
-    #[arg(long, env = "CAMEO_MAX_ATTRIBUTE_KEY_BYTES", default_value_t = Limits::default().attribute_key_bytes)]
+    #[arg(long, env = "CAMEO_MAX_ATTRIBUTE_KEY_BYTES", value_parser = of_limit(), default_value_t = Limits::default().attribute_key_bytes)]
     max_attribute_key_bytes: usize,
     /// Limit: encoded bytes of an attribute's value.
-    #[arg(long, env = "CAMEO_MAX_ATTRIBUTE_VALUE_BYTES", default_value_t = Limits::default().attribute_value_bytes)]
+    #[arg(long, env = "CAMEO_MAX_ATTRIBUTE_VALUE_BYTES", value_parser = of_limit(), default_value_t = Limits::default().attribute_value_bytes)]
     max_attribute_value_bytes: usize,
     /// Limit: identities of a profile.
-    #[arg(long, env = "CAMEO_MAX_IDENTITIES", default_value_t = Limits::default().identities)]
+    #[arg(long, env = "CAMEO_MAX_IDENTITIES", value_parser = of_limit(), default_value_t = Limits::default().identities)]
     max_identities: usize,
     /// Limit: bytes of an identity's value.
-    #[arg(long, env = "CAMEO_MAX_IDENTITY_VALUE_BYTES", default_value_t = Limits::default().identity_value_bytes)]
+    #[arg(long, env = "CAMEO_MAX_IDENTITY_VALUE_BYTES", value_parser = of_limit(), default_value_t = Limits::default().identity_value_bytes)]
     max_identity_value_bytes: usize,
     /// Limit: audience memberships of a profile.
-    #[arg(long, env = "CAMEO_MAX_AUDIENCE_MEMBERSHIPS", default_value_t = Limits::default().audience_memberships)]
+    #[arg(long, env = "CAMEO_MAX_AUDIENCE_MEMBERSHIPS", value_parser = of_limit(), default_value_t = Limits::default().audience_memberships)]
     max_audience_memberships: usize,
     /// Limit: attributions of a profile.
-    #[arg(long, env = "CAMEO_MAX_ATTRIBUTIONS", default_value_t = Limits::default().attributions)]
+    #[arg(long, env = "CAMEO_MAX_ATTRIBUTIONS", value_parser = of_limit(), default_value_t = Limits::default().attributions)]
     max_attributions: usize,
     /// Limit: bytes of a request.
-    #[arg(long, env = "CAMEO_MAX_REQUEST_BYTES", default_value_t = Limits::default().request_bytes)]
+    #[arg(long, env = "CAMEO_MAX_REQUEST_BYTES", value_parser = of_limit(), default_value_t = Limits::default().request_bytes)]
     max_request_bytes: usize,
     /// Limit: keys of a batch.
-    #[arg(long, env = "CAMEO_MAX_BATCH_KEYS", default_value_t = Limits::default().batch_keys)]
+    #[arg(long, env = "CAMEO_MAX_BATCH_KEYS", value_parser = of_limit(), default_value_t = Limits::default().batch_keys)]
     max_batch_keys: usize,
     /// Limit: profiles or events of a page.
-    #[arg(long, env = "CAMEO_MAX_PAGE_ITEMS", default_value_t = Limits::default().page_items)]
+    #[arg(long, env = "CAMEO_MAX_PAGE_ITEMS", value_parser = of_limit(), default_value_t = Limits::default().page_items)]
     max_page_items: usize,
     /// Limit: bytes of the profiles or events in one answer; a page may pass it by its last item.
-    #[arg(long, env = "CAMEO_MAX_ANSWER_BYTES", default_value_t = Limits::default().answer_bytes)]
+    #[arg(long, env = "CAMEO_MAX_ANSWER_BYTES", value_parser = of_limit(), default_value_t = Limits::default().answer_bytes)]
     max_answer_bytes: usize,
 }
 
@@ -113,6 +113,11 @@ pub(super) fn run(serve: Serve) -> anyhow::Result<()> {
 /// Up to 1 GiB, which is more than enough, and less than what a semaphore counts.
 fn of_queue() -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(1..=1 << 30)
+}
+
+/// A limit of 0 would refuse everything.
+fn of_limit() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..)
 }
 
 async fn serve_until_signal(config: Config) -> anyhow::Result<()> {

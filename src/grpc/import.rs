@@ -2,7 +2,8 @@
 //!
 //! - A record is read when the queue has room for it: what is not read is held back by the flow control of HTTP/2.
 //! - Records are applied in order, each as one command of its own, so a broken stream leaves whole records only.
-//! - Answers are taken as they come, between records, so that what waits here is bounded by the queue.
+//! - Answers are taken as they come, between records. What waits here, with those that were refused at the door and are
+//!   told in their turn, is bounded as the queue is.
 
 use std::future::{Future, ready};
 
@@ -19,10 +20,7 @@ use crate::model::cursor::CursorSpace;
 use crate::model::limits::IMPORT_REFUSALS;
 use crate::model::{Invalid, Mpid, Patch, Sequence, Workspace, time};
 use crate::proto::v1::{ImportProfilesRequest, ImportProfilesResponse, ImportRefusal, WriteOutcome};
-use crate::store::{Change, Command, RequestId, StoreError, Written};
-
-/// Records without an answer yet; some more are refused at the door and wait only to be told in order.
-const WINDOW: usize = 1_024;
+use crate::store::{Change, Command, IMPORT_COMMANDS, RequestId, StoreError, Written};
 
 /// What the first message says for all.
 struct Import<'a> {
@@ -46,8 +44,13 @@ pub(super) async fn run(
     profiles: &Profiles,
     mut records: Streaming<ImportProfilesRequest>,
 ) -> Result<ImportProfilesResponse, Status> {
+    let _place = profiles.imports.try_acquire().map_err(|_| status::after_records(StoreError::Overloaded.into(), 0))?;
     let mut report = Report::default();
-    let ended = match records.message().await {
+    let first = tokio::select! {
+        first = records.message() => first,
+        () = profiles.stop.cancelled() => Err(status::draining(None)),
+    };
+    let ended = match first {
         Ok(Some(first)) => match Import::begin(profiles, &first) {
             Ok(import) => import.run(first, records, &mut report).await,
             Err(invalid) => Err(invalid.into()),
@@ -80,7 +83,7 @@ impl<'a> Import<'a> {
                 biased;
                 Some(answer) = answers.next() => report.add(answer)?,
                 () = self.profiles.stop.cancelled() => break Err(status::draining(None)),
-                record = records.message(), if answers.len() < WINDOW => match record {
+                record = records.message(), if answers.len() < IMPORT_COMMANDS => match record {
                     Ok(Some(record)) => answers.push_back(self.queue(record).await?),
                     Ok(None) => break Ok(()),
                     Err(refusal) => break Err(refusal),

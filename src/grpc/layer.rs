@@ -1,11 +1,11 @@
-//! What holds for every call: its deadline, and that every refusal has a reason.
+//! What holds for every call: that it is a gRPC call, its deadline, and that every refusal has a reason.
 
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::future::{Either, Map, MapOk};
+use futures_util::future::{Either, Map, MapOk, Ready, ready};
 use futures_util::{FutureExt, TryFutureExt};
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Request, Response, StatusCode, header};
 use tokio::time::Timeout;
 use tokio::time::error::Elapsed;
 use tonic::Status;
@@ -17,8 +17,9 @@ use super::status;
 /// ticks are milliseconds.
 const AHEAD: Duration = Duration::from_millis(2);
 
-/// Ends calls whose deadline has passed, and gives the refusals that tonic itself makes the details that ours have: of a
-/// request that is too large or badly framed, of a method that is not there.
+/// Refuses what is not gRPC before it reaches a service, ends calls whose deadline has passed, and gives the refusals
+/// that tonic itself makes the details that ours have: of a request that is too large or badly framed, of a method that
+/// is not there.
 #[derive(Debug, Clone, Copy)]
 pub struct RefusalLayer;
 
@@ -44,8 +45,11 @@ where
     type Error = S::Error;
     // Not boxed: every lookup passes here.
     type Future = Either<
-        MapOk<S::Future, fn(Response<O>) -> Response<O>>,
-        Map<Timeout<S::Future>, fn(Result<Answer<O, S::Error>, Elapsed>) -> Answer<O, S::Error>>,
+        Either<
+            MapOk<S::Future, fn(Response<O>) -> Response<O>>,
+            Map<Timeout<S::Future>, fn(Result<Answer<O, S::Error>, Elapsed>) -> Answer<O, S::Error>>,
+        >,
+        Ready<Answer<O, S::Error>>,
     >;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
@@ -53,17 +57,32 @@ where
     }
 
     fn call(&mut self, request: Request<I>) -> Self::Future {
+        if is_service(request.uri().path()) && !is_grpc(request.headers()) {
+            let mut refusal = Response::new(O::default());
+            *refusal.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+            return Either::Right(ready(Ok(refusal)));
+        }
         let deadline = deadline(request.headers());
         let answer = self.0.call(request);
-        match deadline {
+        Either::Left(match deadline {
             None => Either::Left(answer.map_ok(explain)),
             Some(deadline) => Either::Right(tokio::time::timeout(deadline.saturating_sub(AHEAD), answer).map(in_time)),
-        }
+        })
     }
 }
 
+/// Whether a path is one of a gRPC service: `/package.Service/Method`.
+fn is_service(path: &str) -> bool {
+    path.split('/').nth(1).is_some_and(|service| service.contains('.'))
+}
+
+/// tonic does not look at it. But a web page may send any other type to us from its reader's browser without asking.
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
 fn in_time<O: Default, E>(answer: Result<Answer<O, E>, Elapsed>) -> Answer<O, E> {
-    answer.unwrap_or_else(|_| Ok(status::deadline_exceeded().into_http())).map(explain)
+    answer.unwrap_or_else(|_| Ok(status::deadline_exceeded(status::DEADLINE).into_http())).map(explain)
 }
 
 /// What `grpc-timeout` says: up to eight digits and a unit. One that is malformed is none.

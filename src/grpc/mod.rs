@@ -1,7 +1,7 @@
 //! The services. With `http` and `server` the only modules that know a transport. Each method parses, asks, answers.
 //!
-//! - [`profile_service`], [`event_service`]: one file per service; `import` is the former's stream, and `page` what lists
-//!   answer.
+//! - [`profile_service`], [`event_service`]: one file per service; `import` is the former's stream, and `page` what
+//!   lists answer.
 //! - [`status`]: the one map from refusals to gRPC statuses.
 //! - [`codec`]: sends what is already encoded.
 //! - [`layer`]: what holds for every call.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
@@ -14,6 +15,7 @@ use super::server::profile_service_server::ProfileService;
 use super::{import, status};
 use crate::model::cursor::CursorSpace;
 use crate::model::identity::ParsedIdentity;
+use crate::model::limits::IMPORTS;
 use crate::model::{
     Invalid, Limits, Mask, Micros, Mpid, NewProfile, Patch, ProfileKey, Workspace, page_token, time, wire,
 };
@@ -42,6 +44,8 @@ pub struct Profiles {
     pub(super) limits: Limits,
     /// Cancelled when the server shuts down.
     pub(super) stop: CancellationToken,
+    /// A permit for each that may run.
+    pub(super) imports: Arc<Semaphore>,
 }
 
 /// What the writes have in common.
@@ -73,7 +77,7 @@ impl Profiles {
     /// The service on a store, until `stop` is cancelled: that ends the imports.
     #[must_use]
     pub fn new(store: Arc<Store>, limits: Limits, stop: CancellationToken) -> Self {
-        Self { store, limits, stop }
+        Self { store, limits, stop, imports: Arc::new(Semaphore::new(IMPORTS)) }
     }
 
     fn get(&self, request: GetProfileRequest) -> Result<Encoded, Status> {

@@ -16,6 +16,8 @@ use crate::model::time::to_timestamp;
 use crate::proto::v1::ErrorReason;
 use crate::store::StoreError;
 
+/// What to say where the caller's deadline has passed.
+pub(super) const DEADLINE: &str = "the caller's deadline passed; whether a write was kept is unknown";
 const DOMAIN: &str = "cameo";
 const PROFILE: &str = "cameo.v1.Profile";
 /// When to try again: soon, for the queue empties fast; and after a restart.
@@ -171,8 +173,7 @@ pub(crate) fn method_unknown(message: &str) -> Status {
 }
 
 /// For a caller whose time is up.
-pub(crate) fn deadline_exceeded() -> Status {
-    let message = "the caller's deadline passed; whether a write was kept is unknown";
+pub(crate) fn deadline_exceeded(message: &str) -> Status {
     Status::with_error_details(Code::DeadlineExceeded, message, info(ErrorReason::DeadlineExceeded, []))
 }
 
@@ -194,7 +195,7 @@ pub(super) fn explained(refusal: &Status) -> Option<Status> {
         }
         // The frame around the message is cut short, or says what we do not support.
         Code::Internal => Some(undecodable()),
-        Code::Cancelled | Code::DeadlineExceeded => Some(deadline_exceeded()), // As an import's stream may end.
+        Code::Cancelled | Code::DeadlineExceeded => Some(deadline_exceeded(DEADLINE)), // As an import's stream may end.
         Code::Unimplemented => Some(method_unknown("no such method, or no such encoding")),
         _ => None,
     }

@@ -11,25 +11,30 @@ mod problem;
 mod profile;
 mod query;
 
+use std::convert::Infallible;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use bytes::Bytes;
+use futures_util::stream;
 use governor::clock::{Clock, MonotonicClock};
 use governor::middleware::NoOpMiddleware;
 use governor::state::keyed::HashMapStateStore;
 use governor::{Quota, RateLimiter};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use prost::Message;
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use xxhash_rust::xxh3::xxh3_128;
 
+use crate::grpc::layer::is_grpc;
 use crate::grpc::status;
 use crate::model::{Invalid, Limits, ProfileKey, Workspace, time};
 use crate::proto::v1::Profile;
@@ -39,8 +44,8 @@ use query::{Query, Resolve};
 
 /// A body that does not arrive in time is not waited for.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// A profile is of one person and may change at any time: only the caller's own cache may keep it, and must ask before it
-/// serves it again.
+/// A profile is of one person and may change at any time: only the caller's own cache may keep it, and must ask before
+/// it serves it again.
 const CACHE_CONTROL: HeaderValue = HeaderValue::from_static("private, no-cache");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -54,27 +59,32 @@ struct Api {
     limits: Limits,
     /// For each workspace; `None` for no limit.
     rate: Option<Rate>,
+    /// Cancelled when the server shuts down.
+    stop: CancellationToken,
 }
 
-/// The resources; `requests_per_second` is for each workspace, `None` for no limit.
-pub fn router(store: Arc<Store>, limits: Limits, requests_per_second: Option<NonZeroU32>) -> Router {
+/// The resources, until `stop` is cancelled; `requests_per_second` is for each workspace, `None` for no limit.
+pub fn router(
+    store: Arc<Store>,
+    limits: Limits,
+    requests_per_second: Option<NonZeroU32>,
+    stop: CancellationToken,
+) -> Router {
     let rate = requests_per_second
         .map(|rate| RateLimiter::new(Quota::per_second(rate), HashMapStateStore::default(), MonotonicClock));
     Router::new()
         .route("/userprofile/v1/resolve/{org}/{account}/{workspace}", post(resolve))
         .route("/userprofile/v1/{org}/{account}/{workspace}/{mpid}", get(lookup).post(lookup))
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
-        .with_state(Arc::new(Api { store, limits, rate }))
+        .with_state(Arc::new(Api { store, limits, rate, stop }))
 }
 
 /// For a path that nothing else answers.
 pub async fn not_found(request: Request) -> Response {
-    let grpc = request
-        .headers()
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
-    // `RefusalLayer` says why.
-    if grpc { Status::unimplemented("").into_http::<Body>() } else { Problem::no_such_resource().into_response() }
+    if is_grpc(request.headers()) {
+        return Status::unimplemented("").into_http::<Body>(); // `RefusalLayer` says why.
+    }
+    Problem::no_such_resource().into_response()
 }
 
 async fn lookup(
@@ -87,10 +97,16 @@ async fn lookup(
     let Path([org, account, workspace, mpid]) = path.map_err(not_text)?;
     let workspace = Workspace::parse(&[org, account, workspace].join("/"))?;
     let query = Query::parse(query.as_deref())?;
-    let mpid = mpid.parse().map_err(|_| Invalid::field("mpid", "must be a 64-bit integer"))?;
-    let key = ProfileKey::mpid(mpid)?;
-    let condition = if method == Method::POST { None } else { headers.get(header::IF_NONE_MATCH) };
-    api.answer(&workspace, &key, &query, condition)
+    let key = ProfileKey::mpid(parse_mpid(&mpid)?)?;
+    api.check_rate(&workspace)?;
+    let (etag, body) = api.find(&workspace, &key, &query)?;
+    let conditional = method != Method::POST;
+    if conditional && headers.get_all(header::IF_NONE_MATCH).iter().any(|condition| matches(condition, &etag)) {
+        // A length of 0, which an empty body has, would be that of what is not sent.
+        let nothing = Body::from_stream(stream::empty::<Result<Bytes, Infallible>>());
+        return Ok((StatusCode::NOT_MODIFIED, validators(etag), nothing).into_response());
+    }
+    Ok((validators(etag), [(header::CONTENT_TYPE, JSON)], body).into_response())
 }
 
 async fn resolve(
@@ -102,41 +118,48 @@ async fn resolve(
     let Path(workspace) = path.map_err(not_text)?;
     let workspace = Workspace::parse(&workspace.join("/"))?;
     let query = Query::parse(query.as_deref())?;
-    let body = read_body(request, api.limits.request_bytes).await?;
+    api.check_rate(&workspace)?;
+    let body = api.read_body(request).await?;
     let key = Resolve::parse(&body, &api.limits)?;
-    api.answer(&workspace, &key, &query, None)
+    let (etag, body) = api.find(&workspace, &key, &query)?;
+    Ok((validators(etag), [(header::CONTENT_TYPE, JSON)], body).into_response())
+}
+
+/// `+7` is not how an mpid is written.
+fn parse_mpid(text: &str) -> Result<i64, Invalid> {
+    let written = text.starts_with(|c: char| c == '-' || c.is_ascii_digit());
+    text.parse().ok().filter(|_| written).ok_or_else(|| Invalid::field("mpid", "must be a 64-bit integer"))
+}
+
+fn validators(etag: HeaderValue) -> [(HeaderName, HeaderValue); 2] {
+    [(header::ETAG, etag), (header::CACHE_CONTROL, CACHE_CONTROL)]
 }
 
 fn not_text(_: PathRejection) -> Invalid {
     Invalid::field("path", "must be UTF-8 when its escapes are decoded")
 }
 
-async fn read_body(request: Request, limit: usize) -> Result<bytes::Bytes, Problem> {
-    let body = axum::body::to_bytes(request.into_body(), limit);
-    match tokio::time::timeout(BODY_TIMEOUT, body).await {
-        Ok(body) => body.map_err(|_| Problem::body_refused(limit)),
-        Err(_) => Err(Problem::body_too_slow()),
-    }
-}
-
 impl Api {
-    fn answer(
-        &self,
-        workspace: &Workspace,
-        key: &ProfileKey,
-        query: &Query,
-        condition: Option<&HeaderValue>,
-    ) -> Result<Response, Problem> {
-        self.check_rate(workspace)?;
+    /// One that says that it is too large is not waited for.
+    async fn read_body(&self, request: Request) -> Result<Bytes, Problem> {
+        let limit = self.limits.request_bytes;
+        let body = request.into_body();
+        if body.size_hint().lower() > limit as u64 {
+            return Err(Problem::body_too_large(limit));
+        }
+        tokio::select! {
+            body = axum::body::to_bytes(body, limit) => body.map_err(|error| Problem::body_refused(&error, limit)),
+            () = tokio::time::sleep(BODY_TIMEOUT) => Err(Problem::body_too_slow()),
+            () = self.stop.cancelled() => Err(StoreError::Closed.into()),
+        }
+    }
+
+    /// The profile as JSON, and its etag.
+    fn find(&self, workspace: &Workspace, key: &ProfileKey, query: &Query) -> Result<(HeaderValue, Vec<u8>), Problem> {
         let profile = self.store.find(workspace, key, time::now(), |profile| Profile::decode(profile))?;
         let profile = profile.map_err(|_| StoreError::Corrupt { table: "profile" })?;
         let body = profile::to_json(&profile, query);
-        let etag = etag(&body);
-        let validators = [(header::ETAG, etag.clone()), (header::CACHE_CONTROL, CACHE_CONTROL)];
-        if condition.is_some_and(|condition| matches(condition, &etag)) {
-            return Ok((StatusCode::NOT_MODIFIED, validators).into_response());
-        }
-        Ok((validators, [(header::CONTENT_TYPE, JSON)], body).into_response())
+        Ok((etag(&body), body))
     }
 
     fn check_rate(&self, workspace: &Workspace) -> Result<(), Problem> {
@@ -146,14 +169,15 @@ impl Api {
     }
 }
 
-/// Of the very bytes that are answered: so it also changes when a membership ends, which the profile's own etag does not.
+/// Of the very bytes that are answered: so it also changes when a membership ends, which the profile's own etag does
+/// not.
 fn etag(body: &[u8]) -> HeaderValue {
     HeaderValue::try_from(format!("\"{:032x}\"", xxh3_128(body))).expect("hexadecimal digits are a header's value")
 }
 
-/// Whether `If-None-Match` names the etag; by weak comparison, as RFC 9110 has it.
+/// Whether a line of `If-None-Match` names the etag; by weak comparison, as RFC 9110 has it.
 fn matches(condition: &HeaderValue, etag: &HeaderValue) -> bool {
     let (condition, etag) = (condition.to_str().unwrap_or_default(), etag.to_str().unwrap_or_default());
     let mut tags = condition.split(',').map(str::trim).map(|tag| tag.strip_prefix("W/").unwrap_or(tag));
-    tags.any(|tag| tag == "*" || tag == etag)
+    condition.trim() == "*" || tags.any(|tag| tag == etag)
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
+use http_body_util::LengthLimitError;
 use serde::Serialize;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
@@ -56,12 +57,18 @@ impl Problem {
     }
 
     pub fn body_too_slow() -> Self {
-        Self { status: StatusCode::REQUEST_TIMEOUT, cause: status::deadline_exceeded() }
+        let cause = status::deadline_exceeded("the body did not arrive in time");
+        Self { status: StatusCode::REQUEST_TIMEOUT, cause }
     }
 
-    /// It is over the limit, or was cut short, and then nobody reads this.
-    pub fn body_refused(limit: usize) -> Self {
+    pub fn body_too_large(limit: usize) -> Self {
         Self { status: StatusCode::PAYLOAD_TOO_LARGE, cause: status::body_too_large(limit) }
+    }
+
+    /// It went on past the limit, or ended before its end.
+    pub fn body_refused(error: &axum::Error, limit: usize) -> Self {
+        let too_large = std::error::Error::source(error).is_some_and(<dyn std::error::Error>::is::<LengthLimitError>);
+        if too_large { Self::body_too_large(limit) } else { Invalid::field("body", "is malformed or cut short").into() }
     }
 }
 

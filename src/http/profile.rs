@@ -1,5 +1,5 @@
-//! A profile as the Profile API's JSON, which is not the JSON of protobuf: other names, times in milliseconds, numbers as
-//! numbers.
+//! A profile as the Profile API's JSON, which is not the JSON of protobuf: other names, times in milliseconds, numbers
+//! as numbers.
 //!
 //! The order of the fields is that of the structs. Attributes are sorted by key, as they are stored.
 

@@ -57,9 +57,8 @@ impl Query {
 
 fn parse_field(name: &str) -> Result<Field, Invalid> {
     let unknown = || {
-        let name: String = name.chars().take(64).collect();
         let known: Vec<_> = FIELDS.iter().map(|(name, _)| *name).collect();
-        Invalid::Mask { field: "fields", problem: format!("there is no {name:?}, but {}", known.join(", ")) }
+        Invalid::Mask { field: "fields", problem: format!("must be a list of {}", known.join(", ")) }
     };
     FIELDS.iter().find(|(known, _)| *known == name.trim()).map(|(_, field)| *field).ok_or_else(unknown)
 }
@@ -82,23 +81,28 @@ pub(super) struct Resolve {
 #[derive(Deserialize)]
 struct NamedIdentity {
     r#type: String,
-    #[serde(default)]
-    encoding: String,
+    encoding: Option<String>,
     value: String,
 }
 
+/// Where serde expects a struct it takes an array too.
+fn is_object(json: &[u8]) -> bool {
+    json.trim_ascii_start().starts_with(b"{")
+}
+
 impl Resolve {
-    /// Parses the body. A workspace is of one environment, so the type of the environment says nothing; but it must be one.
+    /// Parses the body. A workspace is of one environment, so the type of the environment says nothing; but it must be
+    /// one.
     pub fn parse(body: &[u8], limits: &Limits) -> Result<ProfileKey, Invalid> {
-        let resolve: Self = serde_json::from_slice(body).map_err(|error| {
-            // The error itself would quote what it found.
-            let place = format!("line {}, column {}", error.line(), error.column());
-            Invalid::field("body", format!(r#"must be JSON with "identity": {{"type": …, "value": …}}: {place}"#))
-        })?;
+        let problem = r#"must be JSON with "identity": {"type": …, "value": …}"#;
+        // The error itself would quote what it found.
+        let parsed = serde_json::from_slice(body).ok().filter(|_| is_object(body));
+        let resolve: Self = parsed.ok_or_else(|| Invalid::field("body", problem))?;
         if !matches!(resolve.environment_type.as_deref(), None | Some("production" | "development")) {
             return Err(Invalid::field("environment_type", "must be production or development"));
         }
         let NamedIdentity { r#type, encoding, value } = resolve.identity;
+        let encoding = encoding.unwrap_or_default();
         ProfileKey::identity(Identity { r#type, encoding, value }, limits)
     }
 }

@@ -9,7 +9,8 @@ const PLAIN: &str = "none";
 /// What E.164 allows.
 const PHONE_DIGITS: usize = 15;
 
-/// Other names of a type, of the vocabularies of mParticle's Events, Identity and Profile APIs, and the name by which it is matched.
+/// Other names of a type, of the vocabularies of mParticle's Events, Identity and Profile APIs, and the name by which
+/// it is matched.
 const ALIASES: [(&str, &str); 21] = [
     ("android_aaid", "google_advertising_id"),
     ("android_advertising_id", "google_advertising_id"),

@@ -64,8 +64,8 @@ impl Default for Limits {
 
 // The rest are part of the contract, and not for a deployment to change.
 
-/// How deep lists and maps may be nested in an attribute's value, which itself is at depth 1. Each takes three levels of
-/// messages, and what decoders take by default is 100.
+/// How deep lists and maps may be nested in an attribute's value, which itself is at depth 1. Each takes three levels
+/// of messages, and what decoders take by default is 100.
 pub const VALUE_DEPTH: usize = 20;
 /// Values that one patch may append to one list: the writer compares each with each.
 pub const APPENDED_VALUES: usize = 1_000;
@@ -81,5 +81,7 @@ pub const READER_KEYS: usize = 1_000;
 pub const FILTER_TYPES: usize = 100;
 /// Items of a page that does not say how many.
 pub const DEFAULT_PAGE_ITEMS: usize = 100;
+/// Imports at a time: each may have a window full of small messages waiting.
+pub const IMPORTS: usize = 16;
 /// Refusals that an import tells of.
 pub const IMPORT_REFUSALS: usize = 1_000;

@@ -195,6 +195,12 @@ impl Decider<'_, '_> {
         };
         let taken = self.taken(patch, mpid)?;
         patch.apply(&mut after, &self.rules.limits)?;
+        let identities = after.device_identities.len() + after.user_identities.len();
+        Invalid::limit("identity", "identities", self.rules.limits.identities, identities)?;
+        if matches!(key, ProfileKey::Identity(identity) if !keys_of(&after).contains(&identity.key)) {
+            // It would be created anew each time.
+            return Err(Invalid::field("patch.remove_identities", "is the identity that names the profile").into());
+        }
         self.decided(mpid, None, after, taken)
     }
 

@@ -75,8 +75,8 @@ pub enum OpenError {
     /// Another process has it.
     #[error("another process has the store open")]
     Locked,
-    /// A later version made it.
-    #[error("the store has format {found}; this version reads {expected}")]
+    /// Another version made it.
+    #[error("the store has format {found}, of another version of cameo; this one reads {expected}")]
     Format { found: u64, expected: u64 },
     /// The disk said no.
     #[error("cannot open the store")]

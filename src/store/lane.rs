@@ -1,7 +1,7 @@
 //! Who may join the queue of writes: a bound on the commands that wait, and on the memory that they take.
 //!
-//! There are two lanes into the one queue. Calls are refused when theirs is full. Imports wait for room in theirs, which is
-//! smaller, so that they fill the commits and can never shut the calls out.
+//! There are two lanes into the one queue. Calls are refused when theirs is full. Imports wait for room in theirs, so
+//! that they fill the commits and can never shut the calls out.
 
 use std::sync::Arc;
 

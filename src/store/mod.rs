@@ -1,7 +1,7 @@
 //! Profiles, their identities and the log of their changes, in one redb file.
 //!
-//! - Every change is a [`Command`] on one queue, into which `lane` lets it, and which one thread applies: `writer` batches, `decide` checks, `apply`
-//!   writes. A reply means that the change is on disk.
+//! - Every change is a [`Command`] on one queue, into which `lane` lets it, and which one thread applies: `writer`
+//!   batches, `decide` checks, `apply` writes. A reply means that the change is on disk.
 //! - Reads never go through the writer: [`reader`] holds a snapshot that is replaced after each commit.
 //! - `tables` is the layout of the file, `rows` that of its values.
 //!
@@ -41,12 +41,12 @@ use crate::config::StoreConfig;
 use crate::model::{Limits, LogId, Micros, ProfileKey, Workspace};
 use lane::{Lane, Ticket};
 use reader::SnapshotTables;
-use writer::{BATCH_COMMANDS, Job, Writer};
+use writer::{IMPORT_BATCH_COMMANDS, Job, Waiting, Writer};
 
-/// What imports may have in the queue: enough to fill a batch while another is written, and the memory that small records
-/// take for that.
-const IMPORT_COMMANDS: usize = 2 * BATCH_COMMANDS;
-const IMPORT_BYTES: usize = 16 << 20;
+/// What imports may have in the queue: enough to fill a batch while another is written, and the memory that records of
+/// some 700 bytes take for that.
+pub const IMPORT_COMMANDS: usize = 2 * IMPORT_BATCH_COMMANDS;
+const IMPORT_BYTES: usize = 32 << 20;
 /// The file in the data directory.
 const FILE: &str = "cameo.redb";
 
@@ -128,11 +128,11 @@ impl Store {
     /// [`StoreError`]; nothing changed, unless it is [`StoreError::Failed`].
     pub async fn write(&self, command: Command) -> Result<Written, StoreError> {
         let ticket = self.calls.try_enter(command.weight())?;
-        self.send(command, ticket).await?.await
+        self.send(command, ticket, Job::Call).await?.await
     }
 
-    /// Queues a command of an import as soon as there is room; commands are applied in the order in which they are queued.
-    /// What it answers resolves as [`Store::write`] does.
+    /// Queues a command of an import as soon as there is room; commands are applied in the order in which they are
+    /// queued. What it answers resolves as [`Store::write`] does, but without the profile.
     ///
     /// # Errors
     /// [`StoreError::Closed`] or [`StoreError::Failed`]: nothing was queued.
@@ -141,17 +141,17 @@ impl Store {
         command: Command,
     ) -> Result<impl Future<Output = Result<Written, StoreError>>, StoreError> {
         let ticket = self.imports.enter(command.weight()).await?;
-        self.send(command, ticket).await
+        self.send(command, ticket, Job::Import).await
     }
 
     async fn send(
         &self,
         command: Command,
         ticket: Ticket,
+        job: fn(Waiting) -> Job,
     ) -> Result<impl Future<Output = Result<Written, StoreError>>, StoreError> {
         let (reply, answer) = oneshot::channel();
-        let job = Job::Write { command: Box::new(command), reply, ticket };
-        self.queue.send(job).await.map_err(|_| self.gone())?;
+        self.queue.send(job(Waiting { command: Box::new(command), reply, ticket })).await.map_err(|_| self.gone())?;
         Ok(async { answer.await.unwrap_or_else(|_| Err(self.gone())) })
     }
 

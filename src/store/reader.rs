@@ -94,8 +94,8 @@ impl Snapshot {
         Self(tables)
     }
 
-    /// Gives `read` the wire bytes of a profile as of `now`: a membership that has expired is not in it. What it answers
-    /// must not refer to them, for then it would keep the snapshot.
+    /// Gives `read` the wire bytes of a profile as of `now`: a membership that has expired is not in it. What it
+    /// answers must not refer to them, for then it would keep the snapshot.
     ///
     /// # Errors
     /// [`StoreError`] if the row cannot be read.
@@ -133,8 +133,8 @@ impl Snapshot {
         found.ok_or_else(|| StoreError::not_found(key))
     }
 
-    /// Gives `take` the profiles after one, or from the first on, by mpid, until it has enough and says `false`. Answers
-    /// the profile after which the next page begins; `None` if there is none.
+    /// Gives `take` the profiles after one, or from the first on, by mpid, until it has enough and says `false`.
+    /// Answers the profile after which the next page begins; `None` if there is none.
     ///
     /// # Errors
     /// [`StoreError`] if a row cannot be read.

@@ -300,8 +300,8 @@ async fn read_your_writes() {
     writers.join_all().await;
 }
 
-/// Slow is not an error: a subscriber stops reading for a minute while 100,000 events pass, costs bounded memory, and then
-/// gets them all.
+/// Slow is not an error: a subscriber stops reading for a minute while 100,000 events pass, costs bounded memory, and
+/// then gets them all.
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_is_not_an_error() {
     const EVENTS: u64 = 100_000;

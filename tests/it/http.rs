@@ -4,9 +4,12 @@ use std::num::NonZeroU32;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cameo::proto::v1::*;
+use prost::Message;
 use prost_types::value::Kind;
 use prost_types::{Timestamp, Value};
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::harness::*;
 use crate::profiles::sample;
@@ -271,6 +274,81 @@ async fn an_etag_changes_when_a_membership_ends() {
 }
 
 #[tokio::test]
+async fn a_condition_may_stand_in_several_lines_and_a_304_says_nothing_of_its_length() {
+    let server = with_sample().await;
+    let etag = get(&server, MPID).await.header("etag").to_owned();
+    let target = format!("{WORKSPACE}/{MPID}");
+    let lines = [("if-none-match", "\"other\""), ("if-none-match", &*etag)];
+    for method in ["GET", "HEAD"] {
+        let answer = http(server.addr, method, &target, &lines, "").await;
+        assert_eq!((answer.status, answer.header("content-length")), (304, ""), "{method}");
+    }
+    let listed = [("if-none-match", "\"other\", *")];
+    assert_eq!(http(server.addr, "GET", &target, &listed, "").await.status, 200, "a star stands alone");
+}
+
+/// What a server writes to a request that is written by hand, until it closes the connection.
+async fn raw(server: &TestServer, request: &str) -> String {
+    let mut connection = TcpStream::connect(server.addr).await.unwrap();
+    connection.write_all(request.as_bytes()).await.unwrap();
+    connection.shutdown().await.unwrap(); // Nothing more comes.
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+fn post(headers: &str, body: &str) -> String {
+    format!("POST /userprofile/v1/resolve/{WORKSPACE} HTTP/1.1\r\nhost: a\r\n{headers}\r\n\r\n{body}")
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_is_400_and_one_that_says_it_is_too_large_is_not_waited_for() {
+    let server = TestServer::start().await;
+    let garbled = raw(&server, &post("transfer-encoding: chunked", "zz\r\n")).await;
+    assert!(garbled.starts_with("HTTP/1.1 400 ") && garbled.contains("\"field\":\"body\""), "{garbled}");
+    let large = raw(&server, &post("expect: 100-continue\r\ncontent-length: 20000000", "")).await;
+    assert!(large.starts_with("HTTP/1.1 413 ") && large.contains("LIMIT_EXCEEDED"), "{large}");
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_ends_with_the_server() {
+    let server = TestServer::start().await;
+    let mut connection = TcpStream::connect(server.addr).await.unwrap();
+    connection.write_all(post("content-length: 100\r\nexpect: 100-continue", "").as_bytes()).await.unwrap();
+    let mut invited = [0; 21];
+    connection.read_exact(&mut invited).await.unwrap(); // So it waits for the body.
+    assert_eq!(&invited, b"HTTP/1.1 100 Continue");
+
+    server.stop().await;
+
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.contains("HTTP/1.1 503 ") && answer.contains("SERVER_DRAINING"), "{answer}");
+    assert!(answer.to_lowercase().contains("retry-after: 1\r\n"), "{answer}");
+}
+
+/// A web page may make its reader's browser send such a request without asking us first.
+#[tokio::test]
+async fn a_grpc_method_takes_nothing_that_is_not_grpc() {
+    let server = TestServer::start().await;
+    let request = CreateProfileRequest { profile: Some(with_mpid(1)), ..create_request() };
+    let mut body = vec![0];
+    body.extend_from_slice(&u32::try_from(request.encoded_len()).unwrap().to_be_bytes());
+    request.encode(&mut body).unwrap();
+    for kind in ["text/plain", "application/x-www-form-urlencoded", "application/json", ""] {
+        let request = hyper::Request::post("/cameo.v1.ProfileService/CreateProfile")
+            .header("content-type", kind)
+            .header("origin", "http://elsewhere.example")
+            .body(http_body_util::Full::new(bytes::Bytes::from(body.clone())))
+            .unwrap();
+        assert_eq!(http_request(server.addr, request).await.status, 415, "{kind}");
+    }
+    let request = hyper::Request::get("/cameo.v1.ProfileService/GetProfile").body(String::new()).unwrap();
+    assert_eq!(http_request(server.addr, request).await.status, 415);
+    assert!(server.client().await.get(1).await.is_err(), "nothing was written");
+}
+
+#[tokio::test]
 async fn head_answers_the_headers_of_get() {
     let server = with_sample().await;
     let got = get(&server, MPID).await;
@@ -320,6 +398,7 @@ async fn what_is_malformed_is_400_and_names_the_field() {
         ("acme/main/%ff/1", "FIELD_INVALID", "path"),
         ("acme/main/web/0", "FIELD_INVALID", "mpid"),
         ("acme/main/web/one", "FIELD_INVALID", "mpid"),
+        ("acme/main/web/%2B7", "FIELD_INVALID", "mpid"),
         ("acme/main/web/9223372036854775808", "FIELD_INVALID", "mpid"),
         ("acme/main/web/1?fields=emial", "MASK_INVALID", "fields"),
         ("acme/main/web/1?mpid_as=hex", "FIELD_INVALID", "mpid_as"),
@@ -330,6 +409,7 @@ async fn what_is_malformed_is_400_and_names_the_field() {
         ("", "body"),
         ("{}", "body"),
         (r#"{"identity": "secret-value"}"#, "body"),
+        (r#"["production", ["email", "", "secret-value"]]"#, "body"),
         (r#"{"identity": {"type": "email", "value": ["secret-value"]}}"#, "body"),
         (r#"{"environment_type": "prod", "identity": {"type": "email", "value": "a"}}"#, "environment_type"),
         (r#"{"identity": {"type": "E-Mail", "value": "secret-value"}}"#, "identity.type"),

@@ -73,7 +73,7 @@ fn append(count: usize) -> ProfilePatch {
 }
 
 /// That many values fit, and one more does not, in a patch that creates a profile.
-async fn assert_limit(client: &Client, limit: usize, patch: fn(usize) -> ProfilePatch, field: &str) {
+async fn assert_limit(client: &Client, limit: usize, patch: impl Fn(usize) -> ProfilePatch, field: &str) {
     let upsert = |count: usize| UpdateProfileRequest {
         patch: Some(patch(count)),
         allow_missing: true,
@@ -122,6 +122,75 @@ async fn what_a_patch_may_hold_where_it_is_configured() {
     };
     let (_server, client) = limited(|given| *given = limits).await;
     assert_patch_limits(&client, &limits).await;
+}
+
+/// What no deployment may change.
+#[tokio::test]
+async fn what_is_fixed_holds_at_its_limit() {
+    let (_server, client) = limited(|_| ()).await;
+    let member = |bytes| ProfilePatch {
+        join_audiences: vec![AudienceMembership {
+            audience_name: "n".repeat(bytes),
+            ..memberships(1).join_audiences[0].clone()
+        }],
+        ..ProfilePatch::default()
+    };
+    assert_limit(&client, 256, member, "patch.join_audiences[0]").await;
+    let attributed = |partner: usize, campaign: usize| ProfilePatch {
+        add_attribution: vec![Attribution {
+            partner: "p".repeat(partner),
+            campaign: "c".repeat(campaign),
+            ..Attribution::default()
+        }],
+        ..ProfilePatch::default()
+    };
+    assert_limit(&client, 256, move |bytes| attributed(bytes, 0), "patch.add_attribution[0]").await;
+    assert_limit(&client, 256, move |bytes| attributed(1, bytes), "patch.add_attribution[0]").await;
+
+    let names: Vec<_> = (0..11).map(|n| identity("other", &n.to_string())).collect();
+    for (name, mpid) in names.iter().zip(10..) {
+        client.create(Profile { user_identities: vec![name.clone()], ..with_mpid(mpid) }).await.unwrap();
+    }
+    let take = move |count: usize| ProfilePatch {
+        add_identities: names[..count].to_vec(),
+        take_identities: true,
+        ..ProfilePatch::default()
+    };
+    assert_limit(&client, 10, take, "patch.add_identities").await;
+}
+
+/// The identity by which a profile is created counts too.
+#[tokio::test]
+async fn an_identity_that_names_a_new_profile_is_counted() {
+    let (_server, client) = limited(|limits| limits.identities = 2).await;
+    let upsert = |count| {
+        let key = by_identity(identity("email", "a@x.com"));
+        ImportProfilesRequest { validate_only: true, ..record(key, identities(count)) }
+    };
+    assert_eq!(client.import(vec![upsert(1)]).await.unwrap().created, 1);
+    assert_eq!(client.import(vec![upsert(2)]).await.unwrap().refused, 1);
+}
+
+/// Bytes of an answer: to the byte for a batch; a page ends with the item that reaches it.
+#[tokio::test]
+async fn an_answer_takes_as_many_bytes_as_it_may() {
+    for over in [0, 1] {
+        let server = TestServer::start().await;
+        let client = server.client().await;
+        for mpid in 1..=2 {
+            client.create(with_mpid(mpid)).await.unwrap();
+        }
+        let batch = || batch_request([by_mpid(1), by_mpid(2)]);
+        let whole = client.profiles.clone().batch_get_profiles(batch()).await.unwrap().into_inner();
+        // The first result, and the second's profile: what is held against the limit.
+        let first = BatchGetProfilesResponse { results: whole.results[..1].to_vec() }.encoded_len();
+        let bytes = first + client.get(2).await.unwrap().encoded_len();
+        let server =
+            TestServer::start_on(server.stop().await, |config| config.limits.answer_bytes = bytes - over).await;
+        let results = server.client().await.batch(batch()).await.unwrap();
+        let found = results.iter().filter(|result| matches!(result, batch_get_profiles_result::Result::Found(_)));
+        assert_eq!(found.count(), 2 - over, "{over} past the limit");
+    }
 }
 
 /// A limit counts what the profile holds already, not only what the patch brings.

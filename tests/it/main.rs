@@ -1,7 +1,7 @@
 //! The tests: one binary, one harness, real sockets.
 //!
 //! - [`guarantees`]: each guarantee of the API, by name.
-//! - [`profiles`], [`patches`], [`bulk`], [`events`]: what the RPCs do.
+//! - [`profiles`], [`patches`], [`bulk`], [`imports`], [`events`]: what the RPCs do.
 //! - [`http`]: the Profile API over HTTP.
 //! - [`reasons`]: a request for each reason of an error.
 //! - [`refusals`]: what bad input gets, and that it changes nothing.
@@ -15,6 +15,7 @@ mod events;
 mod guarantees;
 mod harness;
 mod http;
+mod imports;
 mod limits;
 mod model;
 mod patches;
