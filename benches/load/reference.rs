@@ -79,6 +79,9 @@ pub async fn serve() -> anyhow::Result<()> {
     println!("the reference is listening on {}", listener.local_addr()?);
     // As in `cameo::server`.
     tonic::transport::Server::builder()
+        .accept_http1(true)
+        .initial_stream_window_size(64 << 10)
+        .initial_connection_window_size(100 << 20)
         .max_concurrent_streams(200)
         .http2_max_local_error_reset_streams(Some(1024))
         .http2_keepalive_interval(Some(Duration::from_secs(30)))

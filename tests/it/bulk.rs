@@ -97,21 +97,21 @@ async fn a_batch_sees_one_state_of_the_store() {
     client.update(1, take()).await.unwrap();
     let writer = client.clone();
     let writing = tokio::spawn(async move {
-        for round in 0..300 {
+        for round in 0.. {
             writer.update(1 + (round + 1) % 2, take()).await.unwrap();
         }
     });
-    let mut states = BTreeSet::new();
-    while !writing.is_finished() {
+    let mut states = Vec::new();
+    // Until one follows the other often enough.
+    while states.windows(2).filter(|pair| pair[0] != pair[1]).count() < 50 {
         let keys = [by_mpid(1), by_mpid(2), by_identity(identity("other", "token"))];
         let results = client.batch(batch_request(keys)).await.unwrap();
         let has = |index: usize| !found(&results[index]).user_identities.is_empty();
         assert!(has(0) != has(1), "exactly one has it: {results:?}");
         assert_eq!(found(&results[2]).mpid, if has(0) { 1 } else { 2 });
-        states.insert(has(0));
+        states.push(has(0));
     }
-    writing.await.unwrap();
-    assert_eq!(states.len(), 2, "both states were seen");
+    writing.abort();
 }
 
 /// What would pass the limit of an answer has its own error, and is there when it is asked for again.
