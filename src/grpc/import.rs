@@ -17,7 +17,7 @@ use tonic_types::pb as rpc;
 use super::profile_service::{Profiles, WriteRequest, parse_key};
 use super::status;
 use crate::model::cursor::CursorSpace;
-use crate::model::limits::IMPORT_REFUSALS;
+use crate::model::limits::{IMPORT_REFUSALS, IMPORTS};
 use crate::model::{Invalid, Mpid, Patch, Sequence, Workspace, time};
 use crate::proto::v1::{ImportProfilesRequest, ImportProfilesResponse, ImportRefusal, WriteOutcome};
 use crate::store::{Change, Command, IMPORT_COMMANDS, RequestId, StoreError, Written};
@@ -44,7 +44,8 @@ pub(super) async fn run(
     profiles: &Profiles,
     mut records: Streaming<ImportProfilesRequest>,
 ) -> Result<ImportProfilesResponse, Status> {
-    let _place = profiles.imports.try_acquire().map_err(|_| status::after_records(StoreError::Overloaded.into(), 0))?;
+    let _place =
+        profiles.imports.try_acquire().map_err(|_| status::after_records(status::too_many_imports(IMPORTS), 0))?;
     let mut report = Report::default();
     let first = tokio::select! {
         first = records.message() => first,

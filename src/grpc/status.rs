@@ -218,6 +218,13 @@ pub(super) fn after_records(refusal: Status, records: i64) -> Status {
     Status::with_error_details(refusal.code(), refusal.message(), details)
 }
 
+/// For an import beyond those that may run.
+pub(super) fn too_many_imports(limit: usize) -> Status {
+    let mut details = info(ErrorReason::Overloaded, []);
+    details.set_retry_info(Some(RESTART_RETRY));
+    Status::with_error_details(Code::ResourceExhausted, format!("{limit} imports run already"), details)
+}
+
 pub(super) fn draining(cursor: Option<String>) -> Status {
     let mut details = info(ErrorReason::ServerDraining, cursor.map(|cursor| ("cursor", cursor)));
     details.set_retry_info(Some(RESTART_RETRY));

@@ -76,6 +76,20 @@ impl IdentityKey {
         Self([identity.kind(), identity.encoding_or_plain(), &value].join("\0").into_bytes().into())
     }
 
+    /// The names of types by which a store of format 1 keyed, and which are no longer the ones to key by.
+    pub fn former_types() -> impl Iterator<Item = &'static str> {
+        ALIASES.iter().map(|(alias, _)| *alias)
+    }
+
+    /// A key as a store of format 1 has it, and the one that it has become; `None` if it is not a key.
+    #[must_use]
+    pub fn renamed(former: &[u8]) -> Option<(Self, Self)> {
+        let [kind, encoding, value] =
+            std::str::from_utf8(former).ok()?.splitn(3, '\0').map(str::to_owned).collect::<Vec<_>>().try_into().ok()?;
+        let key = Self::of(&Identity { r#type: kind, encoding, value });
+        Some((Self(former.into()), key))
+    }
+
     /// For the index: equal keys have equal bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {

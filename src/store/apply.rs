@@ -126,7 +126,7 @@ fn write_step(
     time: Micros,
 ) -> Result<Committed, StoreError> {
     for key in &step.unlinked {
-        tables.remove_owner(workspace, key)?;
+        tables.remove_owner(workspace, key, step.mpid)?;
     }
     for key in &step.linked {
         tables.set_owner(workspace, key, step.mpid)?;

@@ -78,6 +78,9 @@ pub enum OpenError {
     /// Another version made it.
     #[error("the store has format {found}, of another version of cameo; this one reads {expected}")]
     Format { found: u64, expected: u64 },
+    /// A row fails its checksum.
+    #[error("a stored {table} record is corrupt")]
+    Corrupt { table: &'static str },
     /// The disk said no.
     #[error("cannot open the store")]
     Io(#[from] std::io::Error),

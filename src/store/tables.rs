@@ -13,6 +13,8 @@ use crate::model::{IdentityKey, LogId, Micros, Mpid, Sequence, Workspace};
 
 /// 2: identities are keyed by the first of their type's names.
 const FORMAT: u64 = 2;
+/// Rows in memory while a file is brought to it.
+const RENAMED_AT_ONCE: usize = 10_000;
 
 /// Facts about the file itself: `format`, `log_id`.
 pub(super) const META: TableDefinition<&str, u64> = TableDefinition::new("meta_v1");
@@ -47,6 +49,7 @@ pub(super) fn initialize(database: &Database) -> Result<LogId, OpenError> {
             let log = meta.get("log_id")?.map(|value| value.value());
             match log {
                 Some(log) if found == FORMAT => Ok(LogId(log)),
+                Some(log) if found == 1 => migrate_from_1(database).map(|()| LogId(log)),
                 _ => Err(OpenError::Format { found, expected: FORMAT }),
             }
         }
@@ -70,6 +73,49 @@ fn create(database: &Database) -> Result<LogId, OpenError> {
     }
     transaction.commit()?;
     Ok(log)
+}
+
+/// Keys the identities by the first of their types' names: all of them or, if this is broken off, none.
+fn migrate_from_1(database: &Database) -> Result<(), OpenError> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_two_phase_commit(true);
+    transaction.set_quick_repair(true);
+    {
+        let workspaces = transaction.open_table(WORKSPACES)?;
+        let ids = workspaces.iter()?.map(|row| row.map(|(_, id)| id.value())).collect::<Result<Vec<_>, _>>()?;
+        let mut identities = transaction.open_table(IDENTITIES)?;
+        for (id, former) in ids.iter().flat_map(|id| IdentityKey::former_types().map(|former| (*id, former))) {
+            while rename(&mut identities, WorkspaceId(id), former)? > 0 {}
+        }
+        transaction.open_table(META)?.insert("format", FORMAT)?;
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+/// Renames some of the identities of a type, and answers how many. Where another profile owns the same identity by the
+/// name that stays, that one keeps it.
+fn rename(
+    identities: &mut Table<'_, (u32, &'static [u8]), (i64, u64)>,
+    id: WorkspaceId,
+    former: &str,
+) -> Result<usize, OpenError> {
+    let (first, end) = ([former.as_bytes(), b"\0"].concat(), [former.as_bytes(), b"\x01"].concat());
+    let mut rows = Vec::new();
+    for row in identities.range((id.0, &*first)..(id.0, &*end))?.take(RENAMED_AT_ONCE) {
+        let (key, owner) = row?;
+        rows.push((key.value().1.to_vec(), owner.value()));
+    }
+    for (former, owner) in &rows {
+        let corrupt = || OpenError::Corrupt { table: "identity" };
+        let (former, key) = IdentityKey::renamed(former).ok_or_else(corrupt)?;
+        let owner = rows::read_owner(id, &former, *owner).map_err(|_| corrupt())?;
+        identities.remove((id.0, former.as_bytes()))?;
+        if identities.get((id.0, key.as_bytes()))?.is_none() {
+            identities.insert((id.0, key.as_bytes()), rows::owner_row(id, &key, owner))?;
+        }
+    }
+    Ok(rows.len())
 }
 
 /// All workspaces of the file.
@@ -150,8 +196,11 @@ impl<'txn> Tables<'txn> {
         Ok(())
     }
 
-    pub fn remove_owner(&mut self, workspace: WorkspaceId, key: &IdentityKey) -> Result<(), StoreError> {
-        self.identities.remove((workspace.0, key.as_bytes()))?;
+    /// Only from this owner: a profile of a file of format 1 may name an identity that another owns by another name.
+    pub fn remove_owner(&mut self, workspace: WorkspaceId, key: &IdentityKey, of: Mpid) -> Result<(), StoreError> {
+        if self.owner(workspace, key)? == Some(of) {
+            self.identities.remove((workspace.0, key.as_bytes()))?;
+        }
         Ok(())
     }
 

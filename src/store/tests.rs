@@ -135,6 +135,50 @@ async fn a_profile_may_be_as_large_as_the_limit_and_no_larger() {
     assert_eq!((limit, found), (bytes - 1, bytes), "one past it");
 }
 
+/// A file of format 1 keyed an identity by the type that was given; by now `customerid` is a name of `customer_id`.
+#[tokio::test]
+async fn a_file_of_format_1_is_brought_to_this_one() {
+    let disk = Disk::default();
+    let store = store_on(&disk, |_, _| {});
+    let named = |value: &str| Identity { r#type: "customerid".into(), encoding: "none".into(), value: value.into() };
+    let profile = Profile { user_identities: vec![named("a"), named("b")], ..Profile::default() };
+    let profile = Box::new(NewProfile::parse(profile, &Limits::default()).unwrap());
+    store.write(command(1, Change::Create { profile, mpid: Mpid::new(1).unwrap(), drawn: false })).await.unwrap();
+    store.write(command(1, create(2))).await.unwrap();
+    store.close().await;
+    let [key_a, key_b] = ["a", "b"].map(|value| IdentityKey::of(&named(value)));
+    let id = WorkspaceId(1);
+    tamper(&disk, |transaction| {
+        let mut identities = transaction.open_table(super::tables::IDENTITIES).unwrap();
+        for value in ["a", "b"] {
+            let former = format!("customerid\0none\0{value}");
+            let (former, key) = IdentityKey::renamed(former.as_bytes()).unwrap();
+            identities.remove((id.0, key.as_bytes())).unwrap();
+            let row = super::rows::owner_row(id, &former, Mpid::new(1).unwrap());
+            identities.insert((id.0, former.as_bytes()), row).unwrap();
+        }
+        // In format 1 another could own the same by the other name.
+        let row = super::rows::owner_row(id, &key_b, Mpid::new(2).unwrap());
+        identities.insert((id.0, key_b.as_bytes()), row).unwrap();
+        transaction.open_table(super::tables::META).unwrap().insert("format", 1).unwrap();
+    });
+
+    let store = store_on(&disk, |_, _| {});
+
+    let owner = |store: &Store, key: &IdentityKey| store.snapshot().unwrap().owner(id, key).unwrap().map(Mpid::get);
+    assert_eq!(
+        (owner(&store, &key_a), owner(&store, &key_b)),
+        (Some(1), Some(2)),
+        "who has the name that stays, keeps"
+    );
+    let key = ProfileKey::mpid(1).unwrap();
+    store.write(command(1, Change::Delete { key, etag: String::new(), allow_missing: false })).await.unwrap();
+    assert_eq!((owner(&store, &key_a), owner(&store, &key_b)), (None, Some(2)), "and is not robbed of it");
+    store.close().await;
+    let store = store_on(&disk, |_, _| {});
+    assert_eq!(owner(&store, &key_b), Some(2), "it is done once");
+}
+
 /// Whoever was answered or told of an event finds the change after a loss of power in the next moment.
 #[tokio::test]
 async fn durable_before_visible() {
