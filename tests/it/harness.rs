@@ -63,6 +63,21 @@ impl TestServer {
         Self { addr, dir, shutdown, task }
     }
 
+    /// A server whose log lost its end, for an older copy of the store was put back; and a cursor into what is lost. No
+    /// other way leads past the head. The log holds profile 1.
+    pub async fn with_lost_future() -> (Self, String) {
+        let server = Self::start().await;
+        server.client().await.create(with_mpid(1)).await.unwrap();
+        let dir = server.stop().await;
+        let file = dir.path().join("data/cameo.redb");
+        let copy = std::fs::read(&file).unwrap();
+        let server = Self::start_on(dir, |_| {}).await;
+        let cursor = server.client().await.create(with_mpid(2)).await.unwrap().cursor;
+        let dir = server.stop().await;
+        std::fs::write(&file, copy).unwrap();
+        (Self::start_on(dir, |_| {}).await, cursor)
+    }
+
     /// Stops it in order, and answers where its store lies.
     pub async fn stop(self) -> Arc<TempDir> {
         self.shutdown.send(()).unwrap();

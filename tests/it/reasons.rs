@@ -144,20 +144,9 @@ async fn cursor_expired() -> Status {
         .unwrap_err()
 }
 
-/// An older copy of the store is put back.
 async fn cursor_in_future() -> Status {
-    let server = TestServer::start().await;
-    server.client().await.create(with_mpid(1)).await.unwrap();
-    let dir = server.stop().await;
-    let file = dir.path().join("data/cameo.redb");
-    let copy = std::fs::read(&file).unwrap();
-    let server = TestServer::start_on(dir, |_| {}).await;
-    let min_cursor = server.client().await.create(with_mpid(2)).await.unwrap().cursor;
-    let dir = server.stop().await;
-    std::fs::write(&file, copy).unwrap();
-    let server = TestServer::start_on(dir, |_| {}).await;
-    let client = server.client().await;
-    client.get_with(get_with(|get| get.min_cursor = min_cursor)).await.unwrap_err()
+    let (server, min_cursor) = TestServer::with_lost_future().await;
+    server.client().await.get_with(get_with(|get| get.min_cursor = min_cursor)).await.unwrap_err()
 }
 
 async fn cursor_foreign() -> Status {

@@ -327,20 +327,9 @@ async fn a_cursor_that_cannot_be_read_from() {
     .await;
 }
 
-/// A cursor can lie past the head only where the log lost its end: here, an older copy of the store was put back.
 #[tokio::test]
 async fn a_cursor_past_the_head_of_the_log() {
-    let server = TestServer::start().await;
-    server.client().await.create(with_mpid(1)).await.unwrap();
-    let dir = server.stop().await;
-    let file = dir.path().join("data/cameo.redb");
-    let copy = std::fs::read(&file).unwrap();
-    let server = TestServer::start_on(dir, |_| {}).await;
-    let cursor = server.client().await.create(with_mpid(2)).await.unwrap().cursor;
-    let dir = server.stop().await;
-    std::fs::write(&file, copy).unwrap();
-
-    let server = TestServer::start_on(dir, |_| {}).await;
+    let (server, cursor) = TestServer::with_lost_future().await;
     assert_cursor_refused(&server.client().await, &cursor, Code::OutOfRange, "CURSOR_IN_FUTURE").await;
 }
 
