@@ -4,7 +4,7 @@
 //! - `POST /userprofile/v1/resolve/{org}/{account}/{workspace}` with an identity in the body; so an org named `resolve`
 //!   is looked up by gRPC only.
 //!
-//! [`profile`] is the shape of an answer, [`query`] what may be asked for, [`problem`] how a refusal looks. It only
+//! `profile` is the shape of an answer, `query` what may be asked for, `problem` how a refusal looks. It only
 //! reads: changes come by gRPC.
 
 mod problem;
