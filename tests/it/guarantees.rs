@@ -348,17 +348,8 @@ async fn slow_is_not_an_error() {
 /// Slow is not an error, but taking nothing at all for long is: the stream ends, and says where.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subscriber_that_takes_nothing_is_ended_with_its_cursor() {
-    let stall = std::time::Duration::from_millis(300);
-    let server = TestServer::start_with(|config| config.feed.stall_timeout = stall).await;
+    let (server, mut stream) = TestServer::with_stalled_subscriber().await;
     let client = server.client().await;
-    let mut stream = server.client().await.subscribe_from(None).await;
-    stream.opened().await;
-    for mpid in 1..=40 {
-        let attributes = Some(map([("pad", text(&"p".repeat(60_000)))]));
-        client.create(Profile { user_attributes: attributes, ..with_mpid(mpid) }).await.unwrap();
-    }
-    // What the test is about: nothing is taken for longer than the timeout.
-    tokio::time::sleep(2 * stall).await;
     let mut last = 0;
     let status = loop {
         match stream.next().await {

@@ -63,6 +63,22 @@ impl TestServer {
         Self { addr, dir, shutdown, task }
     }
 
+    /// A server, and a stream on a connection of its own that has 40 large events to take and took none for longer than the
+    /// timeout.
+    pub async fn with_stalled_subscriber() -> (Self, Stream) {
+        let stall = Duration::from_millis(300);
+        let server = Self::start_with(|config| config.feed.stall_timeout = stall).await;
+        let client = server.client().await;
+        let mut stream = server.client().await.subscribe_from(None).await;
+        stream.opened().await;
+        for mpid in 1..=40 {
+            let attributes = Some(map([("pad", text(&"p".repeat(60_000)))]));
+            client.create(Profile { user_attributes: attributes, ..with_mpid(mpid) }).await.unwrap();
+        }
+        tokio::time::sleep(2 * stall).await; // What it is about.
+        (server, stream)
+    }
+
     /// A server whose log lost its end, for an older copy of the store was put back; and a cursor into what is lost. No
     /// other way leads past the head. The log holds profile 1.
     pub async fn with_lost_future() -> (Self, String) {

@@ -187,16 +187,7 @@ async fn request_id_reused() -> Status {
 }
 
 async fn subscriber_stalled() -> Status {
-    let stall = Duration::from_millis(300);
-    let server = TestServer::start_with(|config| config.feed.stall_timeout = stall).await;
-    let client = server.client().await;
-    let mut stream = server.client().await.subscribe_from(None).await;
-    stream.opened().await;
-    for mpid in 1..=40 {
-        let attributes = Some(map([("pad", text(&"p".repeat(60_000)))]));
-        client.create(Profile { user_attributes: attributes, ..with_mpid(mpid) }).await.unwrap();
-    }
-    tokio::time::sleep(2 * stall).await; // What it is about: nothing is taken for longer than the timeout.
+    let (_server, mut stream) = TestServer::with_stalled_subscriber().await;
     stream.failure().await
 }
 
