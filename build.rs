@@ -1,51 +1,121 @@
 //! Generates the protobuf code without protoc: protox compiles, tonic-prost-build generates.
 //!
-//! Two passes. The first makes the messages and the clients. The second makes the servers, whose responses are encoded
-//! already when they reach the codec (`grpc::codec`): what is stored is what is sent.
+//! - The API, `proto/cameo/v1`, takes two passes. The first makes the messages and the clients. The second makes the
+//!   servers, whose responses are already encoded when they reach the codec (`grpc::codec`): what is stored is what is
+//!   sent.
+//! - The numbers of its fields, for the code that cuts wire bytes (`model::wire`).
 
+use std::fmt::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use protox::prost::Message;
+use protox::prost_reflect::{DescriptorPool, MessageDescriptor};
+use tonic_prost_build::FileDescriptorSet;
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+const API: &str = "proto/cameo/v1";
+
+fn main() -> Result<()> {
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     println!("cargo::rerun-if-changed=proto");
 
-    let files: Vec<_> =
-        std::fs::read_dir("proto/cameo/v1")?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
+    let api = compile(proto_files(API)?)?;
+    let encoded = api.encode_file_descriptor_set(); // The comments are in here only: the pool drops them.
+    fs::write(out.join("descriptors.bin"), &encoded)?;
+    let descriptors = FileDescriptorSet::decode(&*encoded)?;
+    generate_api(descriptors.clone())?;
+    generate_servers(descriptors, &directory(&out, "server")?)?;
+    fs::write(out.join("field.rs"), field_numbers(&api.descriptor_pool())?)?;
+    Ok(())
+}
+
+/// The `.proto` files of a directory.
+fn proto_files(directory: &str) -> Result<Vec<PathBuf>> {
+    let paths = fs::read_dir(directory)?.map(|entry| entry.map(|entry| entry.path()));
+    let mut files = paths.collect::<std::io::Result<Vec<_>>>()?;
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "proto"));
+    files.sort(); // The order of a directory differs between machines; the output should not.
+    Ok(files)
+}
+
+/// With imports, so that reflection serves a closed set, and with comments, so that it documents.
+fn compile(files: Vec<PathBuf>) -> Result<protox::Compiler> {
     let mut compiler = protox::Compiler::new([Path::new("proto")])?;
     compiler.include_imports(true).include_source_info(true);
     compiler.open_files(files)?;
+    Ok(compiler)
+}
 
-    // What reflection serves: with imports, so that it is closed, and with comments, so that it documents.
-    let descriptors = compiler.encode_file_descriptor_set();
-    std::fs::write(out.join("descriptors.bin"), &descriptors)?;
-    let descriptors = tonic_prost_build::FileDescriptorSet::decode(&*descriptors)?;
+fn directory(out: &Path, name: &str) -> Result<PathBuf> {
+    let directory = out.join(name);
+    fs::create_dir_all(&directory)?;
+    Ok(directory)
+}
 
-    tonic_prost_build::configure()
+fn generate_api(descriptors: FileDescriptorSet) -> Result<()> {
+    let builder = tonic_prost_build::configure()
         .btree_map(".") // Equal messages have equal bytes.
         .extern_path(".google.rpc", "::tonic_types::pb")
-        .build_server(false)
-        .compile_fds(descriptors.clone())?;
+        .build_server(false);
+    Ok(builder.compile_fds(descriptors)?)
+}
 
-    let servers = out.join("server");
-    std::fs::create_dir_all(&servers)?;
+fn generate_servers(descriptors: FileDescriptorSet, out: &Path) -> Result<()> {
     let mut builder = tonic_prost_build::configure()
         .build_client(false)
-        .out_dir(servers)
+        .out_dir(out)
         .codec_path("crate::grpc::codec::FrameCodec")
         .extern_path(".google.rpc", "::tonic_types::pb")
         .extern_path(".cameo.v1", "crate::proto::v1");
     for response in responses(&descriptors) {
         builder = builder.extern_path(response, "crate::grpc::codec::Encoded");
     }
-    builder.compile_fds(descriptors)?;
-    Ok(())
+    Ok(builder.compile_fds(descriptors)?)
 }
 
-/// Every message that an RPC of ours answers.
-fn responses(descriptors: &tonic_prost_build::FileDescriptorSet) -> Vec<String> {
+/// Every message that an RPC of ours responds with.
+fn responses(descriptors: &FileDescriptorSet) -> Vec<String> {
     let files = descriptors.file.iter().filter(|file| file.package() == "cameo.v1");
     let methods = files.flat_map(|file| &file.service).flat_map(|service| &service.method);
     methods.map(|method| method.output_type().to_owned()).collect()
+}
+
+/// A module for each message, with a constant for each of its fields and a list of all of them.
+fn field_numbers(pool: &DescriptorPool) -> Result<String> {
+    let mut code = String::new();
+    for message in pool.all_messages() {
+        // Attributes are a Struct: cutting a profile to some of them goes into it.
+        let is_struct = message.full_name().starts_with("google.protobuf.Struct");
+        if message.package_name() == "cameo.v1" || is_struct {
+            write_module(&message, &mut code)?;
+        }
+    }
+    Ok(code)
+}
+
+fn write_module(message: &MessageDescriptor, code: &mut String) -> Result<()> {
+    writeln!(code, "/// `{}`.\npub mod {} {{", message.full_name(), module_name(message))?;
+    let mut list = String::new();
+    for field in message.fields() {
+        let (name, number) = (field.name(), field.number());
+        writeln!(code, "    pub const {}: u32 = {number};", name.to_uppercase())?;
+        write!(list, "({name:?}, {number}), ")?;
+    }
+    writeln!(code, "    /// All of them, by number.\n    pub const ALL: &[(&str, u32)] = &[{list}];\n}}")?;
+    Ok(())
+}
+
+/// The name in snake case. A nested message, such as the entry of a map, follows the name of the message around it.
+fn module_name(message: &MessageDescriptor) -> String {
+    let mut name = String::new();
+    for character in message.full_name()[message.package_name().len()..].chars() {
+        match character {
+            '.' => {}
+            _ if character.is_uppercase() && !name.is_empty() => name.extend(['_', character.to_ascii_lowercase()]),
+            _ => name.push(character.to_ascii_lowercase()),
+        }
+    }
+    if name == "struct" { "struct_message".to_owned() } else { name } // A keyword.
 }

@@ -6,5 +6,24 @@ pub mod v1 {
     tonic::include_proto!("cameo.v1");
 }
 
+/// The numbers of the fields of `cameo.v1` and of `google.protobuf.Struct`, for code that cuts wire bytes: a module for
+/// each message, such as `field::profile::USER_ATTRIBUTES`, with `ALL` of its fields by name.
+#[allow(missing_docs)] // Generated.
+pub mod field {
+    include!(concat!(env!("OUT_DIR"), "/field.rs"));
+}
+
 /// Every file of the API with its imports and comments, as reflection serves it.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_have_their_numbers_in_the_order_of_the_numbers() {
+        assert_eq!(field::subscribe_response::HEARTBEAT, 6);
+        assert_eq!(field::struct_fields_entry::KEY, 1);
+        assert_eq!(field::list_events_response::ALL, [("events", 1), ("cursor", 2), ("caught_up", 3)]);
+    }
+}

@@ -5,13 +5,7 @@ use prost::Message;
 
 use crate::model::cursor::{CursorSpace, TEXT};
 use crate::model::{Sequence, wire};
-
-/// `SubscribeResponse.cursor`, and the fields of its oneof.
-const CURSOR: u32 = 1;
-const OPENED: u32 = 2;
-const EVENT: u32 = 4;
-const CAUGHT_UP: u32 = 5;
-const HEARTBEAT: u32 = 6;
+use crate::proto::field::subscribe_response::{CAUGHT_UP, CURSOR, EVENT, HEARTBEAT, OPENED};
 
 /// A message of the stream other than an event.
 #[derive(Debug, Clone)]

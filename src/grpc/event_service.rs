@@ -13,14 +13,12 @@ use super::server::event_service_server::EventService;
 use crate::feed::{Feed, Start, Subscribe, Subscriber};
 use crate::model::cursor::CursorSpace;
 use crate::model::{Filter, Invalid, Limits, Mask, Sequence, Workspace, wire};
+use crate::proto::field::list_events_response::{CAUGHT_UP, CURSOR, EVENTS};
 use crate::proto::v1::{ListEventsRequest, SubscribeRequest, list_events_request, subscribe_request};
 use crate::store::{EventPage, EventRef, Snapshot, Store, StoreError, WorkspaceId};
 
 const HEARTBEAT: Duration = Duration::from_secs(15);
 const HEARTBEAT_RANGE: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
-/// Fields of `ListEventsResponse`.
-const CURSOR: u32 = 2;
-const CAUGHT_UP: u32 = 3;
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -62,7 +60,7 @@ impl EventService for Events {
 
     async fn list_events(&self, request: Request<ListEventsRequest>) -> Result<Response<Encoded>, Status> {
         let list = parse_list(request.into_inner(), &self.limits)?;
-        let page = Page::new(list.page_size, &self.limits);
+        let page = Page::new(EVENTS, list.page_size, &self.limits);
         let store = Arc::clone(&self.store);
         // A page may ask the disk for much: not on a thread that serves others.
         let page = tokio::task::spawn_blocking(move || list_events(&store, &list, page));

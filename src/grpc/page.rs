@@ -6,11 +6,10 @@ use prost::DecodeError;
 
 use crate::model::{Limits, wire};
 
-/// The field of the items in all of our pages.
-const ITEMS: u32 = 1;
-
 /// A page that is being filled.
 pub(super) struct Page {
+    /// The number of the field that holds the items.
+    field: u32,
     size: usize,
     bytes: usize,
     items: usize,
@@ -22,14 +21,14 @@ pub(super) struct Page {
 pub(super) struct Corrupt;
 
 impl Page {
-    pub fn new(size: usize, limits: &Limits) -> Self {
-        Self { size, bytes: limits.answer_bytes, items: 0, message: Vec::new(), corrupt: false }
+    pub fn new(field: u32, size: usize, limits: &Limits) -> Self {
+        Self { field, size, bytes: limits.answer_bytes, items: 0, message: Vec::new(), corrupt: false }
     }
 
     /// Adds an item, as a mask has cut it. Whether there is room for another.
     pub fn push(&mut self, item: Result<Cow<'_, [u8]>, DecodeError>) -> bool {
         match item {
-            Ok(item) => wire::put_delimited(ITEMS, &item, &mut self.message),
+            Ok(item) => wire::put_delimited(self.field, &item, &mut self.message),
             Err(_) => self.corrupt = true,
         }
         self.items += 1;

@@ -19,23 +19,19 @@ use crate::model::limits::IMPORTS;
 use crate::model::{
     Invalid, Limits, Mask, Micros, Mpid, NewProfile, Patch, ProfileKey, Workspace, page_token, time, wire,
 };
+use crate::proto::field::{
+    batch_get_profiles_response::RESULTS,
+    batch_get_profiles_result::{ERROR, FOUND},
+    create_profile_response, get_profile_response,
+    list_profiles_response::{NEXT_PAGE_TOKEN, PROFILES},
+    update_profile_response,
+};
 use crate::proto::v1::{
     self as pb, BatchGetProfilesRequest, CreateProfileRequest, DeleteProfileRequest, DeleteProfileResponse,
     GetProfileRequest, ImportProfilesRequest, ListProfilesRequest, UpdateProfileRequest, WriteOutcome,
     delete_profile_request, get_profile_request, profile_key, update_profile_request,
 };
 use crate::store::{Change, Command, RequestId, Snapshot, Store, StoreError, WorkspaceId, Written};
-
-/// `profile` of the responses with one; `cursor` and `outcome` of those to writes.
-const PROFILE: u32 = 1;
-const CURSOR: u32 = 2;
-const OUTCOME: u32 = 3;
-/// `BatchGetProfilesResponse.results`, and the fields of one.
-const RESULTS: u32 = 1;
-const FOUND: u32 = 1;
-const ERROR: u32 = 2;
-/// `ListProfilesResponse.next_page_token`.
-const NEXT_PAGE_TOKEN: u32 = 2;
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -194,7 +190,7 @@ impl ProfileService for Profiles {
 
     async fn list_profiles(&self, request: Request<ListProfilesRequest>) -> Result<Response<Encoded>, Status> {
         let list = self.parse_list(request.into_inner())?;
-        let (store, page) = (Arc::clone(&self.store), Page::new(list.page_size, &self.limits));
+        let (store, page) = (Arc::clone(&self.store), Page::new(PROFILES, list.page_size, &self.limits));
         off_the_loop(move || list_profiles(&store, &list, page).map_err(Status::from)).await
     }
 
@@ -336,13 +332,16 @@ fn list_profiles(store: &Store, list: &List, mut page: Page) -> Result<Encoded, 
 /// A `GetProfileResponse`: the profile as it is stored, or cut by a mask. Either way it is not decoded.
 fn encode_found(profile: &[u8], mask: &Mask) -> Result<Encoded, StoreError> {
     let profile = mask.profile(profile).map_err(|_| StoreError::Corrupt { table: "profile" })?;
-    let mut message = Vec::with_capacity(wire::delimited_len(PROFILE, profile.len()));
-    wire::put_delimited(PROFILE, &profile, &mut message);
+    let mut message = Vec::with_capacity(wire::delimited_len(get_profile_response::PROFILE, profile.len()));
+    wire::put_delimited(get_profile_response::PROFILE, &profile, &mut message);
     Ok(message.into())
 }
 
 /// A `CreateProfileResponse` or an `UpdateProfileResponse`, around a profile that is encoded already.
 fn encode(profile: Option<Bytes>, cursor: Option<&str>, outcome: Option<WriteOutcome>) -> Encoded {
+    use update_profile_response::{CURSOR, OUTCOME, PROFILE};
+    // The two are alike in the fields that both have.
+    const { assert!(create_profile_response::PROFILE == PROFILE && create_profile_response::CURSOR == CURSOR) };
     let mut message = Vec::with_capacity(profile.as_ref().map_or(0, Bytes::len) + 64);
     if let Some(profile) = profile {
         wire::put_delimited(PROFILE, &profile, &mut message);

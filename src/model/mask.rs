@@ -8,28 +8,10 @@ use prost_types::FieldMask;
 
 use super::limits::READER_KEYS;
 use super::{Invalid, wire};
+use crate::proto::field::{event, profile, struct_fields_entry, struct_message};
 
-/// The fields of `Profile`, by number from 1.
-const PROFILE_FIELDS: [&str; 12] = [
-    "mpid",
-    "create_time",
-    "update_time",
-    "is_opted_out",
-    "limit_ad_tracking",
-    "device_identities",
-    "user_identities",
-    "account_user_attributes",
-    "user_attributes",
-    "audience_memberships",
-    "attribution",
-    "etag",
-];
-const USER_ATTRIBUTES: u32 = 9;
-/// `Struct.fields`, and the key of one of its entries.
-const STRUCT_FIELDS: u32 = 1;
-const ENTRY_KEY: u32 = 1;
-/// `Event.profile` and `Event.previous`.
-const EVENT_PROFILES: [u32; 2] = [6, 7];
+/// [`Mask`] has a bit for each field of `Profile`.
+const _: () = assert!(profile::ALL[profile::ALL.len() - 1].1 < u16::BITS);
 
 /// A parsed `read_mask` with its `user_attribute_keys`.
 #[derive(Debug, Clone, Default)]
@@ -80,7 +62,7 @@ impl Mask {
                 continue;
             }
             match &self.keys {
-                Some(keys) if field.tag == USER_ATTRIBUTES => {
+                Some(keys) if field.tag == profile::USER_ATTRIBUTES => {
                     wire::put_delimited(field.tag, &cut_struct(field.value, keys)?, &mut cut);
                 }
                 _ => cut.extend_from_slice(field.whole),
@@ -100,7 +82,7 @@ impl Mask {
         let mut cut = Vec::with_capacity(event.len());
         for field in wire::fields(event) {
             let field = field?;
-            if EVENT_PROFILES.contains(&field.tag) {
+            if matches!(field.tag, event::PROFILE | event::PREVIOUS) {
                 wire::put_delimited(field.tag, &self.profile(field.value)?, &mut cut);
             } else {
                 cut.extend_from_slice(field.whole);
@@ -110,11 +92,12 @@ impl Mask {
     }
 }
 
-fn field_number(path: &str) -> Result<usize, Invalid> {
-    if let Some(index) = PROFILE_FIELDS.iter().position(|field| *field == path) {
-        return Ok(index + 1);
+fn field_number(path: &str) -> Result<u32, Invalid> {
+    if let Some((_, number)) = profile::ALL.iter().find(|(field, _)| *field == path) {
+        return Ok(*number);
     }
-    let inner = PROFILE_FIELDS.iter().any(|field| path.strip_prefix(field).is_some_and(|rest| rest.starts_with('.')));
+    let inner =
+        profile::ALL.iter().any(|(field, _)| path.strip_prefix(field).is_some_and(|rest| rest.starts_with('.')));
     let problem = if inner {
         "a path may not lead into a field; user_attribute_keys narrows user_attributes".to_owned()
     } else {
@@ -127,8 +110,8 @@ fn cut_struct(map: &[u8], keys: &BTreeSet<Vec<u8>>) -> Result<Vec<u8>, DecodeErr
     let mut cut = Vec::new();
     for entry in wire::fields(map) {
         let entry = entry?;
-        let key = wire::find(entry.value, ENTRY_KEY)?.unwrap_or_default();
-        if entry.tag == STRUCT_FIELDS && keys.contains(key) {
+        let key = wire::find(entry.value, struct_fields_entry::KEY)?.unwrap_or_default();
+        if entry.tag == struct_message::FIELDS && keys.contains(key) {
             cut.extend_from_slice(entry.whole);
         }
     }

@@ -20,12 +20,11 @@ use crate::model::{
     EventKind, IdentityKey, Invalid, Limits, LogId, Micros, Mpid, NewProfile, Patch, ProfileKey, Sequence, change,
     patch, wire,
 };
+use crate::proto::field::event;
 use crate::proto::v1::{Profile, WriteOutcome};
 
 /// How long a request id is remembered.
 pub(super) const REQUEST_MEMORY: Micros = 24 * 60 * 60 * 1_000_000;
-/// `Event.profile`.
-const EVENT_PROFILE: u32 = 6;
 
 /// What holds for all commands of a store.
 #[derive(Debug, Clone, Copy)]
@@ -119,7 +118,7 @@ impl Decider<'_, '_> {
             return Ok(Some(latest));
         }
         let from_event = self.tables.event(workspace, sequence, |row| {
-            let profile = wire::find(row.event, EVENT_PROFILE).map_err(|_| StoreError::Corrupt { table: "event" })?;
+            let profile = wire::find(row.event, event::PROFILE).map_err(|_| StoreError::Corrupt { table: "event" })?;
             Ok(profile.map(Bytes::copy_from_slice))
         })?;
         Ok(from_event.flatten())
@@ -302,12 +301,12 @@ impl Decider<'_, '_> {
         event.request_id = self.command.request.as_ref().map(|request| request.id.clone()).unwrap_or_default();
 
         let profile = Bytes::from(after.map(Profile::encode_to_vec).unwrap_or_default());
-        let room = wire::delimited_len(EVENT_PROFILE, profile.len());
+        let room = wire::delimited_len(event::PROFILE, profile.len());
         let mut encoded = Vec::with_capacity(event.encoded_len() + room);
         event.encode(&mut encoded).expect("a Vec takes any length");
         if after.is_some() {
             // Fields may stand in any order: the profile, encoded once, goes last.
-            wire::put_delimited(EVENT_PROFILE, &profile, &mut encoded);
+            wire::put_delimited(event::PROFILE, &profile, &mut encoded);
         }
         let (unlinked, linked) = relinked(before, after);
         let next_expiry = after.map_or(Micros::MAX, next_expiry);
