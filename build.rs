@@ -4,6 +4,7 @@
 //!   servers, whose responses are already encoded when they reach the codec (`grpc::codec`): what is stored is what is
 //!   sent.
 //! - The numbers of its fields, for the code that cuts wire bytes (`model::wire`).
+//! - The messages of the store, `proto/cameo/storage/v1`. No caller sees them, so reflection does not serve them.
 
 use std::fmt::Write;
 use std::fs;
@@ -16,6 +17,7 @@ use tonic_prost_build::FileDescriptorSet;
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 const API: &str = "proto/cameo/v1";
+const STORAGE: &str = "proto/cameo/storage/v1";
 
 fn main() -> Result<()> {
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
@@ -28,11 +30,14 @@ fn main() -> Result<()> {
     generate_api(descriptors.clone())?;
     generate_servers(descriptors, &directory(&out, "server")?)?;
     fs::write(out.join("field.rs"), field_numbers(&api.descriptor_pool())?)?;
-    Ok(())
+    generate_storage(&directory(&out, "storage")?)
 }
 
-/// The `.proto` files of a directory.
+/// The `.proto` files of a directory; none if it does not exist.
 fn proto_files(directory: &str) -> Result<Vec<PathBuf>> {
+    if !Path::new(directory).exists() {
+        return Ok(Vec::new());
+    }
     let paths = fs::read_dir(directory)?.map(|entry| entry.map(|entry| entry.path()));
     let mut files = paths.collect::<std::io::Result<Vec<_>>>()?;
     files.retain(|path| path.extension().is_some_and(|extension| extension == "proto"));
@@ -80,6 +85,21 @@ fn responses(descriptors: &FileDescriptorSet) -> Vec<String> {
     let files = descriptors.file.iter().filter(|file| file.package() == "cameo.v1");
     let methods = files.flat_map(|file| &file.service).flat_map(|service| &service.method);
     methods.map(|method| method.output_type().to_owned()).collect()
+}
+
+/// The messages of the store, which may hold messages of the API.
+fn generate_storage(out: &Path) -> Result<()> {
+    // `proto::storage` includes this file whether or not the directory has messages.
+    fs::write(out.join("cameo.storage.v1.rs"), "")?;
+    let descriptors = compile(proto_files(STORAGE)?)?.encode_file_descriptor_set();
+    let builder = tonic_prost_build::configure()
+        .btree_map(".") // Equal messages have equal bytes.
+        .build_client(false) // An import would bring in the services of the API once more.
+        .build_server(false)
+        .out_dir(out)
+        .extern_path(".google.rpc", "::tonic_types::pb")
+        .extern_path(".cameo.v1", "crate::proto::v1");
+    Ok(builder.compile_fds(FileDescriptorSet::decode(&*descriptors)?)?)
 }
 
 /// A module for each message, with a constant for each of its fields and a list of all of them.

@@ -6,6 +6,12 @@ pub mod v1 {
     tonic::include_proto!("cameo.v1");
 }
 
+/// Package `cameo.storage.v1`: what the store writes beside the messages of the API. Reflection does not serve it.
+#[allow(clippy::all, clippy::pedantic, missing_docs)] // Generated.
+pub mod storage {
+    tonic::include_proto!("storage/cameo.storage.v1");
+}
+
 /// The numbers of the fields of `cameo.v1` and of `google.protobuf.Struct`, for code that cuts wire bytes: a module for
 /// each message, such as `field::profile::USER_ATTRIBUTES`, with `ALL` of its fields by name.
 #[allow(missing_docs)] // Generated.
@@ -18,7 +24,19 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descrip
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use prost::Message;
+    use prost_types::{FileDescriptorProto, FileDescriptorSet};
+
     use super::*;
+
+    #[test]
+    fn reflection_serves_the_api_and_nothing_of_the_store() {
+        let files = FileDescriptorSet::decode(DESCRIPTORS).unwrap().file;
+        let packages: BTreeSet<_> = files.iter().map(FileDescriptorProto::package).collect();
+        assert_eq!(packages.into_iter().collect::<Vec<_>>(), ["cameo.v1", "google.protobuf", "google.rpc"]);
+    }
 
     #[test]
     fn fields_have_their_numbers_in_the_order_of_the_numbers() {
