@@ -60,7 +60,7 @@ const PHONE_TYPES: [&str; 5] = ["mobile_number", "phone", "phone_number", "phone
 pub struct IdentityKey(Box<[u8]>);
 
 /// An identity of a request: as it is stored, and as it is matched.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParsedIdentity {
     /// What goes into a profile: the value as given, the encoding never empty.
     pub identity: Identity,

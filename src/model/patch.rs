@@ -12,16 +12,16 @@ use super::profile::{
 };
 use super::time::Micros;
 use super::{Invalid, Limits};
-use crate::proto::v1::{Profile, ProfilePatch};
+use crate::proto::v1::{Identity, Profile, ProfilePatch};
 
 /// A patch that may be applied.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Patch {
     /// The identities to link.
     pub add: Vec<ParsedIdentity>,
     /// Whether to move those that another profile owns.
     pub take: bool,
-    remove: Vec<IdentityKey>,
+    remove: Vec<ParsedIdentity>,
     /// The rest, as it was given.
     rest: ProfilePatch,
 }
@@ -46,8 +46,19 @@ impl Patch {
             let field = format!("patch.remove_identities[{}]", index - add.len());
             return Err(Invalid::field(field, "is added by the same patch"));
         }
-        let remove = remove.into_iter().map(|identity| identity.key).collect();
         Ok(Self { add, take: patch.take_identities, remove, rest: patch })
+    }
+
+    /// The message that parses to this patch.
+    #[must_use]
+    pub fn to_message(&self) -> ProfilePatch {
+        let given = |parsed: &[ParsedIdentity]| parsed.iter().map(|parsed| parsed.identity.clone()).collect();
+        ProfilePatch {
+            add_identities: given(&self.add),
+            remove_identities: given(&self.remove),
+            take_identities: self.take,
+            ..self.rest.clone()
+        }
     }
 
     /// Refuses what has ended at `now`.
@@ -93,7 +104,7 @@ impl Patch {
         if self.add.is_empty() && self.remove.is_empty() {
             return Ok(());
         }
-        unlink(profile, &self.remove);
+        retain_identities(profile, |key| self.remove.iter().all(|removed| removed.key != *key));
         let owned = super::identity::keys_of(profile);
         for ParsedIdentity { identity, key } in &self.add {
             if owned.binary_search(key).is_err() {
@@ -109,7 +120,11 @@ impl Patch {
 
 /// Removes the identities of these keys from a profile.
 pub fn unlink(profile: &mut Profile, keys: &[IdentityKey]) {
-    let kept = |identity: &crate::proto::v1::Identity| !keys.contains(&IdentityKey::of(identity));
+    retain_identities(profile, |key| !keys.contains(key));
+}
+
+fn retain_identities(profile: &mut Profile, keep: impl Fn(&IdentityKey) -> bool) {
+    let kept = |identity: &Identity| keep(&IdentityKey::of(identity));
     profile.device_identities.retain(kept);
     profile.user_identities.retain(kept);
 }
@@ -236,4 +251,67 @@ fn check_audiences(patch: &ProfilePatch, limits: &Limits) -> Result<(), Invalid>
 
 fn refuse_repeated<T: Ord>(field: &str, problem: &str, names: impl Iterator<Item = T>) -> Result<(), Invalid> {
     repeated(names).map_or(Ok(()), |_| Err(Invalid::field(field, problem)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::v1::{Attribution, AudienceMembership};
+
+    fn number(number: f64) -> Value {
+        Value { kind: Some(Kind::NumberValue(number)) }
+    }
+
+    fn map<const N: usize>(fields: [(&str, Value); N]) -> Struct {
+        Struct { fields: fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect() }
+    }
+
+    fn list(values: impl IntoIterator<Item = Value>) -> ListValue {
+        ListValue { values: values.into_iter().collect() }
+    }
+
+    fn identity(kind: &str, value: &str) -> Identity {
+        Identity { r#type: kind.into(), encoding: String::new(), value: value.into() }
+    }
+
+    fn member(audience_id: i64) -> AudienceMembership {
+        AudienceMembership { audience_id, ..AudienceMembership::default() }
+    }
+
+    fn attribution(partner: &str) -> Attribution {
+        Attribution { partner: partner.into(), ..Attribution::default() }
+    }
+
+    fn parse(patch: ProfilePatch) -> Patch {
+        Patch::parse(patch, &Limits::default()).unwrap()
+    }
+
+    /// A patch that says something in every field.
+    fn full() -> ProfilePatch {
+        ProfilePatch {
+            is_opted_out: Some(false),
+            limit_ad_tracking: Some(true),
+            set_user_attributes: Some(map([("set", number(1.0))])),
+            remove_user_attributes: vec!["removed".into()],
+            increment_user_attributes: [("count".to_owned(), 2.0)].into(),
+            append_user_attributes: [("list".to_owned(), list([number(1.0), number(1.0)]))].into(),
+            clear_user_attributes: true,
+            set_account_user_attributes: Some(map([("set", number(1.0))])),
+            remove_account_user_attributes: vec!["removed".into()],
+            add_identities: vec![identity("email", " Ada@x.com"), identity("apple_idfa", "i")],
+            remove_identities: vec![identity("phone", "+1 555")],
+            take_identities: true,
+            join_audiences: vec![member(1)],
+            leave_audiences: vec![2],
+            add_attribution: vec![attribution("p")],
+        }
+    }
+
+    #[test]
+    fn the_message_of_a_patch_parses_to_the_same_patch() {
+        for message in [ProfilePatch::default(), full()] {
+            let patch = parse(message);
+            assert_eq!(parse(patch.to_message()), patch);
+        }
+    }
 }

@@ -11,7 +11,7 @@ use super::{Invalid, Limits, Mpid};
 use crate::proto::v1::{Attribution, AudienceMembership, Identity, Profile};
 
 /// How a request names a profile.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum ProfileKey {
     /// By its key.
     Mpid(Mpid),
@@ -20,7 +20,7 @@ pub enum ProfileKey {
 }
 
 /// A profile that may be created.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct NewProfile {
     /// Without what the server sets: mpid, times, etag.
     pub profile: Profile,
@@ -208,4 +208,18 @@ pub fn next_expiry(profile: &Profile) -> Micros {
 
 fn expiry(membership: &AudienceMembership) -> Micros {
     membership.expire_time.as_ref().map_or(Micros::MAX, time::from_timestamp)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_message_of_a_new_profile_parses_to_the_same_profile() {
+        let email = Identity { r#type: "email".into(), encoding: String::new(), value: " Ada@x.com".into() };
+        let given = Profile { mpid: 7, etag: "ignored".into(), user_identities: vec![email], ..Profile::default() };
+        let parse = |profile| NewProfile::parse(profile, &Limits::default()).unwrap();
+        let new = parse(given);
+        assert_eq!(parse(new.profile.clone()), new);
+    }
 }
