@@ -1,6 +1,10 @@
 //! The names by which a person or a device is known.
 
-use super::{Invalid, Limits};
+use std::borrow::Cow;
+
+use prost::{DecodeError, Message};
+
+use super::{Invalid, Limits, wire};
 use crate::proto::v1::{Identity, Profile};
 
 const TYPE_CHARS: usize = 64;
@@ -72,8 +76,8 @@ impl IdentityKey {
     /// Of a well-formed identity, such as a stored one.
     #[must_use]
     pub fn of(identity: &Identity) -> Self {
-        let value = normal_form(identity);
-        Self([identity.kind(), identity.encoding_or_plain(), &value].join("\0").into_bytes().into())
+        let (kind, encoding) = (identity.kind(), identity.encoding_or_plain());
+        Self([kind, encoding, &normal_form(kind, encoding, &identity.value)].join("\0").into_bytes().into())
     }
 
     /// The names of types by which a store of format 1 keyed, and which are no longer the ones to key by.
@@ -102,6 +106,34 @@ impl IdentityKey {
         let end = self.0.iter().position(|&byte| byte == 0).unwrap_or(self.0.len());
         std::str::from_utf8(&self.0[..end]).unwrap_or_default()
     }
+
+    /// Whether it matches an encoded `Identity`.
+    fn matches(&self, identity: &[u8]) -> Result<bool, DecodeError> {
+        const TYPE: u32 = 1;
+        const ENCODING: u32 = 2;
+        const VALUE: u32 = 3;
+        let [mut kind, mut encoding, mut value]: [&[u8]; 3] = [&[]; 3];
+        for field in wire::fields(identity) {
+            let field = field?;
+            match field.tag {
+                TYPE => kind = field.value,
+                ENCODING => encoding = field.value,
+                VALUE => value = field.value,
+                _ => {}
+            }
+        }
+        match [kind, encoding, value].map(std::str::from_utf8) {
+            [Ok(kind), Ok(encoding), Ok(value)] => Ok(self.is_of(kind, encoding, value)),
+            _ => Identity::decode(identity).map(|identity| Self::of(&identity) == *self), // It fails, and says why.
+        }
+    }
+
+    /// Whether it is the key of such an identity. Only if all else is equal is the value brought into normal form.
+    fn is_of(&self, kind: &str, encoding: &str, value: &str) -> bool {
+        let (kind, encoding) = (kind_of(kind), or_plain(encoding));
+        let rest = strip_part(&self.0, kind).and_then(|rest| strip_part(rest, encoding));
+        rest.is_some_and(|normal| normal == normal_form(kind, encoding, value).as_bytes())
+    }
 }
 
 impl ParsedIdentity {
@@ -119,14 +151,15 @@ impl ParsedIdentity {
         }
         let value = format!("{field}.value");
         Invalid::limit(&value, "identity value bytes", limits.identity_value_bytes, identity.value.len())?;
-        let normal = normal_form(&identity);
+        let (kind, encoding) = (identity.kind(), identity.encoding_or_plain());
+        let normal = normal_form(kind, encoding, &identity.value);
         if normal.is_empty() {
             return Err(Invalid::field(value, "must not be empty"));
         }
-        if identity.is_plain_phone() && !is_phone_number(&normal) {
+        if is_plain_phone(kind, encoding) && !is_phone_number(&normal) {
             return Err(Invalid::field(value, "must be a phone number of up to 15 digits"));
         }
-        let encoding = identity.encoding_or_plain().to_owned();
+        let encoding = encoding.to_owned();
         let identity = Identity { encoding, ..identity };
         Ok(Self { key: IdentityKey::of(&identity), identity })
     }
@@ -155,16 +188,11 @@ impl Identity {
 
     /// The type by which it is matched.
     fn kind(&self) -> &str {
-        let given = self.r#type.as_str();
-        ALIASES.binary_search_by_key(&given, |(alias, _)| alias).map_or(given, |found| ALIASES[found].1)
+        kind_of(&self.r#type)
     }
 
     fn encoding_or_plain(&self) -> &str {
-        if self.encoding.is_empty() { PLAIN } else { &self.encoding }
-    }
-
-    fn is_plain_phone(&self) -> bool {
-        self.encoding_or_plain() == PLAIN && PHONE_TYPES.contains(&self.kind())
+        or_plain(&self.encoding)
     }
 }
 
@@ -177,29 +205,74 @@ pub fn keys_of(profile: &Profile) -> Vec<IdentityKey> {
     keys
 }
 
+/// Whether an encoded `Profile` holds an identity that this key matches. It decodes nothing, and allocates only where a
+/// value of the key's type is not in normal form.
+///
+/// # Errors
+/// If the profile is not well-formed up to there.
+pub fn owns(profile: &[u8], key: &IdentityKey) -> Result<bool, DecodeError> {
+    const DEVICE_IDENTITIES: u32 = 6;
+    const USER_IDENTITIES: u32 = 7;
+    for field in wire::fields(profile) {
+        let field = field?;
+        if matches!(field.tag, DEVICE_IDENTITIES | USER_IDENTITIES) && key.matches(field.value)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// The position of the first item that occurred before.
 pub(crate) fn repeated<T: Ord>(items: impl Iterator<Item = T>) -> Option<usize> {
     let mut seen = std::collections::BTreeSet::new();
     items.enumerate().find_map(|(index, item)| (!seen.insert(item)).then_some(index))
 }
 
-fn normal_form(identity: &Identity) -> String {
-    let value = identity.value.as_str();
-    if identity.is_plain_phone() {
+/// What follows `part` and its separator in a key.
+fn strip_part<'a>(key: &'a [u8], part: &str) -> Option<&'a [u8]> {
+    key.strip_prefix(part.as_bytes())?.strip_prefix(b"\0")
+}
+
+/// The type by which an identity of this type is matched.
+fn kind_of(given: &str) -> &str {
+    ALIASES.binary_search_by_key(&given, |(alias, _)| alias).map_or(given, |found| ALIASES[found].1)
+}
+
+fn or_plain(encoding: &str) -> &str {
+    if encoding.is_empty() { PLAIN } else { encoding }
+}
+
+fn is_plain_phone(kind: &str, encoding: &str) -> bool {
+    encoding == PLAIN && PHONE_TYPES.contains(&kind)
+}
+
+fn normal_form<'a>(kind: &str, encoding: &str, value: &'a str) -> Cow<'a, str> {
+    if is_plain_phone(kind, encoding) {
         return phone_normal_form(value);
     }
-    if identity.kind() == "email" && identity.encoding_or_plain() == PLAIN {
-        return value.trim().to_lowercase();
+    if kind == "email" && encoding == PLAIN {
+        return lowercase(value.trim());
     }
-    value.to_owned()
+    Cow::Borrowed(value)
+}
+
+fn lowercase(value: &str) -> Cow<'_, str> {
+    let is_lower = |c: char| c.to_lowercase().eq([c]);
+    if value.chars().all(is_lower) { Cow::Borrowed(value) } else { Cow::Owned(value.to_lowercase()) }
 }
 
 /// The digits of the international number, without the marks of writing, `+` or the international prefix `00`.
-fn phone_normal_form(value: &str) -> String {
+fn phone_normal_form(value: &str) -> Cow<'_, str> {
     let mark = |c: char| c.is_whitespace() || matches!(c, '-' | '.' | '(' | ')' | '/' | '\u{a0}');
+    if !value.contains(mark) {
+        return Cow::Borrowed(without_prefix(value));
+    }
     let compact: String = value.chars().filter(|&c| !mark(c)).collect();
-    let number = compact.strip_prefix('+').or_else(|| compact.strip_prefix("00")).unwrap_or(&compact);
-    number.to_owned()
+    Cow::Owned(without_prefix(&compact).to_owned())
+}
+
+fn without_prefix(number: &str) -> &str {
+    number.strip_prefix('+').or_else(|| number.strip_prefix("00")).unwrap_or(number)
 }
 
 fn is_phone_number(normal: &str) -> bool {
@@ -260,6 +333,52 @@ mod tests {
         }
         assert!(identity("android_aaid", "", "x").is_device());
         assert!(ALIASES.iter().all(|(_, name)| ALIASES.binary_search_by_key(name, |(alias, _)| alias).is_err()));
+    }
+
+    #[test]
+    fn a_profile_owns_what_its_keys_say() {
+        let identities = [
+            ("email", "", "Ada@X.com"),
+            ("email", "none", " ada@x.com "),
+            ("email", "", "ÄΣ"),
+            ("email", "", "äς"),
+            ("email", "sha256", "ada@x.com"),
+            ("other", "", "ada@x.com"),
+            ("customer_id", "", "Ada"),
+            ("customerid", "none", "Ada"),
+            ("customer_id", "", "ada"),
+            ("customer_id", "", ""),
+            ("mobile_number", "", "+1 (555) 010"),
+            ("mobile_number", "", "001555010"),
+            ("mobile_number", "", "+001555010"),
+            ("phone", "", "1555010"),
+            ("android_aaid", "", "a"),
+            ("google_advertising_id", "", "a"),
+        ]
+        .map(|(kind, encoding, value)| identity(kind, encoding, value));
+        for owned in &identities {
+            let before = identity("z", "", "z");
+            let user = Profile { mpid: 1, user_identities: vec![before, owned.clone()], ..Profile::default() };
+            let device = Profile { device_identities: vec![owned.clone()], etag: "e".into(), ..Profile::default() };
+            for asked in &identities {
+                let key = IdentityKey::of(asked);
+                for profile in [&user, &device] {
+                    let owns = owns(&profile.encode_to_vec(), &key).unwrap();
+                    assert_eq!(owns, keys_of(profile).contains(&key), "{owned:?} {asked:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn whether_a_damaged_profile_owns_is_an_error() {
+        let email = identity("email", "", "a@x.com");
+        let encoded = Profile { user_identities: vec![email.clone()], ..Profile::default() }.encode_to_vec();
+        let key = IdentityKey::of(&email);
+        assert!(owns(&encoded[..encoded.len() - 1], &key).is_err());
+        let mut no_text = encoded;
+        *no_text.last_mut().unwrap() = 0xff;
+        assert!(owns(&no_text, &key).is_err());
     }
 
     #[test]
