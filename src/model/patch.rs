@@ -8,7 +8,8 @@ use prost_types::{ListValue, Struct, Value};
 use super::identity::{IdentityKey, ParsedIdentity, repeated};
 use super::limits::APPENDED_VALUES;
 use super::profile::{
-    check_attribute_key, check_attributes, check_attributions, check_memberships, check_not_expired, check_value,
+    check_attribute, check_attribute_key, check_attributes, check_attributions, check_memberships, check_not_expired,
+    check_value, check_value_bytes,
 };
 use super::time::Micros;
 use super::{Invalid, Limits};
@@ -71,38 +72,38 @@ impl Patch {
 
     /// Applies all of it to `profile`. Who owns the identities is for the store to decide, before.
     ///
+    /// Checks only what it changes: a profile may be over a limit that was lowered after it was written, and must still
+    /// accept changes, not least those that make it smaller.
+    ///
     /// # Errors
-    /// [`Invalid`] if an attribute is of the wrong type, or a limit is passed.
+    /// [`Invalid`] if an attribute is of the wrong type, or the patch makes something grow that is then over its limit.
     pub fn apply(&self, profile: &mut Profile, limits: &Limits) -> Result<(), Invalid> {
         let patch = &self.rest;
+        let before = counts(profile);
         if let Some(opted_out) = patch.is_opted_out {
             profile.is_opted_out = opted_out;
         }
         if patch.limit_ad_tracking.is_some() {
             profile.limit_ad_tracking = patch.limit_ad_tracking;
         }
-        self.apply_identities(profile, limits)?;
-        edit(&mut profile.user_attributes, |map| apply_user_attributes(patch, map))?;
+        self.apply_identities(profile);
+        edit(&mut profile.user_attributes, |map| apply_user_attributes(patch, map, limits))?;
         edit(&mut profile.account_user_attributes, |map| {
             set_and_remove(map, patch.set_account_user_attributes.as_ref(), &patch.remove_account_user_attributes);
             Ok(())
         })?;
-        check_attributes("patch.set_user_attributes", profile.user_attributes.as_ref(), limits)?;
-        check_attributes("patch.set_account_user_attributes", profile.account_user_attributes.as_ref(), limits)?;
         apply_audiences(patch, profile);
         for attribution in &patch.add_attribution {
             if !profile.attribution.contains(attribution) {
                 profile.attribution.push(attribution.clone());
             }
         }
-        let (memberships, attributions) = (profile.audience_memberships.len(), profile.attribution.len());
-        Invalid::limit("patch.join_audiences", "audience memberships", limits.audience_memberships, memberships)?;
-        Invalid::limit("patch.add_attribution", "attributions", limits.attributions, attributions)
+        check_growth(before, counts(profile), limits)
     }
 
-    fn apply_identities(&self, profile: &mut Profile, limits: &Limits) -> Result<(), Invalid> {
+    fn apply_identities(&self, profile: &mut Profile) {
         if self.add.is_empty() && self.remove.is_empty() {
-            return Ok(());
+            return;
         }
         retain_identities(profile, |key| self.remove.iter().all(|removed| removed.key != *key));
         let owned = super::identity::keys_of(profile);
@@ -113,9 +114,35 @@ impl Patch {
                 side.push(identity.clone());
             }
         }
-        let found = profile.device_identities.len() + profile.user_identities.len();
-        Invalid::limit("patch.add_identities", "identities", limits.identities, found)
     }
+}
+
+/// How much a profile holds of each thing that [`check_growth`] limits.
+fn counts(profile: &Profile) -> [usize; 5] {
+    let attributes = |map: &Option<Struct>| map.as_ref().map_or(0, |map| map.fields.len());
+    [
+        profile.device_identities.len() + profile.user_identities.len(),
+        attributes(&profile.user_attributes),
+        attributes(&profile.account_user_attributes),
+        profile.audience_memberships.len(),
+        profile.attribution.len(),
+    ]
+}
+
+/// Refuses a count that is over its limit and that the patch made grow.
+fn check_growth(before: [usize; 5], after: [usize; 5], limits: &Limits) -> Result<(), Invalid> {
+    let rules = [
+        ("patch.add_identities", "identities", limits.identities),
+        ("patch.set_user_attributes", "attributes", limits.attributes),
+        ("patch.set_account_user_attributes", "attributes", limits.attributes),
+        ("patch.join_audiences", "audience memberships", limits.audience_memberships),
+        ("patch.add_attribution", "attributions", limits.attributions),
+    ];
+    let grown = rules.into_iter().zip(before.into_iter().zip(after)).filter(|(_, (before, after))| after > before);
+    for ((field, subject, limit), (_, found)) in grown {
+        Invalid::limit(field, subject, limit, found)?;
+    }
+    Ok(())
 }
 
 /// Removes the identities of these keys from a profile.
@@ -140,7 +167,11 @@ fn edit(
     Ok(())
 }
 
-fn apply_user_attributes(patch: &ProfilePatch, map: &mut BTreeMap<String, Value>) -> Result<(), Invalid> {
+fn apply_user_attributes(
+    patch: &ProfilePatch,
+    map: &mut BTreeMap<String, Value>,
+    limits: &Limits,
+) -> Result<(), Invalid> {
     if patch.clear_user_attributes {
         map.clear();
     }
@@ -149,7 +180,7 @@ fn apply_user_attributes(patch: &ProfilePatch, map: &mut BTreeMap<String, Value>
         increment(map, key, *by)?;
     }
     for (key, values) in &patch.append_user_attributes {
-        append(map, key, values)?;
+        append(map, key, values, limits)?;
     }
     Ok(())
 }
@@ -177,17 +208,20 @@ fn increment(map: &mut BTreeMap<String, Value>, key: &str, by: f64) -> Result<()
     Ok(())
 }
 
-fn append(map: &mut BTreeMap<String, Value>, key: &str, values: &ListValue) -> Result<(), Invalid> {
+fn append(map: &mut BTreeMap<String, Value>, key: &str, appended: &ListValue, limits: &Limits) -> Result<(), Invalid> {
+    let field = "patch.append_user_attributes";
     let empty = || Value { kind: Some(Kind::ListValue(ListValue::default())) };
-    let Some(Kind::ListValue(list)) = &mut map.entry(key.to_owned()).or_insert_with(empty).kind else {
-        return Err(Invalid::field("patch.append_user_attributes", "the attribute is not a list"));
+    let attribute = map.entry(key.to_owned()).or_insert_with(empty);
+    let Some(Kind::ListValue(list)) = &mut attribute.kind else {
+        return Err(Invalid::field(field, "the attribute is not a list"));
     };
-    for value in &values.values {
+    let before = list.values.len();
+    for value in &appended.values {
         if !list.values.contains(value) {
             list.values.push(value.clone());
         }
     }
-    Ok(())
+    if list.values.len() == before { Ok(()) } else { check_value_bytes(field, attribute, limits) }
 }
 
 fn apply_audiences(patch: &ProfilePatch, profile: &mut Profile) {
@@ -210,10 +244,8 @@ fn check_user_attributes(patch: &ProfilePatch, limits: &Limits) -> Result<(), In
     let named = patch.append_user_attributes.len();
     Invalid::limit("patch.append_user_attributes", "attributes", limits.attributes, named)?;
     for (key, by) in &patch.increment_user_attributes {
-        check_attribute_key("patch.increment_user_attributes", key, limits)?;
-        if !by.is_finite() {
-            return Err(Invalid::field("patch.increment_user_attributes", "a number must be finite"));
-        }
+        let by = Value { kind: Some(Kind::NumberValue(*by)) }; // As large as the sum.
+        check_attribute("patch.increment_user_attributes", key, &by, limits)?;
     }
     for (key, values) in &patch.append_user_attributes {
         let field = "patch.append_user_attributes";
@@ -304,6 +336,123 @@ mod tests {
             join_audiences: vec![member(1)],
             leave_audiences: vec![2],
             add_attribution: vec![attribution("p")],
+        }
+    }
+
+    fn text(text: &str) -> Value {
+        Value { kind: Some(Kind::StringValue(text.into())) }
+    }
+
+    fn append(values: impl IntoIterator<Item = Value>) -> ProfilePatch {
+        ProfilePatch { append_user_attributes: [("list".to_owned(), list(values))].into(), ..ProfilePatch::default() }
+    }
+
+    fn set(key: &str, value: Value) -> ProfilePatch {
+        ProfilePatch { set_user_attributes: Some(map([(key, value)])), ..ProfilePatch::default() }
+    }
+
+    /// A profile with three of everything, and limits that it was within before they were lowered.
+    fn over_every_limit() -> (Profile, Limits) {
+        let names = ["k1", "k2", "long key"];
+        let attributes = Some(Struct { fields: names.map(|name| (name.to_owned(), text("long value"))).into() });
+        let mut user_attributes = attributes.clone().unwrap();
+        user_attributes.fields.insert("list".into(), Value { kind: Some(Kind::ListValue(list([text("long value")]))) });
+        let profile = Profile {
+            device_identities: vec![identity("ios_idfa", "i")],
+            user_identities: vec![identity("email", "a@x.com"), identity("email", "b@x.com")],
+            account_user_attributes: attributes,
+            user_attributes: Some(user_attributes),
+            audience_memberships: [1, 2, 3].map(member).into(),
+            attribution: ["a", "b", "c"].map(attribution).into(),
+            ..Profile::default()
+        };
+        let limits = Limits {
+            attributes: 2,
+            attribute_key_bytes: 4,
+            attribute_value_bytes: 9,
+            identities: 2,
+            audience_memberships: 2,
+            attributions: 2,
+            ..Limits::default()
+        };
+        (profile, limits)
+    }
+
+    /// Applies a patch to the profile that is over every limit.
+    fn patched(patch: ProfilePatch) -> Result<Profile, Invalid> {
+        let (mut profile, limits) = over_every_limit();
+        Patch::parse(patch, &limits)?.apply(&mut profile, &limits)?;
+        Ok(profile)
+    }
+
+    #[test]
+    fn a_profile_over_a_lowered_limit_may_change() {
+        let changes = [
+            ProfilePatch::default(),
+            ProfilePatch { is_opted_out: Some(true), ..ProfilePatch::default() },
+            set("k1", text("v")),
+            ProfilePatch { clear_user_attributes: true, ..set("k9", text("v")) },
+            ProfilePatch { remove_user_attributes: vec!["k1".into()], ..set("k9", text("v")) },
+            ProfilePatch { remove_account_user_attributes: vec!["long key".into()], ..ProfilePatch::default() },
+            append([]),
+            ProfilePatch { remove_identities: vec![identity("email", "a@x.com")], ..ProfilePatch::default() },
+            ProfilePatch { add_identities: vec![identity("email", "A@x.com")], ..ProfilePatch::default() },
+            ProfilePatch { join_audiences: vec![member(3)], leave_audiences: vec![1], ..ProfilePatch::default() },
+            ProfilePatch { join_audiences: vec![member(4)], leave_audiences: vec![1], ..ProfilePatch::default() },
+            ProfilePatch { add_attribution: vec![attribution("c")], ..ProfilePatch::default() },
+        ];
+        for patch in changes {
+            patched(patch.clone()).unwrap_or_else(|refusal| panic!("{refusal}: {patch:?}"));
+        }
+    }
+
+    #[test]
+    fn a_profile_over_a_lowered_limit_does_not_grow() {
+        let account = Some(map([("k9", text("v"))]));
+        let grown = [
+            ("patch.set_user_attributes", 5, set("k9", text("v"))),
+            (
+                "patch.set_account_user_attributes",
+                4,
+                ProfilePatch { set_account_user_attributes: account, ..ProfilePatch::default() },
+            ),
+            (
+                "patch.add_identities",
+                4,
+                ProfilePatch { add_identities: vec![identity("email", "c@x.com")], ..ProfilePatch::default() },
+            ),
+            ("patch.join_audiences", 4, ProfilePatch { join_audiences: vec![member(4)], ..ProfilePatch::default() }),
+            (
+                "patch.add_attribution",
+                4,
+                ProfilePatch { add_attribution: vec![attribution("d")], ..ProfilePatch::default() },
+            ),
+        ];
+        for (name, count, patch) in grown {
+            match patched(patch) {
+                Err(Invalid::Limit { field, limit: 2, found, .. }) => assert_eq!((&*field, found), (name, count)),
+                other => panic!("{name}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn an_attribute_that_is_touched_is_held_against_a_lowered_limit() {
+        let increment = ProfilePatch {
+            increment_user_attributes: [("long key".to_owned(), 1.0)].into(),
+            ..ProfilePatch::default()
+        };
+        let touched = [
+            ("attribute key bytes", 8, set("long key", text("v"))),
+            ("attribute key bytes", 8, increment),
+            ("attribute value bytes", 12, set("k1", text("long value"))),
+            ("attribute value bytes", 21, append([text("v")])),
+        ];
+        for (name, size, patch) in touched {
+            match patched(patch) {
+                Err(Invalid::Limit { subject, found, .. }) => assert_eq!((subject, found), (name, size)),
+                other => panic!("{name}: {other:?}"),
+            }
         }
     }
 

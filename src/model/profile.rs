@@ -117,12 +117,14 @@ fn parse_side(
 pub(crate) fn check_attributes(field: &str, map: Option<&Struct>, limits: &Limits) -> Result<(), Invalid> {
     let Some(map) = map else { return Ok(()) };
     Invalid::limit(field, "attributes", limits.attributes, map.fields.len())?;
-    for (key, value) in &map.fields {
-        check_attribute_key(field, key, limits)?;
-        check_value(field, value, 1)?;
-        Invalid::limit(field, "attribute value bytes", limits.attribute_value_bytes, value.encoded_len())?;
-    }
-    Ok(())
+    map.fields.iter().try_for_each(|(key, value)| check_attribute(field, key, value, limits))
+}
+
+/// Refuses an attribute that may not be stored.
+pub(crate) fn check_attribute(field: &str, key: &str, value: &Value, limits: &Limits) -> Result<(), Invalid> {
+    check_attribute_key(field, key, limits)?;
+    check_value(field, value, 1)?;
+    check_value_bytes(field, value, limits)
 }
 
 /// Refuses a key that may not be stored.
@@ -131,6 +133,11 @@ pub(crate) fn check_attribute_key(field: &str, key: &str, limits: &Limits) -> Re
         return Err(Invalid::field(field, "an attribute's key must not be empty"));
     }
     Invalid::limit(field, "attribute key bytes", limits.attribute_key_bytes, key.len())
+}
+
+/// Refuses an attribute's value that is too large.
+pub(crate) fn check_value_bytes(field: &str, value: &Value, limits: &Limits) -> Result<(), Invalid> {
+    Invalid::limit(field, "attribute value bytes", limits.attribute_value_bytes, value.encoded_len())
 }
 
 /// Refuses a value that JSON could not say, or that is nested too deeply, if it stands at `depth`.
@@ -194,6 +201,33 @@ fn check_timestamp(field: &str, timestamp: Option<&prost_types::Timestamp>) -> R
     }
 }
 
+/// Refuses a profile that is over the limit and larger than `before`. A profile that is over a limit because it was
+/// lowered may still change and shrink.
+///
+/// Fields that the server sets do not count as growth: a longer etag is not the caller's doing.
+///
+/// # Errors
+/// [`Invalid::ProfileTooLarge`].
+pub fn check_size(before: Option<&Profile>, after: &Profile, limits: &Limits) -> Result<(), Invalid> {
+    let (limit, found) = (limits.profile_bytes, after.encoded_len());
+    if found <= limit || before.is_some_and(|before| given_bytes(after) <= given_bytes(before)) {
+        return Ok(());
+    }
+    Err(Invalid::ProfileTooLarge { limit, found })
+}
+
+/// Encoded bytes of all but what the server sets.
+fn given_bytes(profile: &Profile) -> usize {
+    let set_by_server = Profile {
+        mpid: profile.mpid,
+        create_time: profile.create_time,
+        update_time: profile.update_time,
+        etag: profile.etag.clone(),
+        ..Profile::default()
+    };
+    profile.encoded_len() - set_by_server.encoded_len()
+}
+
 /// Whether a membership has ended at `now`.
 #[must_use]
 pub fn is_expired(membership: &AudienceMembership, now: Micros) -> bool {
@@ -221,5 +255,37 @@ mod tests {
         let parse = |profile| NewProfile::parse(profile, &Limits::default()).unwrap();
         let new = parse(given);
         assert_eq!(parse(new.profile.clone()), new);
+    }
+
+    /// A profile with a key of 1 byte, an etag of `etag` bytes and, of what the caller gives, `name` bytes and more.
+    fn profile(etag: usize, name: usize) -> Profile {
+        let attribution = Attribution { partner: "p".repeat(name), ..Attribution::default() };
+        Profile { mpid: 1, etag: "e".repeat(etag), attribution: vec![attribution], ..Profile::default() }
+    }
+
+    #[test]
+    fn a_new_profile_may_be_as_large_as_the_limit() {
+        let new = profile(9, 100);
+        let limits = |profile_bytes| Limits { profile_bytes, ..Limits::default() };
+        let found = new.encoded_len();
+        assert_eq!(check_size(None, &new, &limits(found)), Ok(()));
+        let limit = found - 1;
+        assert_eq!(check_size(None, &new, &limits(limit)), Err(Invalid::ProfileTooLarge { limit, found }));
+    }
+
+    #[test]
+    fn a_profile_over_a_lowered_limit_may_shrink_and_change_but_not_grow() {
+        let limits = Limits { profile_bytes: 50, ..Limits::default() };
+        let before = profile(9, 100);
+        let mut touched = profile(10, 100);
+        (touched.create_time, touched.update_time) = (Some(time::to_timestamp(1)), Some(time::to_timestamp(2)));
+        for after in [&before, &touched, &profile(9, 99), &profile(20, 99), &profile(9, 0)] {
+            assert_eq!(check_size(Some(&before), after, &limits), Ok(()));
+        }
+        for after in [profile(9, 101), profile(0, 101)] {
+            let refusal = Invalid::ProfileTooLarge { limit: 50, found: after.encoded_len() };
+            assert_eq!(check_size(Some(&before), &after, &limits), Err(refusal));
+        }
+        assert_eq!(check_size(Some(&profile(9, 5)), &profile(9, 6), &limits), Ok(()), "within the limit");
     }
 }
