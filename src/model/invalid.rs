@@ -1,10 +1,13 @@
 //! Why a request is refused at the door.
 
+use std::fmt;
+
 use super::cursor::CursorError;
+use super::limits::NAMED_KEY_CHARS;
 
 /// A refusal that depends on the request alone. `grpc::status` maps it.
 ///
-/// Names fields, never their values: a value may be personal data.
+/// Names fields and the keys of attributes, never their values: a value may be personal data.
 #[allow(missing_docs)] // The fields stand in the messages.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum Invalid {
@@ -29,15 +32,56 @@ pub enum Invalid {
 }
 
 impl Invalid {
-    pub(crate) fn field(field: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self::Field { field: field.into(), problem: problem.into() }
+    pub(crate) fn field(field: impl fmt::Display, problem: impl Into<String>) -> Self {
+        Self::Field { field: field.to_string(), problem: problem.into() }
     }
 
     /// Refuses what is over `limit`.
-    pub(crate) fn limit(field: &str, subject: &'static str, limit: usize, found: usize) -> Result<(), Self> {
+    pub(crate) fn limit(
+        field: impl fmt::Display,
+        subject: &'static str,
+        limit: usize,
+        found: usize,
+    ) -> Result<(), Self> {
         if found <= limit {
             return Ok(());
         }
-        Err(Self::Limit { field: field.to_owned(), subject, limit, found })
+        Err(Self::Limit { field: field.to_string(), subject, limit, found })
+    }
+}
+
+/// An attribute in a field that is a map, as an error names it: `patch.set_user_attributes["plan"]`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AttributeIn<'a>(pub &'a str, pub &'a str);
+
+impl fmt::Display for AttributeIn<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}[{}]", self.0, QuotedKey(self.1))
+    }
+}
+
+/// The key of an attribute, quoted and cut to a length that leaves room for the rest of the error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct QuotedKey<'a>(pub &'a str);
+
+impl fmt::Display for QuotedKey<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.char_indices().nth(NAMED_KEY_CHARS) {
+            Some((end, _)) => write!(f, "{:?}…", &self.0[..end]),
+            None => write!(f, "{:?}", self.0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_names_an_attribute_by_its_quoted_key() {
+        assert_eq!(AttributeIn("patch.map", "a \"b\"\n").to_string(), r#"patch.map["a \"b\"\n"]"#);
+        let key = "ä".repeat(NAMED_KEY_CHARS);
+        assert_eq!(QuotedKey(&key).to_string(), format!("\"{key}\""));
+        assert_eq!(QuotedKey(&format!("{key}b")).to_string(), format!("\"{key}\"…"));
     }
 }

@@ -69,6 +69,8 @@ impl Default for Limits {
 pub const VALUE_DEPTH: usize = 20;
 /// Values that one patch may append to one list: the writer compares each with each.
 pub const APPENDED_VALUES: usize = 1_000;
+/// Characters of an attribute's key that an error names: errors travel in HTTP/2 headers, which clients bound.
+pub const NAMED_KEY_CHARS: usize = 64;
 /// Bytes of an audience's name, a partner's or a campaign's.
 pub const NAME_BYTES: usize = 256;
 /// Characters of a `request_id`.

@@ -1,11 +1,13 @@
 //! The one way in which a profile changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 
 use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value};
 
 use super::identity::{IdentityKey, ParsedIdentity, repeated};
+use super::invalid::{AttributeIn, QuotedKey};
 use super::limits::APPENDED_VALUES;
 use super::profile::{
     check_attribute, check_attribute_key, check_attributes, check_attributions, check_memberships, check_not_expired,
@@ -195,11 +197,11 @@ fn set_and_remove(map: &mut BTreeMap<String, Value>, set: Option<&Struct>, remov
 }
 
 fn increment(map: &mut BTreeMap<String, Value>, key: &str, by: f64) -> Result<(), Invalid> {
-    let refused = |problem| Err(Invalid::field("patch.increment_user_attributes", problem));
+    let refused = |problem| Err(Invalid::field(AttributeIn("patch.increment_user_attributes", key), problem));
     let sum = match map.get(key).map(|value| &value.kind) {
         None => by,
         Some(Some(Kind::NumberValue(number))) => number + by,
-        Some(_) => return refused("the attribute is not a number"),
+        Some(_) => return refused("is not a number"),
     };
     if !sum.is_finite() {
         return refused("the sum is not finite");
@@ -209,11 +211,11 @@ fn increment(map: &mut BTreeMap<String, Value>, key: &str, by: f64) -> Result<()
 }
 
 fn append(map: &mut BTreeMap<String, Value>, key: &str, appended: &ListValue, limits: &Limits) -> Result<(), Invalid> {
-    let field = "patch.append_user_attributes";
+    let named = AttributeIn("patch.append_user_attributes", key);
     let empty = || Value { kind: Some(Kind::ListValue(ListValue::default())) };
     let attribute = map.entry(key.to_owned()).or_insert_with(empty);
     let Some(Kind::ListValue(list)) = &mut attribute.kind else {
-        return Err(Invalid::field(field, "the attribute is not a list"));
+        return Err(Invalid::field(named, "is not a list"));
     };
     let before = list.values.len();
     for value in &appended.values {
@@ -221,7 +223,7 @@ fn append(map: &mut BTreeMap<String, Value>, key: &str, appended: &ListValue, li
             list.values.push(value.clone());
         }
     }
-    if list.values.len() == before { Ok(()) } else { check_value_bytes(field, attribute, limits) }
+    if list.values.len() == before { Ok(()) } else { check_value_bytes(named, attribute, limits) }
 }
 
 fn apply_audiences(patch: &ProfilePatch, profile: &mut Profile) {
@@ -250,15 +252,16 @@ fn check_user_attributes(patch: &ProfilePatch, limits: &Limits) -> Result<(), In
     for (key, values) in &patch.append_user_attributes {
         let field = "patch.append_user_attributes";
         check_attribute_key(field, key, limits)?;
-        Invalid::limit(field, "appended values", APPENDED_VALUES, values.values.len())?;
-        values.values.iter().try_for_each(|value| check_value(field, value, 2))?;
+        let attribute = AttributeIn(field, key);
+        Invalid::limit(attribute, "appended values", APPENDED_VALUES, values.values.len())?;
+        values.values.iter().try_for_each(|value| check_value(attribute, value, 2))?;
     }
     let set = patch.set_user_attributes.iter().flat_map(|map| map.fields.keys());
     let named = set
         .chain(&patch.remove_user_attributes)
         .chain(patch.increment_user_attributes.keys())
         .chain(patch.append_user_attributes.keys());
-    refuse_repeated("patch", "names one user attribute twice", named)
+    refuse_repeated("user attribute", named.map(|key| QuotedKey(key)))
 }
 
 fn check_account_attributes(patch: &ProfilePatch, limits: &Limits) -> Result<(), Invalid> {
@@ -267,7 +270,7 @@ fn check_account_attributes(patch: &ProfilePatch, limits: &Limits) -> Result<(),
     let named = patch.remove_account_user_attributes.len();
     Invalid::limit("patch.remove_account_user_attributes", "attributes", limits.attributes, named)?;
     let named = set.into_iter().flat_map(|map| map.fields.keys()).chain(&patch.remove_account_user_attributes);
-    refuse_repeated("patch", "names one account user attribute twice", named)
+    refuse_repeated("account user attribute", named.map(|key| QuotedKey(key)))
 }
 
 fn check_audiences(patch: &ProfilePatch, limits: &Limits) -> Result<(), Invalid> {
@@ -278,11 +281,17 @@ fn check_audiences(patch: &ProfilePatch, limits: &Limits) -> Result<(), Invalid>
         return Err(Invalid::field(format!("patch.leave_audiences[{index}]"), "must not be 0"));
     }
     let joined = patch.join_audiences.iter().map(|membership| &membership.audience_id);
-    refuse_repeated("patch", "names one audience twice", joined.chain(&patch.leave_audiences))
+    refuse_repeated("audience", joined.chain(&patch.leave_audiences))
 }
 
-fn refuse_repeated<T: Ord>(field: &str, problem: &str, names: impl Iterator<Item = T>) -> Result<(), Invalid> {
-    repeated(names).map_or(Ok(()), |_| Err(Invalid::field(field, problem)))
+fn refuse_repeated<T: Ord + Copy + Display>(kind: &str, names: impl Iterator<Item = T>) -> Result<(), Invalid> {
+    let mut seen = BTreeSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            return Err(Invalid::field("patch", format!("names the {kind} {name} twice")));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -453,6 +462,33 @@ mod tests {
                 Err(Invalid::Limit { subject, found, .. }) => assert_eq!((subject, found), (name, size)),
                 other => panic!("{name}: {other:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_the_attribute_but_not_its_value() {
+        let secret = || text("secret");
+        let increment = |key: &str, by| ProfilePatch {
+            increment_user_attributes: [(key.to_owned(), by)].into(),
+            ..ProfilePatch::default()
+        };
+        let lists = Value { kind: Some(Kind::ListValue(list([secret(), number(f64::NAN)]))) };
+        let refused = [
+            (increment("k1", 1.0), r#"patch.increment_user_attributes["k1"]: is not a number"#),
+            (increment("k9", f64::NAN), r#"patch.increment_user_attributes["k9"]: a number must be finite"#),
+            (set("k1", number(f64::NAN)), r#"patch.set_user_attributes["k1"]: a number must be finite"#),
+            (set("k1", lists), r#"patch.set_user_attributes["k1"]: a number must be finite"#),
+            (
+                ProfilePatch { remove_user_attributes: vec!["k1".into()], ..set("k1", secret()) },
+                r#"patch: names the user attribute "k1" twice"#,
+            ),
+            (
+                ProfilePatch { join_audiences: vec![member(7)], leave_audiences: vec![7], ..ProfilePatch::default() },
+                "patch: names the audience 7 twice",
+            ),
+        ];
+        for (patch, message) in refused {
+            assert_eq!(patched(patch).unwrap_err().to_string(), message);
         }
     }
 

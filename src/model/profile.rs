@@ -5,6 +5,7 @@ use prost_types::value::Kind;
 use prost_types::{Struct, Value};
 
 use super::identity::{IdentityKey, ParsedIdentity, repeated};
+use super::invalid::AttributeIn;
 use super::limits::{NAME_BYTES, VALUE_DEPTH};
 use super::time::{self, Micros};
 use super::{Invalid, Limits, Mpid};
@@ -123,11 +124,12 @@ pub(crate) fn check_attributes(field: &str, map: Option<&Struct>, limits: &Limit
 /// Refuses an attribute that may not be stored.
 pub(crate) fn check_attribute(field: &str, key: &str, value: &Value, limits: &Limits) -> Result<(), Invalid> {
     check_attribute_key(field, key, limits)?;
-    check_value(field, value, 1)?;
-    check_value_bytes(field, value, limits)
+    let attribute = AttributeIn(field, key);
+    check_value(attribute, value, 1)?;
+    check_value_bytes(attribute, value, limits)
 }
 
-/// Refuses a key that may not be stored.
+/// Refuses a key that may not be stored. It is not named: it is empty, or too long.
 pub(crate) fn check_attribute_key(field: &str, key: &str, limits: &Limits) -> Result<(), Invalid> {
     if key.is_empty() {
         return Err(Invalid::field(field, "an attribute's key must not be empty"));
@@ -136,18 +138,21 @@ pub(crate) fn check_attribute_key(field: &str, key: &str, limits: &Limits) -> Re
 }
 
 /// Refuses an attribute's value that is too large.
-pub(crate) fn check_value_bytes(field: &str, value: &Value, limits: &Limits) -> Result<(), Invalid> {
-    Invalid::limit(field, "attribute value bytes", limits.attribute_value_bytes, value.encoded_len())
+pub(crate) fn check_value_bytes(attribute: AttributeIn<'_>, value: &Value, limits: &Limits) -> Result<(), Invalid> {
+    Invalid::limit(attribute, "attribute value bytes", limits.attribute_value_bytes, value.encoded_len())
 }
 
 /// Refuses a value that JSON could not say, or that is nested too deeply, if it stands at `depth`.
-pub(crate) fn check_value(field: &str, value: &Value, depth: usize) -> Result<(), Invalid> {
-    Invalid::limit(field, "depth of an attribute's value", VALUE_DEPTH, depth)?;
+pub(crate) fn check_value(attribute: AttributeIn<'_>, value: &Value, depth: usize) -> Result<(), Invalid> {
+    Invalid::limit(attribute, "depth of an attribute's value", VALUE_DEPTH, depth)?;
+    let check_inner = |value| check_value(attribute, value, depth + 1);
     match &value.kind {
-        None => Err(Invalid::field(field, "an attribute's value must not be unset; JSON null is null_value")),
-        Some(Kind::NumberValue(number)) if !number.is_finite() => Err(Invalid::field(field, "a number must be finite")),
-        Some(Kind::StructValue(map)) => map.fields.values().try_for_each(|value| check_value(field, value, depth + 1)),
-        Some(Kind::ListValue(list)) => list.values.iter().try_for_each(|value| check_value(field, value, depth + 1)),
+        None => Err(Invalid::field(attribute, "an attribute's value must not be unset; JSON null is null_value")),
+        Some(Kind::NumberValue(number)) if !number.is_finite() => {
+            Err(Invalid::field(attribute, "a number must be finite"))
+        }
+        Some(Kind::StructValue(map)) => map.fields.values().try_for_each(check_inner),
+        Some(Kind::ListValue(list)) => list.values.iter().try_for_each(check_inner),
         Some(Kind::NullValue(_) | Kind::NumberValue(_) | Kind::StringValue(_) | Kind::BoolValue(_)) => Ok(()),
     }
 }

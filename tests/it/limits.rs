@@ -93,7 +93,7 @@ async fn assert_patch_limits(client: &Client, limits: &Limits) {
     assert_limit(client, limits.attributes, attributes, set).await;
     assert_limit(client, limits.attributes, account_attributes, "patch.set_account_user_attributes").await;
     assert_limit(client, limits.attribute_key_bytes, key_of, set).await;
-    assert_limit(client, limits.attribute_value_bytes, value_of, set).await;
+    assert_limit(client, limits.attribute_value_bytes, value_of, r#"patch.set_user_attributes["a"]"#).await;
     assert_limit(client, limits.identities, identities, "patch.add_identities").await;
     assert_limit(client, limits.identity_value_bytes, identity_of, "patch.add_identities[0].value").await;
     assert_limit(client, limits.audience_memberships, memberships, "patch.join_audiences").await;
@@ -104,8 +104,8 @@ async fn assert_patch_limits(client: &Client, limits: &Limits) {
 async fn what_a_patch_may_hold_by_default() {
     let (_server, client) = limited(|_| ()).await;
     assert_patch_limits(&client, &Limits::default()).await;
-    assert_limit(&client, 20, depth, "patch.set_user_attributes").await;
-    assert_limit(&client, 1_000, append, "patch.append_user_attributes").await;
+    assert_limit(&client, 20, depth, r#"patch.set_user_attributes["a"]"#).await;
+    assert_limit(&client, 1_000, append, r#"patch.append_user_attributes["l"]"#).await;
 }
 
 #[tokio::test]

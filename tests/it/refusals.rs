@@ -201,19 +201,19 @@ async fn a_patch_that_says_two_things_or_nothing_sensible() {
             ),
             ("patch", ProfilePatch { remove_user_attributes: vec!["a".into()], ..set([("a", text("1"))]) }),
             ("patch", ProfilePatch { remove_user_attributes: vec!["n".into()], ..increment("n") }),
-            ("patch.increment_user_attributes", increment("text")),
+            (r#"patch.increment_user_attributes["text"]"#, increment("text")),
             (
-                "patch.append_user_attributes",
+                r#"patch.append_user_attributes["text"]"#,
                 ProfilePatch {
                     append_user_attributes: [("text".to_owned(), list([number(1.0)]))].into(),
                     ..Default::default()
                 },
             ),
-            ("patch.set_user_attributes", set([("a", number(f64::NAN))])),
-            ("patch.set_user_attributes", set([("a", Value { kind: None })])),
+            (r#"patch.set_user_attributes["a"]"#, set([("a", number(f64::NAN))])),
+            (r#"patch.set_user_attributes["a"]"#, set([("a", Value { kind: None })])),
             ("patch.set_user_attributes", set([("", text("v"))])),
             (
-                "patch.set_user_attributes",
+                r#"patch.set_user_attributes["a"]"#,
                 set([("a", Value { kind: Some(Kind::ListValue(list([number(f64::INFINITY)]))) })]),
             ),
             (
