@@ -107,6 +107,14 @@ impl IdentityKey {
         std::str::from_utf8(&self.0[..end]).unwrap_or_default()
     }
 
+    /// A lower bound on the encoded size of the identities that it matches: a profile keeps an identity as it was first
+    /// given. Only the value counts, in characters: in lower case it may have more bytes than as given, but never more
+    /// characters than it has bytes as given.
+    pub(super) fn least_bytes(&self) -> usize {
+        let value = self.0.splitn(3, |&byte| byte == 0).nth(2).unwrap_or_default();
+        std::str::from_utf8(value).map_or(0, |value| value.chars().count())
+    }
+
     /// Whether it matches an encoded `Identity`.
     fn matches(&self, identity: &[u8]) -> Result<bool, DecodeError> {
         const TYPE: u32 = 1;

@@ -21,6 +21,7 @@ pub mod mpid;
 pub mod page_token;
 pub mod patch;
 pub mod profile;
+mod room;
 pub mod time;
 pub mod wire;
 pub mod workspace;

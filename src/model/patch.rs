@@ -13,6 +13,7 @@ use super::profile::{
     check_attribute, check_attribute_key, check_attributes, check_attributions, check_memberships, check_not_expired,
     check_value, check_value_bytes,
 };
+use super::room::check_room;
 use super::time::Micros;
 use super::{Invalid, Limits};
 use crate::proto::v1::{Identity, Profile, ProfilePatch};
@@ -33,7 +34,8 @@ impl Patch {
     /// Parses the `patch` of a request.
     ///
     /// # Errors
-    /// [`Invalid`] if any of it is malformed, over its limit, or says two things of one name.
+    /// [`Invalid`] if any of it is malformed, over its limit, or says two things of one name, or if what it brings fits
+    /// into no profile.
     pub fn parse(mut patch: ProfilePatch, limits: &Limits) -> Result<Self, Invalid> {
         check_user_attributes(&patch, limits)?;
         check_account_attributes(&patch, limits)?;
@@ -49,6 +51,7 @@ impl Patch {
             let field = format!("patch.remove_identities[{}]", index - add.len());
             return Err(Invalid::field(field, "is added by the same patch"));
         }
+        check_room(&patch, &add, limits)?;
         Ok(Self { add, take: patch.take_identities, remove, rest: patch })
     }
 

@@ -84,6 +84,7 @@ impl NewProfile {
             user_attributes: profile.user_attributes.filter(|map| !map.fields.is_empty()),
             ..profile
         };
+        check_size(None, &profile, limits)?; // What the server sets comes on top.
         Ok(Self { profile, identities })
     }
 }

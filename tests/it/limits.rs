@@ -237,6 +237,9 @@ async fn a_profile_takes_no_more_bytes_than_it_may() {
         client.create(with_mpid(1)).await.unwrap();
 
         client.update(1, padded(limit - 100)).await.unwrap();
+        // What fits into no profile is refused before one is looked for.
+        assert_refused(client.update(9, padded(limit)).await, EXHAUSTED, "LIMIT_EXCEEDED", "");
+        assert_refused(client.update(9, padded(limit - 100)).await, Code::NotFound, "PROFILE_NOT_FOUND", "");
 
         let answer = client.update(1, padded(limit)).await;
         let status = answer.as_ref().unwrap_err();
