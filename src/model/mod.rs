@@ -6,7 +6,8 @@
 //! - [`limits`]: every limit on what a caller may send.
 //! - [`invalid`]: why a request is refused at the door.
 //! - [`workspace`], [`mpid`], [`identity`], [`cursor`], [`page_token`]: the names of things and places.
-//! - [`profile`], [`patch`]: what may be stored, and how it changes.
+//! - [`profile`], [`patch`]: what may be stored, and how it changes; by way of `room`, which refuses what fits nowhere,
+//!   and `weight`, what a parsed value takes of the queue.
 //! - [`change`]: what an event says of a change.
 //! - [`mask`], [`filter`]: what a reader wants to see; they work on wire bytes, by way of [`wire`].
 
@@ -23,6 +24,7 @@ pub mod patch;
 pub mod profile;
 mod room;
 pub mod time;
+mod weight;
 pub mod wire;
 pub mod workspace;
 

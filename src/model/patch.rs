@@ -15,6 +15,7 @@ use super::profile::{
 };
 use super::room::check_room;
 use super::time::Micros;
+use super::weight::Heap;
 use super::{Invalid, Limits};
 use crate::proto::v1::{Identity, Profile, ProfilePatch};
 
@@ -65,6 +66,12 @@ impl Patch {
             take_identities: self.take,
             ..self.rest.clone()
         }
+    }
+
+    /// Bytes of memory that it takes.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        size_of::<Self>() + self.add.heap() + self.remove.heap() + self.rest.heap()
     }
 
     /// Refuses what has ended at `now`.

@@ -8,6 +8,7 @@ use super::identity::{IdentityKey, ParsedIdentity, repeated};
 use super::invalid::AttributeIn;
 use super::limits::{NAME_BYTES, VALUE_DEPTH};
 use super::time::{self, Micros};
+use super::weight::Heap;
 use super::{Invalid, Limits, Mpid};
 use crate::proto::v1::{Attribution, AudienceMembership, Identity, Profile};
 
@@ -44,6 +45,16 @@ impl ProfileKey {
     /// [`Invalid`] if it is malformed.
     pub fn identity(identity: Identity, limits: &Limits) -> Result<Self, Invalid> {
         ParsedIdentity::parse("identity", identity, limits).map(Self::Identity)
+    }
+
+    /// Bytes of memory that it takes.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let heap = match self {
+            Self::Mpid(_) => 0,
+            Self::Identity(identity) => identity.heap(),
+        };
+        size_of::<Self>() + heap
     }
 
     /// What to say where a request names neither.
@@ -86,6 +97,12 @@ impl NewProfile {
         };
         check_size(None, &profile, limits)?; // What the server sets comes on top.
         Ok(Self { profile, identities })
+    }
+
+    /// Bytes of memory that it takes.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        size_of::<Self>() + self.profile.heap() + self.identities.heap()
     }
 }
 
