@@ -223,6 +223,33 @@ async fn a_profile_cannot_grow_past_a_limit_step_by_step() {
     assert_eq!(client.get(1).await.unwrap(), before);
 }
 
+/// An operator who lowers a limit freezes no profile that is over it.
+#[tokio::test]
+async fn a_profile_over_a_lowered_limit_can_be_changed() {
+    let (server, client) = limited(|_| ()).await;
+    client.create(with_mpid(1)).await.unwrap();
+    for patch in [attributes(3), identities(3), memberships(3), attributions(3)] {
+        client.update(1, patch).await.unwrap();
+    }
+    let server = TestServer::start_on(server.stop().await, |config| {
+        let limits = &mut config.limits;
+        (limits.attributes, limits.identities, limits.audience_memberships, limits.attributions) = (1, 1, 1, 1);
+        limits.attribute_key_bytes = 1;
+    })
+    .await;
+    let client = server.client().await;
+    let fewer = ProfilePatch {
+        is_opted_out: Some(true),
+        remove_user_attributes: vec!["k0".into()],
+        remove_identities: vec![identity("customer_id", "0")],
+        leave_audiences: vec![1],
+        ..ProfilePatch::default()
+    };
+    client.update(1, fewer).await.unwrap();
+    let more = client.update(1, set([("k", text("v"))])).await;
+    assert_refused(more, INVALID, "LIMIT_EXCEEDED", "patch.set_user_attributes");
+}
+
 /// That the limit is exact is a test of the store, where the clock stands still: times take more or fewer bytes.
 #[tokio::test]
 async fn a_profile_takes_no_more_bytes_than_it_may() {
