@@ -49,7 +49,7 @@ pub struct StoreConfig {
 /// How streams behave.
 #[derive(Debug, Clone, Copy)]
 pub struct FeedConfig {
-    /// Recent events of a workspace that has subscribers, kept encoded: bytes.
+    /// Memory for recent events, kept encoded, of all workspaces that have subscribers; 0 to keep none.
     pub ring_bytes: usize,
     /// A subscriber that takes nothing for so long, while there is something to take, is ended.
     pub stall_timeout: Duration,
@@ -79,6 +79,6 @@ impl Default for StoreConfig {
 
 impl Default for FeedConfig {
     fn default() -> Self {
-        Self { ring_bytes: 4 << 20, stall_timeout: Duration::from_secs(300) }
+        Self { ring_bytes: 64 << 20, stall_timeout: Duration::from_secs(300) }
     }
 }

@@ -49,7 +49,7 @@ pub(super) struct Serve {
     /// Memory that waiting writes may take, in bytes.
     #[arg(long, env = "CAMEO_QUEUE_BYTES", value_parser = of_queue(), default_value_t = StoreConfig::default().queue_bytes)]
     queue_bytes: usize,
-    /// Memory for the recent events of each workspace that has subscribers, in bytes.
+    /// Memory for the recent events of all workspaces that have subscribers, in bytes.
     #[arg(long, env = "CAMEO_RING_BYTES", default_value_t = FeedConfig::default().ring_bytes)]
     ring_bytes: usize,
     /// Seconds after which a subscriber that takes nothing is ended.

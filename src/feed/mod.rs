@@ -2,24 +2,32 @@
 //!
 //! - After a commit the writer calls [`Feed::publish`], which tells a number, the new head, to those who wait.
 //!   Subscribers then read `(cursor, head]` themselves: catching up and being live are one code path ([`stream`]).
-//! - Recent events lie in a bounded `ring` that all subscribers of a workspace share, encoded once ([`frame`]).
-//!   Whoever is further behind reads the log in bounded pages. So a slow subscriber costs no memory.
+//! - Recent events lie in a `ring` that all subscribers of a workspace share (its `channel`), encoded once ([`frame`]).
+//!   A subscriber that is further behind reads the log in bounded pages. So a slow subscriber costs no memory.
+//! - The rings of all workspaces share one `budget`. Past it, the least recently used workspace gives up its oldest
+//!   events first; its subscribers then read them from the log.
+//!
+//! Locks: no two are ever held at once. The map's is released before a ring's is taken.
 
+mod budget;
+mod channel;
 pub mod frame;
 mod ring;
 pub mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
-
-use tokio::sync::watch;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::config::FeedConfig;
 use crate::model::cursor::CursorSpace;
-use crate::model::{LogId, Sequence, Workspace};
+use crate::model::{LogId, Workspace};
 use crate::store::Committed;
-use ring::{Ring, Segment};
+use budget::Budget;
+use channel::Channel;
+use ring::Segment;
 
 pub use stream::{FeedError, Start, Subscribe, Subscriber};
 
@@ -30,48 +38,66 @@ const SWEEP_AT: usize = 64;
 #[derive(Debug, Clone)]
 pub struct Feed {
     channels: Arc<Mutex<Channels>>,
+    budget: Arc<Budget>,
     config: FeedConfig,
     draining: Arc<AtomicBool>,
 }
 
+/// The channel of each workspace that has subscribers.
 #[derive(Debug)]
 struct Channels {
-    live: HashMap<Workspace, Weak<Channel>>,
+    by_workspace: HashMap<Workspace, Weak<Channel>>,
     sweep_at: usize,
-}
-
-/// What the subscribers of one workspace share. It lives as long as they do.
-#[derive(Debug)]
-struct Channel {
-    head: watch::Sender<Sequence>,
-    ring: RwLock<Ring>,
 }
 
 impl Feed {
     /// A feed without subscribers.
     #[must_use]
     pub fn new(config: FeedConfig) -> Self {
-        let channels = Channels { live: HashMap::new(), sweep_at: SWEEP_AT };
-        Self { channels: Arc::new(Mutex::new(channels)), config, draining: Arc::default() }
+        let channels = Arc::new(Mutex::new(Channels { by_workspace: HashMap::new(), sweep_at: SWEEP_AT }));
+        Self { channels, budget: Arc::new(Budget::new(config.ring_bytes)), config, draining: Arc::default() }
     }
 
-    /// Tells subscribers what was committed. Called by the writer, in order; the events of a workspace nobody
-    /// listens to cost one look into a map.
+    /// Tells subscribers what was committed. Called by the writer, in order; the events of a workspace without
+    /// subscribers cost one look into a map.
     pub fn publish(&self, log: LogId, committed: &[Committed]) {
         for run in committed.chunk_by(|left, right| left.workspace == right.workspace) {
             let workspace = &run[0].workspace;
-            let Some(channel) = self.channels().live.get(workspace).and_then(Weak::upgrade) else { continue };
-            let cursors = CursorSpace::new(log, workspace);
-            let segments = Segment::encode(cursors, run); // Before the lock, for which subscribers wait.
-            channel.ring.write().unwrap_or_else(PoisonError::into_inner).extend(segments);
+            let Some(channel) = self.channels().get(workspace) else { continue };
+            if !self.budget.is_nothing() {
+                let cursors = CursorSpace::new(log, workspace);
+                self.keep(&channel, Segment::encode(cursors, run));
+            }
             channel.advance(run[run.len() - 1].sequence);
+        }
+    }
+
+    /// Appends events to the ring of a channel, then takes the budget back below its capacity.
+    fn keep(&self, channel: &Channel, segments: Vec<Segment>) {
+        channel.append(segments);
+        if self.budget.is_over() {
+            self.shed();
+        }
+    }
+
+    /// Sheds from the least recently used channel first. It looks at every channel, but only once for each eighth of
+    /// the budget that is published.
+    fn shed(&self) {
+        let mut channels = self.channels().alive(); // The map's lock ends here.
+        channels.sort_by_cached_key(|channel| channel.last_use()); // Cached: it may change while they are sorted.
+        for channel in channels {
+            if !self.budget.must_shed() {
+                return;
+            }
+            channel.shed();
         }
     }
 
     /// Ends all streams, each with its cursor, and those that are opened later.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::SeqCst);
-        for channel in self.channels().live.values().filter_map(Weak::upgrade) {
+        let channels = self.channels().alive();
+        for channel in channels {
             channel.head.send_modify(|_| {}); // Wakes those who wait: they look at the flag after the head.
         }
     }
@@ -84,17 +110,7 @@ impl Feed {
     /// is there, and what is committed later is published.
     fn channel(&self, workspace: &Workspace) -> Arc<Channel> {
         let mut channels = self.channels();
-        if let Some(channel) = channels.live.get(workspace).and_then(Weak::upgrade) {
-            return channel;
-        }
-        if channels.live.len() >= channels.sweep_at {
-            channels.live.retain(|_, channel| channel.strong_count() > 0);
-            channels.sweep_at = SWEEP_AT.max(2 * channels.live.len());
-        }
-        let ring = RwLock::new(Ring::new(self.config.ring_bytes));
-        let channel = Arc::new(Channel { head: watch::Sender::new(0), ring });
-        channels.live.insert(workspace.clone(), Arc::downgrade(&channel));
-        channel
+        channels.get(workspace).unwrap_or_else(|| channels.insert(workspace.clone(), Channel::new(&self.budget)))
     }
 
     fn channels(&self) -> MutexGuard<'_, Channels> {
@@ -102,13 +118,27 @@ impl Feed {
     }
 }
 
-impl Channel {
-    /// The head never goes back: a subscriber may know of a commit before it is published here.
-    fn advance(&self, head: Sequence) {
-        self.head.send_if_modified(|current| {
-            let newer = head > *current;
-            *current = head.max(*current);
-            newer
-        });
+impl Channels {
+    fn get(&self, workspace: &Workspace) -> Option<Arc<Channel>> {
+        self.by_workspace.get(workspace).and_then(Weak::upgrade)
+    }
+
+    fn alive(&self) -> Vec<Arc<Channel>> {
+        self.by_workspace.values().filter_map(Weak::upgrade).collect()
+    }
+
+    fn insert(&mut self, workspace: Workspace, channel: Channel) -> Arc<Channel> {
+        if self.by_workspace.len() >= self.sweep_at {
+            self.sweep();
+        }
+        let channel = Arc::new(channel);
+        self.by_workspace.insert(workspace, Arc::downgrade(&channel));
+        channel
+    }
+
+    /// The next sweep comes after as many inserts as this one leaves entries, so sweeping costs each insert little.
+    fn sweep(&mut self) {
+        self.by_workspace.retain(|_, channel| channel.strong_count() > 0);
+        self.sweep_at = SWEEP_AT.max(2 * self.by_workspace.len());
     }
 }

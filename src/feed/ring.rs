@@ -1,13 +1,14 @@
 //! The recent events of one workspace, as encoded frames that all its subscribers share.
 //!
-//! The ring is a run of segments without a gap: the writer appends, the oldest fall out. A reader takes a whole segment
-//! by reference and walks it without the lock.
+//! The ring is a run of segments without a gap: the writer appends, and the oldest are shed when the rings of all
+//! workspaces together take too much memory. A reader takes a whole segment by reference and walks it without the lock.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::budget::Budget;
 use super::frame;
 use crate::model::cursor::CursorSpace;
 use crate::model::{EventKind, Mpid, Sequence};
@@ -17,6 +18,11 @@ use crate::store::{Committed, EventRef};
 pub(super) const SEGMENT_EVENTS: usize = 64;
 /// Bytes of a page of the log, by the same reason; one event may be larger.
 pub(super) const SEGMENT_BYTES: usize = 128 << 10;
+
+/// What `Bytes` allocates beside the bytes of a frame, once the frame has been sent.
+const FRAME_OVERHEAD: usize = 3 * size_of::<usize>();
+/// The two counts beside what an `Arc` holds.
+const ARC_OVERHEAD: usize = 2 * size_of::<usize>();
 
 /// An event, ready to be sent.
 #[derive(Debug, Clone)]
@@ -47,23 +53,29 @@ pub(super) struct Segment {
     pub entries: Vec<Entry>,
     /// Nothing matching up to here is missing.
     pub through: Sequence,
+    /// Of the frames.
     bytes: usize,
 }
 
 impl Segment {
     /// Of events that were committed in a row: as many segments as it takes.
     pub fn encode(cursors: CursorSpace, committed: &[Committed]) -> Vec<Self> {
-        let mut segments = vec![Self::default()];
+        let mut segments = vec![Self::with_room(committed.len())];
         let mut room = true;
-        for &Committed { sequence, mpid, kind, silent, ref event, .. } in committed {
+        for (at, &Committed { sequence, mpid, kind, silent, ref event, .. }) in committed.iter().enumerate() {
             if !room {
-                segments.push(Self::default());
+                segments.push(Self::with_room(committed.len() - at));
             }
             let segment = segments.last_mut().expect("there is always one");
             room = segment.push(cursors, EventRef { sequence, mpid, kind, silent, event });
             segment.through = sequence;
         }
         segments
+    }
+
+    /// Most commits are of a single event: a vector that grows by itself would have room for four.
+    fn with_room(events: usize) -> Self {
+        Self { entries: Vec::with_capacity(events.min(SEGMENT_EVENTS)), ..Self::default() }
     }
 
     /// Adds an event. Whether there is room for another.
@@ -77,18 +89,26 @@ impl Segment {
     fn first(&self) -> Sequence {
         self.entries.first().map_or(self.through, |entry| entry.sequence)
     }
+
+    /// The memory that it takes in a ring. Of a small event a third is not its frame.
+    pub fn weight(&self) -> usize {
+        let own = size_of::<Self>() + size_of::<Arc<Self>>() + ARC_OVERHEAD;
+        let entries = self.entries.capacity() * size_of::<Entry>();
+        own + entries + self.entries.len() * FRAME_OVERHEAD + self.bytes
+    }
 }
 
 #[derive(Debug)]
 pub(super) struct Ring {
     segments: VecDeque<Arc<Segment>>,
-    bytes: usize,
-    capacity: usize,
+    /// The weight of the segments: what it has taken from the budget.
+    weight: usize,
+    budget: Arc<Budget>,
 }
 
 impl Ring {
-    pub fn new(capacity: usize) -> Self {
-        Self { segments: VecDeque::new(), bytes: 0, capacity }
+    pub fn new(budget: Arc<Budget>) -> Self {
+        Self { segments: VecDeque::new(), weight: 0, budget }
     }
 
     pub fn extend(&mut self, segments: Vec<Segment>) {
@@ -98,15 +118,27 @@ impl Ring {
     }
 
     fn push(&mut self, segment: Segment) {
-        self.bytes += segment.bytes;
+        let weight = segment.weight();
+        self.budget.take(weight);
+        self.weight += weight;
         self.segments.push_back(Arc::new(segment));
-        while self.bytes > self.capacity {
-            let Some(oldest) = self.segments.pop_front() else { break };
-            self.bytes -= oldest.bytes;
-        }
     }
 
-    /// The segment that holds the event after this one; `None` if it has fallen out or is yet to come.
+    /// Takes out the oldest segments until the budget is content or none is left. They are for the caller to drop.
+    pub fn shed(&mut self) -> Vec<Arc<Segment>> {
+        let mut shed = Vec::new();
+        while self.budget.must_shed() {
+            let Some(oldest) = self.segments.pop_front() else { break };
+            let weight = oldest.weight();
+            self.budget.give_back(weight);
+            self.weight -= weight;
+            shed.push(oldest);
+        }
+        self.segments.shrink_to_fit(); // A workspace that was busy once must not keep the room for it.
+        shed
+    }
+
+    /// The segment that holds the event after this one; `None` if it was shed or is yet to come.
     pub fn after(&self, sequence: Sequence) -> Option<Arc<Segment>> {
         let behind = self.segments.partition_point(|segment| segment.through <= sequence);
         let segment = self.segments.get(behind)?;
@@ -114,12 +146,19 @@ impl Ring {
     }
 }
 
+impl Drop for Ring {
+    fn drop(&mut self) {
+        self.budget.give_back(self.weight);
+    }
+}
+
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::model::{LogId, Workspace};
 
-    fn segment(sequences: std::ops::RangeInclusive<u64>) -> Segment {
+    /// A segment of events of 100 bytes.
+    pub fn segment(sequences: std::ops::RangeInclusive<u64>) -> Segment {
         let cursors = CursorSpace::new(LogId(1), &Workspace::parse("a/b/c").unwrap());
         let mut segment = Segment { through: *sequences.end(), ..Segment::default() };
         for sequence in sequences {
@@ -130,21 +169,43 @@ mod tests {
         segment
     }
 
+    fn ring(capacity: usize) -> Ring {
+        Ring::new(Arc::new(Budget::new(capacity)))
+    }
+
     #[test]
-    fn a_ring_gives_the_segment_that_continues_and_drops_the_oldest() {
-        let mut ring = Ring::new(2_000);
-        ring.push(segment(5..=8));
-        ring.push(segment(9..=12));
+    fn a_ring_gives_the_segment_that_continues_and_sheds_the_oldest() {
+        let mut ring = ring(4 * segment(1..=4).weight());
+        ring.extend(vec![segment(5..=8), segment(9..=12)]);
         let found = |ring: &Ring, after| ring.after(after).map(|segment| segment.through);
         assert_eq!(found(&ring, 3), None, "4 was never there");
         assert_eq!(found(&ring, 4), Some(8));
         assert_eq!(found(&ring, 7), Some(8));
         assert_eq!(found(&ring, 8), Some(12));
         assert_eq!(found(&ring, 12), None, "13 is yet to come");
+        assert!(ring.shed().is_empty(), "there is room");
 
-        ring.push(segment(13..=20));
-        assert_eq!(found(&ring, 4), None, "5 has fallen out");
-        assert_eq!(found(&ring, 12), Some(20));
-        assert!(ring.bytes <= 2_000);
+        ring.extend(vec![segment(13..=16), segment(17..=20)]);
+        assert_eq!(ring.shed().len(), 1, "it is full, and shedding stops at 7/8");
+        assert_eq!(found(&ring, 4), None, "5 was shed");
+        assert_eq!(found(&ring, 8), Some(12));
+        assert_eq!(found(&ring, 16), Some(20));
+    }
+
+    #[test]
+    fn a_segment_weighs_more_than_its_frames() {
+        let segment = segment(1..=4);
+        let frames: usize = segment.entries.iter().map(|entry| entry.frame.len()).sum();
+        assert!(segment.weight() >= frames + 4 * size_of::<Entry>() + size_of::<Segment>());
+    }
+
+    #[test]
+    fn a_ring_gives_back_all_that_it_took() {
+        let mut ring = ring(1_000_000);
+        let budget = Arc::clone(&ring.budget);
+        ring.extend(vec![segment(1..=4), segment(5..=8)]);
+        assert_eq!(budget.taken(), segment(1..=4).weight() + segment(5..=8).weight());
+        drop(ring);
+        assert_eq!(budget.taken(), 0);
     }
 }

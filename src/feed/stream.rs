@@ -6,16 +6,17 @@
 //!   catching up meets live without a gap or a repeat, whoever is faster.
 
 use std::pin::Pin;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 
+use super::Feed;
+use super::channel::Channel;
 use super::frame::{self, Notice};
 use super::ring::Segment;
-use super::{Channel, Feed};
 use crate::model::cursor::CursorSpace;
 use crate::model::time::{now, to_timestamp};
 use crate::model::{Cursor, Filter, Invalid, Mask, Sequence, Workspace};
@@ -230,7 +231,7 @@ impl Subscriber {
 
     /// The segment after the cursor: from the ring, or else from the log.
     async fn load(&self, head: Sequence) -> Result<Arc<Segment>, StoreError> {
-        if let Some(segment) = self.channel.ring.read().unwrap_or_else(PoisonError::into_inner).after(self.cursor) {
+        if let Some(segment) = self.channel.segment_after(self.cursor) {
             return Ok(segment);
         }
         let store = Arc::clone(&self.store);

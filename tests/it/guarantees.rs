@@ -307,7 +307,9 @@ async fn slow_is_not_an_error() {
     const EVENTS: u64 = 100_000;
     const MIB: usize = 1 << 20;
     let dir = TempDir::new().unwrap();
-    let process = TestProcess::start(dir.path(), &["--cache-bytes", "16777216"]).await;
+    // Small, so that memory which the subscriber holds would stand out.
+    let flags = ["--cache-bytes", "16777216", "--ring-bytes", "4194304"];
+    let process = TestProcess::start(dir.path(), &flags).await;
     let client = process.client().await;
     let written = Arc::new(AtomicUsize::new(0));
     let write = |total: usize| {

@@ -1,0 +1,129 @@
+//! The memory of the feed: what the rings take together, and who gives it up.
+
+use super::ring::tests::segment;
+use super::*;
+use crate::model::Sequence;
+
+/// A feed with room for so many segments of ten events. It sheds down to 7/8 of that.
+fn feed(segments: usize) -> Feed {
+    Feed::new(FeedConfig { ring_bytes: segments * segment(1..=10).weight(), ..FeedConfig::default() })
+}
+
+fn workspace(name: usize) -> Workspace {
+    Workspace::parse(&format!("acme/main/{name}")).unwrap()
+}
+
+/// Publishes ten events.
+fn publish(feed: &Feed, channel: &Channel, first: Sequence) {
+    feed.keep(channel, vec![segment(first..=first + 9)]);
+    assert!(feed.budget.taken() <= feed.config.ring_bytes, "never over its capacity after a publication");
+}
+
+/// Whether the event after this one can be had without the log. To ask is a use.
+fn holds(channel: &Channel, after: Sequence) -> bool {
+    channel.segment_after(after).is_some()
+}
+
+#[test]
+fn one_budget_serves_many_workspaces() {
+    let feed = feed(80);
+    let channels: Vec<_> = (0..100).map(|name| feed.channel(&workspace(name))).collect();
+    for round in 0..20 {
+        for channel in &channels {
+            publish(&feed, channel, 1 + 10 * round);
+            assert!(holds(channel, 10 * round));
+        }
+    }
+    assert!(feed.budget.taken() > feed.config.ring_bytes / 2, "it is used");
+    assert!(holds(&channels[99], 190), "it was the last");
+    assert!(!holds(&channels[0], 190), "there is not room for all");
+}
+
+#[test]
+fn the_least_recently_used_workspace_gives_up_its_events_first() {
+    let feed = feed(16);
+    let [idle, read, busy] = [0, 1, 2].map(|name| feed.channel(&workspace(name)));
+    publish(&feed, &read, 1);
+    for nth in 0..5 {
+        publish(&feed, &idle, 1 + 10 * nth);
+    }
+    for nth in 0..11 {
+        publish(&feed, &busy, 1 + 10 * nth); // The last of them is the 17th.
+        assert!(holds(&read, 0), "published before the idle one, but read since");
+    }
+    assert!(holds(&busy, 0), "nothing of it had to go");
+    assert!(!holds(&idle, 20) && holds(&idle, 30), "the oldest three of it had to");
+}
+
+#[test]
+fn within_a_workspace_the_oldest_events_go_first() {
+    let feed = feed(16);
+    let channel = feed.channel(&workspace(0));
+    for first in (1..).step_by(10).take(100) {
+        publish(&feed, &channel, first);
+    }
+    let held: Vec<_> = (0..100).map(|nth| holds(&channel, 10 * nth)).collect();
+    assert!(!held[0] && held[99]);
+    assert!(held.is_sorted(), "there is no gap");
+}
+
+/// A workspace that nobody reads does not stay recent by being written to.
+#[test]
+fn a_busy_workspace_whose_subscribers_have_stopped_does_not_push_out_others() {
+    let feed = feed(16);
+    let [stalled, read] = [0, 1].map(|name| feed.channel(&workspace(name)));
+    publish(&feed, &read, 1);
+    for first in (1..).step_by(10).take(100) {
+        publish(&feed, &stalled, first);
+        assert!(holds(&read, 0));
+    }
+}
+
+#[test]
+fn a_dropped_channel_gives_its_bytes_back() {
+    let feed = feed(16);
+    let [first, second] = [0, 1].map(|name| feed.channel(&workspace(name)));
+    publish(&feed, &first, 1);
+    let one = feed.budget.taken();
+    publish(&feed, &second, 1);
+    drop(second);
+    assert_eq!(feed.budget.taken(), one);
+    drop(first);
+    assert_eq!(feed.budget.taken(), 0);
+}
+
+/// A single commit may be larger than the whole budget.
+#[test]
+fn events_that_do_not_fit_are_left_to_the_log() {
+    let feed = feed(16);
+    let channel = feed.channel(&workspace(0));
+    publish(&feed, &channel, 1);
+    feed.keep(&channel, vec![segment(11..=2_000)]);
+    assert_eq!(feed.budget.taken(), 0);
+    publish(&feed, &channel, 2_001);
+    assert!(holds(&channel, 2_000) && !holds(&channel, 0));
+}
+
+/// The writer sheds from channels that are being read, made and dropped, and nothing waits for anything forever.
+#[test]
+fn subscribers_come_and_go_while_the_writer_sheds() {
+    let feed = feed(16);
+    let alive: Vec<_> = (0..4).map(|name| feed.channel(&workspace(name))).collect();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let feed = &feed;
+            scope.spawn(move || {
+                for nth in 0..2_000 {
+                    holds(&feed.channel(&workspace((nth + thread) % 8)), nth as Sequence);
+                }
+            });
+        }
+        for nth in 0..2_000 {
+            let channel = feed.channel(&workspace(nth % 8));
+            feed.keep(&channel, vec![segment(1..=10), segment(11..=20), segment(21..=30)]);
+        }
+    });
+    assert!(feed.budget.taken() <= feed.config.ring_bytes);
+    drop(alive);
+    assert_eq!(feed.budget.taken(), 0);
+}
