@@ -43,7 +43,9 @@ pub struct Feed {
     draining: Arc<AtomicBool>,
 }
 
-/// The channel of each workspace that has subscribers.
+/// The channel of each workspace that has subscribers. A channel that its last subscriber has dropped leaves its entry
+/// behind until the next sweep, so there are never more entries than [`SWEEP_AT`] or twice the most channels ever alive
+/// at once.
 #[derive(Debug)]
 struct Channels {
     by_workspace: HashMap<Workspace, Weak<Channel>>,
@@ -140,5 +142,6 @@ impl Channels {
     fn sweep(&mut self) {
         self.by_workspace.retain(|_, channel| channel.strong_count() > 0);
         self.sweep_at = SWEEP_AT.max(2 * self.by_workspace.len());
+        self.by_workspace.shrink_to(self.sweep_at);
     }
 }

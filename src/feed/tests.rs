@@ -1,4 +1,4 @@
-//! The memory of the feed: what the rings take together, and who gives it up.
+//! The memory of the feed: what the rings take together, who gives it up, and that the map of channels is bounded.
 
 use super::ring::tests::segment;
 use super::*;
@@ -126,4 +126,19 @@ fn subscribers_come_and_go_while_the_writer_sheds() {
     assert!(feed.budget.taken() <= feed.config.ring_bytes);
     drop(alive);
     assert_eq!(feed.budget.taken(), 0);
+}
+
+#[test]
+fn entries_of_dropped_channels_are_swept() {
+    let feed = feed(16);
+    for name in 0..10_000 {
+        feed.channel(&workspace(name));
+        assert!(feed.channels().by_workspace.len() <= SWEEP_AT);
+    }
+    let alive: Vec<_> = (0..1_000).map(|name| feed.channel(&workspace(name))).collect();
+    for name in 0..10_000 {
+        feed.channel(&workspace(name));
+        assert!(feed.channels().by_workspace.len() <= 2 * alive.len());
+    }
+    assert!(alive.iter().enumerate().all(|(name, channel)| Arc::ptr_eq(channel, &feed.channel(&workspace(name)))));
 }
