@@ -102,15 +102,18 @@ async fn a_batch_sees_one_state_of_the_store() {
         }
     });
     let mut states = Vec::new();
-    // Until one follows the other often enough.
-    while states.windows(2).filter(|pair| pair[0] != pair[1]).count() < 50 {
-        let keys = [by_mpid(1), by_mpid(2), by_identity(identity("other", "token"))];
-        let results = client.batch(batch_request(keys)).await.unwrap();
-        let has = |index: usize| !found(&results[index]).user_identities.is_empty();
-        assert!(has(0) != has(1), "exactly one has it: {results:?}");
-        assert_eq!(found(&results[2]).mpid, if has(0) { 1 } else { 2 });
-        states.push(has(0));
-    }
+    within(async {
+        // Until one follows the other often enough.
+        while states.windows(2).filter(|pair| pair[0] != pair[1]).count() < 50 {
+            let keys = [by_mpid(1), by_mpid(2), by_identity(identity("other", "token"))];
+            let results = client.batch(batch_request(keys)).await.unwrap();
+            let has = |index: usize| !found(&results[index]).user_identities.is_empty();
+            assert!(has(0) != has(1), "exactly one has it: {results:?}");
+            assert_eq!(found(&results[2]).mpid, if has(0) { 1 } else { 2 });
+            states.push(has(0));
+        }
+    })
+    .await;
     writing.abort();
 }
 
@@ -224,9 +227,7 @@ async fn an_expired_membership_is_in_no_batch_and_no_list() {
     client.create(Profile { audience_memberships: vec![member], ..with_mpid(1) }).await.unwrap();
 
     // Until it has ended: the clock is what the test waits for.
-    while !client.get(1).await.unwrap().audience_memberships.is_empty() {
-        tokio::task::yield_now().await;
-    }
+    within(async { while !client.get(1).await.unwrap().audience_memberships.is_empty() {} }).await;
 
     assert_eq!(found(&client.batch(batch_request([by_mpid(1)])).await.unwrap()[0]).audience_memberships, []);
     assert_eq!(client.all_profiles(0).await[0].audience_memberships, []);

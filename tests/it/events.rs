@@ -13,6 +13,10 @@ async fn write(client: &Client, mpid: i64, events: usize) {
     }
 }
 
+fn sequences_of(events: &[Event]) -> Vec<u64> {
+    events.iter().map(|event| event.sequence).collect()
+}
+
 #[tokio::test]
 async fn a_stream_says_where_it_began_and_when_it_has_caught_up() {
     let server = TestServer::start().await;
@@ -24,7 +28,7 @@ async fn a_stream_says_where_it_began_and_when_it_has_caught_up() {
     assert_eq!((opened.after_sequence, opened.head_sequence), (0, 3));
     assert_eq!(opened.heartbeat_interval.unwrap().seconds, 15);
     let (_, events) = stream.catch_up().await;
-    assert_eq!(events.iter().map(|event| event.sequence).collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(sequences_of(&events), [1, 2, 3]);
     assert_eq!(events, client.log().await, "the unary twin lists the same");
 
     let mut live = client.subscribe_from(None).await;
@@ -104,7 +108,7 @@ async fn a_filter_and_a_mask_trim_what_is_delivered() {
     let (_, events) = stream.catch_up().await;
     assert!(stream.next().await.unwrap().is_none(), "it ends with OK");
 
-    assert_eq!(events.iter().map(|event| event.sequence).collect::<Vec<_>>(), [4, 6, 7]);
+    assert_eq!(sequences_of(&events), [4, 6, 7]);
     let trimmed = Profile { user_attributes: Some(map([("b", text("2"))])), ..with_mpid(2) };
     assert_eq!(events[0].profile.as_ref(), Some(&trimmed));
     assert_eq!(events[0].changed_user_attributes, ["a"], "what changed is never trimmed");
@@ -141,19 +145,15 @@ async fn pages_of_events_follow_each_other_and_a_stream_takes_their_cursor() {
     let client = server.client().await;
     write(&client, 1, 5).await;
     let mut request = ListEventsRequest { page_size: 2, ..list_request() };
-    let mut pages = Vec::new();
-    loop {
+    for (sequences, last) in [(vec![1, 2], false), (vec![3, 4], false), (vec![5], true)] {
         let page = client.list(request.clone()).await.unwrap();
-        pages.push(page.events.iter().map(|event| event.sequence).collect::<Vec<_>>());
-        request.start = Some(list_events_request::Start::Cursor(page.cursor.clone()));
-        if page.caught_up {
-            let mut stream = client.subscribe_from(after(&page.cursor)).await;
-            write(&client, 1, 1).await;
-            assert_eq!(stream.event().await.1.sequence, 6);
-            break;
-        }
+        assert_eq!((sequences_of(&page.events), page.caught_up), (sequences, last));
+        request.start = Some(list_events_request::Start::Cursor(page.cursor));
     }
-    assert_eq!(pages, [vec![1, 2], vec![3, 4], vec![5]]);
+    let Some(list_events_request::Start::Cursor(last)) = request.start else { unreachable!() };
+    let mut stream = client.subscribe_from(after(&last)).await;
+    write(&client, 1, 1).await;
+    assert_eq!(stream.event().await.1.sequence, 6);
 }
 
 #[tokio::test]
@@ -168,11 +168,11 @@ async fn a_profiles_history_is_whole_across_deletion_and_rebirth() {
     let filter = Some(EventFilter { mpids: vec![1], ..Default::default() });
     let mut request = ListEventsRequest { filter, page_size: 4, ..list_request() };
     let first = client.list(request.clone()).await.unwrap();
-    assert_eq!(first.events.iter().map(|event| event.sequence).collect::<Vec<_>>(), [1, 2, 6, 7]);
+    assert_eq!(sequences_of(&first.events), [1, 2, 6, 7]);
     assert!(!first.caught_up);
     request.start = Some(list_events_request::Start::Cursor(first.cursor));
     let second = client.list(request).await.unwrap();
-    assert_eq!(second.events.iter().map(|event| event.sequence).collect::<Vec<_>>(), [8, 12]);
+    assert_eq!(sequences_of(&second.events), [8, 12]);
     assert!(second.caught_up);
 }
 
@@ -191,15 +191,18 @@ async fn a_silent_stream_has_heartbeats_whose_cursor_moves_on() {
     write(&client, 1, 3).await; // None of it matches.
 
     // The first heartbeat may come between the writes.
-    loop {
-        let (cursor, heartbeat) = stream.message().await;
-        assert!(matches!(heartbeat, Message::Heartbeat(Heartbeat { time: Some(_) })));
-        let mut resumed = client.subscribe_from(after(&cursor)).await;
-        if resumed.opened().await.1.after_sequence == 3 {
-            assert_ne!(cursor, opened_at);
-            break;
+    within(async {
+        loop {
+            let (cursor, heartbeat) = stream.message().await;
+            assert!(matches!(heartbeat, Message::Heartbeat(Heartbeat { time: Some(_) })));
+            let mut resumed = client.subscribe_from(after(&cursor)).await;
+            if resumed.opened().await.1.after_sequence == 3 {
+                assert_ne!(cursor, opened_at);
+                break;
+            }
         }
-    }
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -215,7 +218,7 @@ async fn workspaces_have_logs_of_their_own() {
     for workspace in ["a/b/c", "a/b/d"] {
         let request = ListEventsRequest { workspace: workspace.into(), ..list_request() };
         let events = client.list(request).await.unwrap().events;
-        assert_eq!(events.iter().map(|event| event.sequence).collect::<Vec<_>>(), [1, 2, 3], "{workspace}");
+        assert_eq!(sequences_of(&events), [1, 2, 3], "{workspace}");
     }
     let request = ListEventsRequest { workspace: "never/written/to".into(), ..list_request() };
     let nothing = client.list(request).await.unwrap();

@@ -74,7 +74,7 @@ async fn acknowledged_writes_and_their_events_survive_sigkill() {
         stream.opened().await;
         let watcher = tokio::spawn(async move {
             let mut events = Vec::new();
-            while let Ok(Some(message)) = stream.0.message().await {
+            while let Ok(Some(message)) = stream.next().await {
                 if let Some(subscribe_response::Message::Event(event)) = message.message {
                     events.push(event);
                 }
@@ -86,9 +86,7 @@ async fn acknowledged_writes_and_their_events_survive_sigkill() {
             let (client, written) = (client.clone(), Arc::clone(&written));
             tokio::spawn(async move { write_until_failure(&client, &written, round).await })
         };
-        while written.load(Ordering::Relaxed) < 500 {
-            tokio::task::yield_now().await;
-        }
+        until(|| written.load(Ordering::Relaxed) >= 500).await;
         process.kill().await;
         acknowledged.extend(writers.await.unwrap());
         seen.extend(watcher.await.unwrap());
@@ -387,7 +385,7 @@ async fn no_update_is_lost_among_64_writers_with_etags() {
             }
         });
     }
-    writers.join_all().await;
+    within(writers.join_all()).await;
     let profile = client.get(1).await.unwrap();
     assert!((number_of(&profile, "n") - 64.0 * 4.0).abs() < f64::EPSILON);
     let log = client.log().await;

@@ -1,9 +1,12 @@
 //! A server in this process or in its own, on port 0 and a temporary store, and short names for what tests say.
+//!
+//! Every wait here has an end: calls by the deadline of the [`channel`] they go through, everything else by [`within`].
 #![allow(clippy::unnecessary_wraps)] // The fields of messages are optional.
 
 use std::net::SocketAddr;
+use std::panic::Location;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{ExitStatus, Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +35,32 @@ pub const WORKSPACE: &str = "acme/main/web";
 /// Far beyond what anything here takes: a test that hangs fails.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Waits for `future`, and panics with the place of the caller if it takes longer than [`PATIENCE`].
+#[track_caller]
+pub fn within<F: Future>(future: F) -> impl Future<Output = F::Output> {
+    let caller = Location::caller();
+    async move {
+        let outcome = tokio::time::timeout(PATIENCE, future).await;
+        outcome.unwrap_or_else(|_| panic!("{caller}: not done after {PATIENCE:?}"))
+    }
+}
+
+/// Waits until `condition` holds.
+#[track_caller]
+pub fn until(condition: impl Fn() -> bool) -> impl Future<Output = ()> {
+    within(async move {
+        while !condition() {
+            tokio::task::yield_now().await;
+        }
+    })
+}
+
+/// A connection on which a call that is not answered fails.
+pub async fn channel(addr: SocketAddr) -> Channel {
+    let endpoint = Endpoint::from_shared(format!("http://{addr}")).unwrap().timeout(PATIENCE);
+    within(endpoint.connect()).await.unwrap()
+}
+
 /// A server in this process.
 pub struct TestServer {
     pub addr: SocketAddr,
@@ -54,7 +83,7 @@ impl TestServer {
         config.server.addr = SocketAddr::from(([127, 0, 0, 1], 0));
         config.store.data_dir = dir.path().join("data");
         change(&mut config);
-        let server = Server::bind(config).await.unwrap();
+        let server = within(Server::bind(config)).await.unwrap();
         let addr = server.local_addr();
         let (shutdown, signal) = oneshot::channel();
         let task = tokio::spawn(server.run(async {
@@ -97,7 +126,7 @@ impl TestServer {
     /// Stops it in order, and answers where its store lies.
     pub async fn stop(self) -> Arc<TempDir> {
         self.shutdown.send(()).unwrap();
-        self.task.await.unwrap().unwrap();
+        within(self.task).await.unwrap().unwrap();
         self.dir
     }
 
@@ -132,7 +161,7 @@ impl TestProcess {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let first = lines.next_line().await.unwrap().expect("the server prints where it listens");
+        let first = within(lines.next_line()).await.unwrap().expect("the server prints where it listens");
         let addr = first.strip_prefix("cameo is listening on ").expect(&first).parse().unwrap();
         // Whoever prints must not find the pipe closed.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
@@ -145,7 +174,12 @@ impl TestProcess {
 
     /// SIGKILL, and waits for the end.
     pub async fn kill(&mut self) {
-        self.child.kill().await.unwrap();
+        within(self.child.kill()).await.unwrap();
+    }
+
+    /// Waits for its end.
+    pub async fn ended(&mut self) -> ExitStatus {
+        within(self.child.wait()).await.unwrap()
     }
 
     pub fn terminate(&self) {
@@ -169,6 +203,11 @@ pub fn binary() -> Command {
     Command::new(env!("CARGO_BIN_EXE_cameo"))
 }
 
+/// Runs a command to its end.
+pub async fn output(command: &mut Command) -> Output {
+    within(command.kill_on_drop(true).output()).await.unwrap()
+}
+
 /// One connection, in one workspace.
 #[derive(Clone)]
 pub struct Client {
@@ -178,7 +217,7 @@ pub struct Client {
 
 impl Client {
     pub async fn connect(addr: SocketAddr) -> Self {
-        let channel = Endpoint::from_shared(format!("http://{addr}")).unwrap().connect().await.unwrap();
+        let channel = channel(addr).await;
         Self { profiles: ProfileServiceClient::new(channel.clone()), events: EventServiceClient::new(channel) }
     }
 
@@ -233,14 +272,17 @@ impl Client {
     pub async fn all_profiles(&self, page_size: i32) -> Vec<Profile> {
         let mut profiles = Vec::new();
         let mut request = ListProfilesRequest { page_size, ..page_request() };
-        loop {
-            let page = self.page(request.clone()).await.unwrap();
-            profiles.extend(page.profiles);
-            if page.next_page_token.is_empty() {
-                return profiles;
+        within(async {
+            loop {
+                let page = self.page(request.clone()).await.unwrap();
+                profiles.extend(page.profiles);
+                if page.next_page_token.is_empty() {
+                    return profiles;
+                }
+                request.page_token = page.next_page_token;
             }
-            request.page_token = page.next_page_token;
-        }
+        })
+        .await
     }
 
     pub async fn import(&self, records: Vec<ImportProfilesRequest>) -> Result<ImportProfilesResponse, Status> {
@@ -254,16 +296,23 @@ impl Client {
 
     /// The whole log.
     pub async fn log(&self) -> Vec<Event> {
-        let mut events = Vec::new();
-        let mut request = ListEventsRequest { page_size: 1_000, ..list_request() };
-        loop {
-            let page = self.list(request.clone()).await.unwrap();
-            events.extend(page.events);
-            if page.caught_up {
-                return events;
+        self.pages(ListEventsRequest { page_size: 1_000, ..list_request() }).await.concat()
+    }
+
+    /// The events of each page, up to the one that has caught up.
+    pub async fn pages(&self, mut request: ListEventsRequest) -> Vec<Vec<Event>> {
+        let mut pages = Vec::new();
+        within(async {
+            loop {
+                let page = self.list(request.clone()).await.unwrap();
+                pages.push(page.events);
+                if page.caught_up {
+                    return pages;
+                }
+                request.start = Some(list_events_request::Start::Cursor(page.cursor));
             }
-            request.start = Some(list_events_request::Start::Cursor(page.cursor));
-        }
+        })
+        .await
     }
 
     pub async fn subscribe(&self, request: SubscribeRequest) -> Result<Stream, Status> {
@@ -281,7 +330,7 @@ pub struct Stream(pub Streaming<SubscribeResponse>);
 impl Stream {
     /// The next message; `None` when the stream ended with OK.
     pub async fn next(&mut self) -> Result<Option<SubscribeResponse>, Status> {
-        tokio::time::timeout(PATIENCE, self.0.message()).await.expect("a message within a minute")
+        within(self.0.message()).await
     }
 
     pub async fn message(&mut self) -> (String, Message) {
@@ -291,11 +340,14 @@ impl Stream {
 
     /// The next event, and the cursor that came with it. Passes over everything else.
     pub async fn event(&mut self) -> (String, Event) {
-        loop {
-            if let (cursor, Message::Event(event)) = self.message().await {
-                return (cursor, event);
+        within(async {
+            loop {
+                if let (cursor, Message::Event(event)) = self.message().await {
+                    return (cursor, event);
+                }
             }
-        }
+        })
+        .await
     }
 
     pub async fn sequences(&mut self, count: usize) -> Vec<u64> {
@@ -316,23 +368,29 @@ impl Stream {
     /// Reads until `caught_up`.
     pub async fn catch_up(&mut self) -> (String, Vec<Event>) {
         let mut events = Vec::new();
-        loop {
-            match self.message().await {
-                (_, Message::Event(event)) => events.push(event),
-                (cursor, Message::CaughtUp(_)) => return (cursor, events),
-                _ => {}
+        within(async {
+            loop {
+                match self.message().await {
+                    (_, Message::Event(event)) => events.push(event),
+                    (cursor, Message::CaughtUp(_)) => return (cursor, events),
+                    _ => {}
+                }
             }
-        }
+        })
+        .await
     }
 
     /// Reads until the stream fails.
     pub async fn failure(&mut self) -> Status {
-        loop {
-            match self.next().await {
-                Ok(message) => assert!(message.is_some(), "the stream ended with OK"),
-                Err(status) => return status,
+        within(async {
+            loop {
+                match self.next().await {
+                    Ok(message) => assert!(message.is_some(), "the stream ended with OK"),
+                    Err(status) => return status,
+                }
             }
-        }
+        })
+        .await
     }
 }
 
@@ -368,13 +426,16 @@ pub async fn http_request<B>(addr: SocketAddr, mut request: hyper::Request<B>) -
 where
     B: hyper::body::Body<Data: Send, Error: std::error::Error + Send + Sync> + Send + 'static,
 {
-    let connection = TokioIo::new(TcpStream::connect(addr).await.unwrap());
-    let (mut client, connection) = hyper::client::conn::http1::handshake(connection).await.unwrap();
-    tokio::spawn(connection);
     request.headers_mut().insert("host", hyper::header::HeaderValue::from_static("localhost"));
-    let (parts, body) = client.send_request(request).await.unwrap().into_parts();
-    let body = body.collect().await.unwrap().to_bytes();
-    HttpAnswer { status: parts.status.as_u16(), headers: parts.headers, body }
+    within(async {
+        let connection = TokioIo::new(TcpStream::connect(addr).await.unwrap());
+        let (mut client, connection) = hyper::client::conn::http1::handshake(connection).await.unwrap();
+        tokio::spawn(connection);
+        let (parts, body) = client.send_request(request).await.unwrap().into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        HttpAnswer { status: parts.status.as_u16(), headers: parts.headers, body }
+    })
+    .await
 }
 
 pub fn get_request() -> GetProfileRequest {

@@ -289,12 +289,15 @@ async fn a_condition_may_stand_in_several_lines_and_a_304_says_nothing_of_its_le
 
 /// What a server writes to a request that is written by hand, until it closes the connection.
 async fn raw(server: &TestServer, request: &str) -> String {
-    let mut connection = TcpStream::connect(server.addr).await.unwrap();
-    connection.write_all(request.as_bytes()).await.unwrap();
-    connection.shutdown().await.unwrap(); // Nothing more comes.
-    let mut answer = String::new();
-    connection.read_to_string(&mut answer).await.unwrap();
-    answer
+    within(async {
+        let mut connection = TcpStream::connect(server.addr).await.unwrap();
+        connection.write_all(request.as_bytes()).await.unwrap();
+        connection.shutdown().await.unwrap(); // Nothing more comes.
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).await.unwrap();
+        answer
+    })
+    .await
 }
 
 fn post(headers: &str, body: &str) -> String {
@@ -316,13 +319,13 @@ async fn a_body_that_does_not_come_ends_with_the_server() {
     let mut connection = TcpStream::connect(server.addr).await.unwrap();
     connection.write_all(post("content-length: 100\r\nexpect: 100-continue", "").as_bytes()).await.unwrap();
     let mut invited = [0; 21];
-    connection.read_exact(&mut invited).await.unwrap(); // So it waits for the body.
+    within(connection.read_exact(&mut invited)).await.unwrap(); // So it waits for the body.
     assert_eq!(&invited, b"HTTP/1.1 100 Continue");
 
     server.stop().await;
 
     let mut answer = String::new();
-    connection.read_to_string(&mut answer).await.unwrap();
+    within(connection.read_to_string(&mut answer)).await.unwrap();
     assert!(answer.contains("HTTP/1.1 503 ") && answer.contains("SERVER_DRAINING"), "{answer}");
     assert!(answer.to_lowercase().contains("retry-after: 1\r\n"), "{answer}");
 }

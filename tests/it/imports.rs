@@ -222,6 +222,10 @@ impl Sender {
         let answer = tokio::spawn(async move { Ok(profiles.import_profiles(receiver).await?.into_inner()) });
         Self { records, answer }
     }
+
+    async fn send(&self, record: ImportProfilesRequest) {
+        within(self.records.send(record)).await.unwrap();
+    }
 }
 
 /// A record is on disk while the stream is still open: nothing waits for its end.
@@ -233,7 +237,7 @@ async fn an_import_does_not_gather_records() {
     stream.opened().await;
     let sender = Sender::start(&client);
     for mpid in 1..=3 {
-        sender.records.send(record(by_mpid(mpid), increment("n"))).await.unwrap();
+        sender.send(record(by_mpid(mpid), increment("n"))).await;
         assert_eq!(stream.event().await.1.mpid, mpid);
     }
     drop(sender.records);
@@ -254,7 +258,7 @@ async fn a_broken_import_leaves_whole_records_only() {
         ProfilePatch { set_user_attributes, add_identities, ..ProfilePatch::default() }
     };
     for n in 1..=500 {
-        sender.records.send(record(by_mpid(n.into()), whole(n))).await.unwrap();
+        sender.send(record(by_mpid(n.into()), whole(n))).await;
     }
     stream.event().await; // It is under way.
     sender.answer.abort();
@@ -278,7 +282,7 @@ async fn a_shutdown_ends_an_import_and_says_how_far_it_came() {
     stream.opened().await;
     let sender = Sender::start(&client);
     for mpid in 1..=3 {
-        sender.records.send(record(by_mpid(mpid), increment("n"))).await.unwrap();
+        sender.send(record(by_mpid(mpid), increment("n"))).await;
     }
     stream.sequences(3).await;
     let dir = server.stop().await;
@@ -312,7 +316,7 @@ async fn an_import_too_many_is_refused() {
     let mut stream = client.subscribe_from(None).await;
     let senders: Vec<_> = (0..16).map(|_| Sender::start(&client)).collect();
     for (sender, mpid) in senders.iter().zip(1..) {
-        sender.records.send(record(by_mpid(mpid), increment("n"))).await.unwrap();
+        sender.send(record(by_mpid(mpid), increment("n"))).await;
     }
     stream.sequences(16).await; // So all of them run.
     let status = client.import(vec![record(by_mpid(100), increment("n"))]).await.unwrap_err();
@@ -401,7 +405,7 @@ async fn imports_of_the_smallest_records_are_held_back_and_not_broken() {
     let (mut client, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), connection).await.unwrap();
     tokio::spawn(connection);
-    client.ready().await.unwrap();
+    within(client.ready()).await.unwrap();
     process.signal(Signal::STOP);
 
     let taken = Arc::new(AtomicI64::new(0));
@@ -433,7 +437,7 @@ async fn imports_of_the_smallest_records_are_held_back_and_not_broken() {
     process.signal(Signal::CONT);
 
     for (stream, answer) in answers.into_iter().enumerate() {
-        let answer = answer.await.unwrap().expect("the connection holds");
+        let answer = within(answer).await.unwrap().expect("the connection holds");
         let message = ImportProfilesResponse::decode(&answer.to_bytes()[5..]).unwrap();
         let expected = if stream % 2 == 0 { (1, RECORDS - 1, 0) } else { (1, 0, RECORDS - 1) };
         assert_eq!((message.created, message.unchanged, message.refused), expected);

@@ -371,7 +371,7 @@ async fn every_limit_has_a_flag_and_stands_in_the_readme() {
         ("page-items", page_items, "1,000"),
         ("answer-bytes", answer_bytes, "3 MiB"),
     ];
-    let help = binary().args(["serve", "--help"]).output().await.unwrap().stdout;
+    let help = output(binary().args(["serve", "--help"])).await.stdout;
     let help = String::from_utf8(help).unwrap();
     let readme = include_str!("../../README.md");
     for (name, default, written) in limits {

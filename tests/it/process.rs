@@ -20,7 +20,7 @@ async fn sigterm_drains_and_streams_end_with_their_cursor() {
 
     let status = stream.failure().await;
     assert_eq!((status.code(), &*reason(&status)), (Code::Unavailable, "SERVER_DRAINING"));
-    assert!(process.child.wait().await.unwrap().success());
+    assert!(process.ended().await.success());
     let process = TestProcess::start(dir.path(), &[]).await;
     let client = process.client().await;
     client.create(with_mpid(2)).await.unwrap();
@@ -34,16 +34,14 @@ async fn a_watch_of_health_does_not_hold_up_a_drain() {
     use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
     let dir = TempDir::new().unwrap();
     let mut process = TestProcess::start(dir.path(), &["--drain-timeout", "3600"]).await;
-    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", process.addr)).unwrap();
-    let mut health = HealthClient::new(endpoint.connect().await.unwrap());
+    let mut health = HealthClient::new(channel(process.addr).await);
     let mut watch = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
-    assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
+    assert_eq!(within(watch.message()).await.unwrap().unwrap().status(), ServingStatus::Serving);
 
     process.terminate();
 
-    assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::NotServing);
-    let ended = tokio::time::timeout(std::time::Duration::from_secs(20), process.child.wait()).await;
-    assert!(ended.expect("it ends long before the drain timeout").unwrap().success());
+    assert_eq!(within(watch.message()).await.unwrap().unwrap().status(), ServingStatus::NotServing);
+    assert!(process.ended().await.success(), "long before the drain timeout");
 }
 
 #[tokio::test]
@@ -60,8 +58,7 @@ async fn a_drain_is_bounded_even_if_a_client_takes_nothing() {
         client.create(profile).await.unwrap();
     }
     process.terminate();
-    let ended = tokio::time::timeout(std::time::Duration::from_secs(20), process.child.wait()).await;
-    assert!(ended.expect("it ends, though a stream is stuck").unwrap().success());
+    assert!(process.ended().await.success(), "though a stream is stuck");
     drop(stuck);
 }
 
@@ -71,13 +68,13 @@ async fn healthcheck_tells_a_serving_server_from_none() {
     let mut process = TestProcess::start(dir.path(), &[]).await;
     let addr = process.addr.to_string();
     for service in ["", "cameo.v1.ProfileService", "cameo.v1.EventService"] {
-        let check = binary().args(["healthcheck", "--addr", &addr, "--service", service]).output().await.unwrap();
+        let check = output(binary().args(["healthcheck", "--addr", &addr, "--service", service])).await;
         assert!(check.status.success(), "{check:?}");
     }
-    let unknown = binary().args(["healthcheck", "--addr", &addr, "--service", "no.such.Service"]).output().await;
-    assert!(!unknown.unwrap().status.success());
+    let unknown = output(binary().args(["healthcheck", "--addr", &addr, "--service", "no.such.Service"])).await;
+    assert!(!unknown.status.success());
     process.kill().await;
-    let check = binary().args(["healthcheck", "--addr", &addr]).output().await.unwrap();
+    let check = output(binary().args(["healthcheck", "--addr", &addr])).await;
     assert!(!check.status.success());
 }
 
@@ -85,7 +82,7 @@ async fn healthcheck_tells_a_serving_server_from_none() {
 async fn an_address_that_others_can_reach_needs_insecure() {
     let dir = TempDir::new().unwrap();
     let data = dir.path().to_str().unwrap();
-    let refused = binary().args(["serve", "--addr", "0.0.0.0:0", "--data-dir", data]).output().await.unwrap();
+    let refused = output(binary().args(["serve", "--addr", "0.0.0.0:0", "--data-dir", data])).await;
     assert!(!refused.status.success());
     assert!(String::from_utf8_lossy(&refused.stderr).contains("--insecure"));
     TestProcess::start(dir.path(), &["--addr", "0.0.0.0:0", "--insecure"]).await.client().await;
@@ -95,7 +92,7 @@ async fn an_address_that_others_can_reach_needs_insecure() {
 async fn a_second_process_on_the_same_store_is_refused() {
     let dir = TempDir::new().unwrap();
     let _first = TestProcess::start(dir.path(), &[]).await;
-    let second = binary().args(["--addr", "127.0.0.1:0", "--data-dir"]).arg(dir.path()).output().await.unwrap();
+    let second = output(binary().args(["--addr", "127.0.0.1:0", "--data-dir"]).arg(dir.path())).await;
     assert!(!second.status.success());
     assert!(String::from_utf8_lossy(&second.stderr).contains("another process has the store open"));
 }
@@ -103,7 +100,7 @@ async fn a_second_process_on_the_same_store_is_refused() {
 #[tokio::test]
 async fn settings_come_from_the_environment_and_flags_win() {
     let dir = TempDir::new().unwrap();
-    let help = binary().arg("--help").output().await.unwrap();
+    let help = output(binary().arg("--help")).await;
     let help = String::from_utf8(help.stdout).unwrap();
     for flag in
         help.lines().filter_map(|line| line.trim().strip_prefix("--")).map(|line| line.split(' ').next().unwrap())
@@ -111,14 +108,10 @@ async fn settings_come_from_the_environment_and_flags_win() {
         let variable = format!("CAMEO_{}", flag.to_uppercase().replace('-', "_"));
         assert!(help.contains(&format!("[env: {variable}=")), "--{flag} has {variable}");
     }
-    let refused = binary().env("CAMEO_QUEUE_COMMANDS", "0").output().await.unwrap();
+    let refused = output(binary().env("CAMEO_QUEUE_COMMANDS", "0")).await;
     assert!(String::from_utf8_lossy(&refused.stderr).contains("0 is not in 1.."), "the variable takes effect");
-    let refused = binary()
-        .env("CAMEO_ADDR", "127.0.0.1:0")
-        .env("CAMEO_DATA_DIR", dir.path())
-        .args(["--addr", "0.0.0.0:0"])
-        .output()
-        .await
-        .unwrap();
+    let mut addressed = binary();
+    addressed.env("CAMEO_ADDR", "127.0.0.1:0").env("CAMEO_DATA_DIR", dir.path()).args(["--addr", "0.0.0.0:0"]);
+    let refused = output(&mut addressed).await;
     assert!(String::from_utf8_lossy(&refused.stderr).contains("0.0.0.0:0 can be reached"));
 }

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::client::Grpc;
 use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use crate::harness::*;
@@ -87,7 +87,7 @@ fn assert_refused_or_answered(answer: &Result<(), Status>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn random_and_truncated_messages_end_the_call() {
     let server = TestServer::start().await;
-    let channel = Endpoint::from_shared(format!("http://{}", server.addr)).unwrap().connect().await.unwrap();
+    let channel = channel(server.addr).await;
     let request = cameo::proto::v1::CreateProfileRequest { profile: Some(sample()), ..create_request() };
     let whole = prost::Message::encode_to_vec(&request);
     for end in 0..whole.len() {
@@ -117,7 +117,7 @@ async fn random_and_truncated_messages_end_the_call() {
 #[tokio::test]
 async fn an_undecodable_request_says_so() {
     let server = TestServer::start().await;
-    let channel = Endpoint::from_shared(format!("http://{}", server.addr)).unwrap().connect().await.unwrap();
+    let channel = channel(server.addr).await;
     let status = send(channel, METHODS[0], vec![0xff; 9]).await.unwrap_err();
     assert_eq!((status.code(), &*reason(&status)), (Code::InvalidArgument, "FIELD_INVALID"));
 }
@@ -134,7 +134,7 @@ async fn bytes_that_are_not_http_end_the_connection() {
         let _ = socket.write_all(&bytes).await; // It may be closed before all of it is sent.
         let _ = socket.shutdown().await;
         let mut rest = Vec::new();
-        let _ = socket.read_to_end(&mut rest).await;
+        let _ = within(socket.read_to_end(&mut rest)).await;
     }
     server.client().await.create(with_mpid(1)).await.unwrap();
 }
@@ -159,11 +159,11 @@ async fn bad_frames_and_unknown_methods_have_a_reason() {
 /// A call whose body is exactly these bytes; what it was refused with.
 async fn send_frame(server: &TestServer, path: &str, frame: &[u8]) -> Status {
     use tower::{Service, ServiceExt};
-    let mut channel = Endpoint::from_shared(format!("http://{}", server.addr)).unwrap().connect().await.unwrap();
+    let mut channel = channel(server.addr).await;
     let request = http::Request::post(format!("http://{}{path}", server.addr))
         .header("content-type", "application/grpc")
         .header("te", "trailers");
     let body = tonic::body::Body::new(http_body_util::Full::new(Bytes::copy_from_slice(frame)));
-    let answer = channel.ready().await.unwrap().call(request.body(body).unwrap()).await.unwrap();
+    let answer = within(channel.ready().await.unwrap().call(request.body(body).unwrap())).await.unwrap();
     Status::from_header_map(answer.headers()).expect("a refusal stands in the headers")
 }
