@@ -2,8 +2,10 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use cameo::proto::DESCRIPTORS;
 use cameo::proto::v1::*;
-use prost_types::{Struct, Timestamp};
+use prost::Message;
+use prost_types::{FileDescriptorSet, Struct, Timestamp};
 use tonic::Code;
 
 use crate::harness::*;
@@ -40,6 +42,46 @@ pub fn sample() -> Profile {
             expire_time: None,
         }],
         ..Profile::default()
+    }
+}
+
+/// A profile in which every field that a caller may set has a value, and no two have the same.
+pub fn distinct() -> Profile {
+    let attribute_time = Some(Timestamp { seconds: 1_600_000_000, nanos: 5 });
+    Profile {
+        is_opted_out: true,
+        limit_ad_tracking: Some(false),
+        account_user_attributes: Some(map([("tier", text("gold"))])),
+        attribution: vec![Attribution { partner: "partner".into(), campaign: "spring".into(), attribute_time }],
+        ..sample()
+    }
+}
+
+/// The fields of `Profile`, by the API's own description.
+pub fn profile_fields() -> Vec<String> {
+    let files = FileDescriptorSet::decode(DESCRIPTORS).unwrap().file;
+    let profile = files.iter().flat_map(|file| &file.message_type).find(|message| message.name() == "Profile");
+    profile.unwrap().field.iter().map(|field| field.name().to_owned()).collect()
+}
+
+/// The one field of a profile that has this name.
+pub fn only(field: &str, profile: &Profile) -> Profile {
+    let profile = profile.clone();
+    let nothing = Profile::default();
+    match field {
+        "mpid" => Profile { mpid: profile.mpid, ..nothing },
+        "create_time" => Profile { create_time: profile.create_time, ..nothing },
+        "update_time" => Profile { update_time: profile.update_time, ..nothing },
+        "is_opted_out" => Profile { is_opted_out: profile.is_opted_out, ..nothing },
+        "limit_ad_tracking" => Profile { limit_ad_tracking: profile.limit_ad_tracking, ..nothing },
+        "device_identities" => Profile { device_identities: profile.device_identities, ..nothing },
+        "user_identities" => Profile { user_identities: profile.user_identities, ..nothing },
+        "account_user_attributes" => Profile { account_user_attributes: profile.account_user_attributes, ..nothing },
+        "user_attributes" => Profile { user_attributes: profile.user_attributes, ..nothing },
+        "audience_memberships" => Profile { audience_memberships: profile.audience_memberships, ..nothing },
+        "attribution" => Profile { attribution: profile.attribution, ..nothing },
+        "etag" => Profile { etag: profile.etag, ..nothing },
+        other => panic!("{other} is a new field"),
     }
 }
 
@@ -103,6 +145,52 @@ async fn a_reader_gets_exactly_the_fields_it_asked_for() {
     let all = ask(&[], &[]).await.unwrap();
     assert_eq!(ask(&["*"], &[]).await.unwrap(), all);
     assert_eq!(ask(&[], &["ltv"]).await.unwrap(), Profile { user_attributes: ltv, ..all });
+}
+
+#[tokio::test]
+async fn each_path_of_a_mask_gives_the_field_that_it_names() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client.create(distinct()).await.unwrap();
+    let whole = client.update(distinct().mpid, increment("n")).await.unwrap().profile.unwrap();
+    assert_ne!(whole.create_time, whole.update_time);
+
+    for path in profile_fields() {
+        let expected = only(&path, &whole);
+        assert_ne!(expected, Profile::default(), "{path} has a value");
+        let key = Some(get_profile_request::Key::Mpid(whole.mpid));
+        let request = GetProfileRequest { key, read_mask: mask(&[&path]), ..get_request() };
+        assert_eq!(client.get_with(request).await.unwrap(), expected, "{path}");
+    }
+}
+
+/// Whatever changes a profile, it was created when its first event says so.
+#[tokio::test]
+async fn no_change_moves_the_time_of_creation() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let email = identity("email", "ada@x.com");
+    client.create(Profile { user_identities: vec![email.clone()], ..with_mpid(1) }).await.unwrap();
+    client.update(1, increment("n")).await.unwrap();
+    client.import(vec![record(by_mpid(1), increment("n"))]).await.unwrap();
+    client.create(with_mpid(2)).await.unwrap();
+    let take = ProfilePatch { add_identities: vec![email], take_identities: true, ..ProfilePatch::default() };
+    client.update(2, take).await.unwrap();
+
+    let log = client.log().await;
+    for mpid in [1, 2] {
+        let events: Vec<_> = log.iter().filter(|event| event.mpid == mpid).collect();
+        for event in &events {
+            let profile = event.profile.as_ref().unwrap();
+            assert_eq!(profile.create_time, events[0].time, "event {}", event.sequence);
+            assert_eq!(profile.update_time, event.time, "event {}", event.sequence);
+        }
+        assert_eq!(client.get(mpid).await.unwrap().create_time, events[0].time);
+    }
+
+    client.delete(1).await.unwrap();
+    let reborn = client.create(with_mpid(1)).await.unwrap().profile.unwrap();
+    assert_eq!(reborn.create_time, client.log().await.last().unwrap().time, "it is another profile");
 }
 
 #[tokio::test]
