@@ -154,6 +154,24 @@ async fn audiences_are_joined_replaced_and_left() {
     assert_eq!(event.previous.unwrap().audience_memberships, [member(1, "uno"), member(2, "two")]);
 }
 
+/// A membership that is given another name or end is still one of the same audience.
+#[tokio::test]
+async fn a_membership_that_is_replaced_is_neither_entered_nor_exited() {
+    let ends = |seconds| Some(Timestamp { seconds, nanos: 0 });
+    let member =
+        |name: &str, expire_time| AudienceMembership { audience_id: 1, audience_name: name.into(), expire_time };
+    let before = member("one", ends(4_000_000_000));
+    for replacement in [member("uno", ends(4_000_000_000)), member("one", ends(4_100_000_000)), member("uno", None)] {
+        let joined = Profile { audience_memberships: vec![before.clone()], ..Profile::default() };
+        let patch = ProfilePatch { join_audiences: vec![replacement.clone()], ..ProfilePatch::default() };
+        let (profile, event) = patched(joined, [patch]).await;
+        assert_eq!(profile.audience_memberships, [replacement]);
+        assert_eq!(paths(&event), ["audience_memberships"]);
+        assert_eq!(event.previous.unwrap().audience_memberships, std::slice::from_ref(&before));
+        assert_eq!((event.entered_audience_ids, event.exited_audience_ids), (vec![], vec![]));
+    }
+}
+
 #[tokio::test]
 async fn attributions_are_added_once() {
     let attribution = |campaign: &str| Attribution {
