@@ -4,6 +4,7 @@ use cameo::proto::v1::subscribe_response::Message;
 use cameo::proto::v1::*;
 
 use crate::harness::*;
+use crate::profiles::{distinct, only, profile_fields};
 
 /// Creates profile `mpid`, then increments it so that the log has `events` more events.
 async fn write(client: &Client, mpid: i64, events: usize) {
@@ -123,6 +124,25 @@ async fn a_filter_and_a_mask_trim_what_is_delivered() {
 }
 
 #[tokio::test]
+async fn each_path_of_a_mask_gives_the_field_that_it_names_of_both_profiles_in_an_event() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client.create(distinct()).await.unwrap();
+    let whole = client.update(distinct().mpid, increment("n")).await.unwrap().profile.unwrap();
+    client.delete(whole.mpid).await.unwrap();
+
+    for path in profile_fields() {
+        let request = SubscribeRequest { start: earliest(), read_mask: mask(&[&path]), ..subscribe_request() };
+        let (_, events) = client.subscribe(request).await.unwrap().catch_up().await;
+        let [_, update, deletion] = &events[..] else { panic!("three events") };
+        assert_eq!(update.profile, Some(only(&path, &whole)), "{path}");
+        assert_eq!(deletion.previous, Some(only(&path, &whole)), "{path}");
+        let request = ListEventsRequest { read_mask: mask(&[&path]), ..list_request() };
+        assert_eq!(client.list(request).await.unwrap().events, events, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn until_caught_up_ends_where_the_log_ended_when_it_began() {
     let server = TestServer::start().await;
     let client = server.client().await;
@@ -174,6 +194,87 @@ async fn a_profiles_history_is_whole_across_deletion_and_rebirth() {
     let second = client.list(request).await.unwrap();
     assert_eq!(sequences_of(&second.events), [8, 12]);
     assert!(second.caught_up);
+}
+
+/// What a filter lets through of the log: by pages of one, and by a stream, which must agree.
+async fn filtered(client: &Client, filter: EventFilter) -> Vec<u64> {
+    let filter = Some(filter);
+    let pages = client.pages(ListEventsRequest { filter: filter.clone(), page_size: 1, ..list_request() }).await;
+    let mut stream =
+        client.subscribe(SubscribeRequest { start: earliest(), filter, ..subscribe_request() }).await.unwrap();
+    let events = pages.concat();
+    assert_eq!(stream.catch_up().await.1, events, "the unary twin lists the same");
+    sequences_of(&events)
+}
+
+#[tokio::test]
+async fn a_profiles_history_heeds_the_rest_of_the_filter() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let silent = ImportProfilesRequest { silent: true, ..record(by_mpid(1), increment("n")) };
+    client.import(vec![silent.clone()]).await.unwrap(); // 1
+    write(&client, 1, 1).await; // 2
+    write(&client, 2, 2).await; // 3 and 4
+    client.import(vec![silent]).await.unwrap(); // 5
+    client.delete(1).await.unwrap(); // 6
+    write(&client, 1, 1).await; // 7
+
+    let history = |types: &[&str], omit_silent| {
+        let types = types.iter().map(ToString::to_string).collect();
+        filtered(&client, EventFilter { mpids: vec![1], types, omit_silent, ..EventFilter::default() })
+    };
+    assert_eq!(history(&[], false).await, [1, 2, 5, 6, 7]);
+    assert_eq!(history(&["profile.created"], false).await, [1, 7]);
+    assert_eq!(history(&["profile.updated"], false).await, [2, 5]);
+    assert_eq!(history(&["profile.created", "profile.deleted"], false).await, [1, 6, 7]);
+    assert_eq!(history(&[], true).await, [2, 6, 7]);
+    assert_eq!(history(&["profile.updated"], true).await, [2]);
+}
+
+/// Also that of a profile which lost an identity, whose event stands in the taker's commit.
+#[tokio::test]
+async fn a_profiles_history_is_whole_across_a_take_of_its_identities() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let email = |name: &str| identity("email", &format!("{name}@x.com"));
+    let take = |names: &[&str]| ProfilePatch {
+        add_identities: names.iter().map(|name| email(name)).collect(),
+        take_identities: true,
+        ..ProfilePatch::default()
+    };
+    client.create(Profile { user_identities: vec![email("a"), email("b")], ..with_mpid(1) }).await.unwrap(); // 1
+    client.create(Profile { user_identities: vec![email("c")], ..with_mpid(2) }).await.unwrap(); // 2
+    write(&client, 1, 1).await; // 3
+    client.update(2, take(&["a"])).await.unwrap(); // 4, in which 1 loses, and 5
+    write(&client, 1, 1).await; // 6
+    write(&client, 3, 1).await; // 7
+    client.update(3, take(&["b", "c"])).await.unwrap(); // 8 and 9, in which 1 and 2 lose, and 10
+    client.delete(1).await.unwrap(); // 11
+    write(&client, 2, 1).await; // 12
+
+    let log = client.log().await;
+    for (mpid, length) in [(1, 6), (2, 4), (3, 2)] {
+        let of_it: Vec<_> = log.iter().filter(|event| event.mpid == mpid).map(|event| event.sequence).collect();
+        assert_eq!(of_it.len(), length);
+        let history = filtered(&client, EventFilter { mpids: vec![mpid], ..EventFilter::default() }).await;
+        assert_eq!(history, of_it, "profile {mpid}");
+    }
+}
+
+/// The server reads at most 10,000 rows for a page: one without an event is not the last until nothing follows.
+#[tokio::test]
+async fn pages_go_on_past_very_many_events_that_do_not_match() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let updates = (0..10_001).map(|_| record(by_mpid(1), increment("n"))).collect();
+    client.import(updates).await.unwrap();
+    client.delete(1).await.unwrap();
+
+    for mpids in [vec![], vec![1], vec![1, 2]] {
+        let types = vec!["profile.deleted".into()];
+        let deletions = filtered(&client, EventFilter { types, mpids: mpids.clone(), ..EventFilter::default() });
+        assert_eq!(deletions.await, [10_002], "of {mpids:?}");
+    }
 }
 
 #[tokio::test]
