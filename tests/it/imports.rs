@@ -244,6 +244,29 @@ async fn an_import_does_not_gather_records() {
     assert_eq!(sender.answer.await.unwrap().unwrap().created, 3);
 }
 
+/// A record that makes profile `n`, and of which half would be noticed.
+fn nth(n: i32) -> ImportProfilesRequest {
+    let set_user_attributes = Some(map([("a", number(n.into())), ("b", number(n.into()))]));
+    let add_identities = vec![identity("customer_id", &n.to_string())];
+    record(by_mpid(n.into()), ProfilePatch { set_user_attributes, add_identities, ..ProfilePatch::default() })
+}
+
+/// Checks that these are the profiles of the first records, each whole, and returns how many there are.
+async fn assert_first_records_are_whole(client: &Client, profiles: &[Profile]) -> usize {
+    for (profile, n) in profiles.iter().zip(1..) {
+        assert_eq!(profile.mpid, i64::from(n), "in order, without a gap");
+        assert_eq!((number_of(profile, "a"), number_of(profile, "b")), (n.into(), n.into()));
+    }
+    for profiles in profiles.chunks(1_000) {
+        let names = profiles.iter().map(|profile| by_identity(identity("customer_id", &profile.mpid.to_string())));
+        let found = client.batch(batch_request(names)).await.unwrap();
+        for (found, profile) in found.iter().zip(profiles) {
+            assert_eq!(found, &batch_get_profiles_result::Result::Found(profile.clone()));
+        }
+    }
+    profiles.len()
+}
+
 /// A stream that breaks leaves whole records: those that were sent, in order, up to some point.
 #[tokio::test]
 async fn a_broken_import_leaves_whole_records_only() {
@@ -252,25 +275,83 @@ async fn a_broken_import_leaves_whole_records_only() {
     let mut stream = client.subscribe_from(None).await;
     stream.opened().await;
     let sender = Sender::start(&client);
-    let whole = |n: i32| {
-        let set_user_attributes = Some(map([("a", number(n.into())), ("b", number(n.into()))]));
-        let add_identities = vec![identity("customer_id", &n.to_string())];
-        ProfilePatch { set_user_attributes, add_identities, ..ProfilePatch::default() }
-    };
     for n in 1..=500 {
-        sender.send(record(by_mpid(n.into()), whole(n))).await;
+        sender.send(nth(n)).await;
     }
     stream.event().await; // It is under way.
     sender.answer.abort();
 
     // The queue is empty when a write that came later is answered.
     client.create(with_mpid(1_000)).await.unwrap();
+    let mut profiles = client.all_profiles(1_000).await;
+    assert_eq!(profiles.pop().unwrap().mpid, 1_000);
+    assert_first_records_are_whole(&client, &profiles).await;
+}
+
+/// After a SIGKILL in the middle of an import its first records are kept, whole and with an event each: all that a
+/// subscriber saw, and perhaps some more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_import_keeps_what_was_seen_and_whole_records_only() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let mut process = TestProcess::start(dir.path(), &[]).await;
+    let client = process.client().await;
+    let mut stream = client.subscribe_from(None).await;
+    stream.opened().await;
+    let mut profiles = client.profiles.clone();
+    let import = tokio::spawn(async move { profiles.import_profiles(stream::iter((1..).map(nth))).await });
+    let mut seen = stream.sequences(5_000).await; // Which takes several commits.
+
+    process.kill().await;
+
+    within(import).await.unwrap().unwrap_err();
+    while let Ok(Some(message)) = stream.next().await {
+        if let Some(subscribe_response::Message::Event(event)) = message.message {
+            seen.push(event.sequence);
+        }
+    }
+    let process = TestProcess::start(dir.path(), &[]).await;
+    let client = process.client().await;
     let profiles = client.all_profiles(1_000).await;
-    let count = i32::try_from(profiles.len()).unwrap() - 1;
-    for (profile, n) in profiles.iter().zip(1..=count) {
-        assert_eq!(profile.mpid, i64::from(n), "in order, without a gap");
-        assert_eq!((number_of(profile, "a"), number_of(profile, "b")), (n.into(), n.into()));
-        assert_eq!(client.get_by(identity("customer_id", &n.to_string())).await.unwrap().mpid, i64::from(n));
+    let kept = assert_first_records_are_whole(&client, &profiles).await;
+    assert!(kept >= seen.len(), "{} were seen and {kept} are kept", seen.len());
+    let log = client.log().await;
+    assert_eq!(log.len(), kept);
+    for ((event, profile), sequence) in log.iter().zip(&profiles).zip(1..) {
+        assert_eq!((event.sequence, event.profile.as_ref()), (sequence, Some(profile)));
+    }
+}
+
+/// An import that was answered is on disk.
+#[tokio::test]
+async fn an_answered_import_survives_sigkill() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let mut process = TestProcess::start(dir.path(), &[]).await;
+    let answer = process.client().await.import((1..=1_000).map(nth).collect()).await.unwrap();
+
+    process.kill().await;
+
+    assert_eq!(answer.created, 1_000);
+    let process = TestProcess::start(dir.path(), &[]).await;
+    let client = process.client().await;
+    let profiles = client.all_profiles(1_000).await;
+    assert_eq!(assert_first_records_are_whole(&client, &profiles).await, 1_000);
+    assert_eq!(client.subscribe_from(after(&answer.cursor)).await.opened().await.1.after_sequence, 1_000);
+}
+
+/// Its cursor leads past all of its events, whatever its last record came to.
+#[tokio::test]
+async fn an_imports_cursor_is_that_of_its_latest_event() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client.create(with_mpid(1)).await.unwrap();
+    let unchanged = record(by_mpid(1), ProfilePatch::default()); // Since event 1.
+    let refused = record(by_mpid(0), ProfilePatch::default());
+    let only_checked = ImportProfilesRequest { validate_only: true, ..record(by_mpid(9), increment("n")) };
+    for (last, sequence) in [unchanged, refused, only_checked].into_iter().zip(2..) {
+        let answer = client.import(vec![record(by_mpid(2), increment("n")), last]).await.unwrap();
+        assert_eq!(client.log().await.len() as u64, sequence);
+        let resumed = client.subscribe_from(after(&answer.cursor)).await.opened().await.1;
+        assert_eq!(resumed.after_sequence, sequence);
     }
 }
 
