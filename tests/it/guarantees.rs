@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use cameo::proto::v1::*;
+use futures_util::future::join_all;
+use prost_types::value::Kind;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
@@ -177,6 +180,53 @@ async fn unique_where_catching_up_meets_live() {
     }
 }
 
+/// Unique: a stream that is opened during a write shows it, or begins after it, though no other write comes to wake it.
+/// Each race is in a workspace of its own, for other streams of one would wake it too.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_write_reaches_a_stream_that_was_opened_during_it() {
+    const RACES: u32 = 250;
+    let server = TestServer::start().await;
+    let mut racers = JoinSet::new();
+    for racer in 0..4 {
+        let (reader, writer) = (server.client().await, server.client().await);
+        racers.spawn(async move {
+            let mut took = Duration::ZERO;
+            for race in 0..RACES {
+                let workspace = format!("acme/{racer}/{race}");
+                let profile = Some(with_mpid(1));
+                let create = CreateProfileRequest { workspace: workspace.clone(), profile, ..create_request() };
+                let created = writer.profiles.clone().create_profile(create).await.unwrap().into_inner();
+                let update = UpdateProfileRequest {
+                    workspace: workspace.clone(),
+                    patch: Some(increment("n")),
+                    ..update_request(1)
+                };
+                let start = if race % 2 == 0 { None } else { after(&created.cursor) };
+                let subscribe = SubscribeRequest { workspace, start, ..subscribe_request() };
+
+                // Each race opens its stream at another twentieth of the time that the last write took.
+                let begun = Instant::now();
+                let write = async {
+                    writer.update_with(update).await.unwrap();
+                    begun.elapsed()
+                };
+                let open = async {
+                    while begun.elapsed() < took * (race % 20) / 20 {
+                        tokio::task::yield_now().await;
+                    }
+                    reader.subscribe(subscribe).await.unwrap()
+                };
+                let (written, mut stream) = tokio::join!(write, open);
+                took = written;
+                if stream.opened().await.1.after_sequence == 1 {
+                    assert_eq!(stream.event().await.1.sequence, 2);
+                }
+            }
+        });
+    }
+    racers.join_all().await;
+}
+
 /// Unique: whoever reconnects with the last cursor misses nothing and sees nothing twice.
 #[tokio::test]
 async fn unique_after_a_reconnect_also_to_a_restarted_server() {
@@ -269,6 +319,51 @@ async fn truthful_cursors_on_every_message() {
     }
 }
 
+/// Truthful cursors: also on a heartbeat that comes before the stream has caught up, as one does when the reader holds
+/// the stream up for longer than the interval.
+#[tokio::test]
+async fn truthful_cursors_of_heartbeats_while_catching_up() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    // Some 8 MiB that match, in events too large for two to be read at a time, and others between them.
+    let pad = text(&"p".repeat(60_000));
+    let large = Some(map([("a", pad.clone()), ("b", pad.clone()), ("c", pad)]));
+    client.create(Profile { user_attributes: large, ..with_mpid(1) }).await.unwrap();
+    client.create(with_mpid(2)).await.unwrap();
+    for _ in 0..40 {
+        client.update(1, increment("n")).await.unwrap();
+        client.update(2, increment("n")).await.unwrap();
+    }
+    let filter = Some(EventFilter { mpids: vec![1], ..Default::default() });
+    let heartbeat_interval = Some(prost_types::Duration { seconds: 1, nanos: 0 });
+    let request = SubscribeRequest { start: earliest(), filter, heartbeat_interval, ..subscribe_request() };
+    let mut stream = server.client().await.subscribe(request.clone()).await.unwrap();
+
+    tokio::time::sleep(Duration::from_secs(2)).await; // What it is about.
+
+    let (mut sequences, mut heartbeats) = (Vec::new(), Vec::new());
+    within(async {
+        loop {
+            match stream.message().await {
+                (_, subscribe_response::Message::Event(event)) => sequences.push(event.sequence),
+                (cursor, subscribe_response::Message::Heartbeat(_)) => heartbeats.push((cursor, sequences.len())),
+                (_, subscribe_response::Message::CaughtUp(_)) => break,
+                _ => {}
+            }
+        }
+    })
+    .await;
+    let expected: Vec<_> = std::iter::once(1).chain((0..40).map(|n| 3 + 2 * n)).collect();
+    assert_eq!(sequences, expected);
+    assert!(heartbeats.iter().any(|(_, before)| *before < sequences.len()), "one came while there was more to deliver");
+    for (cursor, before) in heartbeats {
+        let request = SubscribeRequest { start: after(&cursor), read_mask: mask(&["mpid"]), ..request.clone() };
+        let (_, rest) = client.subscribe(request).await.unwrap().catch_up().await;
+        let rest: Vec<_> = rest.iter().map(|event| event.sequence).collect();
+        assert_eq!(rest, sequences[before..], "resumed from a heartbeat after {before} events");
+    }
+}
+
 /// Read your writes: by mpid, by identity, with `min_cursor` and in the log, on any connection.
 #[tokio::test(flavor = "multi_thread")]
 async fn read_your_writes() {
@@ -333,7 +428,7 @@ async fn slow_is_not_an_error() {
     let mut stream = slow.subscribe_from(None).await;
     let start = stream.opened().await.1.after_sequence;
     let before = process.resident();
-    let minute = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
+    let minute = tokio::time::Instant::now() + Duration::from_secs(60);
 
     write(usize::try_from(EVENTS).unwrap() + 10_000).await; // And the subscriber does not read.
 
@@ -393,6 +488,34 @@ async fn no_update_is_lost_among_64_writers_with_etags() {
     assert!(
         log.windows(2).all(|pair| pair[1].previous.as_ref().unwrap().etag == pair[0].profile.as_ref().unwrap().etag)
     );
+}
+
+/// No write is lost silently: each is answered, also when those that wait are too large for one commit, which takes
+/// 8 MiB. Each request here is small, and its profile is large.
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_too_large_for_one_commit_are_all_answered() {
+    const WRITES: i64 = 80;
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let pad = text(&"p".repeat(60_000));
+    for mpid in 1..=8 {
+        let large = Some(map([("a", pad.clone()), ("b", pad.clone()), ("c", pad.clone())]));
+        client.create(Profile { user_attributes: large, ..with_mpid(mpid) }).await.unwrap();
+    }
+
+    let mpids = || (0..WRITES).map(|n| n % 8 + 1);
+    let updates = join_all(mpids().map(|mpid| client.update(mpid, increment("n"))));
+    let repeats = join_all(mpids().map(|mpid| client.update(mpid, ProfilePatch::default())));
+    let import = client.import(mpids().map(|mpid| record(by_mpid(mpid), increment("n"))).collect());
+    let (updates, repeats, imported) = tokio::join!(updates, repeats, import);
+
+    assert!(updates.iter().all(|answer| answer.as_ref().unwrap().outcome() == WriteOutcome::Updated));
+    assert!(repeats.iter().all(|answer| answer.as_ref().unwrap().outcome() == WriteOutcome::Unchanged));
+    assert_eq!(imported.unwrap().updated, WRITES);
+    for mpid in 1..=8 {
+        let profile = client.get(mpid).await.unwrap();
+        assert_eq!(attribute(&profile, "n"), Some(&Kind::NumberValue(20.0)), "ten by calls, ten by the import");
+    }
 }
 
 async fn read_and_add_one(client: &Client) -> Result<(), Status> {
