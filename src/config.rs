@@ -44,6 +44,8 @@ pub struct StoreConfig {
     pub queue_commands: usize,
     /// Memory that they may take.
     pub queue_bytes: usize,
+    /// Rows that the scrubber verifies each second; 0 for none.
+    pub scrub_rate: u32,
 }
 
 /// How streams behave.
@@ -73,6 +75,7 @@ impl Default for StoreConfig {
             min_free_bytes: 64 << 20,
             queue_commands: 4_096,
             queue_bytes: 64 << 20,
+            scrub_rate: 2_000,
         }
     }
 }

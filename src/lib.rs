@@ -4,7 +4,9 @@
 //!
 //! - [`proto`]: the generated messages and clients. They are the data model: what is stored is their wire bytes.
 //! - [`model`]: what a request may say, and what a change means. Pure; no I/O.
+//! - [`clock`]: the clocks of this machine. Nothing else asks them.
 //! - [`config`]: every setting and its default.
+//! - [`command`]: what the store is asked to write.
 //! - [`store`]: the only module that knows redb. One writer thread, snapshot readers, a log per workspace.
 //! - [`feed`]: subscribers, each a pull loop over the log.
 //! - [`grpc`]: the services, and the one map from errors to gRPC statuses.
@@ -13,6 +15,8 @@
 //! - [`cli`]: the commands, and `telemetry`, their logs.
 
 pub mod cli;
+pub mod clock;
+pub mod command;
 pub mod config;
 pub mod feed;
 pub mod grpc;

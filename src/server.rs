@@ -85,11 +85,12 @@ impl Server {
     /// # Errors
     /// [`ServerError`] if the store cannot be opened or the address not be bound.
     pub async fn bind(config: Config) -> Result<Self, ServerError> {
-        let addr = config.server.addr;
-        let listener = TcpListener::bind(addr).await.map_err(|source| ServerError::Bind { addr, source })?;
         let feed = Feed::new(config.feed);
         let publisher = feed.clone();
-        let store = Store::open(&config.store, config.limits, move |log, events| publisher.publish(log, events))?;
+        let store = Store::open(&config.store, move |log, events| publisher.publish(log, events))?;
+        // Afterwards: who can connect is served.
+        let addr = config.server.addr;
+        let listener = TcpListener::bind(addr).await.map_err(|source| ServerError::Bind { addr, source })?;
         Ok(Self { listener, store: Arc::new(store), feed, config })
     }
 

@@ -18,6 +18,7 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 const PERCENT: RangeInclusive<usize> = 70..=150;
 /// Limits that let every shape through.
 const LIMITS: Limits = Limits {
+    workspaces: usize::MAX,
     profile_bytes: usize::MAX,
     attributes: usize::MAX,
     attribute_key_bytes: usize::MAX,

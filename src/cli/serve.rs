@@ -49,6 +49,9 @@ pub(super) struct Serve {
     /// Memory that waiting writes may take, in bytes.
     #[arg(long, env = "CAMEO_QUEUE_BYTES", value_parser = of_queue(), default_value_t = StoreConfig::default().queue_bytes)]
     queue_bytes: usize,
+    /// Rows that are verified each second in the background, in search of damage; 0 for none.
+    #[arg(long, env = "CAMEO_SCRUB_RATE", default_value_t = StoreConfig::default().scrub_rate)]
+    scrub_rate: u32,
     /// Memory for the recent events of all workspaces that have subscribers, in bytes.
     #[arg(long, env = "CAMEO_RING_BYTES", default_value_t = FeedConfig::default().ring_bytes)]
     ring_bytes: usize,
@@ -82,6 +85,9 @@ pub(super) struct Serve {
     /// Limit: attributions of a profile.
     #[arg(long, env = "CAMEO_MAX_ATTRIBUTIONS", value_parser = of_limit(), default_value_t = Limits::default().attributions)]
     max_attributions: usize,
+    /// Limit: workspaces.
+    #[arg(long, env = "CAMEO_MAX_WORKSPACES", value_parser = of_limit(), default_value_t = Limits::default().workspaces)]
+    max_workspaces: usize,
     /// Limit: bytes of a request.
     #[arg(long, env = "CAMEO_MAX_REQUEST_BYTES", value_parser = of_limit(), default_value_t = Limits::default().request_bytes)]
     max_request_bytes: usize,
@@ -110,6 +116,9 @@ pub(super) fn run(serve: Serve) -> anyhow::Result<()> {
     ended
 }
 
+/// What the system sends when a file grows past the process's limit. By default it ends the process.
+const SIGXFSZ: i32 = 25;
+
 /// Up to 1 GiB, which is more than enough, and less than what a semaphore counts.
 fn of_queue() -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(1..=1 << 30)
@@ -124,6 +133,8 @@ async fn serve_until_signal(config: Config) -> anyhow::Result<()> {
     // Before anybody can connect, so that no signal is lost.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    // To catch it is enough: a file that may not grow is then an error of the write, like a full disk.
+    let _file_limit = signal(SignalKind::from_raw(SIGXFSZ))?;
     let data_dir = config.store.data_dir.clone();
     let server = Server::bind(config).await?;
     greet(server.local_addr(), &data_dir);
@@ -165,6 +176,7 @@ impl Serve {
                 min_free_bytes: self.min_free_bytes,
                 queue_commands: self.queue_commands,
                 queue_bytes: self.queue_bytes,
+                scrub_rate: self.scrub_rate,
             },
             feed: FeedConfig { ring_bytes: self.ring_bytes, stall_timeout: Duration::from_secs(self.stall_timeout) },
             limits: Limits {
@@ -176,6 +188,7 @@ impl Serve {
                 identity_value_bytes: self.max_identity_value_bytes,
                 audience_memberships: self.max_audience_memberships,
                 attributions: self.max_attributions,
+                workspaces: self.max_workspaces,
                 request_bytes: self.max_request_bytes,
                 batch_keys: self.max_batch_keys,
                 page_items: self.max_page_items,

@@ -7,12 +7,12 @@ use tokio::sync::watch;
 
 use super::budget::Budget;
 use super::ring::{Ring, Segment};
-use crate::model::Sequence;
+use crate::model::Place;
 
 /// The head of a workspace's log and its recent events. It lives as long as its subscribers do.
 #[derive(Debug)]
 pub(super) struct Channel {
-    pub head: watch::Sender<Sequence>,
+    pub head: watch::Sender<Place>,
     ring: RwLock<Ring>,
     budget: Arc<Budget>,
     /// The time of its last use, by the budget's clock.
@@ -24,7 +24,7 @@ pub(super) struct Channel {
 impl Channel {
     pub fn new(budget: &Arc<Budget>) -> Self {
         Self {
-            head: watch::Sender::new(0),
+            head: watch::Sender::new(Place::START),
             ring: RwLock::new(Ring::new(Arc::clone(budget))),
             budget: Arc::clone(budget),
             used: AtomicU64::new(budget.now()),
@@ -42,12 +42,12 @@ impl Channel {
         self.ring.write().unwrap_or_else(PoisonError::into_inner).extend(segments);
     }
 
-    /// The segment that holds the event after this one, if it is in the ring. To ask is a use even if it is not:
+    /// The segment that holds the event after this place, if it is in the ring. To ask is a use even if it is not:
     /// otherwise a workspace once shed would be the first to be shed again.
-    pub fn segment_after(&self, sequence: Sequence) -> Option<Arc<Segment>> {
+    pub fn segment_after(&self, place: Place) -> Option<Arc<Segment>> {
         self.used.store(self.budget.now(), Ordering::Relaxed);
         self.is_read.store(true, Ordering::Relaxed);
-        self.ring.read().unwrap_or_else(PoisonError::into_inner).after(sequence)
+        self.ring.read().unwrap_or_else(PoisonError::into_inner).after(place)
     }
 
     pub fn last_use(&self) -> u64 {
@@ -61,7 +61,7 @@ impl Channel {
     }
 
     /// The head never goes back: a subscriber may know of a commit before it is published here.
-    pub fn advance(&self, head: Sequence) {
+    pub fn advance(&self, head: Place) {
         self.head.send_if_modified(|current| {
             let newer = head > *current;
             *current = head.max(*current);

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use crate::model::cursor::{CursorSpace, TEXT};
-use crate::model::{Sequence, wire};
+use crate::model::{Place, Sequence, wire};
 use crate::proto::field::subscribe_response::{CAUGHT_UP, CURSOR, EVENT, HEARTBEAT, OPENED};
 
 /// A message of the stream other than an event.
@@ -21,24 +21,24 @@ pub enum Notice {
 /// The frame of an event.
 #[must_use]
 pub fn event(cursors: CursorSpace, sequence: Sequence, event: &[u8]) -> Bytes {
-    encode(cursors, sequence, EVENT, event)
+    encode(cursors, sequence.into(), EVENT, event)
 }
 
-/// The frame of a notice, at the place after `sequence`.
+/// The frame of a notice, at a place.
 #[must_use]
-pub fn notice(cursors: CursorSpace, sequence: Sequence, notice: &Notice) -> Bytes {
+pub fn notice(cursors: CursorSpace, place: Place, notice: &Notice) -> Bytes {
     let (tag, message) = match notice {
         Notice::Opened(opened) => (OPENED, opened.encode_to_vec()),
         Notice::CaughtUp(caught_up) => (CAUGHT_UP, caught_up.encode_to_vec()),
         Notice::Heartbeat(heartbeat) => (HEARTBEAT, heartbeat.encode_to_vec()),
     };
-    encode(cursors, sequence, tag, &message)
+    encode(cursors, place, tag, &message)
 }
 
-fn encode(cursors: CursorSpace, sequence: Sequence, tag: u32, message: &[u8]) -> Bytes {
+fn encode(cursors: CursorSpace, place: Place, tag: u32, message: &[u8]) -> Bytes {
     let length = wire::delimited_len(CURSOR, TEXT) + wire::delimited_len(tag, message.len());
     let mut frame = Vec::with_capacity(length);
-    wire::put_delimited(CURSOR, &cursors.at(sequence).encode(), &mut frame);
+    wire::put_delimited(CURSOR, &cursors.at(place).encode(), &mut frame);
     wire::put_delimited(tag, message, &mut frame);
     frame.into()
 }

@@ -29,7 +29,7 @@ use budget::Budget;
 use channel::Channel;
 use ring::Segment;
 
-pub use stream::{FeedError, Start, Subscribe, Subscriber};
+pub use stream::{FeedError, Subscribe, Subscriber};
 
 /// Entries of dropped channels are swept when the map has grown to this, or to twice what the last sweep left.
 const SWEEP_AT: usize = 64;
@@ -70,7 +70,7 @@ impl Feed {
                 let cursors = CursorSpace::new(log, workspace);
                 self.keep(&channel, Segment::encode(cursors, run));
             }
-            channel.advance(run[run.len() - 1].sequence);
+            channel.advance(run[run.len() - 1].sequence.into());
         }
     }
 

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::budget::Budget;
 use super::frame;
 use crate::model::cursor::CursorSpace;
-use crate::model::{EventKind, Mpid, Sequence};
+use crate::model::{EventKind, Mpid, Place, Sequence};
 use crate::store::{Committed, EventRef};
 
 /// Events of a segment: what a subscriber that has stopped reading keeps alive at most.
@@ -52,7 +52,7 @@ impl Entry {
 pub(super) struct Segment {
     pub entries: Vec<Entry>,
     /// Nothing matching up to here is missing.
-    pub through: Sequence,
+    pub through: Place,
     /// Of the frames.
     bytes: usize,
 }
@@ -61,14 +61,13 @@ impl Segment {
     /// Of events that were committed in a row: as many segments as it takes.
     pub fn encode(cursors: CursorSpace, committed: &[Committed]) -> Vec<Self> {
         let mut segments = vec![Self::with_room(committed.len())];
-        let mut room = true;
         for (at, &Committed { sequence, mpid, kind, silent, ref event, .. }) in committed.iter().enumerate() {
-            if !room {
+            if segments.last().is_some_and(Self::is_full) {
                 segments.push(Self::with_room(committed.len() - at));
             }
             let segment = segments.last_mut().expect("there is always one");
-            room = segment.push(cursors, EventRef { sequence, mpid, kind, silent, event });
-            segment.through = sequence;
+            segment.push(cursors, EventRef { sequence, mpid, kind, silent, event });
+            segment.through = sequence.into();
         }
         segments
     }
@@ -78,16 +77,22 @@ impl Segment {
         Self { entries: Vec::with_capacity(events.min(SEGMENT_EVENTS)), ..Self::default() }
     }
 
-    /// Adds an event. Whether there is room for another.
-    pub fn push(&mut self, cursors: CursorSpace, event: EventRef<'_>) -> bool {
+    /// Adds an event, and returns the bytes that it takes.
+    pub fn push(&mut self, cursors: CursorSpace, event: EventRef<'_>) -> usize {
         let entry = Entry::encode(cursors, event);
-        self.bytes += entry.frame.len();
+        let bytes = entry.frame.len();
+        self.bytes += bytes;
         self.entries.push(entry);
-        self.entries.len() < SEGMENT_EVENTS && self.bytes < SEGMENT_BYTES
+        bytes
     }
 
-    fn first(&self) -> Sequence {
-        self.entries.first().map_or(self.through, |entry| entry.sequence)
+    fn is_full(&self) -> bool {
+        self.entries.len() >= SEGMENT_EVENTS || self.bytes >= SEGMENT_BYTES
+    }
+
+    /// Whether it holds the event after a place that it reaches past.
+    fn follows(&self, place: Place) -> bool {
+        self.entries.first().is_some_and(|entry| entry.sequence <= place.next())
     }
 
     /// The memory that it takes in a ring. Of a small event a third is not its frame.
@@ -138,11 +143,11 @@ impl Ring {
         shed
     }
 
-    /// The segment that holds the event after this one; `None` if it was shed or is yet to come.
-    pub fn after(&self, sequence: Sequence) -> Option<Arc<Segment>> {
-        let behind = self.segments.partition_point(|segment| segment.through <= sequence);
+    /// The segment that holds the event after this place; `None` if it was shed or is yet to come.
+    pub fn after(&self, place: Place) -> Option<Arc<Segment>> {
+        let behind = self.segments.partition_point(|segment| segment.through <= place);
         let segment = self.segments.get(behind)?;
-        (segment.first() <= sequence + 1).then(|| Arc::clone(segment))
+        segment.follows(place).then(|| Arc::clone(segment))
     }
 }
 
@@ -160,9 +165,9 @@ pub(super) mod tests {
     /// A segment of events of 100 bytes.
     pub fn segment(sequences: std::ops::RangeInclusive<u64>) -> Segment {
         let cursors = CursorSpace::new(LogId(1), &Workspace::parse("a/b/c").unwrap());
-        let mut segment = Segment { through: *sequences.end(), ..Segment::default() };
+        let mut segment = Segment { through: Place::after(*sequences.end()), ..Segment::default() };
         for sequence in sequences {
-            let mpid = Mpid::new(1).unwrap();
+            let (sequence, mpid) = (Sequence::new(sequence).unwrap(), Mpid::new(1).unwrap());
             segment
                 .push(cursors, EventRef { sequence, mpid, kind: EventKind::Updated, silent: false, event: &[0; 100] });
         }
@@ -177,7 +182,7 @@ pub(super) mod tests {
     fn a_ring_gives_the_segment_that_continues_and_sheds_the_oldest() {
         let mut ring = ring(4 * segment(1..=4).weight());
         ring.extend(vec![segment(5..=8), segment(9..=12)]);
-        let found = |ring: &Ring, after| ring.after(after).map(|segment| segment.through);
+        let found = |ring: &Ring, after| ring.after(Place::after(after)).map(|segment| segment.through.get());
         assert_eq!(found(&ring, 3), None, "4 was never there");
         assert_eq!(found(&ring, 4), Some(8));
         assert_eq!(found(&ring, 7), Some(8));

@@ -16,12 +16,11 @@ use tokio::time::{Instant, Sleep};
 use super::Feed;
 use super::channel::Channel;
 use super::frame::{self, Notice};
-use super::ring::Segment;
-use crate::model::cursor::CursorSpace;
-use crate::model::time::{now, to_timestamp};
-use crate::model::{Cursor, Filter, Invalid, Mask, Sequence, Workspace};
+use super::ring::{SEGMENT_BYTES, SEGMENT_EVENTS, Segment};
+use crate::model::cursor::{CursorSpace, Start};
+use crate::model::{Cursor, Filter, Invalid, Mask, Place, Workspace};
 use crate::proto::v1::{CaughtUp, Heartbeat, Opened};
-use crate::store::{LogBounds, Store, StoreError, WorkspaceId};
+use crate::store::{LogBounds, PageSize, Past, Store, StoreError};
 
 /// What a subscriber asks for.
 #[derive(Debug)]
@@ -40,17 +39,6 @@ pub struct Subscribe {
     pub until_caught_up: bool,
 }
 
-/// Where to begin.
-#[derive(Debug)]
-pub enum Start {
-    /// After the latest event.
-    Now,
-    /// With the oldest event.
-    Earliest,
-    /// After a cursor.
-    After(String),
-}
-
 /// Why a stream ends.
 #[allow(missing_docs)] // The fields stand in the messages.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +49,9 @@ pub enum FeedError {
     /// The log could not be read, or no longer holds what follows.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The next event is damaged. The cursor leads past it, and past those after it that are.
+    #[error("a stored event is corrupt")]
+    Damaged { past: Cursor },
     /// The subscriber took nothing for too long.
     #[error("the subscriber took nothing for too long")]
     Stalled { cursor: Cursor },
@@ -74,7 +65,7 @@ pub struct Subscriber {
     store: Arc<Store>,
     feed: Feed,
     channel: Arc<Channel>,
-    head: watch::Receiver<Sequence>,
+    head: watch::Receiver<Place>,
     workspace: Workspace,
     cursors: CursorSpace,
     filter: Filter,
@@ -82,9 +73,9 @@ pub struct Subscriber {
     heartbeat: Duration,
     until_caught_up: bool,
     /// Where the log ended when the stream was opened.
-    target: Sequence,
+    target: Place,
     /// Everything matching at or before it has been answered.
-    cursor: Sequence,
+    cursor: Place,
     phase: Phase,
     segment: Option<(Arc<Segment>, usize)>,
     /// Boxed, as it must not move; set anew only when it fires.
@@ -108,18 +99,9 @@ impl Subscriber {
     pub fn open(feed: &Feed, store: Arc<Store>, subscribe: Subscribe) -> Result<Self, FeedError> {
         let Subscribe { workspace, start, filter, mask, heartbeat, until_caught_up } = subscribe;
         let channel = feed.channel(&workspace);
-        let bounds = match store.workspace_id(&workspace) {
-            Some(id) => store.snapshot()?.log_bounds(id)?,
-            None => LogBounds::default(),
-        };
+        let cursors = store.cursors(&workspace);
+        let (bounds, cursor) = begin(&store, &workspace, cursors, &start)?;
         channel.advance(bounds.head);
-        let cursors = CursorSpace::new(store.log_id(), &workspace);
-        let cursor = match start {
-            Start::Now => bounds.head,
-            Start::Earliest => bounds.oldest.saturating_sub(1),
-            Start::After(text) => cursors.parse("cursor", &text, bounds.head)?,
-        };
-        bounds.check_held(cursor)?;
         Ok(Self {
             head: channel.head.subscribe(),
             timer: Box::pin(tokio::time::sleep(heartbeat)),
@@ -171,7 +153,7 @@ impl Subscriber {
             }
             if self.phase == Phase::CatchingUp && self.cursor >= self.target {
                 self.phase = Phase::Live;
-                return Some(Ok(self.notice(&Notice::CaughtUp(CaughtUp { head_sequence: self.target }))));
+                return Some(Ok(self.notice(&Notice::CaughtUp(CaughtUp { head_sequence: self.target.get() }))));
             }
             if self.phase == Phase::Live && self.until_caught_up {
                 return None;
@@ -192,7 +174,7 @@ impl Subscriber {
                 }
                 match self.load(head).await {
                     Ok(segment) => self.segment = Some((segment, 0)),
-                    Err(error) => return Some(Err(error.into())),
+                    Err(error) => return Some(Err(self.refused(error))),
                 }
                 tokio::task::consume_budget().await; // A filter that matches nothing must not starve others.
             } else if let Some(message) = self.wait().await {
@@ -205,15 +187,15 @@ impl Subscriber {
     fn next_of_segment(&mut self) -> Option<Result<Bytes, FeedError>> {
         let (segment, at) = self.segment.as_mut()?;
         while let Some(entry) = segment.entries.get(*at) {
-            if self.phase == Phase::CatchingUp && entry.sequence > self.target {
+            if self.phase == Phase::CatchingUp && Place::from(entry.sequence) > self.target {
                 self.cursor = self.target; // First say that the stream has caught up.
                 return None;
             }
             *at += 1;
-            if entry.sequence <= self.cursor {
+            if Place::from(entry.sequence) <= self.cursor {
                 continue;
             }
-            self.cursor = entry.sequence;
+            self.cursor = entry.sequence.into();
             if !self.filter.matches(entry.kind, entry.mpid, entry.silent) {
                 continue;
             }
@@ -221,7 +203,7 @@ impl Subscriber {
                 return Some(Ok(entry.frame.clone()));
             }
             let cut = self.mask.event(entry.event());
-            let cut = cut.map_err(|_| StoreError::Corrupt { table: "event" }.into());
+            let cut = cut.map_err(|_| FeedError::Damaged { past: self.cursors.at(entry.sequence) });
             return Some(cut.map(|event| frame::event(self.cursors, entry.sequence, &event)));
         }
         self.cursor = self.cursor.max(segment.through);
@@ -230,16 +212,23 @@ impl Subscriber {
     }
 
     /// The segment after the cursor: from the ring, or else from the log.
-    async fn load(&self, head: Sequence) -> Result<Arc<Segment>, StoreError> {
+    async fn load(&self, head: Place) -> Result<Arc<Segment>, StoreError> {
         if let Some(segment) = self.channel.segment_after(self.cursor) {
             return Ok(segment);
         }
-        let store = Arc::clone(&self.store);
-        let id = store.workspace_id(&self.workspace).ok_or(StoreError::Closed)?;
-        let (cursors, after, filter) = (self.cursors, self.cursor, self.filter.clone());
-        // The disk may be asked: not on a thread that serves others.
-        let read = move || read_segment(&store, id, cursors, after, head, &filter);
-        tokio::task::spawn_blocking(read).await.unwrap_or(Err(StoreError::Closed))
+        let (workspace, filter) = (self.workspace.clone(), self.filter.clone());
+        let (cursors, after) = (self.cursors, self.cursor);
+        self.store.on_read_pool(move |store| read_segment(store, &workspace, cursors, after, head, &filter)).await
+    }
+
+    /// Where the log is damaged, the cursor to go on from.
+    fn refused(&self, error: StoreError) -> FeedError {
+        match error {
+            StoreError::Corrupt { past: Some(Past::Event(past)), .. } => {
+                FeedError::Damaged { past: self.cursors.at(past) }
+            }
+            other => other.into(),
+        }
     }
 
     /// Until there is something to read, or something to say.
@@ -266,12 +255,13 @@ impl Subscriber {
     }
 
     fn heartbeat(&self) -> Bytes {
-        self.notice(&Notice::Heartbeat(Heartbeat { time: Some(to_timestamp(now())) }))
+        self.notice(&Notice::Heartbeat(Heartbeat { time: Some(self.store.now().to_timestamp()) }))
     }
 
     fn opened(&self) -> Bytes {
         let heartbeat_interval = prost_types::Duration::try_from(self.heartbeat).ok();
-        let opened = Opened { after_sequence: self.cursor, head_sequence: self.target, heartbeat_interval };
+        let (after_sequence, head_sequence) = (self.cursor.get(), self.target.get());
+        let opened = Opened { after_sequence, head_sequence, heartbeat_interval };
         self.notice(&Notice::Opened(opened))
     }
 
@@ -284,16 +274,36 @@ impl Subscriber {
     }
 }
 
+/// The ends of the log when a stream is opened, and the place where it begins.
+fn begin(
+    store: &Store,
+    workspace: &Workspace,
+    cursors: CursorSpace,
+    start: &Start,
+) -> Result<(LogBounds, Place), FeedError> {
+    let Some(id) = store.workspace_id(workspace) else {
+        let bounds = LogBounds::default();
+        return Ok((bounds, cursors.resolve(start, bounds.floor, bounds.head)?));
+    };
+    let snapshot = store.snapshot()?;
+    let bounds = snapshot.log_bounds(id)?;
+    let cursor = cursors.resolve(start, bounds.floor, bounds.head)?;
+    snapshot.check_held(id, bounds, cursor)?;
+    Ok((bounds, cursor))
+}
+
 fn read_segment(
     store: &Store,
-    workspace: WorkspaceId,
+    workspace: &Workspace,
     cursors: CursorSpace,
-    after: Sequence,
-    head: Sequence,
+    after: Place,
+    head: Place,
     filter: &Filter,
 ) -> Result<Arc<Segment>, StoreError> {
+    let id = store.workspace_id(workspace).ok_or(StoreError::Closed)?;
+    let size = PageSize { items: SEGMENT_EVENTS, bytes: SEGMENT_BYTES };
     let mut segment = Segment::default();
-    let page = store.snapshot()?.events(workspace, after, head, filter, |event| segment.push(cursors, event))?;
+    let page = store.snapshot()?.events(id, after, head, filter, size, |event| Ok(segment.push(cursors, event)))?;
     segment.through = page.through;
     Ok(Arc::new(segment))
 }

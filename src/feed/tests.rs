@@ -2,7 +2,7 @@
 
 use super::ring::tests::segment;
 use super::*;
-use crate::model::Sequence;
+use crate::model::Place;
 
 /// A feed with room for so many segments of ten events. It sheds down to 7/8 of that.
 fn feed(segments: usize) -> Feed {
@@ -14,14 +14,14 @@ fn workspace(name: usize) -> Workspace {
 }
 
 /// Publishes ten events.
-fn publish(feed: &Feed, channel: &Channel, first: Sequence) {
+fn publish(feed: &Feed, channel: &Channel, first: u64) {
     feed.keep(channel, vec![segment(first..=first + 9)]);
     assert!(feed.budget.taken() <= feed.config.ring_bytes, "never over its capacity after a publication");
 }
 
 /// Whether the event after this one can be had without the log. To ask is a use.
-fn holds(channel: &Channel, after: Sequence) -> bool {
-    channel.segment_after(after).is_some()
+fn holds(channel: &Channel, after: u64) -> bool {
+    channel.segment_after(Place::after(after)).is_some()
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn subscribers_come_and_go_while_the_writer_sheds() {
             let feed = &feed;
             scope.spawn(move || {
                 for nth in 0..2_000 {
-                    holds(&feed.channel(&workspace((nth + thread) % 8)), nth as Sequence);
+                    holds(&feed.channel(&workspace((nth + thread) % 8)), nth as u64);
                 }
             });
         }

@@ -8,14 +8,14 @@ use futures_util::{Stream, TryStreamExt, stream};
 use tonic::{Request, Response, Status};
 
 use super::codec::Encoded;
-use super::page::Page;
 use super::server::event_service_server::EventService;
-use crate::feed::{Feed, Start, Subscribe, Subscriber};
-use crate::model::cursor::CursorSpace;
-use crate::model::{Filter, Invalid, Limits, Mask, Sequence, Workspace, wire};
+use super::status;
+use crate::feed::{Feed, Subscribe, Subscriber};
+use crate::model::cursor::Start;
+use crate::model::{Filter, Invalid, Limits, Mask, Workspace, wire};
 use crate::proto::field::list_events_response::{CAUGHT_UP, CURSOR, EVENTS};
 use crate::proto::v1::{ListEventsRequest, SubscribeRequest, list_events_request, subscribe_request};
-use crate::store::{EventPage, EventRef, Snapshot, Store, StoreError, WorkspaceId};
+use crate::store::{PageSize, Past, Store, StoreError};
 
 const HEARTBEAT: Duration = Duration::from_secs(15);
 const HEARTBEAT_RANGE: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
@@ -31,7 +31,7 @@ pub struct Events {
 /// A parsed `ListEventsRequest`.
 struct List {
     workspace: Workspace,
-    after: Option<String>,
+    start: Start,
     filter: Filter,
     mask: Mask,
     page_size: usize,
@@ -60,11 +60,8 @@ impl EventService for Events {
 
     async fn list_events(&self, request: Request<ListEventsRequest>) -> Result<Response<Encoded>, Status> {
         let list = parse_list(request.into_inner(), &self.limits)?;
-        let page = Page::new(EVENTS, list.page_size, &self.limits);
-        let store = Arc::clone(&self.store);
-        // A page may ask the disk for much: not on a thread that serves others.
-        let page = tokio::task::spawn_blocking(move || list_events(&store, &list, page));
-        page.await.unwrap_or_else(|_| Err(StoreError::Closed.into())).map(Response::new)
+        let size = PageSize { items: list.page_size, bytes: self.limits.answer_bytes };
+        self.store.on_read_pool(move |store| list_events(store, &list, size)).await.map(Response::new)
     }
 }
 
@@ -91,15 +88,15 @@ fn parse_subscribe(request: SubscribeRequest) -> Result<Subscribe, Invalid> {
 
 fn parse_list(request: ListEventsRequest, limits: &Limits) -> Result<List, Invalid> {
     let workspace = Workspace::parse(&request.workspace)?;
-    let after = match request.start {
-        None => None,
-        Some(list_events_request::Start::Cursor(cursor)) => Some(cursor),
-        Some(list_events_request::Start::Earliest(earliest)) => parse_earliest(earliest).map(|()| None)?,
+    let start = match request.start {
+        None => Start::Earliest,
+        Some(list_events_request::Start::Cursor(cursor)) => Start::After(cursor),
+        Some(list_events_request::Start::Earliest(earliest)) => parse_earliest(earliest).map(|()| Start::Earliest)?,
     };
     let filter = Filter::parse(request.filter)?;
     let mask = Mask::parse(request.read_mask, request.user_attribute_keys)?;
     let page_size = limits.page_size(request.page_size)?;
-    Ok(List { workspace, after, filter, mask, page_size })
+    Ok(List { workspace, start, filter, mask, page_size })
 }
 
 fn parse_earliest(earliest: bool) -> Result<(), Invalid> {
@@ -112,51 +109,22 @@ fn parse_heartbeat(interval: Option<prost_types::Duration>) -> Result<Duration, 
     interval.ok_or_else(|| Invalid::field("heartbeat_interval", "must be 1 s to 60 s"))
 }
 
-fn list_events(store: &Store, list: &List, mut page: Page) -> Result<Encoded, Status> {
-    let cursors = CursorSpace::new(store.log_id(), &list.workspace);
-    let read = if let Some(id) = store.workspace_id(&list.workspace) {
-        let snapshot = store.snapshot()?;
-        let bounds = snapshot.log_bounds(id)?;
-        let after = match &list.after {
-            Some(cursor) => cursors.parse("cursor", cursor, bounds.head)?,
-            None => bounds.oldest.saturating_sub(1),
-        };
-        bounds.check_held(after)?;
-        read_page(&snapshot, id, list, after, bounds.head, &mut page)?
-    } else {
-        let after = list.after.as_ref().map_or(Ok(0), |cursor| cursors.parse("cursor", cursor, 0))?;
-        EventPage { through: after, complete: true }
-    };
-    let mut message = page.finish().map_err(|_| StoreError::Corrupt { table: "event" })?;
-    wire::put_delimited(CURSOR, &cursors.at(read.through).encode(), &mut message);
-    if read.complete {
+/// A `ListEventsResponse`.
+fn list_events(store: &Store, list: &List, size: PageSize) -> Result<Encoded, Status> {
+    let mut message = Vec::new();
+    let page = store.list_events(&list.workspace, &list.start, &list.filter, size, |event| {
+        let event = list.mask.event(event.event).map_err(|_| StoreError::corrupt("event"))?;
+        wire::put_delimited(EVENTS, &event, &mut message);
+        Ok(event.len())
+    });
+    let cursors = store.cursors(&list.workspace);
+    let page = page.map_err(|error| match error {
+        StoreError::Corrupt { past: Some(Past::Event(past)), .. } => status::log_damaged(cursors.at(past)),
+        other => other.into(),
+    })?;
+    wire::put_delimited(CURSOR, &cursors.at(page.through).encode(), &mut message);
+    if page.complete {
         prost::encoding::bool::encode(CAUGHT_UP, &true, &mut message);
     }
     Ok(message.into())
-}
-
-fn read_page(
-    snapshot: &Snapshot,
-    id: WorkspaceId,
-    list: &List,
-    after: Sequence,
-    head: Sequence,
-    page: &mut Page,
-) -> Result<EventPage, StoreError> {
-    let mut push = |event: EventRef<'_>| page.push(list.mask.event(event.event));
-    let history = match list.filter.single_mpid() {
-        Some(mpid) => snapshot.history(id, mpid, after, head)?,
-        None => None,
-    };
-    let Some(history) = history else {
-        return snapshot.events(id, after, head, &list.filter, push);
-    };
-    for sequence in history {
-        let more = snapshot
-            .event(id, sequence, |event| !list.filter.matches(event.kind, event.mpid, event.silent) || push(event))?;
-        if !more {
-            return Ok(EventPage { through: sequence, complete: sequence == head });
-        }
-    }
-    Ok(EventPage { through: head, complete: true })
 }

@@ -16,11 +16,11 @@ use tonic_types::pb as rpc;
 
 use super::profile_service::{Profiles, WriteRequest, parse_key};
 use super::status;
-use crate::model::cursor::CursorSpace;
+use crate::command::{Change, Command, RequestId, Update};
 use crate::model::limits::{IMPORT_REFUSALS, IMPORTS};
-use crate::model::{Invalid, Mpid, Patch, Sequence, Workspace, time};
+use crate::model::{Invalid, Mpid, Patch, Place, Workspace};
 use crate::proto::v1::{ImportProfilesRequest, ImportProfilesResponse, ImportRefusal, WriteOutcome};
-use crate::store::{Change, Command, IMPORT_COMMANDS, RequestId, StoreError, Written};
+use crate::store::{IMPORT_COMMANDS, StoreError, Written};
 
 /// What the first message says for all.
 struct Import<'a> {
@@ -36,7 +36,7 @@ struct Report {
     answer: ImportProfilesResponse,
     /// Records that have an outcome: all from the first on.
     records: i64,
-    latest: Sequence,
+    latest: Place,
 }
 
 /// Applies the records of a stream.
@@ -94,8 +94,8 @@ impl<'a> Import<'a> {
         while let Some(answer) = answers.next().await {
             report.add(answer)?;
         }
-        if report.latest > 0 {
-            let cursors = CursorSpace::new(self.profiles.store.log_id(), &self.workspace);
+        if report.latest > Place::START {
+            let cursors = self.profiles.store.cursors(&self.workspace);
             report.answer.cursor = cursors.at(report.latest).to_string();
         }
         ended
@@ -113,7 +113,6 @@ impl<'a> Import<'a> {
     }
 
     fn parse(&self, mut record: ImportProfilesRequest) -> Result<Command, Invalid> {
-        let bytes = record.encoded_len();
         if !record.workspace.is_empty() && record.workspace != self.workspace.as_str() {
             return Err(Invalid::field("workspace", "must be that of the first message"));
         }
@@ -130,13 +129,12 @@ impl<'a> Import<'a> {
         let patch = Box::new(Patch::parse(patch, limits)?);
         let write = WriteRequest {
             workspace: self.workspace.clone(),
-            now: time::now(),
             request,
             silent: record.silent,
             validate_only: record.validate_only,
-            bytes,
         };
-        Ok(write.command(Change::Update { key, patch, etag: String::new(), allow_missing: Some(Mpid::draw()) }))
+        let create_as = Some(Mpid::draw());
+        Ok(write.command(self.profiles, Change::Update(Update { key, patch, etag: None, create_as })))
     }
 }
 
@@ -154,6 +152,8 @@ impl Report {
                 | StoreError::DiskFull { .. }
                 | StoreError::Closed
                 | StoreError::Failed
+                | StoreError::TooManyWorkspaces { .. }
+                | StoreError::Panicked
                 | StoreError::Storage(_)),
             ) => return Err(error),
             Err(
@@ -177,7 +177,7 @@ impl Report {
             WriteOutcome::Unchanged | WriteOutcome::Deleted | WriteOutcome::Unspecified => &mut self.answer.unchanged,
         };
         *count += 1;
-        self.latest = self.latest.max(written.sequence);
+        self.latest = self.latest.max(written.place.unwrap_or_default());
     }
 
     fn refuse(&mut self, error: StoreError) {

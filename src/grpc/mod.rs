@@ -1,7 +1,6 @@
 //! The services. With `http` and `server` the only modules that know a transport. Each method parses, asks, answers.
 //!
-//! - [`profile_service`], [`event_service`]: one file per service; `import` is the former's stream, and `page` what
-//!   lists answer.
+//! - [`profile_service`], [`event_service`]: one file per service; `import` is the former's stream.
 //! - [`status`]: the one map from refusals to gRPC statuses.
 //! - [`codec`]: sends what is already encoded.
 //! - [`layer`]: what holds for every call.
@@ -10,7 +9,6 @@ pub mod codec;
 pub mod event_service;
 mod import;
 pub mod layer;
-mod page;
 pub mod profile_service;
 pub mod status;
 

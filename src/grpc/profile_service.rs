@@ -7,17 +7,15 @@ use prost::Message;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
-use uuid::Uuid;
 
 use super::codec::Encoded;
-use super::page::Page;
 use super::server::profile_service_server::ProfileService;
 use super::{import, status};
-use crate::model::cursor::CursorSpace;
+use crate::command::{Change, Command, Create, Delete, RequestId, Update};
 use crate::model::identity::ParsedIdentity;
 use crate::model::limits::IMPORTS;
 use crate::model::{
-    Invalid, Limits, Mask, Micros, Mpid, NewProfile, Patch, ProfileKey, Workspace, page_token, time, wire,
+    Etag, Invalid, Limits, Mask, Mpid, NewProfile, Patch, Place, ProfileKey, Workspace, page_token, wire,
 };
 use crate::proto::field::{
     batch_get_profiles_response::RESULTS,
@@ -31,7 +29,7 @@ use crate::proto::v1::{
     GetProfileRequest, ImportProfilesRequest, ListProfilesRequest, UpdateProfileRequest, WriteOutcome,
     delete_profile_request, get_profile_request, profile_key, update_profile_request,
 };
-use crate::store::{Change, Command, RequestId, Snapshot, Store, StoreError, WorkspaceId, Written};
+use crate::store::{Lookups, PageSize, Past, Store, StoreError, Written};
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -47,11 +45,9 @@ pub struct Profiles {
 /// What the writes have in common.
 pub(super) struct WriteRequest {
     pub workspace: Workspace,
-    pub now: Micros,
     pub request: Option<RequestId>,
     pub silent: bool,
     pub validate_only: bool,
-    pub bytes: usize,
 }
 
 /// A parsed `BatchGetProfilesRequest`.
@@ -84,7 +80,7 @@ impl Profiles {
             get_profile_request::Key::Identity(identity) => ProfileKey::identity(identity, &self.limits)?,
         };
         self.check_min_cursor(&workspace, &request.min_cursor)?;
-        self.store.find(&workspace, &key, time::now(), |profile| encode_found(profile, &mask))?.map_err(Status::from)
+        self.store.find(&workspace, &key, |profile| encode_found(profile, &mask))?.map_err(Status::from)
     }
 
     fn parse_batch(&self, request: BatchGetProfilesRequest) -> Result<Batch, Status> {
@@ -120,9 +116,9 @@ impl Profiles {
         }
         let head = match self.store.workspace_id(workspace) {
             Some(id) => self.store.snapshot()?.log_bounds(id)?.head,
-            None => 0,
+            None => Place::START,
         };
-        self.cursors(workspace).parse("min_cursor", cursor, head)?;
+        self.store.cursors(workspace).parse("min_cursor", cursor, head)?;
         Ok(())
     }
 
@@ -134,7 +130,7 @@ impl Profiles {
         let given = Mpid::new(profile.mpid);
         let profile = Box::new(NewProfile::parse(profile, &self.limits)?);
         let mpid = given.unwrap_or_else(Mpid::draw);
-        Ok(write.command(Change::Create { profile, mpid, drawn: given.is_none() }))
+        Ok(write.command(self, Change::Create(Create { profile, mpid, drawn: given.is_none() })))
     }
 
     fn parse_update(&self, mut request: UpdateProfileRequest) -> Result<Command, Invalid> {
@@ -147,8 +143,8 @@ impl Profiles {
         };
         let patch = request.patch.ok_or_else(|| Invalid::field("patch", "must be set"))?;
         let patch = Box::new(Patch::parse(patch, &self.limits)?);
-        let allow_missing = request.allow_missing.then(Mpid::draw);
-        Ok(write.command(Change::Update { key, patch, etag: request.etag, allow_missing }))
+        let (etag, create_as) = (Etag::parse(request.etag), request.allow_missing.then(Mpid::draw));
+        Ok(write.command(self, Change::Update(Update { key, patch, etag, create_as })))
     }
 
     fn parse_delete(&self, mut request: DeleteProfileRequest) -> Result<Command, Invalid> {
@@ -159,20 +155,15 @@ impl Profiles {
             delete_profile_request::Key::Mpid(mpid) => ProfileKey::mpid(mpid)?,
             delete_profile_request::Key::Identity(identity) => ProfileKey::identity(identity, &self.limits)?,
         };
-        let DeleteProfileRequest { etag, allow_missing, .. } = request;
-        Ok(write.command(Change::Delete { key, etag, allow_missing }))
+        let (etag, allow_missing) = (Etag::parse(request.etag), request.allow_missing);
+        Ok(write.command(self, Change::Delete(Delete { key, etag, allow_missing })))
     }
 
     async fn write(&self, command: Command) -> Result<(Written, Option<String>), StoreError> {
-        let cursors = self.cursors(&command.workspace);
-        let preview = command.validate_only;
+        let cursors = self.store.cursors(&command.workspace);
         let written = self.store.write(command).await?;
-        let cursor = (!preview).then(|| cursors.at(written.sequence).to_string());
+        let cursor = written.place.map(|place| cursors.at(place).to_string());
         Ok((written, cursor))
-    }
-
-    fn cursors(&self, workspace: &Workspace) -> CursorSpace {
-        CursorSpace::new(self.store.log_id(), workspace)
     }
 }
 
@@ -184,14 +175,14 @@ impl ProfileService for Profiles {
 
     async fn batch_get_profiles(&self, request: Request<BatchGetProfilesRequest>) -> Result<Response<Encoded>, Status> {
         let batch = self.parse_batch(request.into_inner())?;
-        let (store, limit) = (Arc::clone(&self.store), self.limits.answer_bytes);
-        off_the_loop(move || get_batch(&store, &batch, limit)).await
+        let limit = self.limits.answer_bytes;
+        self.store.on_read_pool(move |store| get_batch(store, &batch, limit)).await.map(Response::new)
     }
 
     async fn list_profiles(&self, request: Request<ListProfilesRequest>) -> Result<Response<Encoded>, Status> {
         let list = self.parse_list(request.into_inner())?;
-        let (store, page) = (Arc::clone(&self.store), Page::new(PROFILES, list.page_size, &self.limits));
-        off_the_loop(move || list_profiles(&store, &list, page).map_err(Status::from)).await
+        let size = PageSize { items: list.page_size, bytes: self.limits.answer_bytes };
+        self.store.on_read_pool(move |store| list_profiles(store, &list, size)).await.map(Response::new)
     }
 
     async fn import_profiles(
@@ -230,24 +221,22 @@ impl WriteRequest {
         request: &mut R,
         parts: impl FnOnce(&mut R) -> (&String, String, bool),
     ) -> Result<Self, Invalid> {
-        let bytes = request.encoded_len();
         let (workspace, id, validate_only) = parts(request);
         let workspace = Workspace::parse(workspace)?;
         let request = RequestId::parse(id)?.map(|id| RequestId::new(id, method, request));
-        Ok(Self { workspace, now: time::now(), request, silent: false, validate_only, bytes })
+        Ok(Self { workspace, request, silent: false, validate_only })
     }
 
-    pub fn command(self, change: Change) -> Command {
+    pub fn command(self, profiles: &Profiles, change: Change) -> Command {
         Command {
             workspace: self.workspace,
-            time: self.now,
-            event_id: Uuid::now_v7(),
-            actor: String::new(),
+            stamp: profiles.store.stamp(),
+            actor: None,
             request: self.request,
             silent: self.silent,
             validate_only: self.validate_only,
+            limits: profiles.limits,
             change,
-            request_bytes: self.bytes,
         }
     }
 }
@@ -263,20 +252,12 @@ pub(super) fn parse_key(field: &str, key: pb::ProfileKey, limits: &Limits) -> Re
     }
 }
 
-/// For a read that may ask the disk for much: not on a thread that serves others.
-async fn off_the_loop(
-    read: impl FnOnce() -> Result<Encoded, Status> + Send + 'static,
-) -> Result<Response<Encoded>, Status> {
-    tokio::task::spawn_blocking(read).await.unwrap_or_else(|_| Err(StoreError::Closed.into())).map(Response::new)
-}
-
-/// A `BatchGetProfilesResponse`, all of one snapshot.
+/// A `BatchGetProfilesResponse`, all of one state.
 fn get_batch(store: &Store, batch: &Batch, limit: usize) -> Result<Encoded, Status> {
-    let (snapshot, now) = (store.snapshot()?, time::now());
-    let workspace = store.workspace_id(&batch.workspace);
+    let lookups = store.lookups(&batch.workspace)?;
     let mut message = Vec::new();
     for key in &batch.keys {
-        if let Err(error) = put_result(&snapshot, workspace, key, &batch.mask, now, limit, &mut message) {
+        if let Err(error) = put_result(&lookups, key, &batch.mask, limit, &mut message) {
             put_nested(ERROR, error.details(), &mut message); // An encoded google.rpc.Status.
         }
     }
@@ -285,18 +266,15 @@ fn get_batch(store: &Store, batch: &Batch, limit: usize) -> Result<Encoded, Stat
 
 /// Writes what was found.
 fn put_result(
-    snapshot: &Snapshot,
-    workspace: Option<WorkspaceId>,
+    lookups: &Lookups,
     key: &Result<ProfileKey, Invalid>,
     mask: &Mask,
-    now: Micros,
     limit: usize,
     message: &mut Vec<u8>,
 ) -> Result<(), Status> {
     let key = key.as_ref().map_err(|invalid| Status::from(invalid.clone()))?;
-    let workspace = workspace.ok_or_else(|| StoreError::not_found(key))?;
-    snapshot.find(workspace, key, now, |profile| {
-        let profile = mask.profile(profile).map_err(|_| StoreError::Corrupt { table: "profile" })?;
+    lookups.find(key, |profile| {
+        let profile = mask.profile(profile).map_err(|_| StoreError::corrupt("profile"))?;
         let found = message.len() + profile.len();
         if found > limit && !message.is_empty() {
             return Err(status::answer_full(limit, found));
@@ -313,25 +291,27 @@ fn put_nested(field: u32, value: &[u8], message: &mut Vec<u8>) {
 }
 
 /// A `ListProfilesResponse`.
-fn list_profiles(store: &Store, list: &List, mut page: Page) -> Result<Encoded, StoreError> {
-    let next = match store.workspace_id(&list.workspace) {
-        Some(workspace) => {
-            let snapshot = store.snapshot()?;
-            snapshot.profiles(workspace, list.after, time::now(), |profile| page.push(list.mask.profile(profile)))?
-        }
-        None => None,
-    };
-    let mut message = page.finish().map_err(|_| StoreError::Corrupt { table: "profile" })?;
+fn list_profiles(store: &Store, list: &List, size: PageSize) -> Result<Encoded, Status> {
+    let mut message = Vec::new();
+    let page = store.list_profiles(&list.workspace, list.after, size, |profile| {
+        let profile = list.mask.profile(profile).map_err(|_| StoreError::corrupt("profile"))?;
+        wire::put_delimited(PROFILES, &profile, &mut message);
+        Ok(profile.len())
+    });
+    let token = |last| page_token::encode(&list.workspace, last);
+    let next = page.map_err(|error| match error {
+        StoreError::Corrupt { table, past: Some(Past::Profile(past)) } => status::list_damaged(table, past.map(token)),
+        other => other.into(),
+    })?;
     if let Some(last) = next {
-        let token = page_token::encode(&list.workspace, last);
-        wire::put_delimited(NEXT_PAGE_TOKEN, token.as_bytes(), &mut message);
+        wire::put_delimited(NEXT_PAGE_TOKEN, token(last).as_bytes(), &mut message);
     }
     Ok(message.into())
 }
 
 /// A `GetProfileResponse`: the profile as it is stored, or cut by a mask. Either way it is not decoded.
 fn encode_found(profile: &[u8], mask: &Mask) -> Result<Encoded, StoreError> {
-    let profile = mask.profile(profile).map_err(|_| StoreError::Corrupt { table: "profile" })?;
+    let profile = mask.profile(profile).map_err(|_| StoreError::corrupt("profile"))?;
     let mut message = Vec::with_capacity(wire::delimited_len(get_profile_response::PROFILE, profile.len()));
     wire::put_delimited(get_profile_response::PROFILE, &profile, &mut message);
     Ok(message.into())

@@ -12,7 +12,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 use crate::feed::FeedError;
 use crate::model::Invalid;
 use crate::model::cursor::CursorError;
-use crate::model::time::to_timestamp;
+use crate::model::{Cursor, Place};
 use crate::proto::v1::ErrorReason;
 use crate::store::StoreError;
 
@@ -94,14 +94,18 @@ impl From<StoreError> for Status {
                 details.add_precondition_failure_violation("REQUEST_ID", "request_id", &*message);
                 Self::with_error_details(Code::FailedPrecondition, message, details)
             }
-            StoreError::Expired { oldest, head, oldest_time } => {
-                let metadata = [
-                    ("oldest_sequence", oldest.to_string()),
-                    ("head_sequence", head.to_string()),
-                    ("oldest_time", to_timestamp(oldest_time).to_string()),
-                ];
-                let details = info(ErrorReason::CursorExpired, metadata);
+            StoreError::Expired { floor, head, oldest_time } => {
+                let oldest = floor.checked_next().map_or(floor, Place::from);
+                let time = oldest_time.map(|time| ("oldest_time", time.to_timestamp().to_string()));
+                let ends = [("oldest_sequence", oldest.to_string()), ("head_sequence", head.to_string())];
+                let details = info(ErrorReason::CursorExpired, ends.into_iter().chain(time));
                 Self::with_error_details(Code::OutOfRange, message, details)
+            }
+            StoreError::TooManyWorkspaces { limit } => {
+                let metadata = [("subject", "workspaces".to_owned()), ("limit", limit.to_string())];
+                let mut details = info(ErrorReason::QuotaExceeded, metadata);
+                details.add_quota_failure_violation("workspaces", format!("{limit}, which is the limit"));
+                Self::with_error_details(Code::ResourceExhausted, message, details)
             }
             StoreError::Overloaded => {
                 let mut details = info(ErrorReason::Overloaded, []);
@@ -113,15 +117,15 @@ impl From<StoreError> for Status {
                 let details = info(ErrorReason::StorageFull, metadata);
                 Self::with_error_details(Code::ResourceExhausted, message, details)
             }
-            StoreError::Corrupt { table } => {
-                tracing::error!(table, "a stored record is corrupt");
-                let message = "a stored record is corrupt and is not served";
-                Self::with_error_details(Code::DataLoss, message, info(ErrorReason::RecordCorrupt, []))
+            StoreError::Corrupt { table, .. } => record_corrupt(table, None),
+            StoreError::Panicked => {
+                tracing::error!("a call panicked");
+                Self::with_error_details(Code::Internal, message, info(ErrorReason::Internal, []))
             }
             StoreError::Closed => draining(None),
             StoreError::Failed => storage_failed("the store has failed; whether the write was kept is unknown"),
             StoreError::Storage(cause) => {
-                tracing::error!(error = &*cause as &dyn std::error::Error, "a read failed; the process must end");
+                tracing::error!(error = &*cause as &dyn std::error::Error, "the store cannot be read");
                 storage_failed("the store cannot be read")
             }
         }
@@ -134,6 +138,7 @@ impl From<FeedError> for Status {
         match error {
             FeedError::Invalid(error) => error.into(),
             FeedError::Store(error) => error.into(),
+            FeedError::Damaged { past } => log_damaged(past),
             FeedError::Draining { cursor } => draining(Some(cursor.to_string())),
             FeedError::Stalled { cursor } => {
                 let details = info(ErrorReason::SubscriberStalled, [("cursor", cursor.to_string())]);
@@ -141,6 +146,22 @@ impl From<FeedError> for Status {
             }
         }
     }
+}
+
+/// For a log whose next event is damaged; `past` leads over the damage.
+pub(super) fn log_damaged(past: Cursor) -> Status {
+    record_corrupt("event", Some(("cursor", past.to_string())))
+}
+
+/// For a list whose next row is damaged; the token leads over the damage, and is absent where nothing follows it.
+pub(super) fn list_damaged(table: &'static str, next_page_token: Option<String>) -> Status {
+    record_corrupt(table, Some(("next_page_token", next_page_token.unwrap_or_default())))
+}
+
+fn record_corrupt(table: &'static str, past: Option<(&'static str, String)>) -> Status {
+    tracing::error!(table, "a stored record is corrupt");
+    let message = "a stored record is corrupt and is not served";
+    Status::with_error_details(Code::DataLoss, message, info(ErrorReason::RecordCorrupt, past))
 }
 
 /// For bytes that are not the request's message.

@@ -36,7 +36,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::grpc::layer::is_grpc;
 use crate::grpc::status;
-use crate::model::{Invalid, Limits, ProfileKey, Workspace, time};
+use crate::model::{Invalid, Limits, ProfileKey, Workspace};
 use crate::proto::v1::Profile;
 use crate::store::{Store, StoreError, WorkspaceId};
 use problem::Problem;
@@ -156,8 +156,8 @@ impl Api {
 
     /// The profile as JSON, and its etag.
     fn find(&self, workspace: &Workspace, key: &ProfileKey, query: &Query) -> Result<(HeaderValue, Vec<u8>), Problem> {
-        let profile = self.store.find(workspace, key, time::now(), |profile| Profile::decode(profile))?;
-        let profile = profile.map_err(|_| StoreError::Corrupt { table: "profile" })?;
+        let profile = self.store.find(workspace, key, |profile| Profile::decode(profile))?;
+        let profile = profile.map_err(|_| StoreError::corrupt("profile"))?;
         let body = profile::to_json(&profile, query);
         Ok((etag(&body), body))
     }

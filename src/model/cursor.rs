@@ -6,10 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{Invalid, Workspace};
-
-/// The number of an event in its workspace: from 1, without holes, in commit order. 0 is the place before the first.
-pub type Sequence = u64;
+use super::{Invalid, Place, Workspace};
 
 /// Names one log. Random, made with the store, so that a cursor into another store is refused and never misread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,13 +14,13 @@ pub struct LogId(pub u64);
 
 /// A place in the log of one workspace. Exclusive: reading continues after it.
 ///
-/// On the wire: a version, the log, a hash of the workspace's name, the sequence and a checksum, in base64. It is a
+/// On the wire: a version, the log, a hash of the workspace's name, the number of the event before it and a checksum, in base64. It is a
 /// name, not a secret: whoever may read the workspace may read at any cursor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cursor {
     log: LogId,
     workspace: u32,
-    sequence: Sequence,
+    place: Place,
 }
 
 /// Why a cursor cannot be read from.
@@ -41,7 +38,7 @@ pub enum CursorError {
     ForeignWorkspace { field: &'static str },
     /// It lies past the head of the log.
     #[error("{field}: past the head of the log, {head}")]
-    InFuture { field: &'static str, head: Sequence },
+    InFuture { field: &'static str, head: Place },
 }
 
 const VERSION: u8 = 1;
@@ -49,6 +46,17 @@ const BODY: usize = 1 + 8 + 4 + 8;
 const LENGTH: usize = BODY + 4;
 /// Characters of an encoded cursor.
 pub const TEXT: usize = LENGTH.div_ceil(3) * 4 - 2;
+
+/// Where a reader of a log begins.
+#[derive(Debug, Clone)]
+pub enum Start {
+    /// After the latest event.
+    Now,
+    /// With the oldest event.
+    Earliest,
+    /// After a cursor, as the caller gave it.
+    After(String),
+}
 
 /// The maker and reader of the cursors of one workspace's log.
 #[derive(Debug, Clone, Copy)]
@@ -64,17 +72,29 @@ impl CursorSpace {
         Self { log, workspace: low_half(xxh3_64(workspace.as_str().as_bytes())) }
     }
 
-    /// The cursor of the place after `sequence`.
+    /// The cursor of a place.
     #[must_use]
-    pub fn at(self, sequence: Sequence) -> Cursor {
-        Cursor { log: self.log, workspace: self.workspace, sequence }
+    pub fn at(self, place: impl Into<Place>) -> Cursor {
+        Cursor { log: self.log, workspace: self.workspace, place: place.into() }
+    }
+
+    /// The place in a log with these ends where a reader begins.
+    ///
+    /// # Errors
+    /// As of [`CursorSpace::parse`].
+    pub fn resolve(self, start: &Start, floor: Place, head: Place) -> Result<Place, Invalid> {
+        match start {
+            Start::Now => Ok(head),
+            Start::Earliest => Ok(floor),
+            Start::After(cursor) => self.parse("cursor", cursor, head),
+        }
     }
 
     /// Parses a cursor of a request, and holds it against the head of the log.
     ///
     /// # Errors
     /// [`Invalid::Cursor`] if it is not ours, or not of this workspace's log, or lies past `head`.
-    pub fn parse(self, field: &'static str, text: &str, head: Sequence) -> Result<Sequence, Invalid> {
+    pub fn parse(self, field: &'static str, text: &str, head: Place) -> Result<Place, Invalid> {
         let cursor = Cursor::parse(text).ok_or(CursorError::Malformed { field })?;
         if cursor.log != self.log {
             return Err(CursorError::ForeignLog { field }.into());
@@ -82,10 +102,10 @@ impl CursorSpace {
         if cursor.workspace != self.workspace {
             return Err(CursorError::ForeignWorkspace { field }.into());
         }
-        if cursor.sequence > head {
+        if cursor.place > head {
             return Err(CursorError::InFuture { field, head }.into());
         }
-        Ok(cursor.sequence)
+        Ok(cursor.place)
     }
 }
 
@@ -97,7 +117,7 @@ impl Cursor {
         raw[0] = VERSION;
         raw[1..9].copy_from_slice(&self.log.0.to_be_bytes());
         raw[9..13].copy_from_slice(&self.workspace.to_be_bytes());
-        raw[13..BODY].copy_from_slice(&self.sequence.to_be_bytes());
+        raw[13..BODY].copy_from_slice(&self.place.get().to_be_bytes());
         let checksum = low_half(xxh3_64(&raw[..BODY]));
         raw[BODY..].copy_from_slice(&checksum.to_be_bytes());
         let mut text = [0; TEXT];
@@ -115,7 +135,7 @@ impl Cursor {
         Some(Self {
             log: LogId(u64::from_be_bytes(raw[1..9].try_into().ok()?)),
             workspace: u32::from_be_bytes(raw[9..13].try_into().ok()?),
-            sequence: u64::from_be_bytes(raw[13..BODY].try_into().ok()?),
+            place: Place::after(u64::from_be_bytes(raw[13..BODY].try_into().ok()?)),
         })
     }
 }
@@ -142,10 +162,10 @@ mod tests {
     #[test]
     fn a_cursor_reads_back_only_in_its_own_log() {
         let here = space(7, "a/b/c");
-        let text = here.at(41).to_string();
-        assert_eq!(here.parse("cursor", &text, 41), Ok(41));
-        let refused = |space: CursorSpace, head| space.parse("cursor", &text, head).unwrap_err();
-        assert_eq!(refused(here, 40), CursorError::InFuture { field: "cursor", head: 40 }.into());
+        let text = here.at(Place::after(41)).to_string();
+        assert_eq!(here.parse("cursor", &text, Place::after(41)), Ok(Place::after(41)));
+        let refused = |space: CursorSpace, head| space.parse("cursor", &text, Place::after(head)).unwrap_err();
+        assert_eq!(refused(here, 40), CursorError::InFuture { field: "cursor", head: Place::after(40) }.into());
         assert_eq!(refused(space(8, "a/b/c"), 41), CursorError::ForeignLog { field: "cursor" }.into());
         assert_eq!(refused(space(7, "a/b/d"), 41), CursorError::ForeignWorkspace { field: "cursor" }.into());
     }
@@ -153,14 +173,14 @@ mod tests {
     #[test]
     fn a_garbled_cursor_is_malformed() {
         let here = space(7, "a/b/c");
-        let text = here.at(41).to_string();
+        let text = here.at(Place::after(41)).to_string();
         let malformed = Err(CursorError::Malformed { field: "cursor" }.into());
         for at in 0..text.len() {
             let mut garbled = text.clone().into_bytes();
             garbled[at] = if garbled[at] == b'A' { b'B' } else { b'A' };
-            assert_eq!(here.parse("cursor", std::str::from_utf8(&garbled).unwrap(), u64::MAX), malformed);
-            assert_eq!(here.parse("cursor", &text[..at], u64::MAX), malformed);
+            assert_eq!(here.parse("cursor", std::str::from_utf8(&garbled).unwrap(), Place::after(u64::MAX)), malformed);
+            assert_eq!(here.parse("cursor", &text[..at], Place::after(u64::MAX)), malformed);
         }
-        assert_eq!(here.parse("cursor", &format!("{text}A"), u64::MAX), malformed);
+        assert_eq!(here.parse("cursor", &format!("{text}A"), Place::after(u64::MAX)), malformed);
     }
 }

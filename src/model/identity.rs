@@ -219,8 +219,7 @@ pub fn keys_of(profile: &Profile) -> Vec<IdentityKey> {
 /// # Errors
 /// If the profile is not well-formed up to there.
 pub fn owns(profile: &[u8], key: &IdentityKey) -> Result<bool, DecodeError> {
-    const DEVICE_IDENTITIES: u32 = 6;
-    const USER_IDENTITIES: u32 = 7;
+    use crate::proto::field::profile::{DEVICE_IDENTITIES, USER_IDENTITIES};
     for field in wire::fields(profile) {
         let field = field?;
         if matches!(field.tag, DEVICE_IDENTITIES | USER_IDENTITIES) && key.matches(field.value)? {

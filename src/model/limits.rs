@@ -3,7 +3,7 @@
 use super::Invalid;
 
 /// The limits; the defaults are those of the README.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Encoded bytes of a profile.
     pub profile_bytes: usize,
@@ -21,6 +21,8 @@ pub struct Limits {
     pub audience_memberships: usize,
     /// Attributions of a profile.
     pub attributions: usize,
+    /// Workspaces of the store.
+    pub workspaces: usize,
     /// Bytes of one request message on the wire.
     pub request_bytes: usize,
     /// Keys of one batch.
@@ -54,6 +56,7 @@ impl Default for Limits {
             identity_value_bytes: 1_024,
             audience_memberships: 1_000,
             attributions: 1_000,
+            workspaces: 100_000,
             request_bytes: 1 << 20,
             batch_keys: 1_000,
             page_items: 1_000,

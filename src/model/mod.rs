@@ -5,7 +5,8 @@
 //!
 //! - [`limits`]: every limit on what a caller may send.
 //! - [`invalid`]: why a request is refused at the door.
-//! - [`workspace`], [`mpid`], [`identity`], [`cursor`], [`page_token`]: the names of things and places.
+//! - [`workspace`], [`mpid`], [`identity`], [`etag`], [`sequence`], [`cursor`], [`page_token`]: the names of things and
+//!   places.
 //! - [`profile`], [`patch`]: what may be stored, and how it changes; by way of `room`, which refuses what fits nowhere,
 //!   and `weight`, what a parsed value takes of the queue.
 //! - [`change`]: what an event says of a change.
@@ -13,6 +14,7 @@
 
 pub mod change;
 pub mod cursor;
+pub mod etag;
 pub mod filter;
 pub mod identity;
 pub mod invalid;
@@ -23,13 +25,15 @@ pub mod page_token;
 pub mod patch;
 pub mod profile;
 mod room;
+pub mod sequence;
 pub mod time;
 mod weight;
 pub mod wire;
 pub mod workspace;
 
 pub use change::EventKind;
-pub use cursor::{Cursor, LogId, Sequence};
+pub use cursor::{Cursor, LogId};
+pub use etag::Etag;
 pub use filter::Filter;
 pub use identity::IdentityKey;
 pub use invalid::Invalid;
@@ -38,5 +42,6 @@ pub use mask::Mask;
 pub use mpid::Mpid;
 pub use patch::Patch;
 pub use profile::{NewProfile, ProfileKey};
+pub use sequence::{Place, Sequence};
 pub use time::Micros;
 pub use workspace::Workspace;

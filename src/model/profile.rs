@@ -254,17 +254,22 @@ fn given_bytes(profile: &Profile) -> usize {
 /// Whether a membership has ended at `now`.
 #[must_use]
 pub fn is_expired(membership: &AudienceMembership, now: Micros) -> bool {
-    expiry(membership) <= now
+    expiry(membership).is_some_and(|expiry| expiry <= now)
 }
 
-/// When the first of a profile's memberships ends; [`Micros::MAX`] for never.
+/// When the first of a profile's memberships ends; `None` if none does.
 #[must_use]
-pub fn next_expiry(profile: &Profile) -> Micros {
-    profile.audience_memberships.iter().map(expiry).min().unwrap_or(Micros::MAX)
+pub fn next_expiry(profile: &Profile) -> Option<Micros> {
+    profile.audience_memberships.iter().filter_map(expiry).min()
 }
 
-fn expiry(membership: &AudienceMembership) -> Micros {
-    membership.expire_time.as_ref().map_or(Micros::MAX, time::from_timestamp)
+/// Removes the memberships that have ended at `now`.
+pub fn remove_expired(profile: &mut Profile, now: Micros) {
+    profile.audience_memberships.retain(|membership| !is_expired(membership, now));
+}
+
+fn expiry(membership: &AudienceMembership) -> Option<Micros> {
+    membership.expire_time.as_ref().map(Micros::from_timestamp)
 }
 
 #[cfg(test)]
@@ -301,7 +306,8 @@ mod tests {
         let limits = Limits { profile_bytes: 50, ..Limits::default() };
         let before = profile(9, 100);
         let mut touched = profile(10, 100);
-        (touched.create_time, touched.update_time) = (Some(time::to_timestamp(1)), Some(time::to_timestamp(2)));
+        (touched.create_time, touched.update_time) =
+            (Some(Micros::new(1).to_timestamp()), Some(Micros::new(2).to_timestamp()));
         for after in [&before, &touched, &profile(9, 99), &profile(20, 99), &profile(9, 0)] {
             assert_eq!(check_size(Some(&before), after, &limits), Ok(()));
         }

@@ -1,39 +1,65 @@
 //! Time as it is stored: microseconds since 1970, UTC.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use prost_types::Timestamp;
 
-/// Microseconds since 1970, UTC.
-pub type Micros = i64;
-
 const PER_SECOND: i64 = 1_000_000;
 
-/// The clock of this machine. Only whoever makes a command or serves a read asks it; nothing deeper does.
-#[must_use]
-pub fn now() -> Micros {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Micros::try_from(since.as_micros()).unwrap_or(Micros::MAX)
-}
+/// Microseconds since 1970, UTC.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Micros(i64);
 
-/// As a message says it.
-#[must_use]
-pub fn to_timestamp(micros: Micros) -> Timestamp {
-    let nanos = i32::try_from(micros.rem_euclid(PER_SECOND) * 1_000).expect("below a second");
-    Timestamp { seconds: micros.div_euclid(PER_SECOND), nanos }
+impl Micros {
+    /// Microseconds since 1970, UTC.
+    #[must_use]
+    pub const fn new(micros: i64) -> Self {
+        Self(micros)
+    }
+
+    /// The number.
+    #[must_use]
+    pub const fn get(self) -> i64 {
+        self.0
+    }
+
+    /// Whole microseconds of a duration.
+    #[must_use]
+    pub fn of(duration: Duration) -> Self {
+        Self(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX))
+    }
+
+    /// Later by a duration.
+    #[must_use]
+    pub fn plus(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(Self::of(duration).0))
+    }
+
+    /// Earlier by a duration.
+    #[must_use]
+    pub fn minus(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(Self::of(duration).0))
+    }
+
+    /// As a message says it.
+    #[must_use]
+    pub fn to_timestamp(self) -> Timestamp {
+        let nanos = i32::try_from(self.0.rem_euclid(PER_SECOND) * 1_000).expect("below a second");
+        Timestamp { seconds: self.0.div_euclid(PER_SECOND), nanos }
+    }
+
+    /// Rounded up, so that whoever compares with it never acts too early; times past the range count as its ends.
+    #[must_use]
+    pub fn from_timestamp(timestamp: &Timestamp) -> Self {
+        let micros = (i64::from(timestamp.nanos) + 999).div_euclid(1_000);
+        Self(timestamp.seconds.saturating_mul(PER_SECOND).saturating_add(micros))
+    }
 }
 
 /// Whole milliseconds since 1970, UTC.
 #[must_use]
 pub fn millis(timestamp: &Timestamp) -> i64 {
     timestamp.seconds.saturating_mul(1_000).saturating_add(i64::from(timestamp.nanos).div_euclid(1_000_000))
-}
-
-/// Rounded up, so that whoever compares with it never acts too early; times past the range count as its ends.
-#[must_use]
-pub fn from_timestamp(timestamp: &Timestamp) -> Micros {
-    let micros = (i64::from(timestamp.nanos) + 999).div_euclid(1_000);
-    timestamp.seconds.saturating_mul(PER_SECOND).saturating_add(micros)
 }
 
 /// Whether protobuf allows it: years 1 to 9999, and nanoseconds below a second.

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use crate::model::{Invalid, Mpid, ProfileKey, Sequence};
+use crate::model::{Invalid, Micros, Mpid, Place, ProfileKey};
 
-/// Why a read or a write was refused. `grpc::status` maps it. It names no gRPC code and holds no personal data.
+/// Why a read or a write was refused. It names no gRPC code and holds no personal data.
 #[allow(missing_docs)] // The fields stand in the messages.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -26,18 +26,24 @@ pub enum StoreError {
     /// The patch does not fit the profile.
     #[error(transparent)]
     Invalid(#[from] Invalid),
-    /// The log no longer holds what was asked for.
+    /// The log no longer holds what was asked for. `oldest_time` is unknown where the oldest event is damaged.
     #[error("the log no longer holds what follows the cursor")]
-    Expired { oldest: Sequence, head: Sequence, oldest_time: crate::model::Micros },
+    Expired { floor: Place, head: Place, oldest_time: Option<Micros> },
+    /// The store has as many workspaces as it may. Nothing changed.
+    #[error("the store has as many workspaces as it may: {limit}")]
+    TooManyWorkspaces { limit: usize },
     /// The queue is full. Nothing changed.
     #[error("the queue of writes is full")]
     Overloaded,
     /// The disk is nearly full. Nothing changed.
     #[error("the disk is nearly full")]
     DiskFull { free: u64, required: u64 },
-    /// A row fails its checksum or does not decode.
+    /// A row, or a page of rows, is damaged. A list or a stream can go on after `past`.
     #[error("a stored {table} record is corrupt")]
-    Corrupt { table: &'static str },
+    Corrupt { table: &'static str, past: Option<Past> },
+    /// Our code panicked. Nothing changed.
+    #[error("an internal error")]
+    Panicked,
     /// The store is closed. Nothing changed.
     #[error("the store is closed")]
     Closed,
@@ -49,7 +55,22 @@ pub enum StoreError {
     Storage(#[source] Box<redb::Error>),
 }
 
+/// The far side of damaged rows: what can be read begins again after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Past {
+    /// In the log.
+    Event(Place),
+    /// Among the profiles, by mpid; `None` if there are no more.
+    Profile(Option<Mpid>),
+}
+
 impl StoreError {
+    /// That a stored message does not decode.
+    #[must_use]
+    pub fn corrupt(table: &'static str) -> Self {
+        Self::Corrupt { table, past: None }
+    }
+
     /// That there is no profile of this key.
     pub(crate) fn not_found(key: &ProfileKey) -> Self {
         let mpid = match key {
@@ -58,49 +79,42 @@ impl StoreError {
         };
         Self::ProfileNotFound { mpid }
     }
-
-    /// Whether only this command is refused, and its batch goes on: it was refused before its first write.
-    pub(crate) fn is_refusal(&self) -> bool {
-        !matches!(self, Self::Storage(_) | Self::Failed)
-    }
 }
 
-/// Why the store could not be opened.
+/// Why the store could not be opened. Each names the file, and says what to do where that is not plain.
 #[allow(missing_docs)] // The fields stand in the messages.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The data directory cannot be made.
-    #[error("cannot create the data directory {path}")]
+    /// The data directory cannot be made or used.
+    #[error("cannot use the data directory {path}")]
     Directory { path: PathBuf, source: std::io::Error },
     /// Another process has it.
-    #[error("another process has the store open")]
-    Locked,
+    #[error("another process has the store open in {path}")]
+    Locked { path: PathBuf },
     /// Another version made it.
-    #[error("the store has format {found}, of another version of cameo; this one reads {expected}")]
-    Format { found: u64, expected: u64 },
-    /// A row fails its checksum.
-    #[error("a stored {table} record is corrupt")]
-    Corrupt { table: &'static str },
-    /// The disk said no.
-    #[error("cannot open the store")]
-    Io(#[from] std::io::Error),
-    /// redb said no.
-    #[error("cannot open the store")]
-    Storage(#[source] Box<redb::Error>),
+    #[error("{path} has {what}, of a newer version of cameo: start that one")]
+    Format { path: PathBuf, what: String },
+    /// The file is damaged where it cannot be done without.
+    #[error("{path} is damaged ({what}): move it away and put a copy of it back, or start anew without it")]
+    Damaged { path: PathBuf, what: String },
+    /// The clock of the machine is wrong.
+    #[error("the clock of this machine says that it is before 1970: set it, and start again")]
+    Clock,
+    /// The writer's thread cannot be started.
+    #[error("cannot start the writer")]
+    Thread(#[source] std::io::Error),
+    /// redb could not read or write.
+    #[error("cannot open {path}")]
+    Storage { path: PathBuf, source: Box<redb::Error> },
 }
 
-/// redb has an error for each operation; we tell them apart only where the caller would.
+/// redb has an error for each operation. What it cannot make sense of is damage; the rest is the disk.
 macro_rules! from_redb {
     ($($error:ident),*) => {$(
         impl From<redb::$error> for StoreError {
             fn from(error: redb::$error) -> Self {
-                Self::Storage(Box::new(error.into()))
-            }
-        }
-        impl From<redb::$error> for OpenError {
-            fn from(error: redb::$error) -> Self {
                 match redb::Error::from(error) {
-                    redb::Error::DatabaseAlreadyOpen => Self::Locked,
+                    redb::Error::Corrupted(_) => Self::Corrupt { table: "page", past: None },
                     other => Self::Storage(Box::new(other)),
                 }
             }

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::error::StoreError;
+use super::super::error::StoreError;
 
 /// A way into the queue.
 #[derive(Debug)]
-pub(super) struct Lane {
+pub(in crate::store) struct Lane {
     commands: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
     capacity: u32,
@@ -19,7 +19,7 @@ pub(super) struct Lane {
 
 /// A command's share of the queue, until it is answered.
 #[derive(Debug)]
-pub(super) struct Ticket {
+pub(in crate::store) struct Ticket {
     _command: OwnedSemaphorePermit,
     _bytes: OwnedSemaphorePermit,
 }

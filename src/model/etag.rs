@@ -1,0 +1,33 @@
+//! The version of a profile.
+
+use super::{LogId, Sequence};
+
+/// Names one version of a profile. Opaque to callers; it changes with each event of the profile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Etag(String);
+
+impl Etag {
+    /// Of the version that this event of this log made.
+    #[must_use]
+    pub fn new(log: LogId, sequence: Sequence) -> Self {
+        Self(format!("{:x}-{:08x}", sequence.get(), log.0 >> 32))
+    }
+
+    /// The `etag` of a request; `None` if the caller takes any version.
+    #[must_use]
+    pub fn parse(text: String) -> Option<Self> {
+        (!text.is_empty()).then_some(Self(text))
+    }
+
+    /// As it stands in a message.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The same, for a message to keep.
+    #[must_use]
+    pub fn into_string(self) -> String {
+        self.0
+    }
+}

@@ -1,0 +1,41 @@
+//! `CreateProfile`.
+
+use super::super::error::StoreError;
+use super::draft::Draft;
+use super::state::{Context, Found};
+use super::{Reply, Verdict};
+use crate::command::Create;
+use crate::model::{Mpid, Sequence};
+use crate::proto::v1::WriteOutcome;
+
+pub(super) fn decide(context: &Context<'_, '_>, create: &Create) -> Result<Verdict, StoreError> {
+    let Create { profile, mpid, drawn } = create;
+    profile.check_as_of(context.now())?;
+    let (mpid, last_event) = free_mpid(context, *mpid, *drawn)?;
+    for key in &profile.identities {
+        if let Some(owner) = context.owner(key)? {
+            return Err(StoreError::IdentityTaken { kind: key.kind().to_owned(), owner });
+        }
+    }
+    let mut draft = Draft::new(context);
+    let profile = draft.create(mpid, profile.profile.clone(), last_event)?;
+    let (effects, place) = draft.finish();
+    let profile = (context.reply == Reply::WithProfile).then_some(profile);
+    Ok(Verdict { outcome: WriteOutcome::Created, mpid: Some(mpid), place, profile, effects })
+}
+
+/// The mpid to create a profile under, and the latest event of the chain that it goes on with.
+pub(super) fn free_mpid(
+    context: &Context<'_, '_>,
+    mut mpid: Mpid,
+    drawn: bool,
+) -> Result<(Mpid, Option<Sequence>), StoreError> {
+    loop {
+        match context.found(mpid)? {
+            Found::Nothing => return Ok((mpid, None)),
+            Found::Gone(last_event) => return Ok((mpid, Some(last_event))),
+            Found::Profile(_) if drawn => mpid = mpid.next_drawn(),
+            Found::Profile(_) => return Err(StoreError::ProfileExists { mpid }),
+        }
+    }
+}

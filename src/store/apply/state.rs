@@ -1,0 +1,151 @@
+//! What a decision depends on: the rows, the workspaces, and the command.
+
+use prost::Message;
+
+use super::super::WorkspaceId;
+use super::super::error::StoreError;
+use super::super::rows::{Head, IdentityHash, Kind, Secret};
+use super::super::tables::Tables;
+use super::super::write::Logs;
+use super::{Effects, Reply};
+use crate::command::Command;
+use crate::model::identity::ParsedIdentity;
+use crate::model::profile::{is_expired, remove_expired};
+use crate::model::{Etag, IdentityKey, LogId, Micros, Mpid, ProfileKey, Sequence};
+use crate::proto::v1::Profile;
+
+/// What a store is born with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::store) struct Origin {
+    pub log: LogId,
+    pub secret: Secret,
+}
+
+/// The store, as a command finds it.
+pub(in crate::store) struct State<'a, 'txn> {
+    pub origin: Origin,
+    pub tables: &'a Tables<'txn>,
+    pub logs: &'a Logs,
+}
+
+/// A command and the store that it finds.
+pub(super) struct Context<'a, 'txn> {
+    pub state: &'a State<'a, 'txn>,
+    pub command: &'a Command,
+    pub reply: Reply,
+    /// The number of the workspace, or the one that it will have.
+    pub workspace: WorkspaceId,
+    /// Whether the workspace is there.
+    pub exists: bool,
+    pub head: Head,
+}
+
+/// A profile as it is stored.
+#[derive(Debug)]
+pub(super) struct Stored {
+    pub profile: Profile,
+    pub last_event: Sequence,
+    pub next_expiry: Option<Micros>,
+}
+
+/// What an mpid stands for.
+pub(super) enum Found {
+    /// It never had a profile.
+    Nothing,
+    /// It had one; this is the latest event of its chain.
+    Gone(Sequence),
+    Profile(Box<Stored>),
+}
+
+impl<'a, 'txn> Context<'a, 'txn> {
+    pub fn new(state: &'a State<'a, 'txn>, command: &'a Command, reply: Reply) -> Self {
+        let id = state.logs.id(&command.workspace);
+        let workspace = id.unwrap_or_else(|| state.logs.next_id());
+        let head = id.map(|id| state.logs.head(id)).unwrap_or_default();
+        Self { state, command, reply, workspace, exists: id.is_some(), head }
+    }
+
+    /// The command's own time: memberships are judged by it.
+    pub fn now(&self) -> Micros {
+        self.command.stamp.time
+    }
+
+    /// The time of its events, which never goes back in a log.
+    pub fn event_time(&self) -> Micros {
+        self.now().max(self.head.time)
+    }
+
+    /// Brings the workspace into being if there is something to write to it.
+    pub fn found_workspace(&self, effects: &mut Effects) -> Result<(), StoreError> {
+        if effects.is_empty() {
+            return Ok(());
+        }
+        effects.workspace = Some(self.workspace);
+        if !self.exists {
+            let limit = self.command.limits.workspaces;
+            if self.state.logs.count() >= limit {
+                return Err(StoreError::TooManyWorkspaces { limit });
+            }
+            effects.born = Some(self.command.workspace.clone());
+        }
+        Ok(())
+    }
+
+    pub fn hash(&self, key: &IdentityKey) -> IdentityHash {
+        self.state.origin.secret.hash(self.workspace, key)
+    }
+
+    /// The profile that a key names.
+    pub fn find(&self, key: &ProfileKey) -> Result<Option<(Mpid, Stored)>, StoreError> {
+        let mpid = match key {
+            ProfileKey::Mpid(mpid) => Some(*mpid),
+            ProfileKey::Identity(ParsedIdentity { key, .. }) => self.owner(key)?,
+        };
+        let Some(mpid) = mpid else { return Ok(None) };
+        Ok(self.stored(mpid)?.map(|stored| (mpid, stored)))
+    }
+
+    /// The owner of an identity. `None` only where the index shows that there is none.
+    pub fn owner(&self, key: &IdentityKey) -> Result<Option<Mpid>, StoreError> {
+        if self.exists { self.state.tables.owner(self.workspace, self.hash(key)) } else { Ok(None) }
+    }
+
+    pub fn stored(&self, mpid: Mpid) -> Result<Option<Stored>, StoreError> {
+        Ok(match self.found(mpid)? {
+            Found::Profile(stored) => Some(*stored),
+            Found::Nothing | Found::Gone(_) => None,
+        })
+    }
+
+    pub fn found(&self, mpid: Mpid) -> Result<Found, StoreError> {
+        if !self.exists {
+            return Ok(Found::Nothing);
+        }
+        let found = self.state.tables.profile(self.workspace, mpid, |row| {
+            let Some(profile) = row.profile() else { return Ok(Found::Gone(row.last_event)) };
+            let profile = Profile::decode(profile).map_err(|_| Kind::Profile.corrupt())?;
+            let stored = Stored { profile, last_event: row.last_event, next_expiry: row.next_expiry };
+            Ok(Found::Profile(Box::new(stored)))
+        })?;
+        Ok(found.unwrap_or(Found::Nothing))
+    }
+
+    /// A profile as a reader sees it: without the memberships that have expired.
+    pub fn served(&self, stored: &Stored) -> Profile {
+        let mut served = stored.profile.clone();
+        if stored.profile.audience_memberships.iter().any(|membership| is_expired(membership, self.now())) {
+            remove_expired(&mut served, self.now());
+        }
+        served
+    }
+}
+
+impl Stored {
+    /// Refuses a version other than the one that the caller named.
+    pub fn check(&self, etag: Option<&Etag>) -> Result<(), StoreError> {
+        match etag {
+            Some(etag) if etag.as_str() != self.profile.etag => Err(StoreError::EtagMismatch),
+            _ => Ok(()),
+        }
+    }
+}

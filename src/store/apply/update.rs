@@ -1,0 +1,131 @@
+//! `UpdateProfile`, and the records of `ImportProfiles`.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::super::error::StoreError;
+use super::super::rows::Kind;
+use super::create::free_mpid;
+use super::draft::Draft;
+use super::state::{Context, Found, Stored};
+use super::{Reply, Verdict};
+use crate::command::Update;
+use crate::model::identity::{ParsedIdentity, keys_of};
+use crate::model::limits::TAKEN_PROFILES;
+use crate::model::{IdentityKey, Invalid, Mpid, Patch, ProfileKey, Sequence, patch};
+use crate::proto::v1::{Profile, WriteOutcome};
+
+pub(super) fn decide(context: &Context<'_, '_>, update: &Update) -> Result<Verdict, StoreError> {
+    let Update { key, patch, etag, create_as } = update;
+    patch.check_as_of(context.now())?;
+    let Some((mpid, stored)) = context.find(key)? else {
+        return match create_as {
+            Some(_) if etag.is_some() => Err(StoreError::EtagMismatch),
+            Some(drawn) => create(context, key, patch, *drawn),
+            None => Err(StoreError::not_found(key)),
+        };
+    };
+    stored.check(etag.as_ref())?;
+    change(context, mpid, &stored, patch)
+}
+
+fn change(context: &Context<'_, '_>, mpid: Mpid, stored: &Stored, patch: &Patch) -> Result<Verdict, StoreError> {
+    let taken = taken(context, patch, mpid)?;
+    let served = context.served(stored);
+    let mut after = served.clone();
+    patch.apply(&mut after, &context.command.limits)?;
+    if after == served {
+        let profile = (context.reply == Reply::WithProfile).then(|| Bytes::from(after.encode_to_vec()));
+        return Ok(Verdict::unchanged(Some(mpid), stored.last_event.into(), profile));
+    }
+    let mut draft = Draft::new(context);
+    lose(context, &mut draft, taken)?;
+    let profile = draft.update(mpid, stored, after)?;
+    Ok(verdict(context, draft, WriteOutcome::Updated, mpid, profile))
+}
+
+/// Creates the profile that a patch found missing.
+fn create(context: &Context<'_, '_>, key: &ProfileKey, patch: &Patch, drawn: Mpid) -> Result<Verdict, StoreError> {
+    let (mpid, last_event, mut after) = blank(context, key, drawn)?;
+    let taken = taken(context, patch, mpid)?;
+    let limits = &context.command.limits;
+    patch.apply(&mut after, limits)?;
+    let identities = after.device_identities.len() + after.user_identities.len();
+    Invalid::limit("identity", "identities", limits.identities, identities)?;
+    if matches!(key, ProfileKey::Identity(identity) if !keys_of(&after).contains(&identity.key)) {
+        // It would be created anew each time.
+        return Err(Invalid::field("patch.remove_identities", "is the identity that names the profile").into());
+    }
+    let mut draft = Draft::new(context);
+    lose(context, &mut draft, taken)?;
+    let profile = draft.create(mpid, after, last_event)?;
+    Ok(verdict(context, draft, WriteOutcome::Created, mpid, profile))
+}
+
+/// The profile that a key names and that is not there yet, and the chain of events that it goes on with.
+fn blank(
+    context: &Context<'_, '_>,
+    key: &ProfileKey,
+    drawn: Mpid,
+) -> Result<(Mpid, Option<Sequence>, Profile), StoreError> {
+    let mut blank = Profile::default();
+    match key {
+        ProfileKey::Mpid(mpid) => {
+            let last_event = match context.found(*mpid)? {
+                Found::Gone(last_event) => Some(last_event),
+                Found::Nothing | Found::Profile(_) => None,
+            };
+            Ok((*mpid, last_event, blank))
+        }
+        ProfileKey::Identity(ParsedIdentity { identity, .. }) => {
+            let device = identity.is_device();
+            let side = if device { &mut blank.device_identities } else { &mut blank.user_identities };
+            side.push(identity.clone());
+            free_mpid(context, drawn, true).map(|(mpid, last_event)| (mpid, last_event, blank))
+        }
+    }
+}
+
+/// The identities that a patch takes, by the profile that loses them.
+fn taken(context: &Context<'_, '_>, patch: &Patch, to: Mpid) -> Result<BTreeMap<Mpid, Vec<IdentityKey>>, StoreError> {
+    let mut taken: BTreeMap<Mpid, Vec<IdentityKey>> = BTreeMap::new();
+    for ParsedIdentity { key, .. } in &patch.add {
+        match context.owner(key)? {
+            Some(owner) if owner == to => {}
+            Some(owner) if patch.take => taken.entry(owner).or_default().push(key.clone()),
+            Some(owner) => return Err(StoreError::IdentityTaken { kind: key.kind().to_owned(), owner }),
+            None => {}
+        }
+    }
+    Invalid::limit("patch.add_identities", "profiles to take identities from", TAKEN_PROFILES, taken.len())?;
+    Ok(taken)
+}
+
+/// The changes of the profiles that identities are taken from. Their events come before the one of the command.
+fn lose(
+    context: &Context<'_, '_>,
+    draft: &mut Draft<'_, '_, '_>,
+    taken: BTreeMap<Mpid, Vec<IdentityKey>>,
+) -> Result<(), StoreError> {
+    for (loser, keys) in taken {
+        let stored = context.stored(loser)?.ok_or(Kind::Identity.corrupt())?;
+        let mut after = context.served(&stored);
+        patch::unlink(&mut after, &keys);
+        draft.update(loser, &stored, after)?;
+    }
+    Ok(())
+}
+
+fn verdict(
+    context: &Context<'_, '_>,
+    draft: Draft<'_, '_, '_>,
+    outcome: WriteOutcome,
+    mpid: Mpid,
+    profile: Bytes,
+) -> Verdict {
+    let (effects, place) = draft.finish();
+    let profile = (context.reply == Reply::WithProfile).then_some(profile);
+    Verdict { outcome, mpid: Some(mpid), place, profile, effects }
+}

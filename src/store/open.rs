@@ -1,0 +1,277 @@
+//! Opening the store: its directory, its file, and what every call depends on, which is verified whole.
+
+use std::collections::HashMap;
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use redb::{Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, TableError};
+
+use super::WorkspaceId;
+use super::apply::Origin;
+use super::backend::Backend;
+use super::error::{OpenError, StoreError};
+use super::migrate;
+use super::rows::{AgeKey, AgeRow, FormatsRow, Head, HeadRow, Kind, LogRow, Secret, SecretRow, WorkspaceRow};
+use super::tables::{self, HEADS, META, REQUEST_AGES, Tables, WORKSPACES};
+use crate::clock::machine_time;
+use crate::config::StoreConfig;
+use crate::model::{LogId, Micros, Workspace};
+
+/// The files in the data directory. The new one is a store in the making: it is renamed when it is whole, so that an
+/// empty or a half-made file is never taken for a new store.
+const FILE: &str = "cameo.redb";
+const NEW_FILE: &str = "cameo.redb.new";
+const LOCK: &str = "cameo.lock";
+/// Personal data: for the service's own user alone.
+const DIRECTORY_MODE: u32 = 0o700;
+const FILE_MODE: u32 = 0o600;
+
+/// A store that is open, and what was read of it.
+pub(super) struct Opened {
+    pub database: Database,
+    /// Held as long as the store is open. `None` in tests, which need no file.
+    pub lock: Option<File>,
+    pub path: PathBuf,
+    pub facts: Facts,
+}
+
+/// What every call depends on.
+#[derive(Debug)]
+pub(super) struct Facts {
+    pub origin: Origin,
+    pub workspaces: HashMap<Workspace, WorkspaceId>,
+    /// By number, from 1.
+    pub heads: Vec<Head>,
+    /// The store's uptime when it was last asked for.
+    pub uptime: Micros,
+}
+
+impl Facts {
+    /// The time of the latest event of all logs.
+    pub fn latest_event(&self) -> Option<Micros> {
+        self.heads.iter().filter(|head| head.place > head.floor).map(|head| head.time).max()
+    }
+}
+
+/// Opens the store of a directory, and makes both if they are not there.
+pub(super) fn open(config: &StoreConfig) -> Result<Opened, OpenError> {
+    if machine_time().is_none() {
+        return Err(OpenError::Clock);
+    }
+    let directory = &config.data_dir;
+    let of_directory = |source| OpenError::Directory { path: directory.clone(), source };
+    create_directory(directory).map_err(of_directory)?;
+    let lock = lock(directory)?;
+    let path = directory.join(FILE);
+    if !path.try_exists().map_err(of_directory)? {
+        create(directory, config.cache_bytes)?;
+    }
+    let file = open_file(&path, false).map_err(of_directory)?;
+    file.set_permissions(fs::Permissions::from_mode(FILE_MODE)).map_err(of_directory)?;
+    if file.metadata().map_err(of_directory)?.len() == 0 {
+        return Err(OpenError::Damaged { path, what: "it is empty".into() });
+    }
+    let (database, facts) = unpanicked(&path, || {
+        let database = database(file, config.cache_bytes).map_err(|error| of_database(&path, error))?;
+        let facts = load(&database, &path)?;
+        Ok((database, facts))
+    })?;
+    Ok(Opened { database, lock: Some(lock), path, facts })
+}
+
+/// What redb panics at is damage.
+fn unpanicked<T>(path: &Path, open: impl FnOnce() -> Result<T, OpenError>) -> Result<T, OpenError> {
+    catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|_| {
+        Err(OpenError::Damaged { path: path.to_owned(), what: "a page that it cannot be opened without".into() })
+    })
+}
+
+/// One process at a time.
+fn lock(directory: &Path) -> Result<File, OpenError> {
+    let path = directory.join(LOCK);
+    let of_lock = |source| OpenError::Directory { path: path.clone(), source };
+    let file = open_file(&path, true).map_err(of_lock)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::Locked { path: directory.to_owned() }),
+        Err(TryLockError::Error(error)) => Err(of_lock(error)),
+    }
+}
+
+fn open_file(path: &Path, create: bool) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(create).truncate(false).mode(FILE_MODE).open(path)
+}
+
+/// Makes a new store beside its place, and moves it there when it is whole.
+fn create(directory: &Path, cache_bytes: usize) -> Result<(), OpenError> {
+    let path = directory.join(NEW_FILE);
+    let of_directory = |source| OpenError::Directory { path: path.clone(), source };
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(of_directory(error)),
+        _ => {} // One that was never finished.
+    }
+    let file = open_file(&path, true).map_err(of_directory)?;
+    let database = database(file, cache_bytes).map_err(|error| of_database(&path, error))?;
+    let origin = Origin { log: LogId(rand::random()), secret: Secret(rand::random()) };
+    initialize(&database, origin).map_err(|error| of_store(&path, error))?;
+    drop(database);
+    fs::rename(&path, directory.join(FILE)).map_err(of_directory)?;
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(of_directory)
+}
+
+fn database(file: File, cache_bytes: usize) -> Result<Database, DatabaseError> {
+    Database::builder().set_cache_size(cache_bytes).create_with_backend(Backend::file(file)?)
+}
+
+/// Makes the tables of a new file.
+pub(super) fn initialize(database: &Database, origin: Origin) -> Result<(), StoreError> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_two_phase_commit(true);
+    transaction.set_quick_repair(true);
+    {
+        Tables::open(&transaction)?;
+        let mut meta = transaction.open_table(META)?;
+        write_meta(&mut meta, origin)?;
+        migrate::shut_out_older_versions(&transaction)?;
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+pub(super) fn write_meta(
+    meta: &mut redb::Table<'_, &'static [u8], &'static [u8]>,
+    Origin { log, secret }: Origin,
+) -> Result<(), StoreError> {
+    meta.insert(LogRow::KEY, &*LogRow::encode(log))?;
+    meta.insert(SecretRow::KEY, &*SecretRow::encode(&secret))?;
+    meta.insert(FormatsRow::KEY, &*FormatsRow::encode())?;
+    Ok(())
+}
+
+/// Reads and verifies what every call depends on. A file of an older layout is brought to this one first.
+pub(super) fn load(database: &Database, path: &Path) -> Result<Facts, OpenError> {
+    let of_store = |error| of_store(path, error);
+    migrate::bring_up(database, path)?;
+    let transaction = database.begin_read().map_err(|error| of_store(error.into()))?;
+    let origin = read_meta(&transaction, path)?;
+    let (workspaces, heads) = read_workspaces(&transaction).map_err(of_store)?;
+    let uptime = read_uptime(&transaction).map_err(of_store)?;
+    // All of them are there: to open one for writing would make it, empty.
+    tables::open_all(&transaction).map_err(|error| of_store(error.into()))?;
+    record_formats(database).map_err(of_store)?;
+    Ok(Facts { origin, workspaces, heads, uptime })
+}
+
+fn read_meta(transaction: &ReadTransaction, path: &Path) -> Result<Origin, OpenError> {
+    let of_store = |error| of_store(path, error);
+    let meta = transaction.open_table(META).map_err(|error| of_table(path, error))?;
+    let row = |key| -> Result<Vec<u8>, OpenError> {
+        let row = meta.get(key).map_err(|error| of_store(error.into()))?;
+        Ok(row.ok_or_else(|| of_store(Kind::Meta.corrupt()))?.value().to_vec())
+    };
+    if let Some((table, format)) = FormatsRow::unknown(&row(FormatsRow::KEY)?).map_err(of_store)? {
+        let what = format!("table {table} in format {format}");
+        return Err(OpenError::Format { path: path.to_owned(), what });
+    }
+    Ok(Origin {
+        log: LogRow::read(&row(LogRow::KEY)?).map_err(of_store)?,
+        secret: SecretRow::read(&row(SecretRow::KEY)?).map_err(of_store)?,
+    })
+}
+
+/// Tells older versions, which would take rows of this one for damaged, to keep off.
+fn record_formats(database: &Database) -> Result<(), StoreError> {
+    let formats = FormatsRow::encode();
+    let known =
+        database.begin_read()?.open_table(META)?.get(FormatsRow::KEY)?.is_some_and(|row| row.value() == formats);
+    if known {
+        return Ok(());
+    }
+    let mut transaction = database.begin_write()?;
+    transaction.set_two_phase_commit(true);
+    transaction.set_quick_repair(true);
+    transaction.open_table(META)?.insert(FormatsRow::KEY, &*formats)?;
+    transaction.commit()?;
+    Ok(())
+}
+
+/// Every workspace has a number of its own, from 1 without holes, and the ends of its log.
+fn read_workspaces(transaction: &ReadTransaction) -> Result<(HashMap<Workspace, WorkspaceId>, Vec<Head>), StoreError> {
+    let mut names = HashMap::new();
+    let mut seen = Vec::new();
+    for row in transaction.open_table(WORKSPACES)?.iter()? {
+        let (name, row) = row?;
+        let id = WorkspaceRow::read(name.value(), row.value())?;
+        let name = std::str::from_utf8(name.value()).ok().and_then(|name| Workspace::parse(name).ok());
+        names.insert(name.ok_or(Kind::Workspace.corrupt())?, id);
+        seen.push(id.0);
+    }
+    seen.sort_unstable();
+    if !seen.iter().copied().eq(1..=u32::try_from(seen.len()).unwrap_or(u32::MAX)) {
+        return Err(Kind::Workspace.corrupt());
+    }
+    let mut heads = Vec::with_capacity(seen.len());
+    for (row, expected) in transaction.open_table(HEADS)?.iter()?.zip(1..) {
+        let (id, row) = row?;
+        let head = HeadRow::read(WorkspaceId(id.value()), row.value())?;
+        if id.value() != expected || head.floor > head.place {
+            return Err(Kind::Head.corrupt());
+        }
+        heads.push(head);
+    }
+    if heads.len() == seen.len() { Ok((names, heads)) } else { Err(Kind::Head.corrupt()) }
+}
+
+/// The store's uptime by the latest request that was remembered; no other row depends on it.
+fn read_uptime(transaction: &ReadTransaction) -> Result<Micros, StoreError> {
+    for row in transaction.open_table(REQUEST_AGES)?.iter()?.rev() {
+        let (key, row) = row?;
+        if AgeRow::check(key.value(), row.value()).is_ok() {
+            return Ok(AgeKey::stored(key.value()).map(|age| age.uptime()).unwrap_or_default());
+        }
+    }
+    Ok(Micros::default())
+}
+
+pub(super) fn of_store(path: &Path, error: StoreError) -> OpenError {
+    let path = path.to_owned();
+    match error {
+        StoreError::Corrupt { table, .. } => OpenError::Damaged { path, what: format!("a {table} record") },
+        StoreError::Storage(source) => match *source {
+            redb::Error::TableDoesNotExist(_) | redb::Error::TableTypeMismatch { .. } => {
+                OpenError::Damaged { path, what: "a table is missing".into() }
+            }
+            redb::Error::DatabaseAlreadyOpen => OpenError::Locked { path },
+            redb::Error::UpgradeRequired(version) => {
+                OpenError::Format { path, what: format!("format {version} of redb") }
+            }
+            other => OpenError::Storage { path, source: Box::new(other) },
+        },
+        other => OpenError::Damaged { path, what: other.to_string() },
+    }
+}
+
+fn of_database(path: &Path, error: DatabaseError) -> OpenError {
+    of_store(path, error.into())
+}
+
+fn of_table(path: &Path, error: TableError) -> OpenError {
+    of_store(path, error.into())
+}
+
+/// Makes a directory and those above it, each with an entry that survives a loss of power.
+fn create_directory(directory: &Path) -> io::Result<()> {
+    if directory.as_os_str().is_empty() || directory.is_dir() {
+        return Ok(());
+    }
+    let parent = directory.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    create_directory(parent)?;
+    match DirBuilder::new().mode(DIRECTORY_MODE).create(directory) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    File::open(parent)?.sync_all()
+}

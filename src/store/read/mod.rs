@@ -1,0 +1,78 @@
+//! Reads of the latest committed state.
+//!
+//! The tables of a snapshot are opened once, after each commit, and shared by all readers: a lookup is one descent of
+//! a B-tree, and what it finds is copied once, from the page into the response. A snapshot pins the pages that later
+//! commits replace, so nobody keeps one for longer than a page of work, and no response refers to one: a client that
+//! does not read could otherwise keep it for ever.
+//!
+//! Whatever does not verify is [`StoreError::Corrupt`] for that read alone. A list delivers what stands before the
+//! damage, and says where it can go on.
+//!
+//! - `profiles`: lookups and lists. `log`: the events of a workspace. `history`: those of one profile.
+//! - `page`: what bounds a list.
+
+mod history;
+mod log;
+mod page;
+mod profiles;
+
+use std::fmt;
+use std::sync::Arc;
+
+use redb::{ReadOnlyTable, ReadTransaction};
+
+pub(super) use history::{History, Walks};
+pub use log::{EventPage, EventRef, LogBounds};
+pub use page::PageSize;
+pub use profiles::Lookups;
+
+use super::WorkspaceId;
+use super::error::StoreError;
+use super::rows::{OwnerRow, Secret};
+use super::tables::{self, EVENTS, HEADS, IDENTITIES, PROFILES};
+
+/// The open tables of one committed state.
+pub(super) struct SnapshotTables {
+    profiles: ReadOnlyTable<(u32, i64), &'static [u8]>,
+    identities: ReadOnlyTable<&'static [u8; 20], &'static [u8; OwnerRow::LENGTH]>,
+    events: ReadOnlyTable<(u32, u64), &'static [u8]>,
+    heads: ReadOnlyTable<u32, &'static [u8]>,
+    secret: Secret,
+}
+
+impl SnapshotTables {
+    pub fn open(transaction: &ReadTransaction, secret: Secret) -> Result<Self, redb::TableError> {
+        Ok(Self {
+            profiles: transaction.open_table(PROFILES)?,
+            identities: transaction.open_table(IDENTITIES)?,
+            events: transaction.open_table(EVENTS)?,
+            heads: transaction.open_table(HEADS)?,
+            secret,
+        })
+    }
+}
+
+impl fmt::Debug for SnapshotTables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SnapshotTables")
+    }
+}
+
+/// One committed state. Short-lived: see the module.
+#[derive(Debug, Clone)]
+pub struct Snapshot(Arc<SnapshotTables>);
+
+impl Snapshot {
+    pub(super) fn new(tables: Arc<SnapshotTables>) -> Self {
+        Self(tables)
+    }
+
+    /// The ends of a workspace's log.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`].
+    pub fn log_bounds(&self, workspace: WorkspaceId) -> Result<LogBounds, StoreError> {
+        let head = tables::head(&self.0.heads, workspace)?;
+        Ok(LogBounds { floor: head.floor, head: head.place })
+    }
+}

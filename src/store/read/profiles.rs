@@ -1,0 +1,233 @@
+//! Lookups and lists of profiles.
+
+use std::ops::Bound;
+
+use super::super::WorkspaceId;
+use super::super::error::{Past, StoreError};
+use super::super::rows::{Kind, ProfileRow, stored_mpid};
+use super::super::tables::{self, guarded};
+use super::Snapshot;
+use super::page::{Budget, PageSize, ROWS};
+use crate::model::identity::{self, ParsedIdentity};
+use crate::model::profile::remove_expired;
+use crate::model::{IdentityKey, Micros, Mpid, ProfileKey};
+use crate::proto::v1::Profile;
+use prost::Message;
+
+/// Lookups in one state of one workspace.
+#[derive(Debug)]
+pub struct Lookups {
+    snapshot: Snapshot,
+    /// `None` until its first write.
+    workspace: Option<WorkspaceId>,
+    now: Micros,
+}
+
+impl Lookups {
+    pub(in crate::store) fn new(snapshot: Snapshot, workspace: Option<WorkspaceId>, now: Micros) -> Self {
+        Self { snapshot, workspace, now }
+    }
+
+    /// See [`Snapshot::find`].
+    ///
+    /// # Errors
+    /// [`StoreError::ProfileNotFound`] or [`StoreError::Corrupt`].
+    pub fn find<T>(&self, key: &ProfileKey, read: impl FnOnce(&[u8]) -> T) -> Result<T, StoreError> {
+        let workspace = self.workspace.ok_or_else(|| StoreError::not_found(key))?;
+        self.snapshot.find(workspace, key, self.now, read)
+    }
+}
+
+impl Snapshot {
+    /// Gives `read` the wire bytes of a profile as of `now`: a membership that has expired is not in it. What it
+    /// returns must not refer to them, for then it would keep the snapshot.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`].
+    pub fn profile<T>(
+        &self,
+        workspace: WorkspaceId,
+        mpid: Mpid,
+        now: Micros,
+        read: impl FnOnce(&[u8]) -> T,
+    ) -> Result<Option<T>, StoreError> {
+        self.served_profile(workspace, mpid, now, |profile| Ok(read(profile)))
+    }
+
+    /// The same by mpid or by identity.
+    ///
+    /// # Errors
+    /// [`StoreError::ProfileNotFound`] or [`StoreError::Corrupt`].
+    pub fn find<T>(
+        &self,
+        workspace: WorkspaceId,
+        key: &ProfileKey,
+        now: Micros,
+        read: impl FnOnce(&[u8]) -> T,
+    ) -> Result<T, StoreError> {
+        let found = match key {
+            ProfileKey::Mpid(mpid) => self.profile(workspace, *mpid, now, read)?,
+            ProfileKey::Identity(ParsedIdentity { key, .. }) => self.find_by_identity(workspace, key, now, read)?,
+        };
+        found.ok_or_else(|| StoreError::not_found(key))
+    }
+
+    /// The index knows an identity by its hash alone, so the profile that it leads to is asked whether it has it.
+    fn find_by_identity<T>(
+        &self,
+        workspace: WorkspaceId,
+        key: &IdentityKey,
+        now: Micros,
+        read: impl FnOnce(&[u8]) -> T,
+    ) -> Result<Option<T>, StoreError> {
+        let Some(owner) = self.owner(workspace, key)? else { return Ok(None) };
+        let found = self.served_profile(workspace, owner, now, |profile| {
+            let owns = identity::owns(profile, key).map_err(|_| Kind::Profile.corrupt())?;
+            if owns { Ok(read(profile)) } else { Err(Kind::Identity.corrupt()) }
+        })?;
+        found.map_or(Err(Kind::Identity.corrupt()), |found| Ok(Some(found)))
+    }
+
+    /// The profile that owns an identity.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`].
+    pub fn owner(&self, workspace: WorkspaceId, key: &IdentityKey) -> Result<Option<Mpid>, StoreError> {
+        tables::owner(&self.0.identities, workspace, self.0.secret.hash(workspace, key))
+    }
+
+    fn served_profile<T>(
+        &self,
+        workspace: WorkspaceId,
+        mpid: Mpid,
+        now: Micros,
+        read: impl FnOnce(&[u8]) -> Result<T, StoreError>,
+    ) -> Result<Option<T>, StoreError> {
+        let found = tables::profile(&self.0.profiles, workspace, mpid, |row| served(&row, now, read))?;
+        Ok(found.flatten())
+    }
+
+    /// Gives `take` the profiles after one, or from the first on, by mpid, until the page is full; `take` returns the
+    /// bytes that it delivers of one. Returns the profile after which the next page begins; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] if the very next row is damaged; its `past` says after which profile to go on.
+    pub fn profiles(
+        &self,
+        workspace: WorkspaceId,
+        after: Option<Mpid>,
+        now: Micros,
+        size: PageSize,
+        mut take: impl FnMut(&[u8]) -> Result<usize, StoreError>,
+    ) -> Result<Option<Mpid>, StoreError> {
+        let mut last = after;
+        let mut budget = Budget::new(size);
+        match guarded(Kind::Profile, || self.read_profiles(workspace, &mut last, now, &mut budget, &mut take)) {
+            Ok(more) => Ok(last.filter(|_| more)),
+            Err(StoreError::Corrupt { .. }) if last > after => Ok(last), // The next page begins with the damage.
+            Err(StoreError::Corrupt { table, .. }) => {
+                let past = Past::Profile(self.before_next_sound(workspace, after));
+                Err(StoreError::Corrupt { table, past: Some(past) })
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Moves `last` as it goes. Returns whether there are more.
+    fn read_profiles(
+        &self,
+        workspace: WorkspaceId,
+        last: &mut Option<Mpid>,
+        now: Micros,
+        budget: &mut Budget,
+        take: &mut impl FnMut(&[u8]) -> Result<usize, StoreError>,
+    ) -> Result<bool, StoreError> {
+        // The row after the workspace's last is read as well: a rotten key could look like the end.
+        for row in self.0.profiles.range((after_profile(workspace, *last), Bound::Unbounded))? {
+            let (key, row) = row?;
+            let (of, mpid) = key.value();
+            let mpid = stored_mpid(mpid, Kind::Profile)?;
+            let row = ProfileRow::read(WorkspaceId(of), mpid, row.value())?;
+            if of > workspace.0 {
+                return Ok(false);
+            }
+            if of < workspace.0 || last.is_some_and(|last| last >= mpid) {
+                return Err(Kind::Profile.corrupt());
+            }
+            if !budget.take_row() {
+                return Ok(true);
+            }
+            budget.deliver(served(&row, now, &mut *take)?);
+            *last = Some(mpid);
+        }
+        Ok(false)
+    }
+
+    /// The mpid right before the next one whose row is sound; `None` if no more can be read.
+    fn before_next_sound(&self, workspace: WorkspaceId, after: Option<Mpid>) -> Option<Mpid> {
+        let walked = guarded(Kind::Profile, || self.walk_to_sound(workspace, after)).ok().flatten();
+        let next = walked.or_else(|| self.leap_to_sound(workspace, after))?;
+        // The row lies after the damage, so there is a number before it; 0 is no mpid.
+        Mpid::new(next.get().saturating_sub(1)).or_else(|| Mpid::new(-1))
+    }
+
+    /// Row by row, as far as pages can be read.
+    fn walk_to_sound(&self, workspace: WorkspaceId, after: Option<Mpid>) -> Result<Option<Mpid>, StoreError> {
+        for row in self.0.profiles.range((after_profile(workspace, after), Bound::Unbounded))?.take(ROWS) {
+            let (key, row) = row?;
+            let sound = sound_mpid(key.value(), row.value(), workspace);
+            if let Some(mpid) = sound.filter(|mpid| after.is_none_or(|after| *mpid > after)) {
+                return Ok(Some(mpid));
+            }
+        }
+        Ok(None)
+    }
+
+    /// By leaps, over a page that cannot be read.
+    fn leap_to_sound(&self, workspace: WorkspaceId, after: Option<Mpid>) -> Option<Mpid> {
+        let from = after.map_or(i64::MIN, Mpid::get);
+        let probe = |distance: u64| {
+            let at = from.checked_add_unsigned(distance)?;
+            let found = guarded(Kind::Profile, || {
+                let row = self.0.profiles.range((workspace.0, at)..)?.next().transpose()?;
+                Ok(row.and_then(|(key, row)| sound_mpid(key.value(), row.value(), workspace)))
+            });
+            found.ok().flatten().filter(|mpid| mpid.get() >= at)
+        };
+        let leap = (0..u64::BITS).map(|power| 1 << power).find(|distance| probe(*distance).is_some())?;
+        let (mut too_near, mut far_enough) = (leap / 2, leap);
+        while far_enough - too_near > 1 {
+            let middle = too_near + (far_enough - too_near) / 2;
+            if probe(middle).is_some() { far_enough = middle } else { too_near = middle }
+        }
+        probe(far_enough)
+    }
+}
+
+/// The mpid of a row that verifies and is of the workspace.
+fn sound_mpid((of, mpid): (u32, i64), row: &[u8], workspace: WorkspaceId) -> Option<Mpid> {
+    let mpid = Mpid::new(mpid).filter(|_| of == workspace.0)?;
+    ProfileRow::read(workspace, mpid, row).ok().map(|_| mpid)
+}
+
+fn after_profile(workspace: WorkspaceId, last: Option<Mpid>) -> Bound<(u32, i64)> {
+    match last {
+        Some(last) => Bound::Excluded((workspace.0, last.get())),
+        None => Bound::Included((workspace.0, i64::MIN)),
+    }
+}
+
+/// Gives `read` what is served of a profile as of `now`; `None` if there is none.
+fn served<T>(
+    row: &ProfileRow<'_>,
+    now: Micros,
+    read: impl FnOnce(&[u8]) -> Result<T, StoreError>,
+) -> Result<Option<T>, StoreError> {
+    let Some(profile) = row.profile() else { return Ok(None) };
+    if row.next_expiry.is_none_or(|expiry| expiry > now) {
+        return read(profile).map(Some);
+    }
+    let mut profile = Profile::decode(profile).map_err(|_| Kind::Profile.corrupt())?;
+    remove_expired(&mut profile, now);
+    read(&profile.encode_to_vec()).map(Some)
+}

@@ -1,0 +1,184 @@
+//! Two stores that apply the same commands hold the same rows, whatever their batches and restarts.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use redb::{ReadableDatabase, ReadableTable};
+use uuid::Uuid;
+
+use super::disk::Disk;
+use super::harness::*;
+use crate::command::{Change, Command, Create, Delete, RequestId, Stamp, Update};
+use crate::model::{Etag, Limits, Micros, Mpid, Patch, ProfileKey, Workspace};
+use crate::proto::v1::{AudienceMembership, Identity, Profile, ProfilePatch};
+use crate::store::tables::{EVENTS, HEADS, IDENTITIES, META, PROFILES, REQUEST_AGES, REQUESTS, WORKSPACES};
+
+/// Every row of every table: table, key, value.
+type Rows = BTreeMap<(&'static str, Vec<u8>), Vec<u8>>;
+
+fn rows(disk: &Disk) -> Rows {
+    let database = database(disk);
+    let transaction = database.begin_read().unwrap();
+    let mut rows = Rows::new();
+    for (name, table) in
+        [("meta", META), ("workspaces", WORKSPACES), ("requests", REQUESTS), ("request ages", REQUEST_AGES)]
+    {
+        for row in transaction.open_table(table).unwrap().iter().unwrap() {
+            let (key, value) = row.unwrap();
+            rows.insert((name, key.value().to_vec()), value.value().to_vec());
+        }
+    }
+    for row in transaction.open_table(HEADS).unwrap().iter().unwrap() {
+        let (key, value) = row.unwrap();
+        rows.insert(("heads", key.value().to_be_bytes().to_vec()), value.value().to_vec());
+    }
+    for row in transaction.open_table(PROFILES).unwrap().iter().unwrap() {
+        let (key, value) = row.unwrap();
+        rows.insert(("profiles", format!("{:?}", key.value()).into()), value.value().to_vec());
+    }
+    for row in transaction.open_table(EVENTS).unwrap().iter().unwrap() {
+        let (key, value) = row.unwrap();
+        rows.insert(("events", format!("{:?}", key.value()).into()), value.value().to_vec());
+    }
+    for row in transaction.open_table(IDENTITIES).unwrap().iter().unwrap() {
+        let (key, value) = row.unwrap();
+        rows.insert(("identities", key.value().to_vec()), value.value().to_vec());
+    }
+    rows
+}
+
+/// Applies all of them in order: so many in flight at a time, with a restart after each group if asked for.
+async fn apply(disk: &Disk, commands: &[Vec<u8>], in_flight: usize, restart: bool) {
+    let mut store = store_on(disk, |_, _| {});
+    for group in commands.chunks(in_flight) {
+        let decoded = group.iter().map(|command| Command::decode(command).unwrap());
+        let writes: Vec<_> = decoded.map(|command| store.write(command)).collect();
+        let answers = tokio::time::timeout(Duration::from_secs(60), futures_util::future::join_all(writes)).await;
+        drop(answers.expect("they are answered"));
+        if restart {
+            store.close().await;
+            store = store_on(disk, |_, _| {});
+        }
+    }
+    store.close().await;
+}
+
+fn identity(number: u8) -> Identity {
+    let r#type = if number.is_multiple_of(3) { "ios_idfa" } else { "email" };
+    Identity { r#type: r#type.into(), encoding: "none".into(), value: format!("{number}@x") }
+}
+
+fn mpid() -> impl Strategy<Value = Mpid> {
+    (1_i64..6).prop_map(|mpid| Mpid::new(mpid).unwrap())
+}
+
+fn key() -> impl Strategy<Value = ProfileKey> {
+    prop_oneof![
+        mpid().prop_map(ProfileKey::Mpid),
+        (0_u8..6).prop_map(|number| ProfileKey::identity(identity(number), &Limits::default()).unwrap()),
+    ]
+}
+
+fn etag() -> impl Strategy<Value = Option<Etag>> {
+    prop_oneof![9 => Just(None), 1 => Just(Etag::parse("stale".into()))]
+}
+
+fn patch() -> impl Strategy<Value = Box<Patch>> {
+    let identities = prop::collection::btree_set(0_u8..6, 0..3);
+    let membership = prop::option::of((1_i64..3, prop::option::of(5_i64..200)));
+    (identities, any::<bool>(), any::<bool>(), membership).prop_map(|(numbers, add, take, membership)| {
+        let identities: Vec<_> = numbers.into_iter().map(identity).collect();
+        let join = membership.map(|(audience_id, seconds)| AudienceMembership {
+            audience_id,
+            expire_time: seconds.map(|seconds| prost_types::Timestamp { seconds, nanos: 0 }),
+            ..AudienceMembership::default()
+        });
+        let (add_identities, remove_identities) = if add { (identities, vec![]) } else { (vec![], identities) };
+        let patch = ProfilePatch {
+            increment_user_attributes: [("n".to_owned(), 1.0)].into(),
+            add_identities,
+            remove_identities,
+            take_identities: take,
+            join_audiences: join.into_iter().collect(),
+            ..ProfilePatch::default()
+        };
+        Box::new(Patch::parse(patch, &Limits::default()).unwrap())
+    })
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let drawn = (mpid(), any::<bool>())
+        .prop_map(|(mpid, drawn)| Change::Create(Create { mpid, drawn, ..create_with(1, Profile::default()) }));
+    let update = (key(), patch(), etag(), prop::option::of(mpid()))
+        .prop_map(|(key, patch, etag, create_as)| Change::Update(Update { key, patch, etag, create_as }));
+    let delete = (key(), etag(), any::<bool>())
+        .prop_map(|(key, etag, allow_missing)| Change::Delete(Delete { key, etag, allow_missing }));
+    prop_oneof![2 => drawn, 6 => update, 1 => delete]
+}
+
+prop_compose! {
+    /// Clocks that jump, an uptime that does not.
+    fn any_command()(
+        workspace in 0_u8..3,
+        time in 0_i64..200,
+        uptime in 0_i64..(3 * 24 * 60 * 60),
+        id in any::<u128>(),
+        request in prop::option::weighted(0.5, (0_u8..8, 0_u128..3)),
+        silent in any::<bool>(),
+        validate_only in prop::bool::weighted(0.1),
+        limit in prop::sample::select(vec![2, 100]),
+        change in change(),
+    ) -> Command {
+        Command {
+            workspace: Workspace::parse(&format!("a/b/{workspace}")).unwrap(),
+            stamp: Stamp {
+                time: Micros::new(time * SECOND),
+                uptime: Micros::new(uptime * SECOND),
+                event_id: Uuid::from_u128(id),
+            },
+            actor: (id % 2 == 0).then(|| "tester".to_owned()),
+            request: request.map(|(id, fingerprint)| RequestId { id: format!("r{id}"), fingerprint }),
+            silent,
+            validate_only,
+            limits: Limits { identities: limit, ..Limits::default() },
+            change,
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    /// One store applies them one by one, the other in batches, with a restart after each.
+    #[test]
+    fn two_stores_that_apply_the_same_commands_hold_the_same_rows(
+        commands in prop::collection::vec(any_command(), 1..60),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let encoded: Vec<_> = commands.iter().map(Command::encode).collect();
+        let (one_by_one, in_batches) = (Disk::default(), Disk::default());
+        runtime.block_on(async {
+            apply(&one_by_one, &encoded, 1, false).await;
+            // A clock that is asked, or a die, would say something else by now.
+            apply(&in_batches, &encoded, 7, true).await;
+        });
+        prop_assert_eq!(rows(&one_by_one), rows(&in_batches));
+    }
+
+    #[test]
+    fn a_command_reads_back(command in any_command()) {
+        let encoded = command.encode();
+        let decoded = Command::decode(&encoded).unwrap();
+        prop_assert_eq!(decoded.encode(), encoded);
+        prop_assert_eq!(decoded, command);
+    }
+}
+
+#[test]
+fn bytes_that_are_no_command_are_refused() {
+    let encoded = command(1, create(1)).encode();
+    for at in 0..encoded.len() {
+        assert!(Command::decode(&encoded[..at]).is_err(), "cut at {at}");
+    }
+}

@@ -1,0 +1,347 @@
+//! A disk for the store to run on, which can lose power at any moment and can refuse to work.
+//!
+//! It keeps a journal of every call that changes it. A [`Replay`] plays a journal up to any call, and makes of it the
+//! disks that a crash at that moment may leave: what was synced is on all of them, and what was not may be there, or
+//! not, or in part. Like redb, it takes it that a crash changes no byte outside of what was being written.
+
+use std::io;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use rand::RngExt;
+use rand::rngs::StdRng;
+use rand::seq::{IndexedRandom, SliceRandom};
+use redb::StorageBackend;
+
+const CHUNK: usize = 4_096;
+/// What a disk writes at a time.
+const SECTOR: usize = 512;
+
+/// The bytes of a file. Copies share the chunks in which they do not differ, so thousands of them are cheap.
+#[derive(Debug, Clone, Default)]
+pub struct Image {
+    /// `None` for a chunk of zeros.
+    chunks: Vec<Option<Arc<[u8; CHUNK]>>>,
+    len: usize,
+}
+
+/// A call that changes the disk.
+#[derive(Debug, Clone)]
+pub enum Operation {
+    Write { offset: usize, data: Arc<[u8]> },
+    SetLen(usize),
+    Sync,
+}
+
+/// What becomes of the calls since the last sync.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Crash {
+    /// All of them are lost.
+    LoseAll,
+    /// None is lost: the process ends, but not the machine.
+    KeepAll,
+    /// Some of them are lost, and the others happen in another order.
+    Scatter,
+    /// The same, and a part of one write is lost.
+    Tear,
+}
+
+/// Which calls a disk refuses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    Reads,
+    Writes,
+    Syncs,
+    /// Each that changes it, once there have been so many.
+    ChangesFrom(usize),
+}
+
+/// The disk. Its clones are handles to the same one.
+#[derive(Debug, Clone, Default)]
+pub struct Disk(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    written: Image,
+    /// What a loss of power leaves for certain.
+    synced: Image,
+    journal: Vec<Operation>,
+    bytes_read: usize,
+    fault: Option<Fault>,
+}
+
+/// The disk at one moment of its past.
+#[derive(Debug, Clone, Default)]
+pub struct Replay {
+    synced: Image,
+    unsynced: Vec<Operation>,
+}
+
+impl Disk {
+    /// A disk that holds this, safely.
+    pub fn holding(image: Image) -> Self {
+        let state = State { written: image.clone(), synced: image, ..State::default() };
+        Self(Arc::new(Mutex::new(state)))
+    }
+
+    /// The disk that a loss of power at this moment leaves, if nothing but what was synced has reached it.
+    pub fn after_power_loss(&self) -> Self {
+        Self::holding(self.state().synced.clone())
+    }
+
+    /// Makes calls fail from now on; none, if it is told of no fault.
+    pub fn refuse(&self, fault: impl Into<Option<Fault>>) {
+        self.state().fault = fault.into();
+    }
+
+    /// How many calls have changed it so far.
+    pub fn operations(&self) -> usize {
+        self.state().journal.len()
+    }
+
+    /// Every call that has changed it so far, in order.
+    pub fn journal(&self) -> Vec<Operation> {
+        self.state().journal.clone()
+    }
+
+    /// Bytes of its file.
+    pub fn file_len(&self) -> usize {
+        self.state().written.len
+    }
+
+    pub fn bytes_read(&self) -> usize {
+        self.state().bytes_read
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+
+    fn change(&self, operation: Operation) -> Result<(), io::Error> {
+        let mut state = self.state();
+        if state.refuses(&operation) {
+            return Err(refused());
+        }
+        operation.apply(&mut state.written);
+        if matches!(operation, Operation::Sync) {
+            state.synced = state.written.clone();
+        }
+        state.journal.push(operation);
+        Ok(())
+    }
+}
+
+impl State {
+    fn refuses(&self, operation: &Operation) -> bool {
+        match self.fault {
+            Some(Fault::Syncs) => matches!(operation, Operation::Sync),
+            Some(Fault::Writes) => !matches!(operation, Operation::Sync),
+            Some(Fault::ChangesFrom(first)) => self.journal.len() >= first,
+            Some(Fault::Reads) | None => false,
+        }
+    }
+}
+
+fn refused() -> io::Error {
+    io::Error::other("the disk refuses")
+}
+
+impl StorageBackend for Disk {
+    fn len(&self) -> Result<u64, io::Error> {
+        Ok(self.state().written.len as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), io::Error> {
+        let mut state = self.state();
+        if state.fault == Some(Fault::Reads) {
+            return Err(refused());
+        }
+        state.bytes_read += out.len();
+        state.written.read(index(offset), out)
+    }
+
+    fn set_len(&self, len: u64) -> Result<(), io::Error> {
+        self.change(Operation::SetLen(index(len)))
+    }
+
+    fn sync_data(&self) -> Result<(), io::Error> {
+        self.change(Operation::Sync)
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
+        self.change(Operation::Write { offset: index(offset), data: data.into() })
+    }
+}
+
+impl Replay {
+    /// Begins with a disk that holds this.
+    pub fn of(image: Image) -> Self {
+        Self { synced: image, unsynced: Vec::new() }
+    }
+
+    /// Of a disk that was empty, up to one of its calls.
+    pub fn up_to(disk: &Disk, operations: usize) -> Self {
+        let mut replay = Self::default();
+        disk.journal()[..operations].iter().for_each(|operation| replay.play(operation));
+        replay
+    }
+
+    pub fn play(&mut self, operation: &Operation) {
+        match operation {
+            Operation::Sync => self.unsynced.drain(..).for_each(|operation| operation.apply(&mut self.synced)),
+            operation => self.unsynced.push(operation.clone()),
+        }
+    }
+
+    /// Whether there is nothing that a crash could lose.
+    pub fn is_synced(&self) -> bool {
+        self.unsynced.is_empty()
+    }
+
+    /// What a crash at this moment leaves.
+    pub fn crash(&self, crash: Crash, random: &mut StdRng) -> Image {
+        let mut image = self.synced.clone();
+        for operation in self.surviving(crash, random) {
+            operation.apply(&mut image);
+        }
+        image
+    }
+
+    fn surviving(&self, crash: Crash, random: &mut StdRng) -> Vec<Operation> {
+        match crash {
+            Crash::LoseAll => Vec::new(),
+            Crash::KeepAll => self.unsynced.clone(),
+            Crash::Scatter => some_of(&self.unsynced, random),
+            Crash::Tear => self.torn(random),
+        }
+    }
+
+    fn torn(&self, random: &mut StdRng) -> Vec<Operation> {
+        let is_write = |at: &usize| matches!(self.unsynced[*at], Operation::Write { .. });
+        let writes: Vec<_> = (0..self.unsynced.len()).filter(is_write).collect();
+        let Some(&torn) = writes.choose(random) else { return some_of(&self.unsynced, random) };
+        let mut others = self.unsynced.clone();
+        let part = others.remove(torn).part(random);
+        some_of(&others, random).into_iter().chain(part).collect()
+    }
+}
+
+/// Few of them or many, in any order.
+fn some_of(operations: &[Operation], random: &mut StdRng) -> Vec<Operation> {
+    let share = random.random_range(0.0..=1.0);
+    let mut some: Vec<_> = operations.iter().filter(|_| random.random_bool(share)).cloned().collect();
+    some.shuffle(random);
+    some
+}
+
+impl Operation {
+    fn apply(&self, image: &mut Image) {
+        match self {
+            Self::Write { offset, data } => image.write(*offset, data),
+            Self::SetLen(len) => image.set_len(*len),
+            Self::Sync => {}
+        }
+    }
+
+    /// The beginning of a write, to the byte, or some of its sectors.
+    fn part(&self, random: &mut StdRng) -> Vec<Self> {
+        let Self::Write { offset, data } = self else { return Vec::new() };
+        let write = |part: Range<usize>| Self::Write { offset: offset + part.start, data: data[part].into() };
+        if random.random_bool(0.5) {
+            return vec![write(0..random.random_range(0..data.len()))];
+        }
+        let sectors = (0..data.len()).step_by(SECTOR).map(|start| start..data.len().min(start + SECTOR));
+        sectors.filter(|_| random.random_bool(0.5)).map(write).collect()
+    }
+}
+
+impl Image {
+    fn read(&self, offset: usize, out: &mut [u8]) -> Result<(), io::Error> {
+        if offset + out.len() > self.len {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        for (chunk, of_chunk, of_out) in pieces(offset, out.len()) {
+            match &self.chunks[chunk] {
+                Some(bytes) => out[of_out].copy_from_slice(&bytes[of_chunk]),
+                None => out[of_out].fill(0),
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, offset: usize, data: &[u8]) {
+        if offset + data.len() > self.len {
+            self.set_len(offset + data.len());
+        }
+        for (chunk, of_chunk, of_data) in pieces(offset, data.len()) {
+            let bytes = self.chunks[chunk].get_or_insert_with(|| Arc::new([0; CHUNK]));
+            Arc::make_mut(bytes)[of_chunk].copy_from_slice(&data[of_data]);
+        }
+    }
+
+    fn set_len(&mut self, len: usize) {
+        self.chunks.resize(len.div_ceil(CHUNK), None);
+        if let Some(Some(last)) = self.chunks.last_mut().filter(|_| len < self.len && !len.is_multiple_of(CHUNK)) {
+            Arc::make_mut(last)[len % CHUNK..].fill(0); // What is cut off does not come back.
+        }
+        self.len = len;
+    }
+}
+
+/// The chunks under `len` bytes at `offset`: each with its bytes in the chunk, and in what is read or written.
+fn pieces(offset: usize, len: usize) -> impl Iterator<Item = (usize, Range<usize>, Range<usize>)> {
+    let end = offset + len;
+    let chunks = offset / CHUNK..end.div_ceil(CHUNK);
+    chunks.map(move |chunk| {
+        let (from, to) = (offset.max(chunk * CHUNK), end.min((chunk + 1) * CHUNK));
+        (chunk, from - chunk * CHUNK..to - chunk * CHUNK, from - offset..to - offset)
+    })
+}
+
+fn index(offset: u64) -> usize {
+    usize::try_from(offset).expect("the disks of tests are small")
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+
+    /// Of a write of nines over a synced page of ones, a crash leaves ones and nines, and nothing that neither wrote.
+    #[test]
+    fn a_crash_keeps_what_was_synced_and_loses_what_was_not_in_part_or_in_whole() {
+        let disk = Disk::default();
+        disk.write(100, &[1; CHUNK]).unwrap();
+        disk.sync_data().unwrap();
+        disk.write(100, &[9; CHUNK]).unwrap();
+        let replay = Replay::up_to(&disk, disk.operations());
+        let nines = |crash, seed| {
+            let disk = Disk::holding(replay.crash(crash, &mut StdRng::seed_from_u64(seed)));
+            let mut page = [0; CHUNK];
+            disk.read(100, &mut page).unwrap();
+            assert!(page.iter().all(|byte| [1, 9].contains(byte)));
+            page.iter().filter(|byte| **byte == 9).count()
+        };
+
+        assert_eq!(nines(Crash::LoseAll, 0), 0);
+        assert_eq!(nines(Crash::KeepAll, 0), CHUNK);
+        let scattered: Vec<_> = (0..20).map(|seed| nines(Crash::Scatter, seed)).collect();
+        assert!(scattered.contains(&0) && scattered.contains(&CHUNK), "{scattered:?}");
+        let torn: Vec<_> = (0..20).map(|seed| nines(Crash::Tear, seed)).collect();
+        assert!(torn.iter().any(|nines| nines % SECTOR > 0), "to the byte: {torn:?}");
+        assert!(torn.iter().any(|nines| *nines > 0 && nines % SECTOR == 0), "by sectors: {torn:?}");
+    }
+
+    #[test]
+    fn what_is_cut_off_a_file_does_not_come_back() {
+        let disk = Disk::default();
+        disk.write(0, &[1; 2 * CHUNK]).unwrap();
+        disk.set_len(10).unwrap();
+        disk.set_len(20).unwrap();
+        let mut bytes = [7; 20];
+        disk.read(0, &mut bytes).unwrap();
+        assert_eq!(bytes, [[1; 10], [0; 10]].concat()[..]);
+        assert!(disk.read(1, &mut bytes).is_err(), "past its end");
+    }
+}

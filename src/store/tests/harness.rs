@@ -1,0 +1,209 @@
+//! A store on a disk in memory, and short names for what tests write and read.
+
+use std::path::Path;
+
+use prost::Message;
+use prost_types::value::Kind as ValueKind;
+use prost_types::{Struct, Value};
+use redb::{Database, ReadableDatabase, TableError};
+use uuid::Uuid;
+
+use super::disk::Disk;
+use crate::command::{Change, Command, Create, Delete, RequestId, Stamp, Update};
+use crate::config::StoreConfig;
+use crate::model::{Limits, LogId, Micros, Mpid, NewProfile, Patch, Place, ProfileKey, Sequence, Workspace};
+use crate::proto::v1::{AudienceMembership, Event, Identity, Profile, ProfilePatch};
+use crate::store::apply::Origin;
+use crate::store::backend::Backend;
+use crate::store::open::{self, Opened};
+use crate::store::rows::Secret;
+use crate::store::tables::META;
+use crate::store::{Committed, OpenError, PageSize, Store, StoreError, Written};
+
+pub const SECOND: i64 = 1_000_000;
+pub const DAY: i64 = 24 * 60 * 60 * SECOND;
+/// Of every store of the tests, so that equal commands make equal rows.
+pub const ORIGIN: Origin = Origin { log: LogId(0x0123_4567_89ab_cdef), secret: Secret([7; 16]) };
+pub const EVERYTHING: PageSize = PageSize { items: usize::MAX, bytes: usize::MAX };
+
+pub fn database(disk: &Disk) -> Database {
+    Database::builder().create_with_backend(Backend::new(disk.clone())).unwrap()
+}
+
+pub fn store_on(disk: &Disk, on_commit: impl FnMut(LogId, &[Committed]) + Send + 'static) -> Store {
+    try_store_on(disk, on_commit).unwrap()
+}
+
+pub fn try_store_on(
+    disk: &Disk,
+    on_commit: impl FnMut(LogId, &[Committed]) + Send + 'static,
+) -> Result<Store, OpenError> {
+    start(database(disk), &config(), on_commit)
+}
+
+/// The directory is only asked how full its disk is.
+pub fn config() -> StoreConfig {
+    StoreConfig { data_dir: ".".into(), scrub_rate: 0, ..StoreConfig::default() }
+}
+
+/// On a database that may be new.
+pub fn start(
+    database: Database,
+    config: &StoreConfig,
+    on_commit: impl FnMut(LogId, &[Committed]) + Send + 'static,
+) -> Result<Store, OpenError> {
+    let opened = open(database)?;
+    Store::start(opened, config, on_commit)
+}
+
+pub fn open(database: Database) -> Result<Opened, OpenError> {
+    let path = Path::new("cameo.redb");
+    if is_new(&database) {
+        open::initialize(&database, ORIGIN).unwrap();
+    }
+    let facts = open::load(&database, path)?;
+    Ok(Opened { database, lock: None, path: path.to_owned(), facts })
+}
+
+fn is_new(database: &Database) -> bool {
+    let transaction = database.begin_read().unwrap();
+    let absent = |result| matches!(result, Err(TableError::TableDoesNotExist(_)));
+    absent(transaction.open_table(META).map(|_| ())) && absent(transaction.open_table(super::former::META).map(|_| ()))
+}
+
+pub fn store() -> Store {
+    store_on(&Disk::default(), |_, _| {})
+}
+
+pub fn workspace() -> Workspace {
+    Workspace::parse("a/b/c").unwrap()
+}
+
+/// At a time that is the store's uptime as well.
+pub fn command(time: i64, change: impl Into<Change>) -> Command {
+    let stamp = Stamp { time: Micros::new(time), uptime: Micros::new(time), event_id: Uuid::now_v7() };
+    Command {
+        workspace: workspace(),
+        stamp,
+        actor: None,
+        request: None,
+        silent: false,
+        validate_only: false,
+        limits: Limits::default(),
+        change: change.into(),
+    }
+}
+
+impl From<Create> for Change {
+    fn from(create: Create) -> Self {
+        Self::Create(create)
+    }
+}
+
+impl From<Update> for Change {
+    fn from(update: Update) -> Self {
+        Self::Update(update)
+    }
+}
+
+impl From<Delete> for Change {
+    fn from(delete: Delete) -> Self {
+        Self::Delete(delete)
+    }
+}
+
+pub fn create(mpid: i64) -> Create {
+    create_with(mpid, Profile::default())
+}
+
+pub fn create_with(mpid: i64, profile: Profile) -> Create {
+    let profile = Box::new(NewProfile::parse(profile, &Limits::default()).unwrap());
+    Create { profile, mpid: Mpid::new(mpid).unwrap(), drawn: false }
+}
+
+/// A profile with these email addresses.
+pub fn with_emails<'v>(values: impl IntoIterator<Item = &'v str>) -> Profile {
+    Profile { user_identities: values.into_iter().map(email).collect(), ..Profile::default() }
+}
+
+pub fn email(value: &str) -> Identity {
+    Identity { r#type: "email".into(), encoding: "none".into(), value: value.into() }
+}
+
+pub fn update(mpid: i64, patch: ProfilePatch) -> Update {
+    let patch = Box::new(Patch::parse(patch, &Limits::default()).unwrap());
+    Update { key: ProfileKey::mpid(mpid).unwrap(), patch, etag: None, create_as: None }
+}
+
+pub fn increment(mpid: i64) -> Update {
+    let increment_user_attributes = [("n".to_owned(), 1.0)].into();
+    update(mpid, ProfilePatch { increment_user_attributes, ..ProfilePatch::default() })
+}
+
+pub fn join(mpid: i64, audience_id: i64, until_second: i64) -> Update {
+    let expire_time = Some(prost_types::Timestamp { seconds: until_second, nanos: 0 });
+    let membership = AudienceMembership { audience_id, expire_time, ..Default::default() };
+    update(mpid, ProfilePatch { join_audiences: vec![membership], ..ProfilePatch::default() })
+}
+
+/// Changes nothing.
+pub fn leave_nothing(mpid: i64) -> Update {
+    update(mpid, ProfilePatch { leave_audiences: vec![99], ..ProfilePatch::default() })
+}
+
+/// Near the limit of a profile; the profile is created if it is not there.
+pub fn set_large_attributes(mpid: i64) -> Update {
+    let value = Value { kind: Some(ValueKind::StringValue("x".repeat(60_000))) };
+    let fields = ["a", "b", "c", "d"].map(|key| (key.to_owned(), value.clone())).into();
+    let patch = ProfilePatch { set_user_attributes: Some(Struct { fields }), ..ProfilePatch::default() };
+    Update { create_as: Mpid::new(mpid), ..update(mpid, patch) }
+}
+
+pub fn delete(mpid: i64) -> Delete {
+    Delete { key: ProfileKey::mpid(mpid).unwrap(), etag: None, allow_missing: false }
+}
+
+pub fn with_id(command: Command, id: &str) -> Command {
+    Command { request: Some(RequestId { id: id.into(), fingerprint: 1 }), ..command }
+}
+
+/// The number of a command's own event, or of the latest where it changed nothing.
+pub fn number(written: &Written) -> u64 {
+    written.place.unwrap().get()
+}
+
+pub fn sequence(number: u64) -> Sequence {
+    Sequence::new(number).unwrap()
+}
+
+pub fn stored(store: &Store, mpid: i64) -> Result<Option<Profile>, StoreError> {
+    stored_as_of(store, mpid, 0)
+}
+
+pub fn stored_as_of(store: &Store, mpid: i64, now: i64) -> Result<Option<Profile>, StoreError> {
+    let snapshot = store.snapshot()?;
+    let Some(workspace) = store.workspace_id(&workspace()) else { return Ok(None) };
+    let decode = |profile: &[u8]| Profile::decode(profile).unwrap();
+    snapshot.profile(workspace, Mpid::new(mpid).unwrap(), Micros::new(now), decode)
+}
+
+/// The whole log.
+pub fn events(store: &Store) -> Vec<Event> {
+    let (snapshot, id) = (store.snapshot().unwrap(), store.workspace_id(&workspace()).unwrap());
+    let head = snapshot.log_bounds(id).unwrap().head;
+    let event = |number| snapshot.event(id, sequence(number), |event| Ok(Event::decode(event.event).unwrap())).unwrap();
+    (1..=head.get()).map(event).collect()
+}
+
+pub fn head(store: &Store) -> Place {
+    let id = store.workspace_id(&workspace()).unwrap();
+    store.snapshot().unwrap().log_bounds(id).unwrap().head
+}
+
+/// Changes the file behind the store's back.
+pub fn tamper(disk: &Disk, change: impl FnOnce(&redb::WriteTransaction)) {
+    let database = database(disk);
+    let transaction = database.begin_write().unwrap();
+    change(&transaction);
+    transaction.commit().unwrap();
+}

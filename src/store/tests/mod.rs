@@ -1,0 +1,200 @@
+//! What only the store can be asked: a disk that forgets, rows that are damaged, a day that has passed.
+//!
+//! - `harness`: a store on a `disk` in memory. `former`: files as earlier versions made them.
+//! - `damage`: rows and pages that have rotted, and disks that fail. `crash`: power that goes at any moment.
+//! - `clocks`, `bounds`, `determinism`, `migration`: what their names say.
+
+mod bounds;
+mod clocks;
+mod damage;
+mod determinism;
+mod disk;
+mod former;
+mod harness;
+mod migration;
+
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::*;
+use crate::command::Delete;
+use crate::model::{Invalid, Limits, Place};
+use crate::proto::v1::WriteOutcome;
+use disk::Disk;
+use harness::*;
+
+/// The bound that the writer sets itself.
+const BATCH_BYTES: usize = 8 << 20;
+
+/// To the byte; over gRPC the times, which take more or fewer bytes, are the server's.
+#[tokio::test]
+async fn a_profile_may_be_as_large_as_the_limit_and_no_larger() {
+    let written = store().write(command(1, create(1))).await.unwrap();
+    let bytes = written.profile.unwrap().len();
+    let limited = |profile_bytes| {
+        let limits = Limits { profile_bytes, ..Limits::default() };
+        Command { limits, ..command(1, create(1)) }
+    };
+
+    assert!(store().write(limited(bytes)).await.is_ok(), "at the limit");
+
+    let refused = store().write(limited(bytes - 1)).await.unwrap_err();
+    let StoreError::Invalid(Invalid::ProfileTooLarge { limit, found }) = refused else { panic!("{refused:?}") };
+    assert_eq!((limit, found), (bytes - 1, bytes), "one past it");
+}
+
+/// Whoever was answered or told of an event finds the change after a loss of power in the next moment.
+#[tokio::test]
+async fn durable_before_visible() {
+    let disk = Disk::default();
+    let (log, heard) = (disk.clone(), Arc::new(Mutex::new(0)));
+    let told = Arc::clone(&heard);
+    let check = move |_: LogId, events: &[Committed]| {
+        let survivor = store_on(&log.after_power_loss(), |_, _| {});
+        let id = survivor.workspace_id(&workspace()).unwrap();
+        let head = survivor.snapshot().unwrap().log_bounds(id).unwrap().head;
+        assert_eq!(head, events.last().unwrap().sequence.into());
+        *told.lock().unwrap() += events.len();
+    };
+    let store = store_on(&disk, check);
+    store.write(command(1, create(1))).await.unwrap();
+    for written in 1..30 {
+        let answer = store.write(command(1, increment(1))).await.unwrap().profile;
+        let survivor = store_on(&disk.after_power_loss(), |_, _| {});
+        let profile = stored(&survivor, 1).unwrap().unwrap();
+        assert_eq!(Bytes::from(profile.encode_to_vec()), answer.unwrap(), "write {written}");
+    }
+    store.close().await;
+    assert_eq!(*heard.lock().unwrap(), 30);
+}
+
+#[tokio::test]
+async fn a_request_id_is_remembered_for_a_day_and_then_forgotten() {
+    let disk = Disk::default();
+    let store = store_on(&disk, |_, _| {});
+    store.write(command(0, create(1))).await.unwrap();
+    let first = store.write(with_id(command(10, increment(1)), "r")).await.unwrap();
+    store.write(command(11, increment(1))).await.unwrap();
+    store.close().await;
+
+    let store = store_on(&disk, |_, _| {});
+    let repeat = store.write(with_id(command(9 + DAY, increment(1)), "r")).await.unwrap();
+    assert_eq!((repeat.place, repeat.outcome), (first.place, first.outcome));
+    assert_eq!(repeat.profile, first.profile, "as it was answered, though it has changed since");
+    let anew = store.write(with_id(command(10 + DAY, increment(1)), "r")).await.unwrap();
+    assert_eq!(number(&anew), 4);
+
+    // Old ones do not pile up.
+    for n in 0..50 {
+        store.write(with_id(command(2 * DAY, increment(1)), &format!("old {n}"))).await.unwrap();
+    }
+    for n in 0..50 {
+        store.write(with_id(command(4 * DAY, increment(1)), &format!("new {n}"))).await.unwrap();
+    }
+    store.close().await;
+    tamper(&disk, |transaction| {
+        use redb::ReadableTableMetadata;
+        assert_eq!(transaction.open_table(tables::REQUESTS).unwrap().len().unwrap(), 50);
+        assert_eq!(transaction.open_table(tables::REQUEST_AGES).unwrap().len().unwrap(), 50);
+    });
+}
+
+#[tokio::test]
+async fn a_clock_that_goes_back_does_not_turn_the_log_back() {
+    let store = store();
+    store.write(command(500, create(1))).await.unwrap();
+    store.write(command(400, increment(1))).await.unwrap();
+    let profile = stored(&store, 1).unwrap().unwrap();
+    assert_eq!(profile.update_time, profile.create_time);
+}
+
+/// The writer that comes after the restart has not seen the time of the latest event, but the log has it.
+#[tokio::test]
+async fn a_clock_that_goes_back_over_a_restart_does_not_turn_the_log_back() {
+    let disk = Disk::default();
+    let store = store_on(&disk, |_, _| {});
+    store.write(command(500, create(1))).await.unwrap();
+    store.close().await;
+
+    let store = store_on(&disk, |_, _| {});
+    store.write(command(400, increment(1))).await.unwrap();
+    store.write(command(450, create(2))).await.unwrap();
+
+    let at_500 = Some(Micros::new(500).to_timestamp());
+    let times: Vec<_> = events(&store).into_iter().map(|event| event.time).collect();
+    assert_eq!(times, [at_500, at_500, at_500]);
+    assert_eq!(stored(&store, 1).unwrap().unwrap().update_time, at_500);
+    assert_eq!(stored(&store, 2).unwrap().unwrap().create_time, at_500);
+}
+
+#[tokio::test]
+async fn a_log_goes_on_where_it_was_after_a_restart_in_order_and_after_a_crash() {
+    let disk = Disk::default();
+    let store = store_on(&disk, |_, _| {});
+    store.write(command(100, create(1))).await.unwrap();
+    store.write(command(200, increment(1))).await.unwrap();
+    let crashed = disk.after_power_loss();
+    store.close().await;
+
+    for disk in [disk, crashed] {
+        let store = store_on(&disk, |_, _| {});
+        let id = store.workspace_id(&workspace()).unwrap();
+        let bounds = store.snapshot().unwrap().log_bounds(id).unwrap();
+        assert_eq!(bounds, LogBounds { floor: Place::START, head: Place::after(2) });
+        assert_eq!(number(&store.write(command(300, increment(1))).await.unwrap()), 3);
+    }
+}
+
+/// The bound is on what a batch writes, and on what it answers where nothing changes: the rest is for the next.
+#[tokio::test]
+async fn calls_and_imports_past_the_bytes_of_a_batch_are_all_answered() {
+    let batches = Arc::new(Mutex::new(Vec::new()));
+    let told = Arc::clone(&batches);
+    let store = store_on(&Disk::default(), move |_, events| {
+        told.lock().unwrap().push(events.iter().map(|event| event.event.len()).sum::<usize>());
+    });
+    let call = |mpid| store.write(command(1, set_large_attributes(mpid)));
+    let import = async |mpid| store.import(command(1, set_large_attributes(mpid))).await?.await;
+    let all = || {
+        let (calls, imports) = ((1..=60).map(call), (61..=100).map(import));
+        futures_util::future::join(futures_util::future::join_all(calls), futures_util::future::join_all(imports))
+    };
+
+    for outcome in [WriteOutcome::Created, WriteOutcome::Unchanged] {
+        let (calls, imports) = all().await;
+        let answers = calls.into_iter().chain(imports);
+        assert!(answers.map(|answer| answer.unwrap().outcome).all(|found| found == outcome), "{outcome:?}");
+    }
+
+    let batches = batches.lock().unwrap();
+    assert!(batches.iter().all(|events| *events < BATCH_BYTES), "{batches:?}");
+    assert!(batches.iter().sum::<usize>() > 2 * BATCH_BYTES, "so that there was more than one: {batches:?}");
+}
+
+#[tokio::test]
+async fn a_request_id_is_remembered_even_where_there_is_no_workspace_yet() {
+    let store = store();
+    let delete = || with_id(command(1, Delete { allow_missing: true, ..delete(1) }), "r");
+    assert_eq!(store.write(delete()).await.unwrap().outcome, WriteOutcome::Unchanged);
+    assert_eq!(number(&store.write(command(1, create(1))).await.unwrap()), 1);
+    assert_eq!(store.write(delete()).await.unwrap().outcome, WriteOutcome::Unchanged);
+    assert!(stored(&store, 1).unwrap().is_some());
+}
+
+#[tokio::test]
+async fn the_queue_is_bounded_in_bytes_and_in_commands() {
+    for (queue_bytes, queue_commands) in [(10_000, 1_000), (1 << 20, 2)] {
+        let config = StoreConfig { queue_commands, queue_bytes, ..config() };
+        let store = start(database(&Disk::default()), &config, |_, _| {}).unwrap();
+        // Polled once each, in this one thread: the writer may take some, but not all of so many.
+        let large = |mpid| store.write(command(1, create(mpid)));
+        let answers = futures_util::future::join_all((1..=200).map(large)).await;
+        let refused = answers.iter().filter(|answer| matches!(answer, Err(StoreError::Overloaded))).count();
+        let written = answers.iter().flatten().count();
+        assert!(refused > 0 && written > 0, "{refused} refused, {written} written");
+        assert_eq!(written + refused, 200);
+        assert_eq!((1..=200).filter(|mpid| stored(&store, *mpid).unwrap().is_some()).count(), written);
+    }
+}

@@ -1,0 +1,112 @@
+//! The workspaces and the ends of their logs: those of the last commit, and over them what the batch in progress adds.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use super::super::WorkspaceId;
+use super::super::apply::Effects;
+use super::super::rows::Head;
+use crate::model::Workspace;
+
+/// The names of all workspaces. Readers and the writer share it; only commits change it.
+#[derive(Debug, Default)]
+pub(in crate::store) struct Workspaces(RwLock<HashMap<Workspace, WorkspaceId>>);
+
+/// What the writer knows of the logs.
+#[derive(Debug)]
+pub(in crate::store) struct Logs {
+    committed: Arc<Workspaces>,
+    /// By number, from 1: numbers have no holes.
+    heads: Vec<Head>,
+    /// Of the batch in progress.
+    born: HashMap<Workspace, WorkspaceId>,
+    changed: BTreeMap<WorkspaceId, Head>,
+}
+
+impl Workspaces {
+    pub fn new(names: HashMap<Workspace, WorkspaceId>) -> Self {
+        Self(RwLock::new(names))
+    }
+
+    pub fn id(&self, workspace: &Workspace) -> Option<WorkspaceId> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(workspace).copied()
+    }
+
+    fn extend(&self, born: impl Iterator<Item = (Workspace, WorkspaceId)>) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).extend(born);
+    }
+}
+
+impl Logs {
+    /// `heads` are those of the workspaces by number.
+    pub fn new(committed: Arc<Workspaces>, heads: Vec<Head>) -> Self {
+        Self { committed, heads, born: HashMap::new(), changed: BTreeMap::new() }
+    }
+
+    pub fn id(&self, workspace: &Workspace) -> Option<WorkspaceId> {
+        self.born.get(workspace).copied().or_else(|| self.committed.id(workspace))
+    }
+
+    pub fn count(&self) -> usize {
+        self.heads.len() + self.born.len()
+    }
+
+    /// The number of the next workspace that comes into being.
+    pub fn next_id(&self) -> WorkspaceId {
+        WorkspaceId(u32::try_from(self.count() + 1).expect("max-workspaces is far below"))
+    }
+
+    pub fn head(&self, id: WorkspaceId) -> Head {
+        let committed = || self.heads.get(id.0 as usize - 1).copied().unwrap_or_default();
+        self.changed.get(&id).copied().unwrap_or_else(committed)
+    }
+
+    /// Takes in what was written of a command.
+    pub fn apply(&mut self, effects: &Effects) {
+        let Some(workspace) = effects.workspace else { return };
+        if let Some(name) = &effects.born {
+            self.born.insert(name.clone(), workspace);
+            self.changed.insert(workspace, Head::default());
+        }
+        if let Some(head) = effects.head {
+            self.changed.insert(workspace, head);
+        }
+    }
+
+    /// The ends that the batch has moved.
+    pub fn changed(&self) -> impl Iterator<Item = (WorkspaceId, &Head)> {
+        self.changed.iter().map(|(id, head)| (*id, head))
+    }
+
+    /// The batch is on disk.
+    pub fn commit(&mut self) {
+        for (id, head) in std::mem::take(&mut self.changed) {
+            let at = id.0 as usize - 1;
+            if at == self.heads.len() { self.heads.push(head) } else { self.heads[at] = head }
+        }
+        self.committed.extend(self.born.drain());
+    }
+
+    /// The batch was dropped.
+    pub fn discard(&mut self) {
+        self.born.clear();
+        self.changed.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the writer and the readers keep in memory for each workspace: at most 100,000 of them, by default.
+    #[test]
+    fn a_workspace_costs_less_than_200_bytes_of_memory() {
+        let name = "acme-corporation/main-account/production-web"; // Longer than most.
+        // Of a hash table that has just grown: twice the entries that it holds, and a byte for each.
+        let entry = 2 * (size_of::<(Workspace, WorkspaceId)>() + 1);
+        let shared_name = 2 * size_of::<usize>() + name.len().next_multiple_of(8);
+        let head = 2 * size_of::<Head>(); // Of a vector that has just grown.
+        let cost = entry + shared_name + head;
+        assert!(cost < 200, "{cost} bytes");
+    }
+}
