@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use bytes::Bytes;
-use cameo::model::{time, wire};
+use cameo::clock::machine_time;
+use cameo::model::{Micros, wire};
 use cameo::proto::v1::SubscribeRequest;
 use http::uri::PathAndQuery;
 use prost::Message;
@@ -206,7 +207,7 @@ async fn receive(
         sequence = seen.sequence;
         account.events += 1;
         if sequence.is_multiple_of(every) {
-            let received = time::now();
+            let received = now();
             account.deliveries.push(Delivery { sequence, received, taken_in: seen.time()? });
         }
         if keeps_cursors {
@@ -233,7 +234,7 @@ impl<'a> Seen<'a> {
 
     fn time(&self) -> anyhow::Result<i64> {
         let encoded = wire::find(self.event, EVENT_TIME)?.context("a time")?;
-        Ok(time::from_timestamp(&prost_types::Timestamp::decode(encoded)?))
+        Ok(Micros::from_timestamp(&prost_types::Timestamp::decode(encoded)?).get())
     }
 }
 
@@ -284,8 +285,13 @@ async fn write_saturating(
 /// The cursor of the write's event, and when it was answered.
 async fn write(grpc: &mut Grpc<Channel>, work: &Update, dice: &mut Dice) -> anyhow::Result<(Vec<u8>, i64)> {
     let answer = call(grpc, work, dice).await?;
-    let answered = time::now();
+    let answered = now();
     Ok((wire::find(&answer, WRITTEN_CURSOR)?.context("a cursor")?.to_vec(), answered))
+}
+
+/// Microseconds since 1970.
+fn now() -> i64 {
+    machine_time().unwrap_or_default().get()
 }
 
 fn delays(accounts: &[Account], answers: &Answers) -> anyhow::Result<(Latency, Latency)> {

@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
+use cameo::clock::machine_time;
+use cameo::command::{Change, Command, Create, Update};
 use cameo::config::StoreConfig;
-use cameo::model::{Limits, Mpid, NewProfile, Patch, ProfileKey, Workspace, time, wire};
+use cameo::model::{Limits, Mpid, NewProfile, Patch, ProfileKey, Workspace, wire};
 use cameo::proto::v1::{AudienceMembership, Identity, Profile, ProfilePatch};
-use cameo::store::{Change, Command, Snapshot, Store, WorkspaceId};
+use cameo::store::{Snapshot, Store, WorkspaceId};
 use futures_util::{StreamExt, stream};
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
@@ -174,12 +176,12 @@ impl Fixture {
         std::fs::create_dir_all(parent)?;
         let dir = tempfile::Builder::new().prefix("load-").tempdir_in(parent)?;
         let config = StoreConfig { data_dir: dir.path().join("data"), ..StoreConfig::default() };
-        let store = Store::open(&config, Limits::default(), |_, _| {})?;
+        let store = Store::open(&config, |_, _| {})?;
 
         eprintln!("creating {profiles} profiles");
-        write_all(&store, (0..profiles).map(create)).await?;
+        write_all(&store, (0..profiles).map(|index| create(&store, index))).await?;
         let dice = &mut Dice::new(0);
-        write_all(&store, (0..SAMPLES.min(profiles)).map(|index| update_command(index, dice))).await?;
+        write_all(&store, (0..SAMPLES.min(profiles)).map(|index| update_command(&store, index, dice))).await?;
 
         let (profile_bytes, reference) = read_all(&store, profiles, needs).await?;
         store.close().await;
@@ -216,28 +218,27 @@ async fn write_all(store: &Store, commands: impl Iterator<Item = anyhow::Result<
     Ok(())
 }
 
-fn create(index: u64) -> anyhow::Result<Command> {
+fn create(store: &Store, index: u64) -> anyhow::Result<Command> {
     let profile = Box::new(NewProfile::parse(profile(index), &Limits::default())?);
-    command(Change::Create { profile, mpid: valid(mpid(index)), drawn: false })
+    command(store, Change::Create(Create { profile, mpid: valid(mpid(index)), drawn: false }))
 }
 
-fn update_command(index: u64, dice: &mut Dice) -> anyhow::Result<Command> {
+fn update_command(store: &Store, index: u64, dice: &mut Dice) -> anyhow::Result<Command> {
     let patch = Box::new(Patch::parse(patch(dice), &Limits::default())?);
     let key = ProfileKey::Mpid(valid(mpid(index)));
-    command(Change::Update { key, patch, etag: String::new(), allow_missing: None })
+    command(store, Change::Update(Update { key, patch, etag: None, create_as: None }))
 }
 
-fn command(change: Change) -> anyhow::Result<Command> {
+fn command(store: &Store, change: Change) -> anyhow::Result<Command> {
     Ok(Command {
         workspace: Workspace::parse(WORKSPACE)?,
-        time: time::now(),
-        event_id: Uuid::now_v7(),
-        actor: String::new(),
+        stamp: store.stamp(),
+        actor: None,
         request: None,
         silent: false,
         validate_only: false,
+        limits: Limits::default(),
         change,
-        request_bytes: 600,
     })
 }
 
@@ -258,7 +259,8 @@ impl Stored {
     }
 
     pub fn profile(&self, index: u64) -> anyhow::Result<Vec<u8>> {
-        let profile = self.snapshot.profile(self.workspace, valid(mpid(index)), time::now(), <[u8]>::to_vec)?;
+        let now = machine_time().context("a clock")?;
+        let profile = self.snapshot.profile(self.workspace, valid(mpid(index)), now, <[u8]>::to_vec)?;
         let profile = profile.context("the profile was written")?;
         ensure!(profile.len() > 300, "a profile is as large as a real one");
         Ok(profile)

@@ -4,23 +4,23 @@
 //! the tables. They are read from Cameo's file, a commit's worth at a time, while the clock stands still. Within a
 //! commit nothing is read, decoded, checked or sent.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
-use cameo::model::IdentityKey;
+use anyhow::Context;
 use redb::{Database, ReadOnlyDatabase, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
 use crate::bare::{EVENTS, PROFILES, WORKSPACE};
-use crate::fixture::{mpid, profile};
+use crate::fixture::mpid;
 
 // As in `cameo::store`.
-const IDENTITIES: TableDefinition<(u32, &[u8]), (i64, u64)> = TableDefinition::new("identities_v1");
+const IDENTITIES: TableDefinition<&[u8; 20], &[u8; 17]> = TableDefinition::new("identities_v2");
 /// Of the file that rows are read from.
 const SOURCE_CACHE: usize = 64 << 20;
 
-/// Of an identity: its key, and its owner with a checksum.
-type OwnerRow = (Vec<u8>, (i64, u64));
+/// Of an identity: its key, and a format, a checksum and its owner.
+type OwnerRow = ([u8; 20], [u8; 17]);
 
 /// The rows of a profile.
 struct Record {
@@ -56,14 +56,15 @@ pub fn insert_all(from: &Path, to: &Path, batch: usize, cache_bytes: usize) -> a
 /// In the order of the events, which is that of the import.
 fn records(source: &ReadOnlyDatabase) -> anyhow::Result<impl Iterator<Item = anyhow::Result<Record>>> {
     let transaction = source.begin_read()?;
-    let (profiles, identities) = (transaction.open_table(PROFILES)?, transaction.open_table(IDENTITIES)?);
+    let profiles = transaction.open_table(PROFILES)?;
+    let mut identities = identities(&transaction.open_table(IDENTITIES)?)?;
     let events = transaction.open_table(EVENTS)?.range((WORKSPACE, 0)..=(WORKSPACE, u64::MAX))?;
     Ok((0..).zip(events).map(move |(index, event)| {
         let (key, event) = event?;
         let mpid = mpid(index);
         let row = profiles.get((WORKSPACE, mpid))?.context("the profile was imported")?;
         Ok(Record {
-            identities: owned(index, &identities)?,
+            identities: identities.remove(&mpid).context("its identities were imported")?,
             mpid,
             profile: row.value().to_vec(),
             sequence: key.value().1,
@@ -72,20 +73,18 @@ fn records(source: &ReadOnlyDatabase) -> anyhow::Result<impl Iterator<Item = any
     }))
 }
 
-/// The rows of the identities that a profile owns.
-fn owned(
-    index: u64,
-    identities: &impl ReadableTable<(u32, &'static [u8]), (i64, u64)>,
-) -> anyhow::Result<Vec<OwnerRow>> {
-    let profile = profile(index);
-    let mut rows = Vec::new();
-    for identity in profile.device_identities.iter().chain(&profile.user_identities) {
-        let key = IdentityKey::of(identity).as_bytes().to_vec();
-        let owner = identities.get((WORKSPACE, &*key))?.context("the identity was imported")?.value();
-        ensure!(owner.0 == mpid(index), "the identity is the profile's own");
-        rows.push((key, owner));
+/// The rows of all identities, by their owner: the keys are hashes that only Cameo can make.
+fn identities(
+    table: &impl ReadableTable<&'static [u8; 20], &'static [u8; 17]>,
+) -> anyhow::Result<HashMap<i64, Vec<OwnerRow>>> {
+    let mut owned = HashMap::<_, Vec<_>>::new();
+    for row in table.iter()? {
+        let (key, row) = row?;
+        let (key, row) = (*key.value(), *row.value());
+        let owner = i64::from_le_bytes(row[9..].try_into()?);
+        owned.entry(owner).or_default().push((key, row));
     }
-    Ok(rows)
+    Ok(owned)
 }
 
 /// With the safeguards that Cameo has.
@@ -103,7 +102,7 @@ fn insert(transaction: &WriteTransaction, records: &[Record]) -> anyhow::Result<
     let mut events = transaction.open_table(EVENTS)?;
     for record in records {
         for (key, owner) in &record.identities {
-            identities.insert((WORKSPACE, &**key), *owner)?;
+            identities.insert(key, owner)?;
         }
         profiles.insert((WORKSPACE, record.mpid), &*record.profile)?;
         events.insert((WORKSPACE, record.sequence), &*record.event)?;

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use cameo::model::Limits;
 use cameo::store::Store;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
@@ -47,7 +46,7 @@ pub async fn start(fixture: &Fixture) -> anyhow::Result<Option<Child>> {
 
 async fn fill(redis: &mut Connection, fixture: &Fixture) -> anyhow::Result<()> {
     eprintln!("filling Redis");
-    let store = Store::open(&fixture.store, Limits::default(), |_, _| {})?;
+    let store = Store::open(&fixture.store, |_, _| {})?;
     let stored = Stored::of(&store)?;
     for first in (0..fixture.profiles).step_by(usize::try_from(PIPELINED)?) {
         let indexes = first..fixture.profiles.min(first + PIPELINED);

@@ -244,6 +244,9 @@ pub(super) fn of_store(path: &Path, error: StoreError) -> OpenError {
             redb::Error::TableDoesNotExist(_) | redb::Error::TableTypeMismatch { .. } => {
                 OpenError::Damaged { path, what: "a table is missing".into() }
             }
+            redb::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
+                OpenError::Damaged { path, what: error.to_string() }
+            }
             redb::Error::DatabaseAlreadyOpen => OpenError::Locked { path },
             redb::Error::UpgradeRequired(version) => {
                 OpenError::Format { path, what: format!("format {version} of redb") }

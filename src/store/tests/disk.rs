@@ -1,8 +1,8 @@
-//! A disk for the store to run on, which can lose power at any moment and can refuse to work.
+//! A disk in memory that can lose power at any moment, and can be told to fail.
 //!
-//! It keeps a journal of every call that changes it. A [`Replay`] plays a journal up to any call, and makes of it the
-//! disks that a crash at that moment may leave: what was synced is on all of them, and what was not may be there, or
-//! not, or in part. Like redb, it takes it that a crash changes no byte outside of what was being written.
+//! It keeps a journal of every call that changes it. A [`Replay`] plays the journal up to some call, and makes the disks
+//! that a crash at that moment may leave. What was synced is on all of them. What was not may be there, or not, or in
+//! part. As redb assumes of a real disk, a crash changes no byte that was not being written.
 
 use std::io;
 use std::ops::Range;
@@ -66,7 +66,6 @@ struct State {
     /// What a loss of power leaves for certain.
     synced: Image,
     journal: Vec<Operation>,
-    bytes_read: usize,
     fault: Option<Fault>,
 }
 
@@ -102,15 +101,6 @@ impl Disk {
     /// Every call that has changed it so far, in order.
     pub fn journal(&self) -> Vec<Operation> {
         self.state().journal.clone()
-    }
-
-    /// Bytes of its file.
-    pub fn file_len(&self) -> usize {
-        self.state().written.len
-    }
-
-    pub fn bytes_read(&self) -> usize {
-        self.state().bytes_read
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -152,11 +142,10 @@ impl StorageBackend for Disk {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), io::Error> {
-        let mut state = self.state();
+        let state = self.state();
         if state.fault == Some(Fault::Reads) {
             return Err(refused());
         }
-        state.bytes_read += out.len();
         state.written.read(index(offset), out)
     }
 
@@ -302,7 +291,6 @@ fn index(offset: u64) -> usize {
     usize::try_from(offset).expect("the disks of tests are small")
 }
 
-#[cfg(test)]
 mod tests {
     use rand::SeedableRng;
 
@@ -321,7 +309,7 @@ mod tests {
             let mut page = [0; CHUNK];
             disk.read(100, &mut page).unwrap();
             assert!(page.iter().all(|byte| [1, 9].contains(byte)));
-            page.iter().filter(|byte| **byte == 9).count()
+            page.into_iter().filter(|byte| *byte == 9).count()
         };
 
         assert_eq!(nines(Crash::LoseAll, 0), 0);

@@ -1,17 +1,22 @@
 //! What only the store can be asked: a disk that forgets, rows that are damaged, a day that has passed.
 //!
 //! - `harness`: a store on a `disk` in memory. `former`: files as earlier versions made them.
-//! - `damage`: rows and pages that have rotted, and disks that fail. `crash`: power that goes at any moment.
+//! - `damage`: rows and pages that have rotted, and disks that fail. `crash`: power that goes at any
+//!   moment of a busy run, which `script` writes and `watch` records, and `holdings` is what it must leave.
 //! - `clocks`, `bounds`, `determinism`, `migration`: what their names say.
 
 mod bounds;
 mod clocks;
+mod crash;
 mod damage;
 mod determinism;
 mod disk;
 mod former;
 mod harness;
+mod holdings;
 mod migration;
+mod script;
+mod watch;
 
 use std::sync::{Arc, Mutex};
 

@@ -1,0 +1,91 @@
+//! What a store holds: as its log says, and as its tables say. The two must be the same.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::harness::*;
+use super::script::identities;
+use crate::model::identity::keys_of;
+use crate::model::{Filter, IdentityKey, Micros, Mpid, Place, Workspace};
+use crate::proto::v1::Event;
+use crate::store::read::{History, Walks};
+use crate::store::{EventPage, EventRef, LogBounds, Store};
+
+/// What each of the [`WORKSPACES`] holds.
+pub type State = Vec<Holdings>;
+
+/// Everything that a workspace holds.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Holdings {
+    /// Encoded events, from sequence 1 on.
+    pub log: Vec<Bytes>,
+    profiles: BTreeMap<i64, Bytes>,
+    owners: BTreeMap<IdentityKey, i64>,
+    /// The sequences of each profile's events.
+    pub histories: BTreeMap<i64, Vec<u64>>,
+}
+
+impl Holdings {
+    /// Reads everything from a store, which may know no other profiles than these.
+    pub fn read_from(store: &Store, workspace: &str, mpids: &BTreeSet<i64>) -> Self {
+        let Some(id) = store.workspace_id(&Workspace::parse(workspace).unwrap()) else { return Self::default() };
+        let snapshot = store.snapshot().unwrap();
+        let mut holds = Self::default();
+        let LogBounds { head, .. } = snapshot.log_bounds(id).unwrap();
+        let keep = |event: EventRef<'_>| {
+            holds.log.push(Bytes::copy_from_slice(event.event));
+            Ok(1)
+        };
+        let all = Filter::default();
+        let page = snapshot.events(id, Place::START, head, &all, EVERYTHING, keep).unwrap();
+        assert_eq!(page, EventPage { through: head, complete: true });
+        for mpid in mpids.iter().map(|mpid| Mpid::new(*mpid).unwrap()) {
+            let profile = snapshot.profile(id, mpid, Micros::new(0), Bytes::copy_from_slice).unwrap();
+            holds.profiles.extend(profile.map(|profile| (mpid.get(), profile)));
+            let mut history = Vec::new();
+            let whole = History { workspace: id, mpid, after: Place::START, through: head, filter: &all };
+            let keep = |event: EventRef<'_>| {
+                history.push(event.sequence.get());
+                Ok(1)
+            };
+            assert!(snapshot.history(&Walks::default(), whole, EVERYTHING, keep).unwrap().complete);
+            if !history.is_empty() {
+                holds.histories.insert(mpid.get(), history);
+            }
+        }
+        let mut listed = 0;
+        let count = |_: &[u8]| {
+            listed += 1;
+            Ok(1)
+        };
+        assert_eq!(snapshot.profiles(id, None, Micros::new(0), EVERYTHING, count).unwrap(), None);
+        assert_eq!(listed, holds.profiles.len(), "there are no profiles without an event");
+        for key in identities().iter().map(IdentityKey::of) {
+            let owner = snapshot.owner(id, &key).unwrap();
+            holds.owners.extend(owner.map(|owner| (key, owner.get())));
+        }
+        holds
+    }
+
+    /// Adds an event, and what follows from it: its profile is as the event has it, and owns its identities.
+    pub fn append(&mut self, event: &Bytes) {
+        self.log.push(event.clone());
+        let Event { sequence, mpid, profile, .. } = Event::decode(event.clone()).unwrap();
+        assert_eq!(sequence, self.log.len() as u64, "there are no holes");
+        self.histories.entry(mpid).or_default().push(sequence);
+        self.owners.retain(|_, owner| *owner != mpid);
+        self.profiles.remove(&mpid);
+        if let Some(profile) = profile {
+            for key in keys_of(&profile) {
+                assert_eq!(self.owners.insert(key, mpid), None, "an identity has one owner");
+            }
+            self.profiles.insert(mpid, profile.encode_to_vec().into());
+        }
+    }
+
+    pub fn event(&self, sequence: u64) -> Event {
+        Event::decode(self.log[usize::try_from(sequence).unwrap() - 1].clone()).unwrap()
+    }
+}

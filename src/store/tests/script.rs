@@ -1,0 +1,125 @@
+//! Random commands for a busy run: the same ones for the same seed.
+
+use prost_types::value::Kind;
+use prost_types::{Struct, Value};
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{RngExt, SeedableRng};
+
+use super::harness::*;
+use crate::command::{Change, Command, Create, Delete, Update};
+use crate::model::{Limits, Mpid, NewProfile, Patch, ProfileKey, Workspace};
+use crate::proto::v1::{Identity, Profile, ProfilePatch};
+
+pub const WORKSPACES: [&str; 3] = ["a/b/1", "a/b/2", "a/b/3"];
+/// A mpid that no command of a script uses.
+pub const UNUSED_MPID: i64 = 1_000;
+/// So few that commands meet: they create what exists, and take what another profile owns.
+const MPIDS: i64 = 10;
+const COMMANDS_PER_ROUND: usize = 6;
+
+/// Draws commands of every kind.
+pub struct Script {
+    random: StdRng,
+    /// A round takes a second.
+    time: i64,
+    /// Commands with a request id, some of which are sent again.
+    with_id: Vec<Command>,
+}
+
+impl Script {
+    pub fn new(seed: u64) -> Self {
+        Self { random: StdRng::seed_from_u64(seed), time: 0, with_id: Vec::new() }
+    }
+
+    /// Commands to queue at once.
+    pub fn round(&mut self) -> Vec<Command> {
+        self.time += SECOND;
+        let commands = self.random.random_range(1..=COMMANDS_PER_ROUND);
+        (0..commands).map(|_| self.command()).collect()
+    }
+
+    fn command(&mut self) -> Command {
+        if !self.with_id.is_empty() && self.random.random_bool(0.05) {
+            return self.with_id.choose(&mut self.random).unwrap().clone();
+        }
+        let change = match self.random.random_range(0..10) {
+            0..3 => self.create(),
+            3..9 => self.update(),
+            _ => self.delete(),
+        };
+        let workspace = Workspace::parse(WORKSPACES.choose(&mut self.random).unwrap()).unwrap();
+        let (silent, validate_only) = (self.random.random_bool(0.2), self.random.random_bool(0.1));
+        let command = Command { workspace, silent, validate_only, ..command(self.time, change) };
+        if validate_only || self.random.random_bool(0.5) {
+            return command;
+        }
+        let command = with_id(command, &format!("request {}", self.with_id.len()));
+        self.with_id.push(command.clone());
+        command
+    }
+
+    fn create(&mut self) -> Change {
+        let user_identities = self.identities(2).into_iter().filter(|identity| !identity.is_device()).collect();
+        let profile = Profile { user_identities, user_attributes: Some(self.note()), ..Profile::default() };
+        let profile = Box::new(NewProfile::parse(profile, &Limits::default()).unwrap());
+        Change::Create(Create { profile, mpid: self.mpid(), drawn: self.random.random_bool(0.3) })
+    }
+
+    fn update(&mut self) -> Change {
+        let mut patch = ProfilePatch::default();
+        patch.increment_user_attributes.insert("n".to_owned(), 1.0);
+        patch.set_user_attributes = self.random.random_bool(0.5).then(|| self.note());
+        match self.random.random_range(0..4) {
+            0 => patch.remove_identities = self.identities(2),
+            1 => patch.add_identities = self.identities(1),
+            2 => (patch.add_identities, patch.take_identities) = (self.identities(3), true),
+            _ => {}
+        }
+        let patch = Box::new(Patch::parse(patch, &Limits::default()).unwrap());
+        let create_as = self.random.random_bool(0.3).then(|| self.mpid());
+        Change::Update(Update { key: self.key(), patch, etag: None, create_as })
+    }
+
+    fn delete(&mut self) -> Change {
+        Change::Delete(Delete { key: self.key(), etag: None, allow_missing: self.random.random_bool(0.5) })
+    }
+
+    fn key(&mut self) -> ProfileKey {
+        match self.identities(1).pop() {
+            Some(identity) => ProfileKey::identity(identity, &Limits::default()).unwrap(),
+            None => ProfileKey::Mpid(self.mpid()),
+        }
+    }
+
+    fn mpid(&mut self) -> Mpid {
+        Mpid::new(self.random.random_range(1..=MPIDS)).unwrap()
+    }
+
+    fn identities(&mut self, most: usize) -> Vec<Identity> {
+        let some = self.random.random_range(0..=most);
+        identities().sample(&mut self.random, some).cloned().collect()
+    }
+
+    /// As large as a page at most: enough for the file to grow.
+    fn note(&mut self) -> Struct {
+        let note = "x".repeat(self.random.random_range(0..4_000));
+        Struct { fields: [("note".to_owned(), Value { kind: Some(Kind::StringValue(note)) })].into() }
+    }
+}
+
+/// All identities that occur.
+pub fn identities() -> Vec<Identity> {
+    let named = |kind: &str, number| Identity {
+        r#type: kind.into(),
+        encoding: "none".into(),
+        value: format!("{number}@example.com"),
+    };
+    let emails = (0..5).map(|number| named("email", number));
+    emails.chain((0..3).map(|number| named("ios_idfa", number))).collect()
+}
+
+/// The index of a workspace in [`WORKSPACES`].
+pub fn place(workspace: &Workspace) -> usize {
+    WORKSPACES.iter().position(|name| *name == workspace.as_str()).unwrap()
+}
