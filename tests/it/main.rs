@@ -2,6 +2,7 @@
 //!
 //! - [`guarantees`]: each guarantee of the API, by name.
 //! - [`profiles`], [`patches`], [`bulk`], [`imports`], [`events`]: what the RPCs do.
+//! - [`damage`]: records that have rotted.
 //! - [`http`]: the Profile API over HTTP.
 //! - [`reasons`]: a request for each reason of an error.
 //! - [`refusals`]: what bad input gets, and that it changes nothing.
@@ -11,6 +12,7 @@
 //! - [`wire`]: bytes that are not a request.
 
 mod bulk;
+mod damage;
 mod events;
 mod guarantees;
 mod harness;

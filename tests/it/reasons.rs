@@ -2,7 +2,6 @@
 
 use std::pin::Pin;
 use std::process::Stdio;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use cameo::proto::DESCRIPTORS;
@@ -11,16 +10,15 @@ use futures_util::stream;
 use http_body_util::StreamBody;
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
-use redb::{Database, ReadableTable, TableDefinition};
+use redb::TableDefinition;
 use tempfile::TempDir;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use crate::damage::{EVENTS, damage_profile, edit};
 use crate::harness::*;
 
-const PROFILES: TableDefinition<(u32, i64), &[u8]> = TableDefinition::new("profiles_v1");
-const EVENTS: TableDefinition<(u32, u64), &[u8]> = TableDefinition::new("events_v1");
 const HEADS: TableDefinition<u32, &[u8]> = TableDefinition::new("heads_v1");
 /// The number of the table of heads, which seeds its checksums.
 const HEAD_KIND: u64 = 3;
@@ -193,13 +191,11 @@ async fn cursor_expired() -> Status {
         client.create(with_mpid(mpid)).await.unwrap();
     }
     let dir = server.stop().await;
-    edit(&dir, |database| {
-        let transaction = database.begin_write().unwrap();
+    edit(&dir, |transaction| {
         for sequence in 1..=2 {
             transaction.open_table(EVENTS).unwrap().remove((1, sequence)).unwrap().unwrap();
         }
         transaction.open_table(HEADS).unwrap().insert(1, &*head_row(2, 3)).unwrap();
-        transaction.commit().unwrap();
     });
     let server = TestServer::start_on(dir, |_| {}).await;
     let client = server.client().await;
@@ -306,23 +302,10 @@ async fn record_corrupt() -> Status {
     let server = TestServer::start().await;
     server.client().await.create(with_mpid(404)).await.unwrap();
     let dir = server.stop().await;
-    edit(&dir, |database| {
-        let transaction = database.begin_write().unwrap();
-        {
-            let mut table = transaction.open_table(PROFILES).unwrap();
-            let mut row = table.get((1, 404)).unwrap().unwrap().value().to_vec();
-            *row.last_mut().unwrap() ^= 1;
-            table.insert((1, 404), row.as_slice()).unwrap();
-        }
-        transaction.commit().unwrap();
-    });
+    edit(&dir, |transaction| damage_profile(transaction, 404));
     let server = TestServer::start_on(dir, |_| {}).await;
     let client = server.client().await;
     client.get(404).await.unwrap_err()
-}
-
-fn edit(dir: &Arc<TempDir>, edit: impl FnOnce(&Database)) {
-    edit(&Database::open(dir.path().join("data/cameo.redb")).unwrap());
 }
 
 /// The system refuses to let the file grow.

@@ -81,11 +81,14 @@ impl<'c, 'a, 'txn> Draft<'c, 'a, 'txn> {
             after.mpid = mpid.get();
             after.update_time = Some(self.context.event_time().to_timestamp());
             after.etag = Etag::new(self.context.state.origin.log, sequence).into_string();
-            check_size(old, after, &self.context.command.limits)?;
         }
         let after = after.as_ref();
-        self.relink(mpid, old, after)?;
         let profile = Bytes::from(after.map(Profile::encode_to_vec).unwrap_or_default());
+        let limits = &self.context.command.limits;
+        if let Some(after) = after.filter(|_| profile.len() > limits.profile_bytes) {
+            check_size(old, after, limits)?; // It may have been over the limit before.
+        }
+        self.relink(mpid, old, after)?;
         let expiry_is = after.and_then(next_expiry);
         let held = if after.is_some() { Held::Profile(&profile) } else { Held::Tombstone };
         let row = ProfileRow { next_expiry: expiry_is, last_event: sequence, held };

@@ -1,5 +1,7 @@
 //! What a decision depends on: the rows, the workspaces, and the command.
 
+use std::borrow::Cow;
+
 use prost::Message;
 
 use super::super::WorkspaceId;
@@ -10,7 +12,7 @@ use super::super::write::Logs;
 use super::{Effects, Reply};
 use crate::command::Command;
 use crate::model::identity::ParsedIdentity;
-use crate::model::profile::{is_expired, remove_expired};
+use crate::model::profile::remove_expired;
 use crate::model::{Etag, IdentityKey, LogId, Micros, Mpid, ProfileKey, Sequence};
 use crate::proto::v1::Profile;
 
@@ -131,12 +133,13 @@ impl<'a, 'txn> Context<'a, 'txn> {
     }
 
     /// A profile as a reader sees it: without the memberships that have expired.
-    pub fn served(&self, stored: &Stored) -> Profile {
-        let mut served = stored.profile.clone();
-        if stored.profile.audience_memberships.iter().any(|membership| is_expired(membership, self.now())) {
-            remove_expired(&mut served, self.now());
+    pub fn served<'p>(&self, stored: &'p Stored) -> Cow<'p, Profile> {
+        if stored.next_expiry.is_none_or(|expiry| expiry > self.now()) {
+            return Cow::Borrowed(&stored.profile);
         }
-        served
+        let mut served = stored.profile.clone();
+        remove_expired(&mut served, self.now());
+        Cow::Owned(served)
     }
 }
 

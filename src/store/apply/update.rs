@@ -34,9 +34,9 @@ pub(super) fn decide(context: &Context<'_, '_>, update: &Update) -> Result<Verdi
 fn change(context: &Context<'_, '_>, mpid: Mpid, stored: &Stored, patch: &Patch) -> Result<Verdict, StoreError> {
     let taken = taken(context, patch, mpid)?;
     let served = context.served(stored);
-    let mut after = served.clone();
+    let mut after = Profile::clone(&served);
     patch.apply(&mut after, &context.command.limits)?;
-    if after == served {
+    if after == *served {
         let profile = (context.reply == Reply::WithProfile).then(|| Bytes::from(after.encode_to_vec()));
         return Ok(Verdict::unchanged(Some(mpid), stored.last_event.into(), profile));
     }
@@ -111,7 +111,7 @@ fn lose(
 ) -> Result<(), StoreError> {
     for (loser, keys) in taken {
         let stored = context.stored(loser)?.ok_or(Kind::Identity.corrupt())?;
-        let mut after = context.served(&stored);
+        let mut after = context.served(&stored).into_owned();
         patch::unlink(&mut after, &keys);
         draft.update(loser, &stored, after)?;
     }

@@ -1,0 +1,169 @@
+//! Records that have rotted, as callers see them: what precedes them is delivered, and what follows can be had.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use cameo::proto::v1::subscribe_response::Message;
+use cameo::proto::v1::*;
+use redb::{Database, ReadableTable, TableDefinition, WriteTransaction};
+use tempfile::TempDir;
+use tonic::{Code, Status};
+
+use crate::harness::*;
+
+pub const PROFILES: TableDefinition<(u32, i64), &[u8]> = TableDefinition::new("profiles_v1");
+pub const EVENTS: TableDefinition<(u32, u64), &[u8]> = TableDefinition::new("events_v1");
+
+/// Changes the file of a server that has stopped.
+pub fn edit(dir: &Arc<TempDir>, edit: impl FnOnce(&WriteTransaction)) {
+    let database = Database::open(dir.path().join("data/cameo.redb")).unwrap();
+    let transaction = database.begin_write().unwrap();
+    edit(&transaction);
+    transaction.commit().unwrap();
+}
+
+/// Turns a bit of a profile of the first workspace.
+pub fn damage_profile(transaction: &WriteTransaction, mpid: i64) {
+    let mut table = transaction.open_table(PROFILES).unwrap();
+    let mut row = table.get((1, mpid)).unwrap().unwrap().value().to_vec();
+    *row.last_mut().unwrap() ^= 1;
+    table.insert((1, mpid), row.as_slice()).unwrap();
+}
+
+fn damage_event(transaction: &WriteTransaction, sequence: u64) {
+    let mut table = transaction.open_table(EVENTS).unwrap();
+    let mut row = table.get((1, sequence)).unwrap().unwrap().value().to_vec();
+    *row.last_mut().unwrap() ^= 1;
+    table.insert((1, sequence), row.as_slice()).unwrap();
+}
+
+/// A server whose log has these damaged events among twenty, each of a profile of its own number.
+async fn with_damaged_events(damaged: &[u64]) -> TestServer {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    for mpid in 1..=20 {
+        client.create(with_mpid(mpid)).await.unwrap();
+    }
+    let dir = server.stop().await;
+    edit(&dir, |transaction| damaged.iter().for_each(|event| damage_event(transaction, *event)));
+    TestServer::start_on(dir, |_| {}).await
+}
+
+fn assert_corrupt(status: &Status) {
+    assert_eq!((status.code(), &*reason(status)), (Code::DataLoss, "RECORD_CORRUPT"));
+}
+
+/// The events up to the end, over all damage, and how often the stream was broken off.
+async fn read_over_damage(client: &Client, mut start: Option<subscribe_request::Start>) -> (Vec<u64>, usize) {
+    let (mut seen, mut breaks) = (Vec::new(), 0);
+    loop {
+        let request = SubscribeRequest { start, until_caught_up: true, ..subscribe_request() };
+        let mut stream = client.subscribe(request).await.unwrap();
+        let broken_off = loop {
+            match stream.next().await {
+                Ok(Some(SubscribeResponse { message: Some(Message::Event(event)), .. })) => seen.push(event.sequence),
+                Ok(Some(_)) => {}
+                Ok(None) => return (seen, breaks),
+                Err(status) => break status,
+            }
+        };
+        assert_corrupt(&broken_off);
+        start = after(&metadata(&broken_off, "cursor"));
+        breaks += 1;
+    }
+}
+
+#[tokio::test]
+async fn a_stream_delivers_what_precedes_the_damage_and_names_the_cursor_that_leads_past_it() {
+    let server = with_damaged_events(&[4, 11, 12, 13]).await;
+    let client = server.client().await;
+    let expected: Vec<_> = (1..=20).filter(|sequence| ![4, 11, 12, 13].contains(sequence)).collect();
+    assert_eq!(read_over_damage(&client, earliest()).await, (expected.clone(), 2));
+
+    let (mut listed, mut request, mut breaks) = (Vec::new(), ListEventsRequest { page_size: 3, ..list_request() }, 0);
+    loop {
+        let cursor = match client.list(request.clone()).await {
+            Ok(page) => {
+                listed.extend(page.events.iter().map(|event| event.sequence));
+                if page.caught_up {
+                    break;
+                }
+                page.cursor
+            }
+            Err(status) => {
+                assert_corrupt(&status);
+                breaks += 1;
+                metadata(&status, "cursor")
+            }
+        };
+        request.start = Some(list_events_request::Start::Cursor(cursor));
+    }
+    assert_eq!((listed, breaks), (expected, 2));
+}
+
+#[tokio::test]
+async fn a_damaged_oldest_event_is_in_nobodys_way_but_those_who_begin_with_it() {
+    let server = with_damaged_events(&[1]).await;
+    let client = server.client().await;
+    let mut live = client.subscribe_from(None).await;
+    assert_eq!(live.opened().await.1.head_sequence, 20);
+    let cursor = client.create(with_mpid(21)).await.unwrap().cursor;
+    assert_eq!(live.event().await.1.sequence, 21);
+    let key = Some(get_profile_request::Key::Mpid(21));
+    let request = GetProfileRequest { key, min_cursor: cursor, ..get_request() };
+    assert_eq!(client.get_with(request).await.unwrap().mpid, 21);
+    assert_eq!(read_over_damage(&client, earliest()).await, ((2..=21).collect(), 1));
+}
+
+#[tokio::test]
+async fn a_damaged_end_of_the_log_does_not_end_a_stream_with_ok() {
+    let server = with_damaged_events(&[19, 20]).await;
+    let client = server.client().await;
+    assert_eq!(read_over_damage(&client, earliest()).await, ((1..=18).collect(), 1));
+    client.create(with_mpid(21)).await.unwrap();
+    assert_eq!(read_over_damage(&client, earliest()).await.0.last(), Some(&21));
+}
+
+#[tokio::test]
+async fn a_list_of_profiles_goes_on_past_the_damage() {
+    let server = with_damaged_events(&[]).await;
+    let dir = server.stop().await;
+    edit(&dir, |transaction| [1, 7, 8, 20].iter().for_each(|mpid| damage_profile(transaction, *mpid)));
+    let server = TestServer::start_on(dir, |_| {}).await;
+    let client = server.client().await;
+    let (mut seen, mut request, mut breaks) = (Vec::new(), page_request(), 0);
+    loop {
+        request.page_token = match client.page(request.clone()).await {
+            Ok(page) => {
+                seen.extend(page.profiles.iter().map(|profile| profile.mpid));
+                page.next_page_token
+            }
+            Err(status) => {
+                assert_corrupt(&status);
+                breaks += 1;
+                metadata(&status, "next_page_token")
+            }
+        };
+        if request.page_token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(seen, (2..20).filter(|mpid| ![7, 8].contains(mpid)).collect::<Vec<_>>());
+    assert_eq!(breaks, 3);
+}
+
+/// What cannot be served is refused before anybody can connect.
+#[tokio::test]
+async fn a_file_that_is_no_store_is_refused_by_name_before_the_port_is_open() {
+    let dir = TempDir::new().unwrap();
+    let file: &Path = &dir.path().join("cameo.redb");
+    for bytes in [vec![], b"not a store".to_vec(), vec![0; 65_536]] {
+        std::fs::write(file, &bytes).unwrap();
+        let refused = output(binary().args(["--addr", "127.0.0.1:0", "--data-dir"]).arg(dir.path())).await;
+        assert!(!refused.status.success());
+        assert!(refused.stdout.is_empty(), "it never listened");
+        let told = String::from_utf8_lossy(&refused.stderr);
+        assert!(told.contains(file.to_str().unwrap()) && told.contains("move it away"), "{told}");
+        assert_eq!(std::fs::read(file).unwrap(), bytes, "it is left as it was");
+    }
+}
