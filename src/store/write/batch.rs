@@ -95,8 +95,8 @@ pub(super) fn commit<'c>(
     commands: impl Iterator<Item = (&'c Command, Reply)>,
 ) -> Result<Batch, StoreError> {
     let mut transaction = database.begin_write()?;
-    // Whichever part of a commit reaches the disk, one whole state is there. Costs a commit of one update 28 %, of
-    // 256 updates 1 %: see benches/README.md.
+    // Whichever part of a commit reaches the disk, one whole state is there. Quick repair turns it on by itself; it is
+    // said because the store rests on it. Costs a commit of one update 28 %, of 256 updates 1 %: see benches/README.md.
     transaction.set_two_phase_commit(true);
     // After a crash the store opens at once, without a walk over all of it, which took 6 s for 2.3 GB. Costs a
     // commit of one update 52 %, of 256 updates 2 %.
