@@ -71,11 +71,11 @@ impl Snapshot {
         mut take: impl FnMut(EventRef<'_>) -> Result<usize, StoreError>,
     ) -> Result<EventPage, StoreError> {
         let History { workspace, after, through, filter, .. } = history;
-        let mut budget = Budget::new(size);
-        let Ok(Some(walk)) = self.walk(walks, history, &mut budget) else {
+        let Ok(Some(walk)) = self.walk(walks, history, &mut Budget::new(size)) else {
             // Too long, or damaged: the log tells what can be read.
             return self.events(workspace, after, through, filter, size, take);
         };
+        let mut budget = Budget::new(size); // Of its own: however long the walk was, the page makes some way.
         let mut last = after;
         for event in walk.between(after, through) {
             if !budget.take_row() {
