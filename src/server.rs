@@ -16,12 +16,15 @@ use tonic_health::server::HealthReporter;
 
 use crate::config::Config;
 use crate::feed::Feed;
+use crate::grpc::admin_service::Admin;
 use crate::grpc::event_service::Events;
 use crate::grpc::layer::RefusalLayer;
 use crate::grpc::profile_service::Profiles;
+use crate::grpc::server::admin_service_server::AdminServiceServer;
 use crate::grpc::server::event_service_server::EventServiceServer;
 use crate::grpc::server::profile_service_server::ProfileServiceServer;
 use crate::http;
+use crate::model::Micros;
 use crate::model::limits::IMPORTS;
 use crate::proto::DESCRIPTORS;
 use crate::store::{OpenError, Store};
@@ -42,7 +45,8 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The server as a whole, and each service.
-const HEALTH_SERVICES: [&str; 3] = ["", ProfileServiceServer::<Profiles>::NAME, EventServiceServer::<Events>::NAME];
+const HEALTH_SERVICES: [&str; 4] =
+    ["", ProfileServiceServer::<Profiles>::NAME, EventServiceServer::<Events>::NAME, AdminServiceServer::<Admin>::NAME];
 /// What a hanging disk may add to the drain timeout.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Before the next attempt where a connection could not be accepted, for want of file descriptors.
@@ -55,6 +59,7 @@ pub struct Server {
     store: Arc<Store>,
     feed: Feed,
     config: Config,
+    start: Micros,
 }
 
 /// Why a server did not start, or did not end well.
@@ -91,7 +96,8 @@ impl Server {
         // Afterwards: who can connect is served.
         let addr = config.server.addr;
         let listener = TcpListener::bind(addr).await.map_err(|source| ServerError::Bind { addr, source })?;
-        Ok(Self { listener, store: Arc::new(store), feed, config })
+        let start = store.now();
+        Ok(Self { listener, store: Arc::new(store), feed, config, start })
     }
 
     /// Where it listens.
@@ -109,7 +115,7 @@ impl Server {
     /// # Errors
     /// [`ServerError`] if the store or the transport failed.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
-        let Self { listener, store, feed, config } = self;
+        let Self { listener, store, feed, config, start } = self;
         let (mut health, health_service) = tonic_health::server::health_reporter();
         set_health(&health, ServingStatus::Serving).await;
 
@@ -117,9 +123,11 @@ impl Server {
         let profiles = Profiles::new(Arc::clone(&store), config.limits, stop.clone());
         let profiles = ProfileServiceServer::new(profiles);
         let events = EventServiceServer::new(Events::new(Arc::clone(&store), feed.clone(), config.limits));
+        let admin = AdminServiceServer::new(Admin::new(Arc::clone(&store), &config, start));
         let routes = Routes::new(health_service)
             .add_service(profiles.max_decoding_message_size(config.limits.request_bytes))
             .add_service(events.max_decoding_message_size(config.limits.request_bytes))
+            .add_service(admin.max_decoding_message_size(config.limits.request_bytes))
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?);
         let http = http::router(Arc::clone(&store), config.limits, config.server.http_rate, stop.clone());

@@ -23,6 +23,7 @@ mod tests;
 mod write;
 
 use std::fs::File;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -89,6 +90,17 @@ struct Shared {
     failed: CancellationToken,
 }
 
+/// How much room the store takes, and has. What the file system does not tell is `None`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Workspaces that were written to.
+    pub workspaces: usize,
+    /// Bytes of the file.
+    pub file_bytes: Option<u64>,
+    /// Bytes that its disk has free.
+    pub free_bytes: Option<u64>,
+}
+
 /// A handle on the store: one per process. Closed by [`Store::close`].
 #[derive(Debug)]
 pub struct Store {
@@ -101,6 +113,8 @@ pub struct Store {
     imports: Lane,
     walks: Walks,
     scrubber: Mutex<Option<Scrubber>>,
+    path: PathBuf,
+    disk: Disk,
     closing: AtomicBool,
     writer: Mutex<Option<JoinHandle<()>>>,
     /// Held until the handle goes.
@@ -138,11 +152,12 @@ impl Store {
         // A slot for each ticket: a caller that has one never waits for the queue.
         let (queue, jobs) = mpsc::channel(config.queue_commands + IMPORT_COMMANDS);
         let scrubber = Scrubber::start(Arc::clone(&database), config.scrub_rate).map_err(OpenError::Thread)?;
+        let disk = Disk { directory: config.data_dir.clone(), min_free_bytes: config.min_free_bytes };
         let writer = Writer {
             database,
             jobs,
             shared: Arc::clone(&shared),
-            disk: Disk { directory: config.data_dir.clone(), min_free_bytes: config.min_free_bytes },
+            disk: disk.clone(),
             origin: facts.origin,
             logs: Logs::new(workspaces, facts.heads),
             on_commit: Box::new(on_commit),
@@ -158,6 +173,8 @@ impl Store {
             imports: Lane::new(IMPORT_COMMANDS, IMPORT_BYTES),
             walks: Walks::default(),
             scrubber: Mutex::new(Some(scrubber)),
+            path,
+            disk,
             closing: AtomicBool::new(false),
             writer: Mutex::new(Some(writer.map_err(OpenError::Thread)?)),
             _lock: lock,
@@ -312,6 +329,16 @@ impl Store {
     #[must_use]
     pub fn workspace_id(&self, workspace: &Workspace) -> Option<WorkspaceId> {
         self.shared.workspaces.id(workspace)
+    }
+
+    /// How much room the store takes, and has. Asks the file system.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        Usage {
+            workspaces: self.shared.workspaces.count(),
+            file_bytes: self.path.metadata().ok().map(|file| file.len()),
+            free_bytes: self.disk.free_bytes(),
+        }
     }
 
     /// What the scrubber has seen.

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cameo::config::Config;
+use cameo::proto::v1::admin_service_client::AdminServiceClient;
 use cameo::proto::v1::event_service_client::EventServiceClient;
 use cameo::proto::v1::profile_service_client::ProfileServiceClient;
 use cameo::proto::v1::subscribe_response::Message;
@@ -213,12 +214,17 @@ pub async fn output(command: &mut Command) -> Output {
 pub struct Client {
     pub profiles: ProfileServiceClient<Channel>,
     pub events: EventServiceClient<Channel>,
+    pub admin: AdminServiceClient<Channel>,
 }
 
 impl Client {
     pub async fn connect(addr: SocketAddr) -> Self {
         let channel = channel(addr).await;
-        Self { profiles: ProfileServiceClient::new(channel.clone()), events: EventServiceClient::new(channel) }
+        Self {
+            profiles: ProfileServiceClient::new(channel.clone()),
+            events: EventServiceClient::new(channel.clone()),
+            admin: AdminServiceClient::new(channel),
+        }
     }
 
     pub async fn get(&self, mpid: i64) -> Result<Profile, Status> {
@@ -313,6 +319,12 @@ impl Client {
             }
         })
         .await
+    }
+
+    /// The status of the server, and of this workspace's log; of none if it is empty.
+    pub async fn status(&self, workspace: &str) -> Result<GetStatusResponse, Status> {
+        let request = GetStatusRequest { workspace: workspace.into() };
+        Ok(self.admin.clone().get_status(request).await?.into_inner())
     }
 
     pub async fn subscribe(&self, request: SubscribeRequest) -> Result<Stream, Status> {

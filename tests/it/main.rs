@@ -8,6 +8,7 @@
 //! - [`refusals`]: what bad input gets, and that it changes nothing.
 //! - [`limits`]: each limit, at it and one past it.
 //! - [`model`]: random calls against a model.
+//! - [`status`]: what the server tells its operators.
 //! - [`process`]: the real binary: signals, flags, crashes.
 //! - [`wire`]: bytes that are not a request.
 
@@ -25,4 +26,5 @@ mod process;
 mod profiles;
 mod reasons;
 mod refusals;
+mod status;
 mod wire;

@@ -67,7 +67,7 @@ async fn healthcheck_tells_a_serving_server_from_none() {
     let dir = TempDir::new().unwrap();
     let mut process = TestProcess::start(dir.path(), &[]).await;
     let addr = process.addr.to_string();
-    for service in ["", "cameo.v1.ProfileService", "cameo.v1.EventService"] {
+    for service in ["", "cameo.v1.ProfileService", "cameo.v1.EventService", "cameo.v1.AdminService"] {
         let check = output(binary().args(["healthcheck", "--addr", &addr, "--service", service])).await;
         assert!(check.status.success(), "{check:?}");
     }

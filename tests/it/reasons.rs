@@ -297,7 +297,6 @@ async fn storage_full() -> Status {
     server.client().await.create(with_mpid(1)).await.unwrap_err()
 }
 
-/// A byte of the stored profile is turned.
 async fn record_corrupt() -> Status {
     let server = TestServer::start().await;
     server.client().await.create(with_mpid(404)).await.unwrap();

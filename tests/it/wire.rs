@@ -14,7 +14,7 @@ use tonic::{Code, Request, Status};
 use crate::harness::*;
 use crate::profiles::sample;
 
-const METHODS: [&str; 9] = [
+const METHODS: [&str; 10] = [
     "/cameo.v1.ProfileService/GetProfile",
     "/cameo.v1.ProfileService/CreateProfile",
     "/cameo.v1.ProfileService/UpdateProfile",
@@ -24,6 +24,7 @@ const METHODS: [&str; 9] = [
     "/cameo.v1.ProfileService/ImportProfiles",
     "/cameo.v1.EventService/ListEvents",
     "/cameo.v1.EventService/Subscribe",
+    "/cameo.v1.AdminService/GetStatus",
 ];
 
 /// Sends bytes as they are.

@@ -26,7 +26,7 @@ const HELD_BYTES: usize = 8 << 20;
 const DIRTY_BYTES: usize = 128 << 20;
 
 /// The disk that the store lies on.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(in crate::store) struct Disk {
     pub directory: PathBuf,
     /// Writes are refused where less is free, because redb cannot go on after a write that failed, and then neither
@@ -70,11 +70,16 @@ enum Stop {
 }
 
 impl Disk {
+    /// `None` if the file system does not tell.
+    pub(in crate::store) fn free_bytes(&self) -> Option<u64> {
+        let disk = rustix::fs::statvfs(&self.directory).ok()?;
+        Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+    }
+
     /// How much the next batch may take. A batch may use half of what must stay free, since it is bounded by an estimate.
     pub(super) fn room(&self) -> Room {
         let required = self.min_free_bytes;
-        let Ok(disk) = rustix::fs::statvfs(&self.directory) else { return Room::Enough(DIRTY_BYTES) };
-        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        let Some(free) = self.free_bytes() else { return Room::Enough(DIRTY_BYTES) };
         if free < required {
             return Room::Full { free, required };
         }

@@ -32,6 +32,10 @@ impl Workspaces {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(workspace).copied()
     }
 
+    pub fn count(&self) -> usize {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     fn extend(&self, born: impl Iterator<Item = (Workspace, WorkspaceId)>) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).extend(born);
     }

@@ -1,0 +1,124 @@
+//! `cameo.v1.AdminService`.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+
+use super::codec::Encoded;
+use super::server::admin_service_server::AdminService;
+use crate::config::{Config, FeedConfig, ServerConfig, StoreConfig};
+use crate::model::{Limits, Micros, Workspace};
+use crate::proto::v1::{GetStatusRequest, GetStatusResponse, LogEnds, Scrub, ServerLimits, StoreStatus};
+use crate::store::{LogBounds, Store, StoreError};
+
+/// The service.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    store: Arc<Store>,
+    start: Micros,
+    scrub_rate: u32,
+    limits: ServerLimits,
+}
+
+impl Admin {
+    /// The service of a server with this configuration, which was started at `start`.
+    #[must_use]
+    pub fn new(store: Arc<Store>, config: &Config, start: Micros) -> Self {
+        Self { store, start, scrub_rate: config.store.scrub_rate, limits: limits_in_force(config) }
+    }
+
+    fn status(&self, workspace: Option<&Workspace>) -> Result<GetStatusResponse, StoreError> {
+        Ok(GetStatusResponse {
+            version: env!("CARGO_PKG_VERSION").into(),
+            start_time: Some(self.start.to_timestamp()),
+            store: Some(self.store_status()),
+            scrub: Some(self.scrub()),
+            limits: Some(self.limits),
+            log: workspace.map(|workspace| self.log_ends(workspace)).transpose()?.flatten(),
+        })
+    }
+
+    fn store_status(&self) -> StoreStatus {
+        let usage = self.store.usage();
+        StoreStatus { workspaces: wide(usage.workspaces), file_bytes: usage.file_bytes, free_bytes: usage.free_bytes }
+    }
+
+    fn scrub(&self) -> Scrub {
+        let report = self.store.scrub_report();
+        Scrub { rows_per_second: self.scrub_rate, passes: report.passes, rows: report.rows, damaged: report.damaged }
+    }
+
+    fn log_ends(&self, workspace: &Workspace) -> Result<Option<LogEnds>, StoreError> {
+        let Some(id) = self.store.workspace_id(workspace) else { return Ok(None) };
+        let LogBounds { floor, head } = self.store.snapshot()?.log_bounds(id)?;
+        Ok(Some(LogEnds { oldest_sequence: floor.get().saturating_add(1), head_sequence: head.get() }))
+    }
+}
+
+#[tonic::async_trait]
+impl AdminService for Admin {
+    async fn get_status(&self, request: Request<GetStatusRequest>) -> Result<Response<Encoded>, Status> {
+        let workspace = request.into_inner().workspace;
+        let workspace = if workspace.is_empty() { None } else { Some(Workspace::parse(&workspace)?) };
+        let admin = self.clone();
+        let status = self.store.on_read_pool(move |_| admin.status(workspace.as_ref())).await?;
+        Ok(Response::new(Encoded::new(&status)))
+    }
+}
+
+/// Every limit is named here, so that a new one cannot be left out.
+fn limits_in_force(config: &Config) -> ServerLimits {
+    let Config { server, store, feed, limits } = config;
+    let ServerConfig { addr: _, drain_timeout, http_rate } = *server;
+    let StoreConfig { data_dir: _, cache_bytes, min_free_bytes, queue_commands, queue_bytes, scrub_rate: _ } = *store;
+    let FeedConfig { ring_bytes, stall_timeout } = *feed;
+    ServerLimits {
+        queue_commands: wide(queue_commands),
+        queue_bytes: wide(queue_bytes),
+        ring_bytes: wide(ring_bytes),
+        cache_bytes: wide(cache_bytes),
+        min_free_bytes,
+        stall_timeout: stall_timeout.try_into().ok(),
+        http_rate: http_rate.map_or(0, Into::into),
+        drain_timeout: drain_timeout.try_into().ok(),
+        ..limits_of_callers(limits)
+    }
+}
+
+fn limits_of_callers(limits: &Limits) -> ServerLimits {
+    let Limits {
+        profile_bytes,
+        attributes,
+        attribute_key_bytes,
+        attribute_value_bytes,
+        identities,
+        identity_value_bytes,
+        audience_memberships,
+        attributions,
+        workspaces,
+        request_bytes,
+        batch_keys,
+        page_items,
+        answer_bytes,
+    } = *limits;
+    ServerLimits {
+        max_profile_bytes: wide(profile_bytes),
+        max_attributes: wide(attributes),
+        max_attribute_key_bytes: wide(attribute_key_bytes),
+        max_attribute_value_bytes: wide(attribute_value_bytes),
+        max_identities: wide(identities),
+        max_identity_value_bytes: wide(identity_value_bytes),
+        max_audience_memberships: wide(audience_memberships),
+        max_attributions: wide(attributions),
+        max_workspaces: wide(workspaces),
+        max_request_bytes: wide(request_bytes),
+        max_batch_keys: wide(batch_keys),
+        max_page_items: wide(page_items),
+        max_answer_bytes: wide(answer_bytes),
+        ..ServerLimits::default()
+    }
+}
+
+fn wide(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,183 @@
+//! What the server tells its operators.
+
+use std::fs::{self, File};
+use std::num::NonZeroU32;
+use std::time::{Duration, SystemTime};
+
+use cameo::model::Limits;
+use cameo::proto::field::server_limits;
+use cameo::proto::v1::*;
+use tonic::Code;
+
+use crate::harness::*;
+use crate::damage::{damage_profile, edit};
+use crate::refusals::assert_refused;
+
+const ANOTHER_WORKSPACE: &str = "acme/main/app";
+
+/// The scrubber's report, as soon as it says so.
+async fn scrubbed(client: &Client, condition: impl Fn(&Scrub) -> bool) -> Scrub {
+    within(async {
+        loop {
+            let scrub = client.status("").await.unwrap().scrub.unwrap();
+            if condition(&scrub) {
+                return scrub;
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn status_says_which_server_it_is_and_since_when() {
+    let before = SystemTime::now();
+    let server = TestServer::start().await;
+    let after = SystemTime::now();
+    let status = server.client().await.status("").await.unwrap();
+    assert_eq!(status.version, env!("CARGO_PKG_VERSION"));
+    let start = SystemTime::try_from(status.start_time.unwrap()).unwrap();
+    let microsecond = Duration::from_micros(1); // What it is cut to.
+    assert!(before - microsecond <= start && start <= after, "{start:?}");
+}
+
+#[tokio::test]
+async fn status_shows_how_the_store_and_a_log_grow() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let empty = client.status(WORKSPACE).await.unwrap();
+    let store = empty.store.unwrap();
+    assert_eq!((store.workspaces, empty.log), (0, None));
+    assert!(store.free_bytes.unwrap() > 0);
+
+    for mpid in 1..=20 {
+        let attributes = Some(map([("pad", text(&"p".repeat(60_000)))]));
+        client.create(Profile { user_attributes: attributes, ..with_mpid(mpid) }).await.unwrap();
+    }
+
+    let status = client.status(WORKSPACE).await.unwrap();
+    assert_eq!(status.log, Some(LogEnds { oldest_sequence: 1, head_sequence: 20 }));
+    let grown = status.store.unwrap();
+    assert_eq!(grown.workspaces, 1);
+    let file = fs::metadata(server.dir.path().join("data/cameo.redb")).unwrap().len();
+    assert_eq!(grown.file_bytes, Some(file));
+    assert!(grown.file_bytes > store.file_bytes);
+    assert_eq!(client.status("").await.unwrap().log, None);
+    assert_eq!(client.status(ANOTHER_WORKSPACE).await.unwrap().log, None);
+}
+
+#[tokio::test]
+async fn status_refuses_a_malformed_workspace() {
+    let server = TestServer::start().await;
+    let refused = server.client().await.status("acme/main").await;
+    assert_refused(refused, Code::InvalidArgument, "FIELD_INVALID", "workspace");
+}
+
+#[tokio::test]
+async fn status_shows_the_limits_in_force() {
+    let limits = Limits {
+        profile_bytes: 101,
+        attributes: 102,
+        attribute_key_bytes: 103,
+        attribute_value_bytes: 104,
+        identities: 105,
+        identity_value_bytes: 106,
+        audience_memberships: 107,
+        attributions: 108,
+        workspaces: 109,
+        request_bytes: 110,
+        batch_keys: 111,
+        page_items: 112,
+        answer_bytes: 113,
+    };
+    let server = TestServer::start_with(|config| {
+        config.limits = limits;
+        config.store.queue_commands = 114;
+        config.store.queue_bytes = 115;
+        config.feed.ring_bytes = 116;
+        config.store.cache_bytes = 117;
+        config.store.min_free_bytes = 118;
+        config.feed.stall_timeout = Duration::from_secs(119);
+        config.server.http_rate = NonZeroU32::new(120);
+        config.server.drain_timeout = Duration::from_secs(121);
+        config.store.scrub_rate = 122;
+    })
+    .await;
+    let seconds = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
+    let expected = ServerLimits {
+        max_profile_bytes: 101,
+        max_attributes: 102,
+        max_attribute_key_bytes: 103,
+        max_attribute_value_bytes: 104,
+        max_identities: 105,
+        max_identity_value_bytes: 106,
+        max_audience_memberships: 107,
+        max_attributions: 108,
+        max_workspaces: 109,
+        max_request_bytes: 110,
+        max_batch_keys: 111,
+        max_page_items: 112,
+        max_answer_bytes: 113,
+        queue_commands: 114,
+        queue_bytes: 115,
+        ring_bytes: 116,
+        cache_bytes: 117,
+        min_free_bytes: 118,
+        stall_timeout: seconds(119),
+        http_rate: 120,
+        drain_timeout: seconds(121),
+    };
+    let status = server.client().await.status("").await.unwrap();
+    assert_eq!((status.limits, status.scrub.unwrap().rows_per_second), (Some(expected), 122));
+}
+
+#[tokio::test]
+async fn every_limit_of_the_status_has_the_name_of_its_flag() {
+    let help = output(binary().args(["serve", "--help"])).await.stdout;
+    let help = String::from_utf8(help).unwrap();
+    for (name, _) in server_limits::ALL {
+        let flag = format!("--{} <", name.replace('_', "-"));
+        assert!(help.contains(&flag), "no {flag} in {help}");
+    }
+}
+
+#[tokio::test]
+async fn the_scrubber_walks_over_a_sound_store_again_and_again() {
+    let server = TestServer::start_with(|config| config.store.scrub_rate = 100_000).await;
+    let client = server.client().await;
+    client.create(with_mpid(1)).await.unwrap();
+    let begun = scrubbed(&client, |scrub| scrub.passes > 0).await;
+    let later = scrubbed(&client, |scrub| scrub.passes >= begun.passes + 3).await;
+    assert!(later.rows > begun.rows, "{begun:?} {later:?}");
+    assert_eq!(later.damaged, 0);
+}
+
+#[tokio::test]
+async fn a_scrubber_that_is_turned_off_says_so() {
+    let server = TestServer::start_with(|config| config.store.scrub_rate = 0).await;
+    assert_eq!(server.client().await.status("").await.unwrap().scrub, Some(Scrub::default()));
+}
+
+/// Though nobody looks the damaged profile up.
+#[tokio::test]
+async fn damage_shows_in_the_status_and_in_the_log() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client.create(with_mpid(1)).await.unwrap();
+    client.create(with_mpid(2)).await.unwrap();
+    let dir = server.stop().await;
+    edit(&dir, |transaction| damage_profile(transaction, 1));
+
+    let log = dir.path().join("log");
+    let mut binary = binary();
+    binary.stderr(File::create(&log).unwrap());
+    let process = TestProcess::start_as(&mut binary, &dir.path().join("data"), &["--scrub-rate", "100000"]).await;
+
+    let found = scrubbed(&process.client().await, |scrub| scrub.damaged > 0).await;
+    let later = scrubbed(&process.client().await, |scrub| scrub.passes >= found.passes + 3).await;
+    assert_eq!((found.damaged, later.damaged), (1, 1), "a row that stays damaged counts once");
+    until(|| {
+        let log = fs::read_to_string(&log).unwrap();
+        log.lines().any(|line| line.contains("stored records are corrupt") && line.contains("table=\"profile\""))
+    })
+    .await;
+}
