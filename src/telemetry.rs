@@ -1,6 +1,10 @@
 //! Logs. They hold no identity value and no attribute value.
 
+use std::any::Any;
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::IsTerminal;
+use std::panic::{self, PanicHookInfo};
+use std::thread;
 
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
@@ -14,7 +18,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// Sends logs to standard error. `filter` is as in `RUST_LOG`: `info`, or `cameo=debug,warn`.
+/// Sends logs to standard error, panics among them. `filter` is as in `RUST_LOG`: `info`, or `cameo=debug,warn`.
 ///
 /// # Errors
 /// If the filter is malformed.
@@ -26,5 +30,42 @@ pub fn init(filter: &str, format: LogFormat) -> anyhow::Result<()> {
         LogFormat::Text => logs.init(),
         LogFormat::Json => logs.json().flatten_event(true).init(),
     }
+    panic::set_hook(Box::new(log_panic));
     Ok(())
+}
+
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let thread = thread::current();
+    let backtrace = Backtrace::capture(); // Only under RUST_BACKTRACE. It names functions and holds no values.
+    tracing::error!(
+        thread = thread.name().unwrap_or("unnamed"),
+        location = panic.location().map(tracing::field::display),
+        panic = literal(panic.payload()),
+        backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| tracing::field::display(&backtrace)),
+        "a thread panicked"
+    );
+}
+
+/// The message of a panic, if it stands in the source. One that was put together at run time may hold what a caller
+/// sent.
+fn literal(payload: &(dyn Any + Send)) -> Option<&'static str> {
+    payload.downcast_ref().copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn payload_of(panic: impl FnOnce() + panic::UnwindSafe) -> Box<dyn Any + Send> {
+        panic::catch_unwind(panic).unwrap_err()
+    }
+
+    #[test]
+    fn only_the_literal_message_of_a_panic_is_logged() {
+        let email = std::hint::black_box("ada@x.com");
+        assert_eq!(literal(&*payload_of(|| panic!("the queue is gone"))), Some("the queue is gone"));
+        assert_eq!(literal(&*payload_of(|| panic!("no {email}"))), None);
+        assert_eq!(literal(&*payload_of(|| assert_eq!(email, "bob@x.com"))), None);
+        assert_eq!(literal(&*payload_of(|| panic::panic_any(email.to_owned()))), None);
+    }
 }
