@@ -110,8 +110,7 @@ fn walk(database: &Database, seen: &Seen, pause: Duration, stopped: &Receiver<()
         let step = guarded(kind, || step(&database.begin_read()?, &at));
         let step = step.unwrap_or(Step { rows: 0, damaged: 1, next: None }); // The rest of the table cannot be read.
         seen.rows.fetch_add(step.rows, Ordering::Relaxed);
-        seen.damaged_in_this_pass.fetch_add(step.damaged, Ordering::Relaxed);
-        if step.damaged > 0 {
+        if seen.add_damaged(step.damaged) {
             tracing::error!(table = kind.name(), damaged = step.damaged, "stored records are corrupt");
         }
         at = match step.next {
@@ -122,6 +121,12 @@ fn walk(database: &Database, seen: &Seen, pause: Duration, stopped: &Receiver<()
 }
 
 impl Seen {
+    /// Whether there is more damage than the last pass found: what it told of is not told again with every pass.
+    fn add_damaged(&self, damaged: u64) -> bool {
+        let before = self.damaged_in_this_pass.fetch_add(damaged, Ordering::Relaxed);
+        damaged > 0 && before + damaged > self.damaged_in_last_pass.load(Ordering::Relaxed)
+    }
+
     fn finish_pass(&self) -> At {
         let damaged = self.damaged_in_this_pass.swap(0, Ordering::Relaxed);
         self.damaged_in_last_pass.store(damaged, Ordering::Relaxed);

@@ -9,8 +9,8 @@ use cameo::proto::field::server_limits;
 use cameo::proto::v1::*;
 use tonic::Code;
 
-use crate::harness::*;
 use crate::damage::{damage_profile, edit};
+use crate::harness::*;
 use crate::refusals::assert_refused;
 
 const ANOTHER_WORKSPACE: &str = "acme/main/app";
