@@ -1,4 +1,4 @@
-//! The clocks of this machine. Whoever makes a command or serves a read asks them here; nothing deeper does.
+//! The clocks of this machine. The store asks them here for each command and each read; nothing deeper does.
 //!
 //! - [`Clock::now`] follows the machine's clock, but does not go back with it by less than [`CORRECTION`]: what has
 //!   expired stays expired. Set back by more, the clock was wrong before, and is followed.
@@ -26,7 +26,8 @@ impl Clock {
     /// Goes on where the store left off: with its uptime, and the time of its latest event.
     #[must_use]
     pub fn new(uptime: Micros, latest_event: Option<Micros>) -> Self {
-        let latest = AtomicI64::new(latest_event.unwrap_or(Micros::new(i64::MIN)).get());
+        // Without events, the machine's clock is taken as it is: 1970 is far behind it.
+        let latest = AtomicI64::new(latest_event.unwrap_or_default().get());
         Self { latest, uptime_at_start: uptime, started: Instant::now() }
     }
 

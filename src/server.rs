@@ -93,7 +93,7 @@ impl Server {
         let feed = Feed::new(config.feed);
         let publisher = feed.clone();
         let store = Store::open(&config.store, move |log, events| publisher.publish(log, events))?;
-        // Afterwards: who can connect is served.
+        // Afterwards: a client that connects is served.
         let addr = config.server.addr;
         let listener = TcpListener::bind(addr).await.map_err(|source| ServerError::Bind { addr, source })?;
         let start = store.now();

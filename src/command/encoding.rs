@@ -101,13 +101,13 @@ fn decode_change(change: storage::command::Change, limits: &Limits) -> Result<Ch
             Change::Update(Update {
                 key: decode_key(update.key, limits)?,
                 patch: Box::new(Patch::parse(patch, limits)?),
-                etag: update.etag.and_then(Etag::parse),
+                etag: decode_etag(update.etag)?,
                 create_as: update.create_as.map(|mpid| Mpid::parse("create_as", mpid)).transpose()?,
             })
         }
         storage::command::Change::Delete(delete) => Change::Delete(Delete {
             key: decode_key(delete.key, limits)?,
-            etag: delete.etag.and_then(Etag::parse),
+            etag: decode_etag(delete.etag)?,
             allow_missing: delete.allow_missing,
         }),
     })
@@ -126,6 +126,10 @@ fn decode_key(key: Option<v1::ProfileKey>, limits: &Limits) -> Result<ProfileKey
         v1::profile_key::Key::Mpid(mpid) => ProfileKey::mpid(mpid)?,
         v1::profile_key::Key::Identity(identity) => ProfileKey::identity(identity, limits)?,
     })
+}
+
+fn decode_etag(etag: Option<String>) -> Result<Option<Etag>, Invalid> {
+    etag.map_or(Ok(None), Etag::parse)
 }
 
 fn encode_request(request: &RequestId) -> storage::RequestId {

@@ -106,12 +106,14 @@ impl Command {
     /// The memory that it takes while it waits, in bytes: what it was parsed into, not what was sent.
     #[must_use]
     pub fn weight(&self) -> usize {
+        let etag = |etag: &Option<Etag>| etag.as_ref().map_or(0, Etag::weight);
         let change = match &self.change {
             Change::Create(create) => create.profile.weight(),
-            Change::Update(update) => update.key.weight() + update.patch.weight(),
-            Change::Delete(delete) => delete.key.weight(),
+            Change::Update(update) => update.key.weight() + update.patch.weight() + etag(&update.etag),
+            Change::Delete(delete) => delete.key.weight() + etag(&delete.etag),
         };
-        size_of::<Self>() + change
+        let request = self.request.as_ref().map_or(0, |request| request.id.capacity());
+        size_of::<Self>() + change + request
     }
 }
 

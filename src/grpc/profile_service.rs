@@ -14,9 +14,8 @@ use super::{import, status};
 use crate::command::{Change, Command, Create, Delete, RequestId, Update};
 use crate::model::identity::ParsedIdentity;
 use crate::model::limits::IMPORTS;
-use crate::model::{
-    Etag, Invalid, Limits, Mask, Mpid, NewProfile, Patch, Place, ProfileKey, Workspace, page_token, wire,
-};
+use crate::model::page_token::{self, PageStart};
+use crate::model::{Etag, Invalid, Limits, Mask, Mpid, NewProfile, Patch, Place, ProfileKey, Workspace, wire};
 use crate::proto::field::{
     batch_get_profiles_response::RESULTS,
     batch_get_profiles_result::{ERROR, FOUND},
@@ -60,7 +59,7 @@ struct Batch {
 /// A parsed `ListProfilesRequest`.
 struct List {
     workspace: Workspace,
-    after: Option<Mpid>,
+    start: PageStart,
     mask: Mask,
     page_size: usize,
 }
@@ -102,7 +101,7 @@ impl Profiles {
         }
         let workspace = Workspace::parse(&request.workspace)?;
         Ok(List {
-            after: page_token::parse(&workspace, &request.page_token)?,
+            start: page_token::parse(&workspace, &request.page_token)?,
             workspace,
             mask: Mask::parse(request.read_mask, request.user_attribute_keys)?,
             page_size: self.limits.page_size(request.page_size)?,
@@ -143,7 +142,7 @@ impl Profiles {
         };
         let patch = request.patch.ok_or_else(|| Invalid::field("patch", "must be set"))?;
         let patch = Box::new(Patch::parse(patch, &self.limits)?);
-        let (etag, create_as) = (Etag::parse(request.etag), request.allow_missing.then(Mpid::draw));
+        let (etag, create_as) = (Etag::parse(request.etag)?, request.allow_missing.then(Mpid::draw));
         Ok(write.command(self, Change::Update(Update { key, patch, etag, create_as })))
     }
 
@@ -155,7 +154,7 @@ impl Profiles {
             delete_profile_request::Key::Mpid(mpid) => ProfileKey::mpid(mpid)?,
             delete_profile_request::Key::Identity(identity) => ProfileKey::identity(identity, &self.limits)?,
         };
-        let (etag, allow_missing) = (Etag::parse(request.etag), request.allow_missing);
+        let (etag, allow_missing) = (Etag::parse(request.etag)?, request.allow_missing);
         Ok(write.command(self, Change::Delete(Delete { key, etag, allow_missing })))
     }
 
@@ -293,18 +292,20 @@ fn put_nested(field: u32, value: &[u8], message: &mut Vec<u8>) {
 /// A `ListProfilesResponse`.
 fn list_profiles(store: &Store, list: &List, size: PageSize) -> Result<Encoded, Status> {
     let mut message = Vec::new();
-    let page = store.list_profiles(&list.workspace, list.after, size, |profile| {
+    let page = store.list_profiles(&list.workspace, list.start, size, |profile| {
         let profile = list.mask.profile(profile).map_err(|_| StoreError::corrupt("profile"))?;
         wire::put_delimited(PROFILES, &profile, &mut message);
         Ok(profile.len())
     });
-    let token = |last| page_token::encode(&list.workspace, last);
+    let token = |start| page_token::encode(&list.workspace, start);
     let next = page.map_err(|error| match error {
-        StoreError::Corrupt { table, past: Some(Past::Profile(past)) } => status::list_damaged(table, past.map(token)),
+        StoreError::Corrupt { table, past: Some(Past::Profile) } => {
+            status::list_damaged(table, token(PageStart { over_damage: true, ..list.start }))
+        }
         other => other.into(),
     })?;
     if let Some(last) = next {
-        wire::put_delimited(NEXT_PAGE_TOKEN, token(last).as_bytes(), &mut message);
+        wire::put_delimited(NEXT_PAGE_TOKEN, token(PageStart::after(last)).as_bytes(), &mut message);
     }
     Ok(message.into())
 }

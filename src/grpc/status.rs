@@ -153,9 +153,9 @@ pub(super) fn log_damaged(past: Cursor) -> Status {
     record_corrupt("event", Some(("cursor", past.to_string())))
 }
 
-/// For a list whose next row is damaged; the token leads over the damage, and is absent where nothing follows it.
-pub(super) fn list_damaged(table: &'static str, next_page_token: Option<String>) -> Status {
-    record_corrupt(table, Some(("next_page_token", next_page_token.unwrap_or_default())))
+/// For a list whose next row is damaged; the token leads over the damage.
+pub(super) fn list_damaged(table: &'static str, next_page_token: String) -> Status {
+    record_corrupt(table, Some(("next_page_token", next_page_token)))
 }
 
 fn record_corrupt(table: &'static str, past: Option<(&'static str, String)>) -> Status {

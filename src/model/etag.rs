@@ -1,6 +1,7 @@
 //! The version of a profile.
 
-use super::{LogId, Sequence};
+use super::limits::ETAG_CHARS;
+use super::{Invalid, LogId, Sequence};
 
 /// Names one version of a profile. Opaque to callers; it changes with each event of the profile.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,10 +14,19 @@ impl Etag {
         Self(format!("{:x}-{:08x}", sequence.get(), log.0 >> 32))
     }
 
-    /// The `etag` of a request; `None` if the caller takes any version.
+    /// Parses the `etag` of a request; `None` if the caller takes any version.
+    ///
+    /// # Errors
+    /// [`Invalid::Limit`] if it is longer than any of ours.
+    pub fn parse(text: String) -> Result<Option<Self>, Invalid> {
+        Invalid::limit("etag", "etag characters", ETAG_CHARS, text.len())?;
+        Ok((!text.is_empty()).then_some(Self(text)))
+    }
+
+    /// The memory that it takes beside itself, in bytes.
     #[must_use]
-    pub fn parse(text: String) -> Option<Self> {
-        (!text.is_empty()).then_some(Self(text))
+    pub fn weight(&self) -> usize {
+        self.0.capacity()
     }
 
     /// As it stands in a message.

@@ -80,11 +80,6 @@ impl IdentityKey {
         Self([kind, encoding, &normal_form(kind, encoding, &identity.value)].join("\0").into_bytes().into())
     }
 
-    /// The names of types by which a store of format 1 keyed, and which are no longer the ones to key by.
-    pub fn former_types() -> impl Iterator<Item = &'static str> {
-        ALIASES.iter().map(|(alias, _)| *alias)
-    }
-
     /// A key as a store of format 1 has it, and the one that it has become; `None` if it is not a key.
     #[must_use]
     pub fn renamed(former: &[u8]) -> Option<(Self, Self)> {
@@ -117,9 +112,7 @@ impl IdentityKey {
 
     /// Whether it matches an encoded `Identity`.
     fn matches(&self, identity: &[u8]) -> Result<bool, DecodeError> {
-        const TYPE: u32 = 1;
-        const ENCODING: u32 = 2;
-        const VALUE: u32 = 3;
+        use crate::proto::field::identity::{ENCODING, TYPE, VALUE};
         let [mut kind, mut encoding, mut value]: [&[u8]; 3] = [&[]; 3];
         for field in wire::fields(identity) {
             let field = field?;

@@ -76,6 +76,8 @@ pub const APPENDED_VALUES: usize = 1_000;
 pub const NAMED_KEY_CHARS: usize = 64;
 /// Bytes of an audience's name, a partner's or a campaign's.
 pub const NAME_BYTES: usize = 256;
+/// Characters of an etag; ours have at most 25.
+pub const ETAG_CHARS: usize = 64;
 /// Characters of a `request_id`.
 pub const REQUEST_ID_CHARS: usize = 64;
 /// Profiles that one patch may take identities from: each is written with it.

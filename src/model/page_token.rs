@@ -1,7 +1,7 @@
 //! Where the next page of a list begins.
 //!
-//! On the wire: a version, a hash of the workspace's name, the last mpid of the page before and a checksum, in base64.
-//! It names a key, not a page, so it holds whatever is written meanwhile, and the server keeps nothing of it.
+//! On the wire: a version, a hash of the workspace's name, flags, the last mpid of the page before and a checksum, in
+//! base64. It names a key, not a page, so it holds whatever is written meanwhile, and the server keeps nothing of it.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -10,29 +10,49 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::cursor::low_half;
 use super::{Invalid, Mpid, Workspace};
 
-const VERSION: u8 = 1;
-const BODY: usize = 1 + 4 + 8;
+const VERSION: u8 = 2;
+const BODY: usize = 1 + 4 + 1 + 8;
 const LENGTH: usize = BODY + 4;
+/// A flag.
+const OVER_DAMAGE: u8 = 1;
 
-/// The token of the page after this profile.
+/// Where a page begins.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PageStart {
+    /// With the profile after this one; `None` for the first.
+    pub after: Option<Mpid>,
+    /// With the next one whose record is sound: the caller knows that there is damage.
+    pub over_damage: bool,
+}
+
+impl PageStart {
+    /// After a profile.
+    #[must_use]
+    pub fn after(mpid: Mpid) -> Self {
+        Self { after: Some(mpid), over_damage: false }
+    }
+}
+
+/// The token of the page that begins there.
 #[must_use]
-pub fn encode(workspace: &Workspace, last: Mpid) -> String {
+pub fn encode(workspace: &Workspace, start: PageStart) -> String {
     let mut raw = [0; LENGTH];
     raw[0] = VERSION;
     raw[1..5].copy_from_slice(&hash(workspace).to_be_bytes());
-    raw[5..BODY].copy_from_slice(&last.get().to_be_bytes());
+    raw[5] = if start.over_damage { OVER_DAMAGE } else { 0 };
+    raw[6..BODY].copy_from_slice(&start.after.map_or(0, Mpid::get).to_be_bytes());
     let checksum = low_half(xxh3_64(&raw[..BODY]));
     raw[BODY..].copy_from_slice(&checksum.to_be_bytes());
     URL_SAFE_NO_PAD.encode(raw)
 }
 
-/// Parses the `page_token` of a request: the profile after which the page begins. `None` for the first page.
+/// Parses the `page_token` of a request; an empty one is of the first page.
 ///
 /// # Errors
 /// [`Invalid::Field`] if it is not ours, or not of this workspace.
-pub fn parse(workspace: &Workspace, token: &str) -> Result<Option<Mpid>, Invalid> {
+pub fn parse(workspace: &Workspace, token: &str) -> Result<PageStart, Invalid> {
     if token.is_empty() {
-        return Ok(None);
+        return Ok(PageStart::default());
     }
     let malformed = || Invalid::field("page_token", "is not a token of this service");
     let raw: [u8; LENGTH] =
@@ -44,8 +64,8 @@ pub fn parse(workspace: &Workspace, token: &str) -> Result<Option<Mpid>, Invalid
     if raw[1..5] != hash(workspace).to_be_bytes() {
         return Err(Invalid::field("page_token", "is a token of another workspace"));
     }
-    let last = i64::from_be_bytes(raw[5..BODY].try_into().expect("eight bytes"));
-    Mpid::new(last).map(Some).ok_or_else(malformed)
+    let after = i64::from_be_bytes(raw[6..BODY].try_into().expect("eight bytes"));
+    Ok(PageStart { after: Mpid::new(after), over_damage: raw[5] & OVER_DAMAGE != 0 })
 }
 
 fn hash(workspace: &Workspace) -> u32 {
@@ -59,10 +79,10 @@ mod tests {
     #[test]
     fn a_token_reads_back_only_in_its_own_workspace_and_whole() {
         let (here, there) = (Workspace::parse("a/b/c").unwrap(), Workspace::parse("a/b/d").unwrap());
-        for mpid in [i64::MIN, -1, 1, i64::MAX] {
-            let mpid = Mpid::new(mpid).unwrap();
-            let token = encode(&here, mpid);
-            assert_eq!(parse(&here, &token), Ok(Some(mpid)));
+        for (mpid, over_damage) in [(i64::MIN, false), (-1, true), (0, true), (1, false), (i64::MAX, true)] {
+            let start = PageStart { after: Mpid::new(mpid), over_damage };
+            let token = encode(&here, start);
+            assert_eq!(parse(&here, &token), Ok(start));
             assert!(parse(&there, &token).is_err());
             for at in 0..token.len() {
                 let mut garbled = token.clone().into_bytes();
@@ -71,6 +91,6 @@ mod tests {
                 assert!(parse(&here, &token[..at]).is_err() || at == 0, "cut at {at}");
             }
         }
-        assert_eq!(parse(&here, ""), Ok(None));
+        assert_eq!(parse(&here, ""), Ok(PageStart::default()));
     }
 }

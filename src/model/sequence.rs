@@ -12,9 +12,6 @@ pub struct Sequence(NonZeroU64);
 pub struct Place(u64);
 
 impl Sequence {
-    /// The number of the first event of a log.
-    pub const FIRST: Self = Self(NonZeroU64::MIN);
-
     /// `None` for 0.
     #[must_use]
     pub fn new(number: u64) -> Option<Self> {

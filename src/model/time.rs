@@ -35,12 +35,6 @@ impl Micros {
         Self(self.0.saturating_add(Self::of(duration).0))
     }
 
-    /// Earlier by a duration.
-    #[must_use]
-    pub fn minus(self, duration: Duration) -> Self {
-        Self(self.0.saturating_sub(Self::of(duration).0))
-    }
-
     /// As a message says it.
     #[must_use]
     pub fn to_timestamp(self) -> Timestamp {

@@ -1,84 +1,95 @@
 //! The file, as redb sees it.
 //!
 //! After a read that failed redb reads nothing more until it is opened anew, so that one bad sector would end the store
-//! for everybody, at every start. Here such a read is logged, and answered with zeros: they are no page of redb's, so
-//! the one who needs the page is refused, and the others go on. A write or a sync that failed is passed on: after that
-//! the store must end.
+//! for every caller, at every start. Here such a read is tried once more, logged, and then panics: redb keeps nothing of
+//! it, and the caller that needs the page is refused, as for any other damage. While the store is being opened a read
+//! that failed is passed on, and so is a write or a sync at any time: after that the store must end.
 
 use std::fs::File;
 use std::io;
 use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use redb::backends::FileBackend;
 use redb::{BackendError, DatabaseError, StorageBackend};
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Backend<B>(B);
+pub(super) struct Backend<B> {
+    inner: B,
+    /// Set once the store is open.
+    open: Arc<AtomicBool>,
+}
 
 impl Backend<FileBackend> {
-    pub fn file(file: File) -> Result<Self, DatabaseError> {
-        FileBackend::new(file).map(Self)
+    /// `open` is for the caller to set when the store is open.
+    pub fn file(file: File, open: Arc<AtomicBool>) -> Result<Self, DatabaseError> {
+        Ok(Self { inner: FileBackend::new(file)?, open })
     }
 }
 
 impl<B: StorageBackend> Backend<B> {
     #[cfg(test)]
     pub fn new(inner: B) -> Self {
-        Self(inner)
+        Self { inner, open: Arc::new(AtomicBool::new(true)) }
     }
 }
 
 impl<B: StorageBackend> StorageBackend for Backend<B> {
     fn len(&self) -> io::Result<u64> {
-        self.0.len()
+        self.inner.len()
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        if let Err(error) = self.0.read(offset, out) {
+        let read = self.inner.read(offset, out);
+        if read.is_ok() || !self.open.load(Ordering::Relaxed) {
+            return read;
+        }
+        if let Err(error) = self.inner.read(offset, out) {
             tracing::error!(%error, offset, bytes = out.len(), "the store's file cannot be read here");
-            out.fill(0);
+            panic!("the store's file cannot be read");
         }
         Ok(())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.inner.set_len(len)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.inner.sync_data()
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write(offset, data)
+        self.inner.write(offset, data)
     }
 
     fn close(&self) -> io::Result<()> {
-        self.0.close()
+        self.inner.close()
     }
 
     fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.0.try_lock_range(start, end)
+        self.inner.try_lock_range(start, end)
     }
 
     fn try_lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.0.try_lock_shared_range(start, end)
+        self.inner.try_lock_shared_range(start, end)
     }
 
     fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.0.lock_range(start, end)
+        self.inner.lock_range(start, end)
     }
 
     fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.0.lock_shared_range(start, end)
+        self.inner.lock_shared_range(start, end)
     }
 
     fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.0.unlock_range(start, end)
+        self.inner.unlock_range(start, end)
     }
 
     fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.0.query_lock_range(start, end)
+        self.inner.query_lock_range(start, end)
     }
 }

@@ -60,8 +60,8 @@ pub enum StoreError {
 pub enum Past {
     /// In the log.
     Event(Place),
-    /// Among the profiles, by mpid; `None` if there are no more.
-    Profile(Option<Mpid>),
+    /// Among the profiles: with the next one that is sound, see `PageStart`.
+    Profile,
 }
 
 impl StoreError {

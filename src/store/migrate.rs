@@ -7,21 +7,25 @@
 
 use std::path::Path;
 
+use prost::Message;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableError, WriteTransaction};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::WorkspaceId;
 use super::apply::Origin;
 use super::error::{OpenError, StoreError};
-use super::open::{of_store, write_meta};
-use super::rows::{AgeKey, AgeRow, EventRow, Head, Kind, OwnerRow, RequestRow, Secret, request_key, stored_mpid};
+use super::open::{of_store, read_workspaces, write_meta};
+use super::rows::{
+    AgeKey, AgeRow, EventRow, Head, Kind, OwnerRow, ProfileRow, RequestRow, Secret, request_key, stored_mpid,
+};
 use super::tables::{META, Tables};
+use crate::model::identity::keys_of;
 use crate::model::{IdentityKey, LogId, Micros, Mpid, Place, Sequence, Workspace};
-use crate::proto::v1::WriteOutcome;
+use crate::proto::v1::{Profile, WriteOutcome};
 
 /// The layout of this version, for versions before it, which compare it with theirs. This version goes by `META`.
 const LAYOUT: u64 = 3;
-/// Identities that are sorted in memory at a time: 37 bytes each.
+/// Identities that are sorted in memory at a time: 32 bytes each.
 const IDENTITIES_AT_ONCE: usize = 1_000_000;
 
 const FORMER_META: TableDefinition<&str, u64> = TableDefinition::new("meta_v1");
@@ -50,7 +54,12 @@ pub(super) fn bring_up(database: &Database, path: &Path) -> Result<(), OpenError
     let left = migrate(database, origin).map_err(|error| of_store(path, error))?;
     tracing::info!(seconds = started.elapsed().as_secs_f64(), "the store has the present layout");
     if left.identities + left.requests > 0 {
-        tracing::error!(left.identities, left.requests, "damaged records were left behind");
+        let Left { identities, requests } = left;
+        tracing::error!(
+            identities,
+            requests,
+            "damaged records were left behind; identities are taken from the profiles"
+        );
     }
     Ok(())
 }
@@ -85,6 +94,10 @@ fn migrate(database: &Database, origin: Origin) -> Result<Left, StoreError> {
         bring_workspaces(&transaction, &mut tables)?;
         bring_identities(&transaction, &mut tables, &origin.secret, &mut left)?;
         bring_requests(&transaction, &mut tables, &mut left)?;
+        read_workspaces(&tables.workspaces, &tables.heads)?; // Else this version would refuse what it made.
+        if left.identities > 0 {
+            restore_identities(&mut tables, &origin.secret)?;
+        }
         write_meta(&mut transaction.open_table(META)?, origin)?;
         shut_out_older_versions(&transaction)?;
     }
@@ -163,6 +176,20 @@ fn insert_owners(tables: &mut Tables<'_>, owners: &mut Vec<([u8; 20], Mpid)>) ->
         }
     }
     Ok(())
+}
+
+/// The profiles know their identities too, so those whose rows were damaged go back into the index.
+fn restore_identities(tables: &mut Tables<'_>, secret: &Secret) -> Result<(), StoreError> {
+    let mut owners = Vec::new();
+    for row in tables.profiles.iter()? {
+        let (key, row) = row?;
+        let (workspace, mpid) = (WorkspaceId(key.value().0), stored_mpid(key.value().1, Kind::Profile)?);
+        let sound = ProfileRow::read(workspace, mpid, row.value()).ok().and_then(|row| row.profile());
+        let Some(Ok(profile)) = sound.map(Profile::decode) else { continue }; // Damaged itself, or deleted.
+        let keys = keys_of(&profile);
+        owners.extend(keys.iter().map(|key| (OwnerRow::key(workspace, secret.hash(workspace, key)), mpid)));
+    }
+    insert_owners(tables, &mut owners)
 }
 
 fn former_owner(workspace: WorkspaceId, text: &[u8], (owner, checksum): (i64, u64)) -> Result<Mpid, StoreError> {

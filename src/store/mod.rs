@@ -1,7 +1,8 @@
 //! Profiles, their identities and the log of their changes, in one redb file.
 //!
 //! - Every change is a [`Command`] on one queue. `write` batches them on one thread; `apply` decides each, as a pure
-//!   function of the store and the command, one file per command. An answer means that the change is on disk.
+//!   function of the store and the command, one file per command; `logs` is what the writer knows of the workspaces and
+//!   the ends of their logs. An answer means that the change is on disk.
 //! - Reads never go through the writer: `read` holds a snapshot that is replaced after each commit.
 //! - `tables` is the layout of the file, `rows` that of its values; `open` verifies what every call depends on,
 //!   `migrate` brings older files up, `scrub` walks over all rows in the background, and `backend` is the file itself.
@@ -12,6 +13,7 @@
 mod apply;
 mod backend;
 pub mod error;
+mod logs;
 mod migrate;
 mod open;
 mod read;
@@ -22,7 +24,6 @@ mod tables;
 mod tests;
 mod write;
 
-use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,11 +44,13 @@ use crate::clock::Clock;
 use crate::command::{Command, Stamp};
 use crate::config::StoreConfig;
 use crate::model::cursor::{CursorSpace, Start};
+use crate::model::page_token::PageStart;
 use crate::model::{EventKind, Filter, LogId, Micros, Mpid, ProfileKey, Sequence, Workspace};
+use logs::{Logs, Workspaces};
 use open::Opened;
 use read::{History, SnapshotTables, Walks};
 use scrub::Scrubber;
-use write::{Disk, IMPORT_BATCH_COMMANDS, Job, Lane, Logs, Ticket, Waiting, Workspaces, Writer};
+use write::{Disk, IMPORT_BATCH_COMMANDS, Job, Lane, Ticket, Waiting, Writer};
 
 /// What imports may have in the queue: enough to fill a batch while another is written, and the memory that records of
 /// some 700 bytes take for that.
@@ -117,8 +120,6 @@ pub struct Store {
     disk: Disk,
     closing: AtomicBool,
     writer: Mutex<Option<JoinHandle<()>>>,
-    /// Held until the handle goes.
-    _lock: Option<File>,
 }
 
 impl Store {
@@ -161,6 +162,7 @@ impl Store {
             origin: facts.origin,
             logs: Logs::new(workspaces, facts.heads),
             on_commit: Box::new(on_commit),
+            _lock: lock,
         };
         let writer = std::thread::Builder::new().name("writer".into()).spawn(move || writer.run());
         Ok(Self {
@@ -177,7 +179,6 @@ impl Store {
             disk,
             closing: AtomicBool::new(false),
             writer: Mutex::new(Some(writer.map_err(OpenError::Thread)?)),
-            _lock: lock,
         })
     }
 
@@ -264,12 +265,12 @@ impl Store {
     pub fn list_profiles(
         &self,
         workspace: &Workspace,
-        after: Option<Mpid>,
+        start: PageStart,
         size: PageSize,
         take: impl FnMut(&[u8]) -> Result<usize, StoreError>,
     ) -> Result<Option<Mpid>, StoreError> {
         let Some(workspace) = self.workspace_id(workspace) else { return Ok(None) };
-        self.snapshot()?.profiles(workspace, after, self.now(), size, take)
+        self.snapshot()?.profiles(workspace, start, self.now(), size, take)
     }
 
     /// A page of a workspace's log, or of one profile's history if the filter asks for one: see [`Snapshot::events`].

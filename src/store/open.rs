@@ -6,8 +6,10 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use redb::{Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, TableError};
+use redb::{Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend, TableError};
 
 use super::WorkspaceId;
 use super::apply::Origin;
@@ -70,15 +72,20 @@ pub(super) fn open(config: &StoreConfig) -> Result<Opened, OpenError> {
         create(directory, config.cache_bytes)?;
     }
     let file = open_file(&path, false).map_err(of_directory)?;
-    file.set_permissions(fs::Permissions::from_mode(FILE_MODE)).map_err(of_directory)?;
+    if let Err(error) = file.set_permissions(fs::Permissions::from_mode(FILE_MODE)) {
+        tracing::warn!(%error, "the store's file may be readable by other users"); // It may belong to one.
+    }
     if file.metadata().map_err(of_directory)?.len() == 0 {
         return Err(OpenError::Damaged { path, what: "it is empty".into() });
     }
+    let open = Arc::new(AtomicBool::new(false));
     let (database, facts) = unpanicked(&path, || {
+        let file = Backend::file(file, Arc::clone(&open)).map_err(|error| of_database(&path, error))?;
         let database = database(file, config.cache_bytes).map_err(|error| of_database(&path, error))?;
         let facts = load(&database, &path)?;
         Ok((database, facts))
     })?;
+    open.store(true, Ordering::Relaxed);
     Ok(Opened { database, lock: Some(lock), path, facts })
 }
 
@@ -114,6 +121,7 @@ fn create(directory: &Path, cache_bytes: usize) -> Result<(), OpenError> {
         _ => {} // One that was never finished.
     }
     let file = open_file(&path, true).map_err(of_directory)?;
+    let file = Backend::file(file, Arc::default()).map_err(|error| of_database(&path, error))?;
     let database = database(file, cache_bytes).map_err(|error| of_database(&path, error))?;
     let origin = Origin { log: LogId(rand::random()), secret: Secret(rand::random()) };
     initialize(&database, origin).map_err(|error| of_store(&path, error))?;
@@ -122,8 +130,8 @@ fn create(directory: &Path, cache_bytes: usize) -> Result<(), OpenError> {
     File::open(directory).and_then(|directory| directory.sync_all()).map_err(of_directory)
 }
 
-fn database(file: File, cache_bytes: usize) -> Result<Database, DatabaseError> {
-    Database::builder().set_cache_size(cache_bytes).create_with_backend(Backend::file(file)?)
+fn database(file: impl StorageBackend, cache_bytes: usize) -> Result<Database, DatabaseError> {
+    Database::builder().set_cache_size(cache_bytes).create_with_backend(file)
 }
 
 /// Makes the tables of a new file.
@@ -157,8 +165,11 @@ pub(super) fn load(database: &Database, path: &Path) -> Result<Facts, OpenError>
     migrate::bring_up(database, path)?;
     let transaction = database.begin_read().map_err(|error| of_store(error.into()))?;
     let origin = read_meta(&transaction, path)?;
-    let (workspaces, heads) = read_workspaces(&transaction).map_err(of_store)?;
-    let uptime = read_uptime(&transaction).map_err(of_store)?;
+    let workspaces = transaction.open_table(WORKSPACES).map_err(|error| of_table(path, error))?;
+    let heads = transaction.open_table(HEADS).map_err(|error| of_table(path, error))?;
+    let (workspaces, heads) = read_workspaces(&workspaces, &heads).map_err(of_store)?;
+    // Where it cannot be read it begins anew, and what is remembered is remembered for longer.
+    let uptime = tables::guarded(Kind::RequestAge, || read_uptime(&transaction)).unwrap_or_default();
     // All of them are there: to open one for writing would make it, empty.
     tables::open_all(&transaction).map_err(|error| of_store(error.into()))?;
     record_formats(database).map_err(of_store)?;
@@ -199,10 +210,13 @@ fn record_formats(database: &Database) -> Result<(), StoreError> {
 }
 
 /// Every workspace has a number of its own, from 1 without holes, and the ends of its log.
-fn read_workspaces(transaction: &ReadTransaction) -> Result<(HashMap<Workspace, WorkspaceId>, Vec<Head>), StoreError> {
+pub(super) fn read_workspaces(
+    workspaces: &impl ReadableTable<&'static [u8], &'static [u8]>,
+    all_heads: &impl ReadableTable<u32, &'static [u8]>,
+) -> Result<(HashMap<Workspace, WorkspaceId>, Vec<Head>), StoreError> {
     let mut names = HashMap::new();
     let mut seen = Vec::new();
-    for row in transaction.open_table(WORKSPACES)?.iter()? {
+    for row in workspaces.iter()? {
         let (name, row) = row?;
         let id = WorkspaceRow::read(name.value(), row.value())?;
         let name = std::str::from_utf8(name.value()).ok().and_then(|name| Workspace::parse(name).ok());
@@ -214,7 +228,7 @@ fn read_workspaces(transaction: &ReadTransaction) -> Result<(HashMap<Workspace, 
         return Err(Kind::Workspace.corrupt());
     }
     let mut heads = Vec::with_capacity(seen.len());
-    for (row, expected) in transaction.open_table(HEADS)?.iter()?.zip(1..) {
+    for (row, expected) in all_heads.iter()?.zip(1..) {
         let (id, row) = row?;
         let head = HeadRow::read(WorkspaceId(id.value()), row.value())?;
         if id.value() != expected || head.floor > head.place {

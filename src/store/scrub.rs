@@ -1,12 +1,12 @@
-//! The scrubber: it walks over all rows, slowly, in the background, and reports what does not verify.
+//! The scrubber: it walks over the tables, slowly, in the background, and reports what does not verify.
 //!
 //! A lookup verifies what it finds. What it does not come by, or what a rotten key hides from it, only a walk finds. It
 //! reads a few rows at a time, each time of the latest state, so that it pins no pages and stands in nobody's way.
 
 use std::ops::Bound;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ pub struct ScrubReport {
 pub(super) struct Scrubber {
     seen: Arc<Seen>,
     stop: Option<Sender<()>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug, Default)]
@@ -80,7 +80,7 @@ impl Scrubber {
         } else {
             None
         };
-        Ok(Self { seen, stop: Some(stop), thread: Mutex::new(thread) })
+        Ok(Self { seen, stop: Some(stop), thread })
     }
 
     pub fn report(&self) -> ScrubReport {
@@ -96,8 +96,7 @@ impl Scrubber {
 impl Drop for Scrubber {
     fn drop(&mut self) {
         drop(self.stop.take());
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread {
+        if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
     }

@@ -34,8 +34,8 @@ pub(super) fn free_mpid(
         match context.found(mpid)? {
             Found::Nothing => return Ok((mpid, None)),
             Found::Gone(last_event) => return Ok((mpid, Some(last_event))),
-            Found::Profile(_) if drawn => mpid = mpid.next_drawn(),
-            Found::Profile(_) => return Err(StoreError::ProfileExists { mpid }),
+            Found::Profile(_) | Found::Absorbed if drawn => mpid = mpid.next_drawn(),
+            Found::Profile(_) | Found::Absorbed => return Err(StoreError::ProfileExists { mpid }),
         }
     }
 }

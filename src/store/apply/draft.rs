@@ -76,6 +76,8 @@ impl<'c, 'a, 'txn> Draft<'c, 'a, 'txn> {
         previous: Option<Sequence>,
     ) -> Result<Bytes, StoreError> {
         let sequence = self.place.next();
+        let earlier = self.effects.events.iter().rev().find(|event| event.mpid == mpid);
+        let previous = earlier.map(|event| event.sequence).or(previous);
         let old = before.map(|stored| &stored.profile);
         if let Some(after) = &mut after {
             after.mpid = mpid.get();

@@ -86,7 +86,7 @@ impl Effects {
         self.events.iter().map(|event| event.row.len()).sum()
     }
 
-    /// Bytes of the pages that it makes dirty, at most: a row lies anywhere in its table, so each costs a page at
+    /// Bytes of the pages that it makes dirty, by estimate: a row lies anywhere in its table, so each costs a page at
     /// least.
     pub fn dirty_bytes(&self) -> usize {
         let profiles = self.profiles.iter().map(|profile| pages(profile.row.len()));
@@ -96,6 +96,7 @@ impl Effects {
     }
 }
 
+/// Of a row alone: a large one has a page of a power of two.
 fn pages(row: usize) -> usize {
-    row / PAGE + 1
+    (row / PAGE + 1).next_power_of_two()
 }

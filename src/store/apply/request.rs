@@ -61,7 +61,12 @@ pub(super) fn remember(context: &Context<'_, '_>, decision: &mut Decision) -> Re
 }
 
 fn forget(context: &Context<'_, '_>, uptime: Micros, decision: &mut Decision) -> Result<(), StoreError> {
-    for (key, sound) in context.state.tables.oldest_requests(FORGET_PER_COMMAND)? {
+    // Where they cannot be read, nothing is forgotten.
+    let oldest = match context.state.tables.oldest_requests(FORGET_PER_COMMAND) {
+        Err(StoreError::Corrupt { .. }) => Vec::new(),
+        oldest => oldest?,
+    };
+    for (key, sound) in oldest {
         match AgeKey::stored(&key).filter(|_| sound) {
             Some(age) if age.uptime().plus(REQUEST_MEMORY) <= uptime => decision.effects.forgotten.push(age),
             Some(_) => break,

@@ -6,9 +6,9 @@ use prost::Message;
 
 use super::super::WorkspaceId;
 use super::super::error::StoreError;
-use super::super::rows::{Head, IdentityHash, Kind, Secret};
+use super::super::logs::Logs;
+use super::super::rows::{Head, Held, IdentityHash, Kind, Secret};
 use super::super::tables::Tables;
-use super::super::write::Logs;
 use super::{Effects, Reply};
 use crate::command::Command;
 use crate::model::identity::ParsedIdentity;
@@ -56,6 +56,8 @@ pub(super) enum Found {
     Nothing,
     /// It had one; this is the latest event of its chain.
     Gone(Sequence),
+    /// The profile was absorbed by another.
+    Absorbed,
     Profile(Box<Stored>),
 }
 
@@ -99,12 +101,20 @@ impl<'a, 'txn> Context<'a, 'txn> {
 
     /// The profile that a key names.
     pub fn find(&self, key: &ProfileKey) -> Result<Option<(Mpid, Stored)>, StoreError> {
-        let mpid = match key {
-            ProfileKey::Mpid(mpid) => Some(*mpid),
-            ProfileKey::Identity(ParsedIdentity { key, .. }) => self.owner(key)?,
-        };
-        let Some(mpid) = mpid else { return Ok(None) };
-        Ok(self.stored(mpid)?.map(|stored| (mpid, stored)))
+        match key {
+            ProfileKey::Mpid(mpid) => Ok(self.stored(*mpid)?.map(|stored| (*mpid, stored))),
+            ProfileKey::Identity(ParsedIdentity { key, .. }) => self.find_by_identity(key),
+        }
+    }
+
+    /// The index knows an identity by its hash alone, and the two tables may not have rotted together: an owner that is
+    /// not there, or does not have the identity, is damage.
+    fn find_by_identity(&self, key: &IdentityKey) -> Result<Option<(Mpid, Stored)>, StoreError> {
+        let Some(owner) = self.owner(key)? else { return Ok(None) };
+        let stored = self.stored(owner)?.ok_or(Kind::Identity.corrupt())?;
+        let Profile { device_identities, user_identities, .. } = &stored.profile;
+        let owns = device_identities.iter().chain(user_identities).any(|identity| IdentityKey::of(identity) == *key);
+        if owns { Ok(Some((owner, stored))) } else { Err(Kind::Identity.corrupt()) }
     }
 
     /// The owner of an identity. `None` only where the index shows that there is none.
@@ -115,7 +125,7 @@ impl<'a, 'txn> Context<'a, 'txn> {
     pub fn stored(&self, mpid: Mpid) -> Result<Option<Stored>, StoreError> {
         Ok(match self.found(mpid)? {
             Found::Profile(stored) => Some(*stored),
-            Found::Nothing | Found::Gone(_) => None,
+            Found::Nothing | Found::Gone(_) | Found::Absorbed => None,
         })
     }
 
@@ -124,10 +134,13 @@ impl<'a, 'txn> Context<'a, 'txn> {
             return Ok(Found::Nothing);
         }
         let found = self.state.tables.profile(self.workspace, mpid, |row| {
-            let Some(profile) = row.profile() else { return Ok(Found::Gone(row.last_event)) };
-            let profile = Profile::decode(profile).map_err(|_| Kind::Profile.corrupt())?;
-            let stored = Stored { profile, last_event: row.last_event, next_expiry: row.next_expiry };
-            Ok(Found::Profile(Box::new(stored)))
+            let (last_event, next_expiry) = (row.last_event, row.next_expiry);
+            let profile = match row.held {
+                Held::Profile(profile) => Profile::decode(profile).map_err(|_| Kind::Profile.corrupt())?,
+                Held::Tombstone => return Ok(Found::Gone(last_event)),
+                Held::Redirect(_) => return Ok(Found::Absorbed),
+            };
+            Ok(Found::Profile(Box::new(Stored { profile, last_event, next_expiry })))
         })?;
         Ok(found.unwrap_or(Found::Nothing))
     }

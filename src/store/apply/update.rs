@@ -9,7 +9,7 @@ use super::super::error::StoreError;
 use super::super::rows::Kind;
 use super::create::free_mpid;
 use super::draft::Draft;
-use super::state::{Context, Found, Stored};
+use super::state::{Context, Stored};
 use super::{Reply, Verdict};
 use crate::command::Update;
 use crate::model::identity::{ParsedIdentity, keys_of};
@@ -72,13 +72,7 @@ fn blank(
 ) -> Result<(Mpid, Option<Sequence>, Profile), StoreError> {
     let mut blank = Profile::default();
     match key {
-        ProfileKey::Mpid(mpid) => {
-            let last_event = match context.found(*mpid)? {
-                Found::Gone(last_event) => Some(last_event),
-                Found::Nothing | Found::Profile(_) => None,
-            };
-            Ok((*mpid, last_event, blank))
-        }
+        ProfileKey::Mpid(mpid) => free_mpid(context, *mpid, false).map(|(mpid, last_event)| (mpid, last_event, blank)),
         ProfileKey::Identity(ParsedIdentity { identity, .. }) => {
             let device = identity.is_device();
             let side = if device { &mut blank.device_identities } else { &mut blank.user_identities };

@@ -11,7 +11,7 @@ use super::super::WorkspaceId;
 use super::super::error::StoreError;
 use super::super::rows::Kind;
 use super::super::tables;
-use super::page::{Budget, PageSize};
+use super::page::{Budget, PageSize, ROWS};
 use super::{EventPage, EventRef, Snapshot};
 use crate::model::{Filter, Mpid, Place, Sequence};
 
@@ -51,7 +51,11 @@ impl Walks {
         walks.iter().find(known).cloned()
     }
 
-    fn keep(&self, walk: Arc<Walk>) {
+    fn keep(&self, walk: Walk) {
+        if walk.events.len() > ROWS {
+            return;
+        }
+        let walk = Arc::new(walk);
         let mut walks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         walks.retain(|other| other.workspace != walk.workspace || other.mpid != walk.mpid);
         if walks.len() == WALKS {
@@ -79,7 +83,7 @@ impl Snapshot {
         let mut last = after;
         for event in walk.between(after, through) {
             if !budget.take_row() {
-                walks.keep(Arc::clone(&walk));
+                walks.keep(walk.after(last));
                 return Ok(EventPage { through: last, complete: false });
             }
             let delivered = self.event(workspace, event, |event| {
@@ -147,6 +151,12 @@ impl Snapshot {
 }
 
 impl Walk {
+    /// What is left of it for the pages after a place.
+    fn after(&self, place: Place) -> Self {
+        let events = self.events.iter().copied().filter(|event| Place::from(*event) > place).collect();
+        Self { workspace: self.workspace, mpid: self.mpid, from: place, events }
+    }
+
     fn between(&self, after: Place, through: Place) -> impl Iterator<Item = Sequence> {
         let first = self.events.partition_point(|event| Place::from(*event) <= after);
         self.events[first..].iter().copied().take_while(move |event| Place::from(*event) <= through)

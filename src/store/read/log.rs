@@ -32,6 +32,9 @@ pub struct EventRef<'a> {
     pub event: &'a [u8],
 }
 
+/// Events that are tried one by one behind damage, before leaps are taken: more than most pages hold.
+const ONE_BY_ONE: u64 = 64;
+
 /// What a page of the log came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EventPage {
@@ -121,7 +124,10 @@ impl Snapshot {
             let read = || tables::event(&self.0.events, workspace, place.next(), |_| Ok(()));
             place >= through || matches!(read(), Ok(Some(())))
         };
-        let leap = (0..u64::BITS).map(|power| 1 << power).find(|distance| is_past(*distance)).unwrap_or(u64::MAX);
+        if let Some(near) = (1..=ONE_BY_ONE).find(|distance| is_past(*distance)) {
+            return at(near);
+        }
+        let leap = (6..u64::BITS).map(|power| 1 << power).find(|distance| is_past(*distance)).unwrap_or(u64::MAX);
         let (mut too_near, mut far_enough) = (leap / 2, leap);
         while far_enough - too_near > 1 {
             let middle = too_near + (far_enough - too_near) / 2;

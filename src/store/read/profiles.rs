@@ -9,6 +9,7 @@ use super::super::tables::{self, guarded};
 use super::Snapshot;
 use super::page::{Budget, PageSize, ROWS};
 use crate::model::identity::{self, ParsedIdentity};
+use crate::model::page_token::PageStart;
 use crate::model::profile::remove_expired;
 use crate::model::{IdentityKey, Micros, Mpid, ProfileKey};
 use crate::proto::v1::Profile;
@@ -107,28 +108,35 @@ impl Snapshot {
         Ok(found.flatten())
     }
 
-    /// Gives `take` the profiles after one, or from the first on, by mpid, until the page is full; `take` returns the
-    /// bytes that it delivers of one. Returns the profile after which the next page begins; `None` if there is none.
+    /// Gives `take` profiles by mpid until the page is full; `take` returns the bytes that it delivers of one. Returns the
+    /// profile after which the next page begins; `None` if there is none.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] if the very next row is damaged; its `past` says after which profile to go on.
+    /// [`StoreError::Corrupt`] if the very next row is damaged; [`PageStart::over_damage`] goes on behind it.
     pub fn profiles(
         &self,
         workspace: WorkspaceId,
-        after: Option<Mpid>,
+        start: PageStart,
         now: Micros,
         size: PageSize,
         mut take: impl FnMut(&[u8]) -> Result<usize, StoreError>,
     ) -> Result<Option<Mpid>, StoreError> {
+        let PageStart { after, over_damage } = start;
+        let first = if over_damage { self.next_sound(workspace, after) } else { None };
+        if over_damage && first.is_none() {
+            return Ok(None);
+        }
+        let from = match (first, after) {
+            (Some(first), _) => Bound::Included((workspace.0, first.get())),
+            (None, Some(after)) => Bound::Excluded((workspace.0, after.get())),
+            (None, None) => Bound::Included((workspace.0, i64::MIN)),
+        };
         let mut last = after;
-        let mut budget = Budget::new(size);
-        match guarded(Kind::Profile, || self.read_profiles(workspace, &mut last, now, &mut budget, &mut take)) {
+        let mut page = Page { workspace, after, now, budget: Budget::new(size) };
+        match guarded(Kind::Profile, || self.read_profiles(&mut page, from, over_damage, &mut last, &mut take)) {
             Ok(more) => Ok(last.filter(|_| more)),
             Err(StoreError::Corrupt { .. }) if last > after => Ok(last), // The next page begins with the damage.
-            Err(StoreError::Corrupt { table, .. }) => {
-                let past = Past::Profile(self.before_next_sound(workspace, after));
-                Err(StoreError::Corrupt { table, past: Some(past) })
-            }
+            Err(StoreError::Corrupt { table, .. }) => Err(StoreError::Corrupt { table, past: Some(Past::Profile) }),
             Err(other) => Err(other),
         }
     }
@@ -136,14 +144,18 @@ impl Snapshot {
     /// Moves `last` as it goes. Returns whether there are more.
     fn read_profiles(
         &self,
-        workspace: WorkspaceId,
+        page: &mut Page,
+        from: Bound<(u32, i64)>,
+        over_damage: bool,
         last: &mut Option<Mpid>,
-        now: Micros,
-        budget: &mut Budget,
         take: &mut impl FnMut(&[u8]) -> Result<usize, StoreError>,
     ) -> Result<bool, StoreError> {
+        let workspace = page.workspace;
+        if !over_damage {
+            self.check_before(from)?;
+        }
         // The row after the workspace's last is read as well: a rotten key could look like the end.
-        for row in self.0.profiles.range((after_profile(workspace, *last), Bound::Unbounded))? {
+        for row in self.0.profiles.range((from, Bound::Unbounded))? {
             let (key, row) = row?;
             let (of, mpid) = key.value();
             let mpid = stored_mpid(mpid, Kind::Profile)?;
@@ -151,33 +163,48 @@ impl Snapshot {
             if of > workspace.0 {
                 return Ok(false);
             }
+            if !page.budget.take_row() {
+                return Ok(true);
+            }
+            if *last == page.after && of == workspace.0 && Some(mpid) <= page.after {
+                continue; // The way to the first row is damaged and led to rows before it.
+            }
             if of < workspace.0 || last.is_some_and(|last| last >= mpid) {
                 return Err(Kind::Profile.corrupt());
             }
-            if !budget.take_row() {
-                return Ok(true);
-            }
-            budget.deliver(served(&row, now, &mut *take)?);
+            page.budget.deliver(served(&row, page.now, &mut *take)?);
             *last = Some(mpid);
         }
         Ok(false)
     }
 
-    /// The mpid right before the next one whose row is sound; `None` if no more can be read.
-    fn before_next_sound(&self, workspace: WorkspaceId, after: Option<Mpid>) -> Option<Mpid> {
+    /// Whether the way to the first row is sound: a page above it that has rotted leads to rows behind it, and the row
+    /// before those gives that away.
+    fn check_before(&self, from: Bound<(u32, i64)>) -> Result<(), StoreError> {
+        let (Bound::Included(from) | Bound::Excluded(from)) = from else { return Ok(()) };
+        let Some((key, row)) = self.0.profiles.range(..=from)?.next_back().transpose()? else { return Ok(()) };
+        let (workspace, mpid) = key.value();
+        ProfileRow::read(WorkspaceId(workspace), stored_mpid(mpid, Kind::Profile)?, row.value())?;
+        if key.value() <= from { Ok(()) } else { Err(Kind::Profile.corrupt()) }
+    }
+
+    /// The next profile whose row is sound.
+    fn next_sound(&self, workspace: WorkspaceId, after: Option<Mpid>) -> Option<Mpid> {
         let walked = guarded(Kind::Profile, || self.walk_to_sound(workspace, after)).ok().flatten();
-        let next = walked.or_else(|| self.leap_to_sound(workspace, after))?;
-        // The row lies after the damage, so there is a number before it; 0 is no mpid.
-        Mpid::new(next.get().saturating_sub(1)).or_else(|| Mpid::new(-1))
+        walked.or_else(|| self.leap_to_sound(workspace, after))
     }
 
     /// Row by row, as far as pages can be read.
     fn walk_to_sound(&self, workspace: WorkspaceId, after: Option<Mpid>) -> Result<Option<Mpid>, StoreError> {
-        for row in self.0.profiles.range((after_profile(workspace, after), Bound::Unbounded))?.take(ROWS) {
+        let from = (workspace.0, after.map_or(i64::MIN, Mpid::get));
+        for row in self.0.profiles.range(from..)?.take(ROWS) {
             let (key, row) = row?;
-            let sound = sound_mpid(key.value(), row.value(), workspace);
-            if let Some(mpid) = sound.filter(|mpid| after.is_none_or(|after| *mpid > after)) {
-                return Ok(Some(mpid));
+            let (of, mpid) = key.value();
+            let sound = Mpid::new(mpid).filter(|mpid| ProfileRow::read(WorkspaceId(of), *mpid, row.value()).is_ok());
+            match sound {
+                Some(_) if of > workspace.0 => return Ok(None),
+                Some(mpid) if of == workspace.0 && Some(mpid) > after => return Ok(Some(mpid)),
+                _ => {}
             }
         }
         Ok(None)
@@ -204,17 +231,19 @@ impl Snapshot {
     }
 }
 
+/// A page of a list as it is read.
+struct Page {
+    workspace: WorkspaceId,
+    /// The last profile of the page before.
+    after: Option<Mpid>,
+    now: Micros,
+    budget: Budget,
+}
+
 /// The mpid of a row that verifies and is of the workspace.
 fn sound_mpid((of, mpid): (u32, i64), row: &[u8], workspace: WorkspaceId) -> Option<Mpid> {
     let mpid = Mpid::new(mpid).filter(|_| of == workspace.0)?;
     ProfileRow::read(workspace, mpid, row).ok().map(|_| mpid)
-}
-
-fn after_profile(workspace: WorkspaceId, last: Option<Mpid>) -> Bound<(u32, i64)> {
-    match last {
-        Some(last) => Bound::Excluded((workspace.0, last.get())),
-        None => Bound::Included((workspace.0, i64::MIN)),
-    }
 }
 
 /// Gives `read` what is served of a profile as of `now`; `None` if there is none.

@@ -11,8 +11,8 @@ use crate::config::StoreConfig;
 use crate::model::{Limits, Workspace};
 use crate::proto::v1::{Profile, WriteOutcome};
 use crate::store::apply::{Reply, State, decide};
+use crate::store::logs::{Logs, Workspaces};
 use crate::store::tables::Tables;
-use crate::store::write::{Logs, Workspaces};
 use crate::store::{Store, StoreError};
 
 /// Decides a command on what a disk holds, and writes nothing.

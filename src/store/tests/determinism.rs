@@ -81,7 +81,7 @@ fn key() -> impl Strategy<Value = ProfileKey> {
 }
 
 fn etag() -> impl Strategy<Value = Option<Etag>> {
-    prop_oneof![9 => Just(None), 1 => Just(Etag::parse("stale".into()))]
+    prop_oneof![9 => Just(None), 1 => Just(Etag::parse("stale".into()).unwrap())]
 }
 
 fn patch() -> impl Strategy<Value = Box<Patch>> {

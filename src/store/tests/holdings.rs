@@ -8,6 +8,7 @@ use prost::Message;
 use super::harness::*;
 use super::script::identities;
 use crate::model::identity::keys_of;
+use crate::model::page_token::PageStart;
 use crate::model::{Filter, IdentityKey, Micros, Mpid, Place, Workspace};
 use crate::proto::v1::Event;
 use crate::store::read::{History, Walks};
@@ -60,7 +61,7 @@ impl Holdings {
             listed += 1;
             Ok(1)
         };
-        assert_eq!(snapshot.profiles(id, None, Micros::new(0), EVERYTHING, count).unwrap(), None);
+        assert_eq!(snapshot.profiles(id, PageStart::default(), Micros::new(0), EVERYTHING, count).unwrap(), None);
         assert_eq!(listed, holds.profiles.len(), "there are no profiles without an event");
         for key in identities().iter().map(IdentityKey::of) {
             let owner = snapshot.owner(id, &key).unwrap();

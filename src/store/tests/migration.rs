@@ -99,7 +99,7 @@ async fn in_a_file_of_layout_1_the_name_that_stays_keeps_the_identity() {
 }
 
 #[tokio::test]
-async fn a_damaged_record_of_an_older_file_is_left_behind_and_the_rest_is_brought_up() {
+async fn a_damaged_record_of_an_older_file_is_made_good_from_the_profiles() {
     let disk = former_disk(2, |transaction| {
         former::put_identity(transaction, "customer_id\0none\0c1", 1);
         former::put_identity(transaction, "customer_id\0none\0c2", 2);
@@ -109,7 +109,22 @@ async fn a_damaged_record_of_an_older_file_is_left_behind_and_the_rest_is_brough
     });
     let store = store_on(&disk, |_, _| {});
     assert_eq!(owner(&store, customer("customer_id", "c1")).unwrap(), Some(1));
-    assert_eq!(owner(&store, customer("customer_id", "c2")).unwrap(), None);
+    assert_eq!(owner(&store, customer("customer_id", "c2")).unwrap(), Some(2), "as profile 2 says");
+}
+
+/// Else no version would open it any more.
+#[test]
+fn a_file_that_cannot_be_brought_up_is_left_as_it_was() {
+    let disk = former_disk(2, |transaction| {
+        transaction.open_table(former::WORKSPACES).unwrap().insert("a/b/d", 7).unwrap(); // There is no 2.
+    });
+    for _ in 0..2 {
+        assert!(matches!(try_store_on(&disk, |_, _| {}), Err(OpenError::Damaged { .. })));
+        tamper(&disk, |transaction| {
+            let layout = transaction.open_table(former::META).unwrap().get("format").unwrap().unwrap().value();
+            assert_eq!(layout, 2);
+        });
+    }
 }
 
 #[test]

@@ -13,10 +13,9 @@ use redb::{Database, WriteTransaction};
 
 use super::super::apply::{Effects, Origin, Reply, State, Written, decide};
 use super::super::error::StoreError;
-use super::super::rows::Kind;
+use super::super::logs::Logs;
 use super::super::tables::Tables;
 use super::super::{Committed, PAGE};
-use super::Logs;
 use crate::command::Command;
 
 /// Bytes of events and answers that a batch keeps until it is answered.
@@ -137,13 +136,16 @@ fn fill<'c>(
     let mut filling = Filling { answers: Vec::new(), committed: Vec::new(), held: 0, dirty: 0 };
     for (command, reply) in commands {
         let state = State { origin, tables: &tables, logs };
-        match decide(&state, command, reply) {
+        let decided = catch_unwind(AssertUnwindSafe(|| decide(&state, command, reply)));
+        match decided.unwrap_or(Err(StoreError::Panicked)) {
             Ok(decision) if decision.effects.is_empty() => filling.answer(decision.written),
             Ok(decision) => match room {
                 Room::Full { free, required } => filling.answers.push(Err(StoreError::DiskFull { free, required })),
                 Room::Enough(_) => {
                     tables.write(&decision.effects).map_err(|error| Stop::of(error.into()))?;
-                    logs.apply(&decision.effects);
+                    if let Some(workspace) = decision.effects.workspace {
+                        logs.apply(workspace, decision.effects.born.as_ref(), decision.effects.head);
+                    }
                     filling.take(command, decision.effects);
                     filling.answer(decision.written);
                 }
@@ -203,5 +205,5 @@ impl Stop {
 
 /// What a command that a damaged page stands in the way of is answered.
 pub(super) fn damaged() -> StoreError {
-    Kind::Profile.corrupt()
+    StoreError::corrupt("page")
 }

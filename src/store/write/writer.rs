@@ -8,6 +8,7 @@
 //! - If redb cannot write or sync, the batch fails and the writer ends: an fsync that failed is not tried again.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::sync::Arc;
 
 use redb::{Database, ReadableDatabase};
@@ -15,10 +16,11 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::super::apply::{Origin, Reply, Written};
 use super::super::error::StoreError;
+use super::super::logs::Logs;
 use super::super::read::SnapshotTables;
 use super::super::{Committed, Shared};
+use super::Ticket;
 use super::batch::{self, Batch, Disk};
-use super::{Logs, Ticket};
 use crate::command::Command;
 use crate::model::LogId;
 
@@ -57,6 +59,8 @@ pub(in crate::store) struct Writer {
     pub origin: Origin,
     pub logs: Logs,
     pub on_commit: OnCommit,
+    /// Of the data directory; given up after the file is closed. `None` in tests.
+    pub _lock: Option<File>,
 }
 
 /// The writer at work.
@@ -66,8 +70,10 @@ struct Work {
     calls: VecDeque<Waiting>,
     /// The same, of imports.
     imports: VecDeque<Waiting>,
-    /// Commands that are tried alone, because a batch with them met a damaged page.
-    alone: usize,
+    /// Calls that are tried alone, because a batch with them met a damaged page.
+    calls_alone: usize,
+    /// The same, of imports.
+    imports_alone: usize,
     /// Whether to end when all of them are answered.
     closing: bool,
 }
@@ -77,8 +83,14 @@ impl Writer {
     pub fn run(self) {
         // However this ends, readers and writers are refused from then on; a panic counts as a failure.
         let end = EndOfWriter { shared: Arc::clone(&self.shared), failed: true };
-        let mut work =
-            Work { writer: self, calls: VecDeque::new(), imports: VecDeque::new(), alone: 0, closing: false };
+        let mut work = Work {
+            writer: self,
+            calls: VecDeque::new(),
+            imports: VecDeque::new(),
+            calls_alone: 0,
+            imports_alone: 0,
+            closing: false,
+        };
         while work.take_jobs() {
             if let Err(error) = work.serve() {
                 tracing::error!(error = &error as &dyn std::error::Error, "the store failed; the process must end");
@@ -135,13 +147,11 @@ impl Work {
                 if wrote {
                     self.publish(&committed)?;
                 }
-                self.alone = self.alone.saturating_sub(answers.len());
                 self.answer(calls, answers);
             }
-            Batch::Dropped if calls + imports > 1 => self.alone = calls + imports,
+            Batch::Dropped if calls + imports > 1 => (self.calls_alone, self.imports_alone) = (calls, imports),
             Batch::Dropped => {
                 tracing::error!("a write met a damaged page of the store, and is refused");
-                self.alone = self.alone.saturating_sub(1);
                 self.answer(calls, vec![Err(batch::damaged())]);
             }
         }
@@ -150,9 +160,9 @@ impl Work {
 
     /// How many of the calls and of the imports that wait are in the next batch.
     fn batch(&self) -> (usize, usize) {
-        if self.alone > 0 {
-            let calls = self.calls.len().min(1);
-            return (calls, 1 - calls);
+        if self.calls_alone + self.imports_alone > 0 {
+            let call = self.calls_alone.min(1); // Both queues still begin with them.
+            return (call, 1 - call);
         }
         let calls = self.calls.len().min(BATCH_COMMANDS);
         let room = match calls {
@@ -165,6 +175,8 @@ impl Work {
     /// Answers the first of the calls, of which the batch had so many, and then of the imports.
     fn answer(&mut self, calls: usize, answers: Vec<Result<Written, StoreError>>) {
         let answered = answers.len();
+        self.calls_alone = self.calls_alone.saturating_sub(calls.min(answered));
+        self.imports_alone = self.imports_alone.saturating_sub(answered.saturating_sub(calls));
         let mut answers = answers.into_iter();
         for (waiting, answer) in self.calls.drain(..calls.min(answered)).zip(answers.by_ref()) {
             waiting.answer(answer);

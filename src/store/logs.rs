@@ -3,9 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use super::super::WorkspaceId;
-use super::super::apply::Effects;
-use super::super::rows::Head;
+use super::WorkspaceId;
+use super::rows::Head;
 use crate::model::Workspace;
 
 /// The names of all workspaces. Readers and the writer share it; only commits change it.
@@ -65,14 +64,13 @@ impl Logs {
         self.changed.get(&id).copied().unwrap_or_else(committed)
     }
 
-    /// Takes in what was written of a command.
-    pub fn apply(&mut self, effects: &Effects) {
-        let Some(workspace) = effects.workspace else { return };
-        if let Some(name) = &effects.born {
+    /// Takes in what was written of a command: the name of a workspace that came into being, and the end of its log.
+    pub fn apply(&mut self, workspace: WorkspaceId, born: Option<&Workspace>, head: Option<Head>) {
+        if let Some(name) = born {
             self.born.insert(name.clone(), workspace);
             self.changed.insert(workspace, Head::default());
         }
-        if let Some(head) = effects.head {
+        if let Some(head) = head {
             self.changed.insert(workspace, head);
         }
     }
