@@ -10,7 +10,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use redb::{Database, Key, Range, ReadTransaction, ReadableDatabase, StorageError, Value};
+use redb::{
+    Database, Key, Range, ReadTransaction, ReadableDatabase, ReadableTableMetadata, StorageError, TableDefinition,
+    Value,
+};
 
 use super::WorkspaceId;
 use super::error::StoreError;
@@ -18,8 +21,9 @@ use super::rows::{AgeRow, EventRow, HeadRow, Kind, OwnerRow, ProfileRow, Request
 use super::tables::{EVENTS, HEADS, IDENTITIES, PROFILES, REQUEST_AGES, REQUESTS, WORKSPACES, guarded};
 use crate::model::Sequence;
 
-/// Rows read at a time.
+/// Rows read at a time, and their bytes; the last row may pass those.
 const STEP_ROWS: u32 = 256;
+const STEP_BYTES: usize = 1 << 20;
 
 /// What the scrubber has seen.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -35,13 +39,13 @@ pub struct ScrubReport {
 /// The running scrubber. It ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Scrubber {
-    seen: Arc<Seen>,
+    totals: Arc<Totals>,
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug, Default)]
-struct Seen {
+struct Totals {
     passes: AtomicU64,
     rows: AtomicU64,
     damaged_in_this_pass: AtomicU64,
@@ -65,30 +69,49 @@ struct Step {
     damaged: u64,
     /// `None` at the end of the table.
     next: Option<At>,
+    /// Rows of the table, as redb counts them.
+    length: u64,
+}
+
+/// A row as it was read.
+struct Seen<K> {
+    key: K,
+    bytes: usize,
+    sound: bool,
+}
+
+/// A walk over one table: what it has counted.
+#[derive(Debug, Default)]
+struct Count {
+    rows: u64,
+    /// Rows of the table when the walk began.
+    length: u64,
+    /// Whether part of it could not be read.
+    broken: bool,
 }
 
 impl Scrubber {
     /// Verifies so many rows a second; 0 for none.
     pub fn start(database: Arc<Database>, rows_per_second: u32) -> std::io::Result<Self> {
-        let seen = Arc::new(Seen::default());
+        let totals = Arc::new(Totals::default());
         let (stop, stopped) = channel();
         let pause = Duration::from_secs(1).mul_f64(f64::from(STEP_ROWS) / f64::from(rows_per_second.max(1)));
         let thread = if rows_per_second > 0 {
-            let seen = Arc::clone(&seen);
-            let walk = move || walk(&database, &seen, pause, &stopped);
+            let totals = Arc::clone(&totals);
+            let walk = move || walk(&database, &totals, pause, &stopped);
             Some(std::thread::Builder::new().name("scrubber".into()).spawn(walk)?)
         } else {
             None
         };
-        Ok(Self { seen, stop: Some(stop), thread })
+        Ok(Self { totals, stop: Some(stop), thread })
     }
 
     pub fn report(&self) -> ScrubReport {
         let read = |number: &AtomicU64| number.load(Ordering::Relaxed);
         ScrubReport {
-            passes: read(&self.seen.passes),
-            rows: read(&self.seen.rows),
-            damaged: read(&self.seen.damaged_in_this_pass).max(read(&self.seen.damaged_in_last_pass)),
+            passes: read(&self.totals.passes),
+            rows: read(&self.totals.rows),
+            damaged: read(&self.totals.damaged_in_this_pass).max(read(&self.totals.damaged_in_last_pass)),
         }
     }
 }
@@ -102,24 +125,47 @@ impl Drop for Scrubber {
     }
 }
 
-fn walk(database: &Database, seen: &Seen, pause: Duration, stopped: &Receiver<()>) {
-    let mut at = At::Start(Kind::Workspace);
+fn walk(database: &Database, totals: &Totals, pause: Duration, stopped: &Receiver<()>) {
+    let (mut at, mut count) = (At::Start(Kind::Workspace), Count::default());
     while matches!(stopped.recv_timeout(pause), Err(RecvTimeoutError::Timeout)) {
         let kind = at.kind();
         let step = guarded(kind, || step(&database.begin_read()?, &at));
-        let step = step.unwrap_or(Step { rows: 0, damaged: 1, next: None }); // The rest of the table cannot be read.
-        seen.rows.fetch_add(step.rows, Ordering::Relaxed);
-        if seen.add_damaged(step.damaged) {
-            tracing::error!(table = kind.name(), damaged = step.damaged, "stored records are corrupt");
+        let step = step.unwrap_or_else(|_| count.broken()); // The rest of the table cannot be read.
+        let missing = count.add(&at, &step);
+        totals.rows.fetch_add(step.rows, Ordering::Relaxed);
+        if totals.add_damaged(step.damaged + missing) {
+            tracing::error!(table = kind.name(), damaged = step.damaged, missing, "stored records are corrupt");
         }
         at = match step.next {
             Some(next) => next,
-            None => next_table(kind).unwrap_or_else(|| seen.finish_pass()),
+            None => next_table(kind).unwrap_or_else(|| totals.finish_pass()),
         };
     }
 }
 
-impl Seen {
+impl Count {
+    fn broken(&mut self) -> Step {
+        self.broken = true;
+        Step { rows: 0, damaged: 1, next: None, length: self.length }
+    }
+
+    /// Returns how many rows of the table the walk has not come by, which a page above them hides. It is told at the end
+    /// of a table that only grows, and only if that has not grown meanwhile.
+    fn add(&mut self, at: &At, step: &Step) -> u64 {
+        if matches!(at, At::Start(_)) {
+            *self = Self { rows: 0, length: step.length, broken: self.broken };
+        }
+        self.rows += step.rows;
+        let grows_only = matches!(at.kind(), Kind::Workspace | Kind::Head | Kind::Profile | Kind::Event);
+        if step.next.is_some() || self.broken || !grows_only || step.length != self.length {
+            self.broken &= step.next.is_some();
+            return 0;
+        }
+        self.length.saturating_sub(self.rows)
+    }
+}
+
+impl Totals {
     /// Whether there is more damage than the last pass found: what it told of is not told again with every pass.
     fn add_damaged(&self, damaged: u64) -> bool {
         let before = self.damaged_in_this_pass.fetch_add(damaged, Ordering::Relaxed);
@@ -154,80 +200,97 @@ impl At {
 
 fn step(transaction: &ReadTransaction, at: &At) -> Result<Step, StoreError> {
     match at.kind() {
-        Kind::Meta => Ok(Step { rows: 0, damaged: 0, next: None }),
-        Kind::Workspace => {
-            let sound = |name: &[u8], row: &[u8]| WorkspaceRow::read(name, row).is_ok();
-            bytes(at, |after| Ok(transaction.open_table(WORKSPACES)?.range::<&[u8]>(after)?), sound)
-        }
-        Kind::Request => {
-            let sound = |key: &[u8], row: &[u8]| RequestRow::read(key, row).is_ok();
-            bytes(at, |after| Ok(transaction.open_table(REQUESTS)?.range::<&[u8]>(after)?), sound)
-        }
-        Kind::RequestAge => {
-            let sound = |key: &[u8], row: &[u8]| AgeRow::check(key, row).is_ok();
-            bytes(at, |after| Ok(transaction.open_table(REQUEST_AGES)?.range::<&[u8]>(after)?), sound)
-        }
+        Kind::Meta => Ok(Step { rows: 0, damaged: 0, next: None, length: 0 }),
+        Kind::Workspace => bytes(transaction, WORKSPACES, at, |name, row| WorkspaceRow::read(name, row).is_ok()),
+        Kind::Request => bytes(transaction, REQUESTS, at, |key, row| RequestRow::read(key, row).is_ok()),
+        Kind::RequestAge => bytes(transaction, REQUEST_AGES, at, |key, row| AgeRow::check(key, row).is_ok()),
         Kind::Head => {
             let after = if let At::Head(id) = at { Bound::Excluded(*id) } else { Bound::Unbounded };
-            let rows = transaction.open_table(HEADS)?.range::<u32>((after, Bound::Unbounded))?;
-            check(rows, At::Head, |id, row| (id, HeadRow::read(WorkspaceId(id), row).is_ok()))
+            let table = transaction.open_table(HEADS)?;
+            check(table.range::<u32>((after, Bound::Unbounded))?, table.len()?, At::Head, |id, row| Seen {
+                key: id,
+                bytes: row.len(),
+                sound: HeadRow::read(WorkspaceId(id), row).is_ok(),
+            })
         }
         Kind::Profile => {
             let after = if let At::Profile(of, mpid) = at { Bound::Excluded((*of, *mpid)) } else { Bound::Unbounded };
-            let rows = transaction.open_table(PROFILES)?.range::<(u32, i64)>((after, Bound::Unbounded))?;
+            let table = transaction.open_table(PROFILES)?;
+            let rows = table.range::<(u32, i64)>((after, Bound::Unbounded))?;
             check(
                 rows,
+                table.len()?,
                 |(of, mpid)| At::Profile(of, mpid),
-                |(of, mpid), row| {
-                    let read = |mpid| ProfileRow::read(WorkspaceId(of), mpid, row).is_ok();
-                    ((of, mpid), stored_mpid(mpid, Kind::Profile).is_ok_and(read))
+                |key, row| {
+                    let read = |mpid| ProfileRow::read(WorkspaceId(key.0), mpid, row).is_ok();
+                    Seen { key, bytes: row.len(), sound: stored_mpid(key.1, Kind::Profile).is_ok_and(read) }
                 },
             )
         }
         Kind::Event => {
             let after = if let At::Event(of, number) = at { Bound::Excluded((*of, *number)) } else { Bound::Unbounded };
-            let rows = transaction.open_table(EVENTS)?.range::<(u32, u64)>((after, Bound::Unbounded))?;
+            let table = transaction.open_table(EVENTS)?;
+            let rows = table.range::<(u32, u64)>((after, Bound::Unbounded))?;
             check(
                 rows,
+                table.len()?,
                 |(of, number)| At::Event(of, number),
-                |(of, number), row| {
-                    let read = |sequence| EventRow::read(WorkspaceId(of), sequence, row).is_ok();
-                    ((of, number), Sequence::new(number).is_some_and(read))
+                |key, row| {
+                    let read = |sequence| EventRow::read(WorkspaceId(key.0), sequence, row).is_ok();
+                    Seen { key, bytes: row.len(), sound: Sequence::new(key.1).is_some_and(read) }
                 },
             )
         }
         Kind::Identity => {
             let after = if let At::Identity(key) = at { Bound::Excluded(key) } else { Bound::Unbounded };
-            let rows = transaction.open_table(IDENTITIES)?.range::<&[u8; 20]>((after, Bound::Unbounded))?;
-            check(rows, At::Identity, |key, row| (*key, OwnerRow::read(key, row).is_ok()))
+            let table = transaction.open_table(IDENTITIES)?;
+            let rows = table.range::<&[u8; 20]>((after, Bound::Unbounded))?;
+            check(rows, table.len()?, At::Identity, |key, row| Seen {
+                key: *key,
+                bytes: row.len(),
+                sound: OwnerRow::read(key, row).is_ok(),
+            })
         }
     }
 }
 
-type ByteRows = Range<'static, &'static [u8], &'static [u8]>;
-
+/// A step of a table whose keys and values are bytes.
 fn bytes(
+    transaction: &ReadTransaction,
+    table: TableDefinition<&[u8], &[u8]>,
     at: &At,
-    rows: impl FnOnce((Bound<&[u8]>, Bound<&[u8]>)) -> Result<ByteRows, StoreError>,
     sound: impl Fn(&[u8], &[u8]) -> bool,
 ) -> Result<Step, StoreError> {
     let kind = at.kind();
     let after = if let At::Bytes(_, key) = at { Bound::Excluded(&**key) } else { Bound::Unbounded };
-    let rows = rows((after, Bound::Unbounded))?;
-    check(rows, |key| At::Bytes(kind, key), |key, row| (key.to_vec(), sound(key, row)))
+    let table = transaction.open_table(table)?;
+    let rows = table.range::<&[u8]>((after, Bound::Unbounded))?;
+    check(
+        rows,
+        table.len()?,
+        |key| At::Bytes(kind, key),
+        |key, row| Seen { key: key.to_vec(), bytes: row.len(), sound: sound(key, row) },
+    )
 }
 
 /// Verifies some rows, of which each must follow the one before.
 fn check<K: Key + 'static, V: Value + 'static, O: PartialOrd>(
-    mut rows: Range<'_, K, V>,
+    rows: Range<'_, K, V>,
+    length: u64,
     at: impl FnOnce(O) -> At,
-    read: impl for<'a> Fn(K::SelfType<'a>, V::SelfType<'a>) -> (O, bool),
+    read: impl for<'a> Fn(K::SelfType<'a>, V::SelfType<'a>) -> Seen<O>,
 ) -> Result<Step, StoreError> {
-    let (mut step, mut last_sound, mut last) = (Step { rows: 0, damaged: 0, next: None }, None, None);
-    for row in rows.by_ref().take(STEP_ROWS as usize) {
+    let (mut step, mut last_sound, mut last) = (Step { rows: 0, damaged: 0, next: None, length }, None, None);
+    let (mut bytes_read, mut more) = (0, false);
+    for row in rows {
+        if step.rows == u64::from(STEP_ROWS) || bytes_read >= STEP_BYTES {
+            more = true;
+            break;
+        }
         let (key, value) = row.map_err(|error: StorageError| StoreError::from(error))?;
-        let (key, sound) = read(key.value(), value.value());
+        let Seen { key, bytes, sound } = read(key.value(), value.value());
         step.rows += 1;
+        bytes_read += bytes;
         if sound && last_sound.as_ref().is_none_or(|last| *last < key) {
             last_sound = Some(key);
         } else {
@@ -236,7 +299,38 @@ fn check<K: Key + 'static, V: Value + 'static, O: PartialOrd>(
         }
     }
     // Where a whole step is damaged, there is nothing better than to go on after its end.
-    let more = step.rows == u64::from(STEP_ROWS);
     step.next = last_sound.or(last).filter(|_| more).map(at);
     Ok(step)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A walk of a table in two steps; the rows that it says are missing.
+    fn missing(kind: Kind, rows: [u64; 2], lengths: [u64; 2]) -> u64 {
+        let mut count = Count::default();
+        let first = Step { rows: rows[0], damaged: 0, next: Some(At::Profile(1, 1)), length: lengths[0] };
+        assert_eq!(count.add(&At::Start(kind), &first), 0, "there are more to come");
+        let at = if kind == Kind::Profile { At::Profile(1, 1) } else { At::Identity([0; 20]) };
+        count.add(&at, &Step { rows: rows[1], damaged: 0, next: None, length: lengths[1] })
+    }
+
+    #[test]
+    fn rows_that_a_walk_has_not_come_by_are_missing_unless_the_table_has_changed() {
+        assert_eq!(missing(Kind::Profile, [256, 44], [300, 300]), 0);
+        assert_eq!(missing(Kind::Profile, [256, 40], [300, 300]), 4);
+        assert_eq!(missing(Kind::Profile, [256, 40], [300, 301]), 0, "it has grown: the next walk tells");
+        assert_eq!(missing(Kind::Identity, [256, 40], [300, 300]), 0, "rows may have come and gone");
+    }
+
+    #[test]
+    fn a_table_that_cannot_be_read_to_its_end_has_no_count() {
+        let mut count = Count::default();
+        count.add(&At::Start(Kind::Profile), &Step { rows: 1, damaged: 0, next: Some(At::Profile(1, 1)), length: 9 });
+        let broken = count.broken();
+        assert_eq!((broken.damaged, count.add(&At::Profile(1, 1), &broken)), (1, 0));
+        let whole = Step { rows: 5, damaged: 0, next: None, length: 6 };
+        assert_eq!(count.add(&At::Start(Kind::Event), &whole), 1, "the next table is counted again");
+    }
 }

@@ -279,7 +279,13 @@ async fn a_stale_etag() {
         let missing = UpdateProfileRequest { key: update_request(9).key, ..missing };
         assert_refused(client.update_with(missing).await, Code::Aborted, "ETAG_MISMATCH", "");
         let request = DeleteProfileRequest { etag: stale.into(), ..delete_request(1) };
-        assert_refused(client.delete_with(request).await, Code::Aborted, "ETAG_MISMATCH", "");
+        assert_refused(client.delete_with(request.clone()).await, Code::Aborted, "ETAG_MISMATCH", "");
+        let longest = DeleteProfileRequest { etag: "x".repeat(64), ..request.clone() };
+        assert_refused(client.delete_with(longest).await, Code::Aborted, "ETAG_MISMATCH", "");
+        let too_long = DeleteProfileRequest { etag: "x".repeat(65), ..request };
+        assert_refused(client.delete_with(too_long).await, Code::InvalidArgument, "LIMIT_EXCEEDED", "etag");
+        let too_long = UpdateProfileRequest { etag: "x".repeat(65), ..update_request(1) };
+        assert_refused(client.update_with(too_long).await, Code::InvalidArgument, "LIMIT_EXCEEDED", "etag");
     })
     .await;
 }

@@ -318,21 +318,27 @@ async fn a_long_history_is_walked_once_and_its_pages_go_on_from_there() {
     assert_eq!(seen, (1..=3_002).collect::<Vec<_>>());
 }
 
-/// redb would read nothing more until it is opened anew; here the callers who need the page are refused, and no other.
+/// redb would read nothing more until it is opened anew; here the callers who need the page are refused, and no other,
+/// and when the disk works again so does every call.
 #[tokio::test]
 async fn a_read_that_the_disk_refuses_concerns_that_call_alone() {
-    let disk = disk_with(300, 0).await;
-    let uncached = Database::builder().set_cache_size(0).create_with_backend(Backend::new(disk.clone())).unwrap();
-    let store = start(uncached, &config(), |_, _| {}).unwrap();
-    disk.refuse(Fault::Reads);
-    let read = stored(&store, 1);
-    assert!(is_corrupt(&read), "{read:?}");
-    assert!(is_corrupt(&find(&store, "1@x")));
-    assert!(is_corrupt(&store.list_profiles(&workspace(), PageStart::default(), EVERYTHING, |_| Ok(1))));
-    disk.refuse(None);
-    assert!(!store.failed().is_cancelled());
-    assert_eq!(stored(&store, 1).unwrap().unwrap().mpid, 1);
-    assert_eq!(number(&store.write(command(2, increment(1))).await.unwrap()), 301);
+    for cache_bytes in [0, 64 << 10] {
+        let disk = disk_with(300, 0).await;
+        let backend = Backend::new(disk.clone());
+        let database = Database::builder().set_cache_size(cache_bytes).create_with_backend(backend).unwrap();
+        let store = start(database, &config(), |_, _| {}).unwrap();
+        let refused = || {
+            let by_mpid = (1..=300).filter(|mpid| is_corrupt(&stored(&store, *mpid))).count();
+            let by_email = (1..=300).filter(|mpid| is_corrupt(&find(&store, &format!("{mpid}@x")))).count();
+            by_mpid + by_email
+        };
+        disk.refuse(Fault::Reads);
+        assert!(refused() > 300, "{} of 600 with a cache of {cache_bytes} bytes", refused());
+        disk.refuse(None);
+        assert_eq!(refused(), 0, "nothing of it is kept");
+        assert!(!store.failed().is_cancelled());
+        assert_eq!(number(&store.write(command(2, increment(1))).await.unwrap()), 301);
+    }
 }
 
 #[tokio::test]
