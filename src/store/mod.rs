@@ -4,8 +4,8 @@
 //!   function of the store and the command, one file per command; `logs` is what the writer knows of the workspaces and
 //!   the ends of their logs. An answer means that the change is on disk.
 //! - Reads never go through the writer: `read` holds a snapshot that is replaced after each commit.
-//! - `tables` is the layout of the file, `rows` that of its values; `open` verifies what every call depends on,
-//!   `migrate` brings older files up, `scrub` walks over all rows in the background, and `backend` is the file itself.
+//! - `tables` is the layout of the file, `rows` that of its values; `open` verifies what every call depends on, `pages`
+//!   what redb depends on, `migrate` brings older files up, `scrub` walks over all rows in the background, and `backend` is the file itself.
 //!
 //! Nothing outside this module knows redb. Deliberately absent: a cache of our own (redb has one), and a second index
 //! over the log (the events of one profile are linked).
@@ -16,6 +16,7 @@ pub mod error;
 mod logs;
 mod migrate;
 mod open;
+mod pages;
 mod read;
 mod rows;
 mod scrub;

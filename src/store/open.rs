@@ -16,6 +16,7 @@ use super::apply::Origin;
 use super::backend::Backend;
 use super::error::{OpenError, StoreError};
 use super::migrate;
+use super::pages;
 use super::rows::{AgeKey, AgeRow, FormatsRow, Head, HeadRow, Kind, LogRow, Secret, SecretRow, WorkspaceRow};
 use super::tables::{self, HEADS, META, REQUEST_AGES, Tables, WORKSPACES};
 use crate::clock::machine_time;
@@ -81,6 +82,7 @@ pub(super) fn open(config: &StoreConfig) -> Result<Opened, OpenError> {
     let open = Arc::new(AtomicBool::new(false));
     let (database, facts) = unpanicked(&path, || {
         let file = Backend::file(file, Arc::clone(&open)).map_err(|error| of_database(&path, error))?;
+        pages::verify(&file).map_err(|what| OpenError::Damaged { path: path.clone(), what: what.into() })?;
         let database = database(file, config.cache_bytes).map_err(|error| of_database(&path, error))?;
         let facts = load(&database, &path)?;
         Ok((database, facts))

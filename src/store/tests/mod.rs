@@ -3,6 +3,7 @@
 //! - `harness`: a store on a `disk` in memory. `former`: files as earlier versions made them.
 //! - `damage`: rows and pages that have rotted, and disks that fail. `crash`: power that goes at any
 //!   moment of a busy run, which `script` writes and `watch` records, and `holdings` is what it must leave.
+//! - `rot`: damage of what redb itself keeps.
 //! - `clocks`, `bounds`, `determinism`, `migration`: what their names say.
 
 mod bounds;
@@ -15,6 +16,7 @@ mod former;
 mod harness;
 mod holdings;
 mod migration;
+mod rot;
 mod script;
 mod watch;
 

@@ -1,0 +1,86 @@
+//! Damage of what redb itself keeps.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use redb::StorageBackend;
+
+use super::*;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+use crate::store::pages;
+use crate::store::tests::disk::{Crash, Replay};
+
+/// A store that was closed, with requests that had ids.
+async fn closed_store() -> Disk {
+    let disk = Disk::default();
+    let store = store_on(&disk, |_, _| {});
+    for mpid in 1..=40 {
+        let profile = with_emails([&*format!("{mpid}@example.org")]);
+        store.write(with_id(command(mpid, create_with(mpid, profile)), &format!("id {mpid}"))).await.unwrap();
+    }
+    store.close().await;
+    disk
+}
+
+fn copy(disk: &Disk) -> Disk {
+    let mut bytes = vec![0; disk.file_len()];
+    disk.read(0, &mut bytes).unwrap();
+    let copy = Disk::default();
+    copy.set_len(bytes.len() as u64).unwrap();
+    copy.write(0, &bytes).unwrap();
+    copy
+}
+
+#[tokio::test]
+async fn a_lost_page_is_refused_when_the_file_is_opened_or_concerns_only_those_who_need_it() {
+    let disk = closed_store().await;
+    let (mut refused, mut opened) = (0, 0);
+    for page in 1..disk.file_len() / PAGE {
+        let disk = copy(&disk);
+        disk.write((page * PAGE) as u64, &[0; PAGE]).unwrap();
+        if pages::verify(&disk).is_err() {
+            refused += 1;
+            continue;
+        }
+        // As `open` does: what redb panics at is damage.
+        let Ok(Ok(store)) = catch_unwind(AssertUnwindSafe(|| try_store_on(&disk, |_, _| {}))) else {
+            refused += 1;
+            continue;
+        };
+        opened += 1;
+        for mpid in 1..=41 {
+            let written = store.write(command(100, create(mpid))).await;
+            let allowed = matches!(written, Ok(_) | Err(StoreError::ProfileExists { .. } | StoreError::Corrupt { .. }));
+            assert!(allowed, "page {page}: {written:?}");
+        }
+        assert!(!store.failed().is_cancelled(), "page {page}");
+        store.close().await;
+    }
+    assert!(refused > 5 && opened > 5, "{refused} refused, {opened} opened");
+}
+
+/// A single bit, which no checksum of redb's covers, says which of the last two commits is the latest.
+#[tokio::test]
+async fn a_header_that_names_the_commit_before_the_last_is_refused() {
+    let disk = closed_store().await;
+    assert_eq!(pages::verify(&disk), Ok(()));
+    let mut flags = [0];
+    disk.read(9, &mut flags).unwrap();
+    disk.write(9, &[flags[0] ^ 1]).unwrap();
+    assert!(pages::verify(&disk).is_err());
+}
+
+/// Whatever of the latest commit reached the disk.
+#[tokio::test]
+async fn a_crash_is_not_taken_for_damage() {
+    let disk = closed_store().await;
+    let mut random = StdRng::seed_from_u64(1);
+    for operations in 0..disk.operations() {
+        let replay = Replay::up_to(&disk, operations);
+        for crash in [Crash::LoseAll, Crash::KeepAll, Crash::Scatter, Crash::Tear] {
+            let left = Disk::holding(replay.crash(crash, &mut random));
+            assert_eq!(pages::verify(&left), Ok(()), "{crash:?} after {operations} operations");
+        }
+    }
+}
