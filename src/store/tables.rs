@@ -3,7 +3,10 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use redb::{ReadTransaction, ReadableTable, StorageError, Table, TableDefinition, TableError, WriteTransaction};
+use redb::{
+    AccessGuard, Key, ReadTransaction, ReadableTable, StorageError, Table, TableDefinition, TableError, Value,
+    WriteTransaction,
+};
 
 use super::WorkspaceId;
 use super::apply::{Effects, RequestWrite};
@@ -56,22 +59,32 @@ pub(super) fn profile<T>(
     let key = (workspace.0, mpid.get());
     guarded(Kind::Profile, || match profiles.get(key)? {
         Some(row) => read(ProfileRow::read(workspace, mpid, row.value())?).map(Some),
-        None => absent_profile(profiles, key).map(|()| None),
+        None => absent(profiles, Kind::Profile, &key, verify_profile).map(|()| None),
     })
 }
 
 /// A key that has rotted lies beside the place where its row is looked for. So where a row is not found, its neighbours
 /// tell whether it is truly absent.
-fn absent_profile(profiles: &impl Profiles, key: (u32, i64)) -> Result<(), StoreError> {
-    let before = profiles.range(..key)?.next_back().transpose()?;
-    let after = profiles.range(key..)?.next().transpose()?;
+fn absent<'k, K: Key + 'static, V: Value + 'static>(
+    table: &impl ReadableTable<K, V>,
+    kind: Kind,
+    key: &'k K::SelfType<'k>,
+    verify: impl for<'a> Fn(K::SelfType<'a>, V::SelfType<'a>) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let before = table.range::<&K::SelfType<'k>>(..key)?.next_back().transpose()?;
+    let after = table.range::<&K::SelfType<'k>>(key..)?.next().transpose()?;
     for (neighbour, row) in before.iter().chain(&after) {
-        let (workspace, mpid) = neighbour.value();
-        ProfileRow::read(WorkspaceId(workspace), stored_mpid(mpid, Kind::Profile)?, row.value())?;
+        verify(neighbour.value(), row.value())?;
     }
+    let to_key =
+        |other: AccessGuard<'_, K>| K::compare(K::as_bytes(&other.value()).as_ref(), K::as_bytes(key).as_ref());
     let in_order =
-        before.is_none_or(|(before, _)| before.value() < key) && after.is_none_or(|(after, _)| after.value() > key);
-    if in_order { Ok(()) } else { Err(Kind::Profile.corrupt()) }
+        before.is_none_or(|(before, _)| to_key(before).is_lt()) && after.is_none_or(|(after, _)| to_key(after).is_gt());
+    if in_order { Ok(()) } else { Err(kind.corrupt()) }
+}
+
+fn verify_profile((workspace, mpid): (u32, i64), row: &[u8]) -> Result<(), StoreError> {
+    ProfileRow::read(WorkspaceId(workspace), stored_mpid(mpid, Kind::Profile)?, row).map(|_| ())
 }
 
 /// The owner of an identity. `None` only where the rows around the place where it would be are sound.
@@ -83,20 +96,10 @@ pub(super) fn owner(
     let key = OwnerRow::key(workspace, identity);
     guarded(Kind::Identity, || match identities.get(&key)? {
         Some(row) => OwnerRow::read(&key, row.value()).map(Some),
-        None => absent_identity(identities, &key).map(|()| None),
+        None => {
+            absent(identities, Kind::Identity, &&key, |key, row| OwnerRow::read(key, row).map(|_| ())).map(|()| None)
+        }
     })
-}
-
-/// See [`absent_profile`].
-fn absent_identity(identities: &impl Identities, key: &[u8; 20]) -> Result<(), StoreError> {
-    let before = identities.range::<&[u8; 20]>(..key)?.next_back().transpose()?;
-    let after = identities.range::<&[u8; 20]>(key..)?.next().transpose()?;
-    for (neighbour, row) in before.iter().chain(&after) {
-        OwnerRow::read(neighbour.value(), row.value())?;
-    }
-    let in_order =
-        before.is_none_or(|(before, _)| before.value() < key) && after.is_none_or(|(after, _)| after.value() > key);
-    if in_order { Ok(()) } else { Err(Kind::Identity.corrupt()) }
 }
 
 /// Gives `read` an event.
@@ -183,7 +186,14 @@ impl<'txn> Tables<'txn> {
     }
 
     pub fn request(&self, key: &[u8]) -> Result<Option<RequestRow>, StoreError> {
-        guarded(Kind::Request, || self.requests.get(key)?.map(|row| RequestRow::read(key, row.value())).transpose())
+        guarded(Kind::Request, || {
+            if let Some(row) = self.requests.get(key)? {
+                return RequestRow::read(key, row.value()).map(Some);
+            }
+            // One that was answered would be applied again.
+            let verify = |key: &[u8], row: &[u8]| RequestRow::read(key, row).map(|_| ());
+            absent(&self.requests, Kind::Request, &key, verify).map(|()| None)
+        })
     }
 
     /// The keys of the requests that are oldest, and whether each is sound.

@@ -90,11 +90,14 @@ fn profile_as_of(context: &Context<'_, '_>, mpid: Mpid, event: Sequence) -> Resu
     if let Some(Some(latest)) = latest {
         return Ok(Some(latest));
     }
+    if context.head.floor >= event.into() {
+        return Ok(None); // The log no longer holds it.
+    }
     let from_event = tables.event(context.workspace, event, |row| {
         let profile = wire::find(row.event, field::event::PROFILE).map_err(|_| Kind::Event.corrupt())?;
         Ok(profile.map(Bytes::copy_from_slice))
     })?;
-    Ok(from_event.flatten())
+    from_event.ok_or(Kind::Event.corrupt())
 }
 
 /// An answer that changed nothing left out what had expired when it was given.

@@ -1,14 +1,15 @@
-//! Damage of what redb itself keeps.
+//! Damage of what redb itself keeps, and damage that makes a row look absent.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use redb::StorageBackend;
+use redb::{ReadableTable, StorageBackend};
 
 use super::*;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use crate::store::pages;
+use crate::store::tables::REQUESTS;
 use crate::store::tests::disk::{Crash, Replay};
 
 /// A store that was closed, with requests that had ids.
@@ -83,4 +84,21 @@ async fn a_crash_is_not_taken_for_damage() {
             assert_eq!(pages::verify(&left), Ok(()), "{crash:?} after {operations} operations");
         }
     }
+}
+
+#[tokio::test]
+async fn a_request_whose_remembered_id_has_rotted_is_not_applied_again() {
+    let disk = closed_store().await;
+    tamper(&disk, |transaction| {
+        let mut requests = transaction.open_table(REQUESTS).unwrap();
+        let (key, row) =
+            requests.first().unwrap().map(|(key, row)| (key.value().to_vec(), row.value().to_vec())).unwrap();
+        assert!(key.ends_with(b"id 1"));
+        requests.remove(&*key).unwrap();
+        requests.insert(&*[&key[..key.len() - 1], b"0"].concat(), &*row).unwrap();
+    });
+    let store = store_on(&disk, |_, _| {});
+    let repeated = store.write(with_id(command(100, create(99)), "id 1")).await;
+    assert!(matches!(repeated, Err(StoreError::Corrupt { table: "request", .. })), "{repeated:?}");
+    assert!(stored(&store, 99).unwrap().is_none());
 }
