@@ -80,17 +80,21 @@ impl TestServer {
     }
 
     pub async fn start_on(dir: Arc<TempDir>, change: impl FnOnce(&mut Config)) -> Self {
+        Self::try_start_on(dir, change).await.unwrap()
+    }
+
+    pub async fn try_start_on(dir: Arc<TempDir>, change: impl FnOnce(&mut Config)) -> Result<Self, ServerError> {
         let mut config = Config::default();
         config.server.addr = SocketAddr::from(([127, 0, 0, 1], 0));
         config.store.data_dir = dir.path().join("data");
         change(&mut config);
-        let server = within(Server::bind(config)).await.unwrap();
+        let server = within(Server::bind(config)).await?;
         let addr = server.local_addr();
         let (shutdown, signal) = oneshot::channel();
         let task = tokio::spawn(server.run(async {
             let _ = signal.await;
         }));
-        Self { addr, dir, shutdown, task }
+        Ok(Self { addr, dir, shutdown, task })
     }
 
     /// A server, and a stream on a connection of its own that has 40 large events to take and took none for longer than the
@@ -126,9 +130,14 @@ impl TestServer {
 
     /// Stops it in order, and answers where its store lies.
     pub async fn stop(self) -> Arc<TempDir> {
-        self.shutdown.send(()).unwrap();
-        within(self.task).await.unwrap().unwrap();
-        self.dir
+        self.try_stop().await.unwrap()
+    }
+
+    /// The same; an error if it has ended by itself.
+    pub async fn try_stop(self) -> Result<Arc<TempDir>, ServerError> {
+        let _ = self.shutdown.send(()); // Nobody takes it where the server has ended.
+        within(self.task).await.unwrap()?;
+        Ok(self.dir)
     }
 
     pub async fn restart(self) -> Self {

@@ -10,6 +10,7 @@
 //! - [`model`]: random calls against a model.
 //! - [`status`]: what the server tells its operators.
 //! - [`process`]: the real binary: signals, flags, crashes.
+//! - [`rot`]: damaged bits and pages of the store's file.
 //! - [`wire`]: bytes that are not a request.
 
 mod bulk;
@@ -26,5 +27,6 @@ mod process;
 mod profiles;
 mod reasons;
 mod refusals;
+mod rot;
 mod status;
 mod wire;
