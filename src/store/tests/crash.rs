@@ -31,6 +31,7 @@ use super::watch::{Moment, Watch, answers_to, close, write_together};
 use crate::command::Command;
 use crate::proto::v1::WriteOutcome;
 use crate::store::backend::Backend;
+use crate::store::pages;
 use crate::store::{Store, StoreError, Written};
 
 /// Decides the commands, and what each crash leaves.
@@ -114,6 +115,7 @@ fn reached(answer: &Written) -> u64 {
 fn reopen(disk: &Disk) -> Store {
     let mut builder = Database::builder();
     builder.set_repair_callback(redb::RepairSession::abort);
+    pages::verify(disk).expect("a crash is not taken for damage");
     let backend = Backend::new(disk.clone());
     let database = builder.create_with_backend(backend).expect("the file opens without a walk over all of it");
     start(database, &config(), |_, _| {}).unwrap()
