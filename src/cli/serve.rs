@@ -25,7 +25,7 @@ pub(super) struct Serve {
     /// Listen on an address that others can reach, without authentication and in the clear.
     #[arg(long, env = "CAMEO_INSECURE", value_parser = FalseyValueParser::new())]
     insecure: bool,
-    /// Where the store lies; made if it is not there.
+    /// Directory of the store; created if absent.
     #[arg(long, env = "CAMEO_DATA_DIR", default_value_os_t = StoreConfig::default().data_dir)]
     data_dir: PathBuf,
     /// What to log, as in `RUST_LOG`.
@@ -49,7 +49,7 @@ pub(super) struct Serve {
     /// Memory that waiting writes may take, in bytes.
     #[arg(long, env = "CAMEO_QUEUE_BYTES", value_parser = of_queue(), default_value_t = StoreConfig::default().queue_bytes)]
     queue_bytes: usize,
-    /// Rows that are verified each second in the background, in search of damage; 0 for none.
+    /// Rows to check for damage per second, in the background; 0 turns it off.
     #[arg(long, env = "CAMEO_SCRUB_RATE", default_value_t = StoreConfig::default().scrub_rate)]
     scrub_rate: u32,
     /// Memory for the recent events of all workspaces that have subscribers, in bytes.

@@ -1,7 +1,7 @@
 //! The file, as redb sees it.
 //!
 //! After a read that failed redb reads nothing more until it is opened anew, so that one bad sector would end the store
-//! for every caller, at every start. Here such a read is tried once more, logged, and then panics: redb keeps nothing of
+//! for every caller, at every start. Here such a read is tried once more, logged, and then panics: redb caches nothing of
 //! it, and the caller that needs the page is refused, as for any other damage. While the store is being opened a read
 //! that failed is passed on, and so is a write or a sync at any time: after that the store must end.
 

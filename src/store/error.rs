@@ -92,7 +92,7 @@ pub enum OpenError {
     #[error("another process has the store open in {path}")]
     Locked { path: PathBuf },
     /// Another version made it.
-    #[error("{path} has {what}, of a newer version of cameo: start that one")]
+    #[error("{path} has {what}, which this version of cameo does not read: start the version that wrote it")]
     Format { path: PathBuf, what: String },
     /// The file is damaged where it cannot be done without.
     #[error("{path} is damaged ({what}): move it away and put a copy of it back, or start anew without it")]
@@ -104,7 +104,7 @@ pub enum OpenError {
     #[error("cannot start the writer")]
     Thread(#[source] std::io::Error),
     /// redb could not read or write.
-    #[error("cannot open {path}")]
+    #[error("cannot open {path}: see whether its disk and its permissions are in order")]
     Storage { path: PathBuf, source: Box<redb::Error> },
 }
 

@@ -99,6 +99,23 @@ impl Logs {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Place;
+
+    #[test]
+    fn what_a_dropped_batch_brought_into_being_is_not_there() {
+        let (shared, name) = (Arc::<Workspaces>::default(), Workspace::parse("a/b/c").unwrap());
+        let mut logs = Logs::new(Arc::clone(&shared), Vec::new());
+        let head = Head { place: Place::after(3), ..Head::default() };
+        for kept in [false, true] {
+            let id = logs.next_id();
+            assert_eq!((id, logs.id(&name)), (WorkspaceId(1), None));
+            logs.apply(id, Some(&name), Some(head));
+            assert_eq!((logs.id(&name), logs.count(), logs.head(id)), (Some(id), 1, head), "the batch itself sees it");
+            assert_eq!(shared.id(&name), None, "and no reader does");
+            if kept { logs.commit() } else { logs.discard() }
+        }
+        assert_eq!((shared.id(&name), logs.count(), logs.changed().count()), (Some(WorkspaceId(1)), 1, 0));
+    }
 
     /// What the writer and the readers keep in memory for each workspace: at most 100,000 of them, by default.
     #[test]

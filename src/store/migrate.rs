@@ -8,7 +8,7 @@
 use std::path::Path;
 
 use prost::Message;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableError, WriteTransaction};
+use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition, TableError, WriteTransaction};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::WorkspaceId;
@@ -129,7 +129,8 @@ fn former_head(tables: &Tables<'_>, id: WorkspaceId) -> Result<Head, StoreError>
     let newest = tables.events.range((id.0, 0)..=(id.0, u64::MAX))?.next_back().transpose()?;
     let (key, row) = newest.ok_or(Kind::Event.corrupt())?;
     let last = Sequence::new(key.value().1).ok_or(Kind::Event.corrupt())?;
-    let time = EventRow::read(id, last, row.value())?.time;
+    // Where the newest event is damaged, the next one may be earlier than those before it.
+    let time = EventRow::read(id, last, row.value()).map(|row| row.time).unwrap_or_default();
     Ok(Head { floor: Place::after(first.get() - 1), place: last.into(), time })
 }
 
@@ -159,20 +160,23 @@ fn bring_identities(
                 Err(_) => left.identities += 1,
             }
             if sorted.len() == IDENTITIES_AT_ONCE {
-                insert_owners(tables, &mut sorted)?;
+                insert_owners(&mut tables.identities, &mut sorted)?;
             }
         }
-        insert_owners(tables, &mut sorted)?;
+        insert_owners(&mut tables.identities, &mut sorted)?;
     }
     Ok(())
 }
 
 /// In the order of the table, which is several times as fast as in another.
-fn insert_owners(tables: &mut Tables<'_>, owners: &mut Vec<([u8; 20], Mpid)>) -> Result<(), StoreError> {
+fn insert_owners(
+    identities: &mut Table<'_, &'static [u8; 20], &'static [u8; OwnerRow::LENGTH]>,
+    owners: &mut Vec<([u8; 20], Mpid)>,
+) -> Result<(), StoreError> {
     owners.sort_unstable();
     for (key, owner) in owners.drain(..) {
-        if tables.identities.get(&key)?.is_none() {
-            tables.identities.insert(&key, &OwnerRow::encode(&key, owner))?;
+        if identities.get(&key)?.is_none() {
+            identities.insert(&key, &OwnerRow::encode(&key, owner))?;
         }
     }
     Ok(())
@@ -188,8 +192,11 @@ fn restore_identities(tables: &mut Tables<'_>, secret: &Secret) -> Result<(), St
         let Some(Ok(profile)) = sound.map(Profile::decode) else { continue }; // Damaged itself, or deleted.
         let keys = keys_of(&profile);
         owners.extend(keys.iter().map(|key| (OwnerRow::key(workspace, secret.hash(workspace, key)), mpid)));
+        if owners.len() >= IDENTITIES_AT_ONCE {
+            insert_owners(&mut tables.identities, &mut owners)?;
+        }
     }
-    insert_owners(tables, &mut owners)
+    insert_owners(&mut tables.identities, &mut owners)
 }
 
 fn former_owner(workspace: WorkspaceId, text: &[u8], (owner, checksum): (i64, u64)) -> Result<Mpid, StoreError> {

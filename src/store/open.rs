@@ -48,7 +48,7 @@ pub(super) struct Facts {
     pub workspaces: HashMap<Workspace, WorkspaceId>,
     /// By number, from 1.
     pub heads: Vec<Head>,
-    /// The store's uptime when it was last asked for.
+    /// The store's uptime when the latest request was remembered.
     pub uptime: Micros,
 }
 

@@ -129,8 +129,11 @@ fn walk(database: &Database, totals: &Totals, pause: Duration, stopped: &Receive
     let (mut at, mut count) = (At::Start(Kind::Workspace), Count::default());
     while matches!(stopped.recv_timeout(pause), Err(RecvTimeoutError::Timeout)) {
         let kind = at.kind();
-        let step = guarded(kind, || step(&database.begin_read()?, &at));
-        let step = step.unwrap_or_else(|_| count.broken()); // The rest of the table cannot be read.
+        let step = match guarded(kind, || step(&database.begin_read()?, &at)) {
+            Err(StoreError::Corrupt { .. }) => count.broken(), // The rest of the table cannot be read.
+            Err(_) => return,                                  // The store has failed.
+            Ok(step) => step,
+        };
         let missing = count.add(&at, &step);
         totals.rows.fetch_add(step.rows, Ordering::Relaxed);
         if totals.add_damaged(step.damaged + missing) {
@@ -150,14 +153,14 @@ impl Count {
     }
 
     /// Returns how many rows of the table the walk has not come by, which a page above them hides. It is told at the end
-    /// of a table that only grows, and only if that has not grown meanwhile.
+    /// of a table that only grows; rows that are new since the walk began can make it too few, but never too many.
     fn add(&mut self, at: &At, step: &Step) -> u64 {
         if matches!(at, At::Start(_)) {
             *self = Self { rows: 0, length: step.length, broken: self.broken };
         }
         self.rows += step.rows;
         let grows_only = matches!(at.kind(), Kind::Workspace | Kind::Head | Kind::Profile | Kind::Event);
-        if step.next.is_some() || self.broken || !grows_only || step.length != self.length {
+        if step.next.is_some() || self.broken || !grows_only {
             self.broken &= step.next.is_some();
             return 0;
         }
@@ -280,8 +283,9 @@ fn check<K: Key + 'static, V: Value + 'static, O: PartialOrd>(
     at: impl FnOnce(O) -> At,
     read: impl for<'a> Fn(K::SelfType<'a>, V::SelfType<'a>) -> Seen<O>,
 ) -> Result<Step, StoreError> {
-    let (mut step, mut last_sound, mut last) = (Step { rows: 0, damaged: 0, next: None, length }, None, None);
+    let (mut step, mut last_sound) = (Step { rows: 0, damaged: 0, next: None, length }, None);
     let (mut bytes_read, mut more) = (0, false);
+    let (mut rows_to_sound, mut damaged_to_sound) = (0, 0);
     for row in rows {
         if step.rows == u64::from(STEP_ROWS) || bytes_read >= STEP_BYTES {
             more = true;
@@ -293,13 +297,16 @@ fn check<K: Key + 'static, V: Value + 'static, O: PartialOrd>(
         bytes_read += bytes;
         if sound && last_sound.as_ref().is_none_or(|last| *last < key) {
             last_sound = Some(key);
+            (rows_to_sound, damaged_to_sound) = (step.rows, step.damaged);
         } else {
             step.damaged += 1;
-            last = Some(key);
         }
     }
-    // Where a whole step is damaged, there is nothing better than to go on after its end.
-    step.next = last_sound.or(last).filter(|_| more).map(at);
+    if more {
+        // The next step goes on after a key that is sure. What is damaged behind it is that step's.
+        step.next = Some(at(last_sound.ok_or(StoreError::corrupt("page"))?));
+        (step.rows, step.damaged) = (rows_to_sound, damaged_to_sound);
+    }
     Ok(step)
 }
 
@@ -317,10 +324,15 @@ mod tests {
     }
 
     #[test]
-    fn rows_that_a_walk_has_not_come_by_are_missing_unless_the_table_has_changed() {
+    fn rows_that_a_walk_has_not_come_by_are_missing() {
         assert_eq!(missing(Kind::Profile, [256, 44], [300, 300]), 0);
         assert_eq!(missing(Kind::Profile, [256, 40], [300, 300]), 4);
-        assert_eq!(missing(Kind::Profile, [256, 40], [300, 301]), 0, "it has grown: the next walk tells");
+        assert_eq!(missing(Kind::Profile, [256, 40], [300, 310]), 4, "it has grown, behind the walk");
+        assert_eq!(
+            missing(Kind::Profile, [256, 50], [300, 310]),
+            0,
+            "it has grown before the walk: the next one tells"
+        );
         assert_eq!(missing(Kind::Identity, [256, 40], [300, 300]), 0, "rows may have come and gone");
     }
 

@@ -122,7 +122,7 @@ impl Snapshot {
         mut take: impl FnMut(&[u8]) -> Result<usize, StoreError>,
     ) -> Result<Option<Mpid>, StoreError> {
         let PageStart { after, over_damage } = start;
-        let first = if over_damage { self.next_sound(workspace, after) } else { None };
+        let first = if over_damage { self.next_sound(workspace, after)? } else { None };
         if over_damage && first.is_none() {
             return Ok(None);
         }
@@ -189,9 +189,11 @@ impl Snapshot {
     }
 
     /// The next profile whose row is sound.
-    fn next_sound(&self, workspace: WorkspaceId, after: Option<Mpid>) -> Option<Mpid> {
-        let walked = guarded(Kind::Profile, || self.walk_to_sound(workspace, after)).ok().flatten();
-        walked.or_else(|| self.leap_to_sound(workspace, after))
+    fn next_sound(&self, workspace: WorkspaceId, after: Option<Mpid>) -> Result<Option<Mpid>, StoreError> {
+        match guarded(Kind::Profile, || self.walk_to_sound(workspace, after)) {
+            Err(StoreError::Corrupt { .. }) => Ok(self.leap_to_sound(workspace, after)),
+            walked => walked,
+        }
     }
 
     /// Row by row, as far as pages can be read.
@@ -210,7 +212,7 @@ impl Snapshot {
         Ok(None)
     }
 
-    /// By leaps, over a page that cannot be read.
+    /// By halves between the page that cannot be read and the last profile.
     fn leap_to_sound(&self, workspace: WorkspaceId, after: Option<Mpid>) -> Option<Mpid> {
         let from = after.map_or(i64::MIN, Mpid::get);
         let probe = |distance: u64| {
@@ -221,13 +223,18 @@ impl Snapshot {
             });
             found.ok().flatten().filter(|mpid| mpid.get() >= at)
         };
-        let leap = (0..u64::BITS).map(|power| 1 << power).find(|distance| probe(*distance).is_some())?;
-        let (mut too_near, mut far_enough) = (leap / 2, leap);
-        while far_enough - too_near > 1 {
+        let last = guarded(Kind::Profile, || {
+            let row =
+                self.0.profiles.range((workspace.0, i64::MIN)..=(workspace.0, i64::MAX))?.next_back().transpose()?;
+            Ok(row.and_then(|(key, row)| sound_mpid(key.value(), row.value(), workspace)))
+        });
+        let last = last.ok().flatten()?;
+        let (mut too_near, mut far_enough) = (0, last.get().abs_diff(from));
+        while far_enough.saturating_sub(too_near) > 1 {
             let middle = too_near + (far_enough - too_near) / 2;
             if probe(middle).is_some() { far_enough = middle } else { too_near = middle }
         }
-        probe(far_enough)
+        probe(far_enough).filter(|mpid| Some(*mpid) > after)
     }
 }
 

@@ -1,12 +1,13 @@
 //! Rows that have rotted, pages that cannot be read, disks that fail, files that are no store.
 
 use std::os::unix::fs::PermissionsExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use prost::Message;
-use redb::{Database, ReadableTable, WriteTransaction};
+use redb::{Database, ReadableTable, StorageBackend, WriteTransaction};
 use tempfile::TempDir;
 
 use super::disk::{Disk, Fault};
@@ -21,7 +22,7 @@ use crate::proto::v1::{Profile, ProfilePatch, WriteOutcome};
 use crate::store::backend::Backend;
 use crate::store::rows::{Head, HeadRow, OwnerRow};
 use crate::store::tables::{EVENTS, HEADS, IDENTITIES, PROFILES, WORKSPACES};
-use crate::store::{EventPage, OpenError, PageSize, Past, ScrubReport, Store, StoreError, WorkspaceId};
+use crate::store::{EventPage, OpenError, PAGE, PageSize, Past, ScrubReport, Store, StoreError, WorkspaceId};
 
 const ID: WorkspaceId = WorkspaceId(1);
 
@@ -203,6 +204,86 @@ async fn a_list_gives_what_precedes_the_damage_and_where_to_go_on() {
     assert_eq!(nothing.unwrap(), None);
 }
 
+/// A key in a page above the rows leads a page of the list to rows behind, or before, those that it should begin with.
+#[tokio::test]
+async fn a_list_that_is_led_astray_leaves_nothing_out_without_a_word() {
+    const BRANCH_HEADER: usize = 8;
+    const CHILD: usize = 16 + 8;
+    const KEY: usize = 4 + 8;
+    let disk = disk_with(400, 0).await;
+    let mut whole = vec![0; usize::try_from(disk.len().unwrap()).unwrap()];
+    disk.read(0, &mut whole).unwrap();
+    let mut led_astray = 0;
+    for page in (1..whole.len() / PAGE).filter(|page| whole[page * PAGE] == 2) {
+        let branch = &whole[page * PAGE..(page + 1) * PAGE];
+        let keys = usize::from(u16::from_le_bytes([branch[2], branch[3]]));
+        let first = BRANCH_HEADER + CHILD * (keys + 1);
+        for (key, bit) in (0..keys.min(8)).flat_map(|key| [0, 2, 4, 5, 6, 7, 8].map(|bit| (key, bit))) {
+            let at = page * PAGE + first + KEY * key + 4 + bit / 8; // The low bytes of an mpid.
+            let copy = Disk::default();
+            copy.set_len(whole.len() as u64).unwrap();
+            copy.write(0, &whole).unwrap();
+            copy.write(at as u64, &[whole[at] ^ (1 << (bit % 8))]).unwrap();
+            let Ok(Ok(store)) = catch_unwind(AssertUnwindSafe(|| try_store_on(&copy, |_, _| {}))) else { continue };
+            let (mut listed, mut start, mut told) = (Vec::new(), PageStart::default(), false);
+            loop {
+                let size = PageSize { items: 7, bytes: usize::MAX };
+                let next = store.list_profiles(&workspace(), start, size, |profile| {
+                    listed.push(Profile::decode(profile).unwrap().mpid);
+                    Ok(1)
+                });
+                start = match next {
+                    Ok(Some(last)) => PageStart::after(last),
+                    Ok(None) => break,
+                    Err(_) => PageStart { over_damage: true, ..start },
+                };
+                told |= start.over_damage;
+            }
+            let whole = listed.iter().copied().eq(1..=400);
+            assert!(whole || told, "page {page}, key {key}, bit {bit}: {listed:?}");
+            led_astray += usize::from(told);
+        }
+    }
+    assert!(led_astray > 0);
+}
+
+/// The rows of a page that cannot be read are lost, and no others, wherever the page lies.
+#[tokio::test]
+async fn a_list_goes_on_behind_a_page_that_cannot_be_read() {
+    let disk = disk_with(400, 0).await;
+    let whole = {
+        let mut bytes = vec![0; usize::try_from(disk.len().unwrap()).unwrap()];
+        disk.read(0, &mut bytes).unwrap();
+        bytes
+    };
+    let mut unreadable = 0;
+    for page in (1..whole.len() / PAGE).filter(|page| whole[page * PAGE] == 1) {
+        let copy = Disk::default();
+        copy.set_len(whole.len() as u64).unwrap();
+        copy.write(0, &whole).unwrap();
+        copy.write((page * PAGE) as u64, &[0; PAGE]).unwrap();
+        let Ok(Ok(store)) = catch_unwind(AssertUnwindSafe(|| try_store_on(&copy, |_, _| {}))) else { continue };
+        let found: Vec<_> = (1..=400).filter(|mpid| matches!(stored(&store, *mpid), Ok(Some(_)))).collect();
+        let (mut listed, mut start, mut breaks) = (Vec::new(), PageStart::default(), 0);
+        loop {
+            let next = store.list_profiles(&workspace(), start, EVERYTHING, |profile| {
+                listed.push(Profile::decode(profile).unwrap().mpid);
+                Ok(1)
+            });
+            start = match next {
+                Ok(Some(last)) => PageStart::after(last),
+                Ok(None) => break,
+                Err(_) => PageStart { over_damage: true, ..start },
+            };
+            breaks += usize::from(start.over_damage);
+            assert!(breaks < 10, "page {page}: it goes round in a circle");
+        }
+        assert_eq!(listed, found, "page {page}");
+        unreadable += usize::from(found.len() < 400);
+    }
+    assert!(unreadable > 3, "{unreadable} pages of profiles");
+}
+
 fn page_of_events(store: &Store, after: u64, filter: &Filter) -> (Vec<u64>, Result<EventPage, StoreError>) {
     let mut seen = Vec::new();
     let start = if after == 0 {
@@ -283,9 +364,12 @@ async fn a_log_that_was_trimmed_refuses_what_lies_before_its_floor() {
         let expired = page_of_events(&store, 3, &filter).1;
         assert!(matches!(expired, Err(StoreError::Expired { floor, .. }) if floor == Place::after(4)), "{expired:?}");
     }
+    store.write(command(2, increment(1))).await.unwrap();
+    let expired = page_of_events(&store, 3, &Filter::default()).1;
+    assert!(matches!(expired, Err(StoreError::Expired { .. })), "nor after the log has grown: {expired:?}");
 }
 
-/// 9,000 events of one profile, of which a page has two: the walk along its chain is done once.
+/// 3,001 events of one profile, of which a page has 50: the walk along its chain is done once.
 #[tokio::test]
 async fn a_long_history_is_walked_once_and_its_pages_go_on_from_there() {
     let disk = Disk::default();

@@ -3,8 +3,8 @@
 //! - Each command is decided whole, then written. One that is refused has written nothing, and the others go on.
 //! - A batch is bounded in commands, in the bytes that it keeps until it is answered, and in the pages that it makes
 //!   dirty. Its last command may pass either of the latter.
-//! - If redb finds a damaged page while it writes, nothing of the batch is kept: its commands are tried again one by
-//!   one, so that only those that need the page are refused.
+//! - If redb finds a damaged page while it writes, nothing of the batch is kept: its commands are tried again in smaller
+//!   ones, so that only those that need the page are refused.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;

@@ -70,10 +70,8 @@ struct Work {
     calls: VecDeque<Waiting>,
     /// The same, of imports.
     imports: VecDeque<Waiting>,
-    /// Calls that are tried alone, because a batch with them met a damaged page.
-    calls_alone: usize,
-    /// The same, of imports.
-    imports_alone: usize,
+    /// Commands of a batch at most: fewer after one that met a damaged page, so that only those that need it are refused.
+    most: usize,
     /// Whether to end when all of them are answered.
     closing: bool,
 }
@@ -83,14 +81,8 @@ impl Writer {
     pub fn run(self) {
         // However this ends, readers and writers are refused from then on; a panic counts as a failure.
         let end = EndOfWriter { shared: Arc::clone(&self.shared), failed: true };
-        let mut work = Work {
-            writer: self,
-            calls: VecDeque::new(),
-            imports: VecDeque::new(),
-            calls_alone: 0,
-            imports_alone: 0,
-            closing: false,
-        };
+        let mut work =
+            Work { writer: self, calls: VecDeque::new(), imports: VecDeque::new(), most: usize::MAX, closing: false };
         while work.take_jobs() {
             if let Err(error) = work.serve() {
                 tracing::error!(error = &error as &dyn std::error::Error, "the store failed; the process must end");
@@ -148,11 +140,13 @@ impl Work {
                     self.publish(&committed)?;
                 }
                 self.answer(calls, answers);
+                self.most = self.most.saturating_mul(2);
             }
-            Batch::Dropped if calls + imports > 1 => (self.calls_alone, self.imports_alone) = (calls, imports),
+            Batch::Dropped if calls + imports > 1 => self.most = usize::midpoint(calls, imports),
             Batch::Dropped => {
                 tracing::error!("a write met a damaged page of the store, and is refused");
                 self.answer(calls, vec![Err(batch::damaged())]);
+                self.most = self.most.saturating_mul(2);
             }
         }
         Ok(())
@@ -160,23 +154,17 @@ impl Work {
 
     /// How many of the calls and of the imports that wait are in the next batch.
     fn batch(&self) -> (usize, usize) {
-        if self.calls_alone + self.imports_alone > 0 {
-            let call = self.calls_alone.min(1); // Both queues still begin with them.
-            return (call, 1 - call);
-        }
-        let calls = self.calls.len().min(BATCH_COMMANDS);
+        let calls = self.calls.len().min(BATCH_COMMANDS).min(self.most);
         let room = match calls {
             0 => IMPORT_BATCH_COMMANDS,
             calls => (BATCH_COMMANDS - calls).max(IMPORT_SHARE),
         };
-        (calls, self.imports.len().min(room))
+        (calls, self.imports.len().min(room).min(self.most - calls))
     }
 
     /// Answers the first of the calls, of which the batch had so many, and then of the imports.
     fn answer(&mut self, calls: usize, answers: Vec<Result<Written, StoreError>>) {
         let answered = answers.len();
-        self.calls_alone = self.calls_alone.saturating_sub(calls.min(answered));
-        self.imports_alone = self.imports_alone.saturating_sub(answered.saturating_sub(calls));
         let mut answers = answers.into_iter();
         for (waiting, answer) in self.calls.drain(..calls.min(answered)).zip(answers.by_ref()) {
             waiting.answer(answer);
