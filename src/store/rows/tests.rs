@@ -65,6 +65,14 @@ fn a_row_of_another_table_is_refused() {
 }
 
 #[test]
+fn each_table_seeds_its_checksums_by_itself() {
+    let mut seeds: Vec<_> = Kind::ALL.into_iter().map(|kind| kind.seed(b"key")).collect();
+    seeds.sort_unstable();
+    seeds.dedup();
+    assert_eq!(seeds.len(), Kind::ALL.len());
+}
+
+#[test]
 fn the_other_rows_read_back_only_whole_and_in_their_place() {
     let request = RequestRow {
         fingerprint: 1 << 100,

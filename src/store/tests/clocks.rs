@@ -81,6 +81,18 @@ async fn uptime_goes_on_over_a_restart() {
     assert!((uptime..uptime + DAY).contains(&stamp.uptime.get()), "{stamp:?}");
 }
 
+/// A clock that was set back while the server was stopped.
+#[tokio::test]
+async fn time_goes_on_from_the_latest_event_over_a_restart() {
+    let disk = Disk::default();
+    let store = store_on(&disk, |_, _| {});
+    let ahead = store.now().get() + 30 * 60 * SECOND;
+    store.write(command(ahead, create(1))).await.unwrap();
+    store.close().await;
+    let store = store_on(&disk, |_, _| {});
+    assert_eq!((store.now().get(), store.stamp().time.get()), (ahead, ahead));
+}
+
 #[tokio::test]
 async fn a_repeat_gets_its_first_answer_though_what_it_joined_has_expired() {
     let store = store();

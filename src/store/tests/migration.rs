@@ -37,7 +37,7 @@ fn former_disk(layout: u64, change: impl FnOnce(&redb::WriteTransaction)) -> Dis
         former::put_event(transaction, 3, 0, 3, 7 * SECOND, 1, &Event::default().encode_to_vec());
         former::put_event(transaction, 4, 3, 3, 7 * SECOND, 3, &Event::default().encode_to_vec());
         former::put_profile(transaction, 3, 4, &[]);
-        former::put_request(transaction, "r", 1, 6 * SECOND, 2, 2, WriteOutcome::Created as u8);
+        former::put_request(transaction, "r", 1, 100 * DAY, 2, 2, WriteOutcome::Created as u8);
         change(transaction);
     });
     disk
@@ -67,6 +67,7 @@ async fn a_file_of_layout_2_goes_on_where_it_was() {
         store.close().await;
     }
     let store = store_on(&disk, |_, _| {});
+    assert!(store.stamp().uptime.get() < DAY, "it begins now, and the request is as old");
     let repeat = store.write(with_id(command(1, create(2)), "r")).await;
     assert!(repeat.is_ok_and(|answer| number(&answer) == 2), "the first answer");
     let written = store.write(command(1, increment(1))).await.unwrap();
