@@ -153,6 +153,11 @@ fn a_command_weighs_what_it_was_parsed_into() {
     let large = command(1, create).weight();
     assert!(small < 2_000, "{small}");
     assert!(large > 10_000 * 600, "each is a node of a B-tree: {large}");
+    let patch = command(1, set_large_attributes(1)).weight();
+    assert!(patch > 4 * 60_000, "a patch: {patch}");
+    let etag = crate::model::Etag::parse("x".repeat(64)).unwrap();
+    let with_etag = command(1, crate::command::Delete { etag, ..delete(1) }).weight();
+    assert!(with_etag >= command(1, delete(1)).weight() + 64);
 }
 
 /// Two calls that do not fit together are still both served, one after the other.
