@@ -186,7 +186,7 @@ impl Server {
     }
 }
 
-/// Whoever watches has been told; without this the watches alone would keep the connections open.
+/// The watchers know by now. Without this, their open watches would keep the connections open.
 async fn end_health_watches(health: &mut HealthReporter) {
     for service in HEALTH_SERVICES {
         health.clear_service_status(service).await;

@@ -150,8 +150,8 @@ async fn serve_until_signal(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// On standard output, and first the address, at the end of its line, for whoever started us with port 0. Whoever has
-/// closed it does not want to know.
+/// Prints to standard output. The first line ends with the address, for a program that started us with port 0. Errors
+/// are ignored: stdout may be closed.
 fn greet(addr: SocketAddr, data_dir: &Path) {
     let subscribe =
         format!("grpcurl -plaintext -d '{{\"workspace\": \"acme/main/web\"}}' {addr} cameo.v1.EventService/Subscribe");

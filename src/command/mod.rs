@@ -1,5 +1,5 @@
-//! What the store is asked to write. A command is complete in itself: whoever applies the same commands in the same
-//! order ends in the same state.
+//! What the store is asked to write. A command is complete in itself: two stores that apply the same commands in the same
+//! order end in the same state.
 //!
 //! `encoding` is its form as bytes.
 

@@ -108,8 +108,8 @@ impl Feed {
         self.draining.load(Ordering::SeqCst)
     }
 
-    /// The channel of a workspace. Whoever joins must read the head of the log afterwards: what was committed before
-    /// is there, and what is committed later is published.
+    /// The channel of a workspace. A subscriber must read the head of the log after it has joined: what was committed
+    /// before is in the log, and what is committed later is published.
     fn channel(&self, workspace: &Workspace) -> Arc<Channel> {
         let mut channels = self.channels();
         channels.get(workspace).unwrap_or_else(|| channels.insert(workspace.clone(), Channel::new(&self.budget)))

@@ -1,9 +1,9 @@
 //! One subscriber: a pull loop.
 //!
-//! - Nobody pushes to it. It holds a cursor, at most one segment, and waits for a number to grow.
+//! - It pulls; nothing is pushed to it. It holds a cursor, at most one segment, and waits for a number to grow.
 //! - Whatever it answers carries a cursor that is true: nothing matching at or before it is undelivered.
 //! - The segment after the cursor comes from the ring if it is there, else from the log. Both are the same events, so
-//!   catching up meets live without a gap or a repeat, whoever is faster.
+//!   catching up meets live without a gap or a repeat, whichever is faster.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -139,7 +139,7 @@ impl Subscriber {
     }
 
     async fn advance(&mut self) -> Option<Result<Bytes, FeedError>> {
-        // Nobody asked for the next message since the last was given: it was not taken.
+        // The transport has not asked for another message since the last one: the client took nothing.
         if self.answered_at.elapsed() > self.feed.config.stall_timeout {
             return Some(Err(self.stalled()));
         }
@@ -238,7 +238,7 @@ impl Subscriber {
             () = &mut self.timer => {
                 let due = self.answered_at + self.heartbeat;
                 if due.elapsed() > self.feed.config.stall_timeout {
-                    return Some(Err(self.stalled())); // Nobody asked, though we had long been ready.
+                    return Some(Err(self.stalled())); // The heartbeat was due long ago, and the transport did not ask for it.
                 }
                 if due > Instant::now() {
                     self.timer.as_mut().reset(due);

@@ -67,7 +67,7 @@ fn within_a_workspace_the_oldest_events_go_first() {
     assert!(held.is_sorted(), "there is no gap");
 }
 
-/// A workspace that nobody reads does not stay recent by being written to.
+/// A workspace without readers does not stay recent by being written to.
 #[test]
 fn a_busy_workspace_whose_subscribers_have_stopped_does_not_push_out_others() {
     let feed = feed(16);

@@ -176,7 +176,7 @@ fn request_too_large(limit: usize, found: usize) -> Status {
     over_quota(message, "request bytes", limit, found)
 }
 
-/// For the body of a request over HTTP that is too large to be read: how large, nobody knows.
+/// For the body of a request over HTTP that is too large to be read. Its size is not known.
 pub(crate) fn body_too_large(limit: usize) -> Status {
     let subject = "request bytes";
     let mut details = info(ErrorReason::LimitExceeded, [("subject", subject.to_owned()), ("limit", limit.to_string())]);

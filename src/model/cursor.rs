@@ -14,8 +14,8 @@ pub struct LogId(pub u64);
 
 /// A place in the log of one workspace. Exclusive: reading continues after it.
 ///
-/// On the wire: a version, the log, a hash of the workspace's name, the number of the event before it and a checksum, in base64. It is a
-/// name, not a secret: whoever may read the workspace may read at any cursor.
+/// On the wire: a version, the log, a hash of the workspace's name, the number of the event before it and a checksum, in
+/// base64. It is a name, not a secret: a caller that may read the workspace may read at any cursor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cursor {
     log: LogId,

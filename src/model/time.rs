@@ -42,7 +42,7 @@ impl Micros {
         Timestamp { seconds: self.0.div_euclid(PER_SECOND), nanos }
     }
 
-    /// Rounded up, so that whoever compares with it never acts too early; times past the range count as its ends.
+    /// Rounded up, so that nothing expires too early. Times past the range count as its ends.
     #[must_use]
     pub fn from_timestamp(timestamp: &Timestamp) -> Self {
         let micros = (i64::from(timestamp.nanos) + 999).div_euclid(1_000);

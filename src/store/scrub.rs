@@ -1,7 +1,7 @@
 //! The scrubber: it walks over the tables, slowly, in the background, and reports what does not verify.
 //!
-//! A lookup verifies what it finds. What it does not come by, or what a rotten key hides from it, only a walk finds. It
-//! reads a few rows at a time, each time of the latest state, so that it pins no pages and stands in nobody's way.
+//! A lookup verifies the row that it finds. Only a walk finds damage in rows that no lookup reads, or that a rotten key
+//! hides. It reads a few rows at a time, always of the latest state, so that it pins no pages and delays no call.
 
 use std::ops::Bound;
 use std::sync::Arc;

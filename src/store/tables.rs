@@ -43,8 +43,7 @@ impl<T: ReadableTable<&'static [u8; 20], &'static [u8; OwnerRow::LENGTH]>> Ident
 pub(super) trait Events: ReadableTable<(u32, u64), &'static [u8]> {}
 impl<T: ReadableTable<(u32, u64), &'static [u8]>> Events for T {}
 
-/// Runs a read of a table. What redb refuses or panics at is damage of the file: it concerns this read, and nobody
-/// else.
+/// Runs a read of a table. If redb refuses it or panics, the file is damaged there. That concerns this read alone.
 pub(super) fn guarded<T>(kind: Kind, read: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
     catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err(kind.corrupt()))
 }

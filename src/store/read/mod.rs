@@ -2,7 +2,7 @@
 //!
 //! The tables of a snapshot are opened once, after each commit, and shared by all readers: a lookup is one descent of
 //! a B-tree, and what it finds is copied once, from the page into the response. A snapshot pins the pages that later
-//! commits replace, so nobody keeps one for longer than a page of work, and no response refers to one: a client that
+//! commits replace. So no reader keeps one for longer than a page of work, and no response refers to one: a client that
 //! does not read could otherwise keep it for ever.
 //!
 //! Whatever does not verify is [`StoreError::Corrupt`] for that read alone. A list delivers what stands before the

@@ -15,7 +15,7 @@ use crate::model::{IdentityKey, Mpid};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(in crate::store) struct IdentityHash(pub [u8; 16]);
 
-/// Keys the hashes of one store, so that nobody without it can try values, or make two of one hash.
+/// The key of one store's hashes. Without it, values cannot be tried, and two of one hash cannot be made.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::store) struct Secret(pub [u8; 16]);
 

@@ -52,7 +52,7 @@ async fn a_profile_may_be_as_large_as_the_limit_and_no_larger() {
     assert_eq!((limit, found), (bytes - 1, bytes), "one past it");
 }
 
-/// Whoever was answered or told of an event finds the change after a loss of power in the next moment.
+/// A caller that was answered, and a subscriber that was told, find the change after a loss of power in the next moment.
 #[tokio::test]
 async fn durable_before_visible() {
     let disk = Disk::default();

@@ -1,7 +1,7 @@
 //! The single writer: every change is one command on one queue.
 //!
 //! - A batch is what has queued up while the batch before was written; it shares one transaction and one commit, so a
-//!   lone caller waits for nobody, and many share the cost of the disk.
+//!   lone caller does not wait for others, and many share the cost of the disk.
 //! - Calls go before imports, which fill the batch. Each lane is served in order.
 //! - In this order: commit, replace the snapshot, tell the feed, answer. So an answer and an event mean that the change
 //!   is on disk, and a caller who was answered reads its own write.
