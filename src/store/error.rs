@@ -1,6 +1,6 @@
 //! Why the store refuses.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::model::{Invalid, Micros, Mpid, Place, ProfileKey};
 
@@ -106,6 +106,30 @@ pub enum OpenError {
     /// redb could not read or write.
     #[error("cannot open {path}: see whether its disk and its permissions are in order")]
     Storage { path: PathBuf, source: Box<redb::Error> },
+}
+
+impl OpenError {
+    /// What an error of the store means for the opening of a file.
+    pub(super) fn of(path: &Path, error: StoreError) -> Self {
+        let path = path.to_owned();
+        match error {
+            StoreError::Corrupt { table, .. } => Self::Damaged { path, what: format!("a {table} record") },
+            StoreError::Storage(source) => match *source {
+                redb::Error::TableDoesNotExist(_) | redb::Error::TableTypeMismatch { .. } => {
+                    Self::Damaged { path, what: "a table is missing".into() }
+                }
+                redb::Error::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                    Self::Damaged { path, what: error.to_string() }
+                }
+                redb::Error::DatabaseAlreadyOpen => Self::Locked { path },
+                redb::Error::UpgradeRequired(version) => {
+                    Self::Format { path, what: format!("format {version} of redb") }
+                }
+                other => Self::Storage { path, source: Box::new(other) },
+            },
+            other => Self::Damaged { path, what: other.to_string() },
+        }
+    }
 }
 
 /// redb has an error for each operation. What it cannot make sense of is damage; the rest is the disk.

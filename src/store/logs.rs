@@ -3,8 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use redb::ReadableTable;
+
 use super::WorkspaceId;
-use super::rows::Head;
+use super::error::StoreError;
+use super::rows::{Head, HeadRow, Kind, WorkspaceRow};
 use crate::model::Workspace;
 
 /// The names of all workspaces. Readers and the writer share it; only commits change it.
@@ -94,6 +97,36 @@ impl Logs {
         self.born.clear();
         self.changed.clear();
     }
+}
+
+/// Every workspace has a number of its own, from 1 without holes, and the ends of its log.
+pub(super) fn read(
+    workspaces: &impl ReadableTable<&'static [u8], &'static [u8]>,
+    all_heads: &impl ReadableTable<u32, &'static [u8]>,
+) -> Result<(HashMap<Workspace, WorkspaceId>, Vec<Head>), StoreError> {
+    let mut names = HashMap::new();
+    let mut seen = Vec::new();
+    for row in workspaces.iter()? {
+        let (name, row) = row?;
+        let id = WorkspaceRow::read(name.value(), row.value())?;
+        let name = std::str::from_utf8(name.value()).ok().and_then(|name| Workspace::parse(name).ok());
+        names.insert(name.ok_or(Kind::Workspace.corrupt())?, id);
+        seen.push(id.0);
+    }
+    seen.sort_unstable();
+    if !seen.iter().copied().eq(1..=u32::try_from(seen.len()).unwrap_or(u32::MAX)) {
+        return Err(Kind::Workspace.corrupt());
+    }
+    let mut heads = Vec::with_capacity(seen.len());
+    for (row, expected) in all_heads.iter()?.zip(1..) {
+        let (id, row) = row?;
+        let head = HeadRow::read(WorkspaceId(id.value()), row.value())?;
+        if id.value() != expected || head.floor > head.place {
+            return Err(Kind::Head.corrupt());
+        }
+        heads.push(head);
+    }
+    if heads.len() == seen.len() { Ok((names, heads)) } else { Err(Kind::Head.corrupt()) }
 }
 
 #[cfg(test)]

@@ -12,13 +12,12 @@ use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition, Ta
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::WorkspaceId;
-use super::apply::Origin;
 use super::error::{OpenError, StoreError};
-use super::open::{of_store, read_workspaces, write_meta};
+use super::logs;
 use super::rows::{
-    AgeKey, AgeRow, EventRow, Head, Kind, OwnerRow, ProfileRow, RequestRow, Secret, request_key, stored_mpid,
+    AgeKey, AgeRow, EventRow, Head, Kind, Origin, OwnerRow, ProfileRow, RequestRow, Secret, request_key, stored_mpid,
 };
-use super::tables::{META, Tables};
+use super::tables::{self, META, Tables};
 use crate::model::identity::keys_of;
 use crate::model::{IdentityKey, LogId, Micros, Mpid, Place, Sequence, Workspace};
 use crate::proto::v1::{Profile, WriteOutcome};
@@ -43,7 +42,9 @@ struct Left {
 
 /// Brings the file up to the present layout, if it is of an older one.
 pub(super) fn bring_up(database: &Database, path: &Path) -> Result<(), OpenError> {
-    let Some((layout, log)) = former_layout(database).map_err(|error| of_store(path, error))? else { return Ok(()) };
+    let Some((layout, log)) = former_layout(database).map_err(|error| OpenError::of(path, error))? else {
+        return Ok(());
+    };
     if !(1..LAYOUT).contains(&layout) {
         let what = format!("layout {layout}");
         return Err(OpenError::Format { path: path.to_owned(), what });
@@ -51,7 +52,7 @@ pub(super) fn bring_up(database: &Database, path: &Path) -> Result<(), OpenError
     tracing::info!(layout, "bringing the store to the present layout");
     let started = std::time::Instant::now();
     let origin = Origin { log: LogId(log), secret: Secret(rand::random()) };
-    let left = migrate(database, origin).map_err(|error| of_store(path, error))?;
+    let left = migrate(database, origin).map_err(|error| OpenError::of(path, error))?;
     tracing::info!(seconds = started.elapsed().as_secs_f64(), "the store has the present layout");
     if left.identities + left.requests > 0 {
         let Left { identities, requests } = left;
@@ -94,11 +95,11 @@ fn migrate(database: &Database, origin: Origin) -> Result<Left, StoreError> {
         bring_workspaces(&transaction, &mut tables)?;
         bring_identities(&transaction, &mut tables, &origin.secret, &mut left)?;
         bring_requests(&transaction, &mut tables, &mut left)?;
-        read_workspaces(&tables.workspaces, &tables.heads)?; // Else this version would refuse what it made.
+        logs::read(&tables.workspaces, &tables.heads)?; // Else this version would refuse what it made.
         if left.identities > 0 {
             restore_identities(&mut tables, &origin.secret)?;
         }
-        write_meta(&mut transaction.open_table(META)?, origin)?;
+        tables::write_meta(&mut transaction.open_table(META)?, origin)?;
         shut_out_older_versions(&transaction)?;
     }
     transaction.delete_table(FORMER_WORKSPACES)?;

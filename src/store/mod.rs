@@ -1,7 +1,8 @@
 //! Profiles, their identities and the log of their changes, in one redb file.
 //!
 //! - Every change is a [`Command`] on one queue. `write` batches them on one thread; `apply` decides each, as a pure
-//!   function of the store and the command, one file per command; `logs` is what the writer knows of the workspaces and
+//!   function of the store and the command, one file per command; `effects` is what a decision
+//!   comes to, and `logs` is what the writer knows of the workspaces and
 //!   the ends of their logs. An answer means that the change is on disk.
 //! - Reads never go through the writer: `read` holds a snapshot that is replaced after each commit.
 //! - `tables` is the layout of the file, `rows` that of its values; `open` verifies what every call depends on, `pages`
@@ -12,6 +13,7 @@
 
 mod apply;
 mod backend;
+mod effects;
 pub mod error;
 mod logs;
 mod migrate;
@@ -142,7 +144,7 @@ impl Store {
         on_commit: impl FnMut(LogId, &[Committed]) + Send + 'static,
     ) -> Result<Self, OpenError> {
         let Opened { database, lock, path, facts } = opened;
-        let of_store = |error| open::of_store(&path, error);
+        let of_store = |error| OpenError::of(&path, error);
         let database = Arc::new(database);
         let transaction = database.begin_read().map_err(|error| of_store(error.into()))?;
         let tables = SnapshotTables::open(&transaction, facts.origin.secret).map_err(|error| of_store(error.into()))?;

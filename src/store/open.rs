@@ -12,12 +12,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use redb::{Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend, TableError};
 
 use super::WorkspaceId;
-use super::apply::Origin;
 use super::backend::Backend;
 use super::error::{OpenError, StoreError};
+use super::logs;
 use super::migrate;
 use super::pages;
-use super::rows::{AgeKey, AgeRow, FormatsRow, Head, HeadRow, Kind, LogRow, Secret, SecretRow, WorkspaceRow};
+use super::rows::{AgeKey, AgeRow, FormatsRow, Head, Kind, LogRow, Origin, Secret, SecretRow};
 use super::tables::{self, HEADS, META, REQUEST_AGES, Tables, WORKSPACES};
 use crate::clock::machine_time;
 use crate::config::StoreConfig;
@@ -126,7 +126,7 @@ fn create(directory: &Path, cache_bytes: usize) -> Result<(), OpenError> {
     let file = Backend::file(file, Arc::default()).map_err(|error| of_database(&path, error))?;
     let database = database(file, cache_bytes).map_err(|error| of_database(&path, error))?;
     let origin = Origin { log: LogId(rand::random()), secret: Secret(rand::random()) };
-    initialize(&database, origin).map_err(|error| of_store(&path, error))?;
+    initialize(&database, origin).map_err(|error| OpenError::of(&path, error))?;
     drop(database);
     fs::rename(&path, directory.join(FILE)).map_err(of_directory)?;
     File::open(directory).and_then(|directory| directory.sync_all()).map_err(of_directory)
@@ -144,32 +144,22 @@ pub(super) fn initialize(database: &Database, origin: Origin) -> Result<(), Stor
     {
         Tables::open(&transaction)?;
         let mut meta = transaction.open_table(META)?;
-        write_meta(&mut meta, origin)?;
+        tables::write_meta(&mut meta, origin)?;
         migrate::shut_out_older_versions(&transaction)?;
     }
     transaction.commit()?;
     Ok(())
 }
 
-pub(super) fn write_meta(
-    meta: &mut redb::Table<'_, &'static [u8], &'static [u8]>,
-    Origin { log, secret }: Origin,
-) -> Result<(), StoreError> {
-    meta.insert(LogRow::KEY, &*LogRow::encode(log))?;
-    meta.insert(SecretRow::KEY, &*SecretRow::encode(&secret))?;
-    meta.insert(FormatsRow::KEY, &*FormatsRow::encode())?;
-    Ok(())
-}
-
 /// Reads and verifies what every call depends on. A file of an older layout is brought to this one first.
 pub(super) fn load(database: &Database, path: &Path) -> Result<Facts, OpenError> {
-    let of_store = |error| of_store(path, error);
+    let of_store = |error| OpenError::of(path, error);
     migrate::bring_up(database, path)?;
     let transaction = database.begin_read().map_err(|error| of_store(error.into()))?;
     let origin = read_meta(&transaction, path)?;
     let workspaces = transaction.open_table(WORKSPACES).map_err(|error| of_table(path, error))?;
     let heads = transaction.open_table(HEADS).map_err(|error| of_table(path, error))?;
-    let (workspaces, heads) = read_workspaces(&workspaces, &heads).map_err(of_store)?;
+    let (workspaces, heads) = logs::read(&workspaces, &heads).map_err(of_store)?;
     // Where it cannot be read it begins anew, and what is remembered is remembered for longer.
     let uptime = tables::guarded(Kind::RequestAge, || read_uptime(&transaction)).unwrap_or_default();
     // All of them are there: to open one for writing would make it, empty.
@@ -179,7 +169,7 @@ pub(super) fn load(database: &Database, path: &Path) -> Result<Facts, OpenError>
 }
 
 fn read_meta(transaction: &ReadTransaction, path: &Path) -> Result<Origin, OpenError> {
-    let of_store = |error| of_store(path, error);
+    let of_store = |error| OpenError::of(path, error);
     let meta = transaction.open_table(META).map_err(|error| of_table(path, error))?;
     let row = |key| -> Result<Vec<u8>, OpenError> {
         let row = meta.get(key).map_err(|error| of_store(error.into()))?;
@@ -211,36 +201,6 @@ fn record_formats(database: &Database) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Every workspace has a number of its own, from 1 without holes, and the ends of its log.
-pub(super) fn read_workspaces(
-    workspaces: &impl ReadableTable<&'static [u8], &'static [u8]>,
-    all_heads: &impl ReadableTable<u32, &'static [u8]>,
-) -> Result<(HashMap<Workspace, WorkspaceId>, Vec<Head>), StoreError> {
-    let mut names = HashMap::new();
-    let mut seen = Vec::new();
-    for row in workspaces.iter()? {
-        let (name, row) = row?;
-        let id = WorkspaceRow::read(name.value(), row.value())?;
-        let name = std::str::from_utf8(name.value()).ok().and_then(|name| Workspace::parse(name).ok());
-        names.insert(name.ok_or(Kind::Workspace.corrupt())?, id);
-        seen.push(id.0);
-    }
-    seen.sort_unstable();
-    if !seen.iter().copied().eq(1..=u32::try_from(seen.len()).unwrap_or(u32::MAX)) {
-        return Err(Kind::Workspace.corrupt());
-    }
-    let mut heads = Vec::with_capacity(seen.len());
-    for (row, expected) in all_heads.iter()?.zip(1..) {
-        let (id, row) = row?;
-        let head = HeadRow::read(WorkspaceId(id.value()), row.value())?;
-        if id.value() != expected || head.floor > head.place {
-            return Err(Kind::Head.corrupt());
-        }
-        heads.push(head);
-    }
-    if heads.len() == seen.len() { Ok((names, heads)) } else { Err(Kind::Head.corrupt()) }
-}
-
 /// The store's uptime by the latest request that was remembered; no other row depends on it.
 fn read_uptime(transaction: &ReadTransaction) -> Result<Micros, StoreError> {
     for row in transaction.open_table(REQUEST_AGES)?.iter()?.rev() {
@@ -252,33 +212,12 @@ fn read_uptime(transaction: &ReadTransaction) -> Result<Micros, StoreError> {
     Ok(Micros::default())
 }
 
-pub(super) fn of_store(path: &Path, error: StoreError) -> OpenError {
-    let path = path.to_owned();
-    match error {
-        StoreError::Corrupt { table, .. } => OpenError::Damaged { path, what: format!("a {table} record") },
-        StoreError::Storage(source) => match *source {
-            redb::Error::TableDoesNotExist(_) | redb::Error::TableTypeMismatch { .. } => {
-                OpenError::Damaged { path, what: "a table is missing".into() }
-            }
-            redb::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
-                OpenError::Damaged { path, what: error.to_string() }
-            }
-            redb::Error::DatabaseAlreadyOpen => OpenError::Locked { path },
-            redb::Error::UpgradeRequired(version) => {
-                OpenError::Format { path, what: format!("format {version} of redb") }
-            }
-            other => OpenError::Storage { path, source: Box::new(other) },
-        },
-        other => OpenError::Damaged { path, what: other.to_string() },
-    }
-}
-
 fn of_database(path: &Path, error: DatabaseError) -> OpenError {
-    of_store(path, error.into())
+    OpenError::of(path, error.into())
 }
 
 fn of_table(path: &Path, error: TableError) -> OpenError {
-    of_store(path, error.into())
+    OpenError::of(path, error.into())
 }
 
 /// Makes a directory and those above it, each with an entry that survives a loss of power.

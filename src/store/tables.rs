@@ -9,11 +9,11 @@ use redb::{
 };
 
 use super::WorkspaceId;
-use super::apply::{Effects, RequestWrite};
+use super::effects::{Effects, RequestWrite};
 use super::error::StoreError;
 use super::rows::{
-    AgeKey, AgeRow, EventRow, Head, HeadRow, IdentityHash, Kind, OwnerRow, ProfileRow, RequestRow, WorkspaceRow,
-    stored_mpid,
+    AgeKey, AgeRow, EventRow, FormatsRow, Head, HeadRow, IdentityHash, Kind, LogRow, Origin, OwnerRow, ProfileRow,
+    RequestRow, SecretRow, WorkspaceRow, stored_mpid,
 };
 use crate::model::{Mpid, Sequence, Workspace};
 
@@ -120,6 +120,17 @@ pub(super) fn head(heads: &impl ReadableTable<u32, &'static [u8]>, workspace: Wo
         let row = heads.get(workspace.0)?.ok_or(Kind::Head.corrupt())?;
         HeadRow::read(workspace, row.value())
     })
+}
+
+/// Writes the facts about the file.
+pub(super) fn write_meta(
+    meta: &mut redb::Table<'_, &'static [u8], &'static [u8]>,
+    Origin { log, secret }: Origin,
+) -> Result<(), StoreError> {
+    meta.insert(LogRow::KEY, &*LogRow::encode(log))?;
+    meta.insert(SecretRow::KEY, &*SecretRow::encode(&secret))?;
+    meta.insert(FormatsRow::KEY, &*FormatsRow::encode())?;
+    Ok(())
 }
 
 /// Opens all tables, and fails if one is not there.

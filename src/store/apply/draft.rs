@@ -4,10 +4,10 @@ use bytes::Bytes;
 use prost::Message;
 use uuid::Uuid;
 
+use super::super::effects::{Effects, EventWrite, OwnerWrite, ProfileWrite};
 use super::super::error::StoreError;
 use super::super::rows::{EventRow, Head, Held, ProfileRow};
 use super::state::{Context, Stored};
-use super::{Effects, EventWrite, OwnerWrite, ProfileWrite};
 use crate::model::identity::keys_of;
 use crate::model::profile::{check_size, next_expiry};
 use crate::model::{Etag, IdentityKey, Mpid, Place, Sequence, change, wire};

@@ -6,13 +6,12 @@
 //! whole.
 //!
 //! One file per command: `create`, `update`, `delete`. A new one is a file here, a variant of `Change`, and an arm of
-//! `decide`. `draft` makes the rows and the event of a profile's change, `effects` is what a decision comes to, and
-//! `request` keeps what was answered to a request id.
+//! `decide`. `draft` makes the rows and the event of a profile's change, and `request` keeps what was answered to
+//! a request id.
 
 mod create;
 mod delete;
 mod draft;
-mod effects;
 mod request;
 mod state;
 mod update;
@@ -20,9 +19,9 @@ mod update;
 use bytes::Bytes;
 use prost::Message;
 
-pub(super) use effects::{Effects, EventWrite, OwnerWrite, ProfileWrite, RequestWrite};
-pub(super) use state::{Origin, State};
+pub(super) use state::State;
 
+use super::effects::Effects;
 use super::error::StoreError;
 use crate::command::{Change, Command};
 use crate::model::{Mpid, Place};
@@ -70,7 +69,8 @@ struct Verdict {
 /// Why it is refused. Nothing was written.
 pub(super) fn decide(state: &State<'_, '_>, command: &Command, reply: Reply) -> Result<Decision, StoreError> {
     let context = Context::new(state, command, reply);
-    if let Some(first) = request::first_answer(&context)? {
+    let earlier = request::earlier(&context)?;
+    if let Some(first) = request::first_answer(&context, earlier.as_ref())? {
         return Ok(Decision { written: first, effects: Effects::default() });
     }
     let mut verdict = match &command.change {
@@ -82,8 +82,9 @@ pub(super) fn decide(state: &State<'_, '_>, command: &Command, reply: Reply) -> 
         context.found_workspace(&mut verdict.effects)?;
         return Ok(verdict.preview());
     }
+    let mpid = verdict.mpid;
     let mut decision = verdict.decided();
-    request::remember(&context, &mut decision)?;
+    request::remember(&context, earlier.as_ref(), mpid, &mut decision)?;
     context.found_workspace(&mut decision.effects)?;
     Ok(decision)
 }
@@ -95,8 +96,7 @@ impl Verdict {
     }
 
     fn decided(self) -> Decision {
-        let Self { outcome, mpid, place, profile, mut effects } = self;
-        effects.answered = mpid;
+        let Self { outcome, place, profile, effects, .. } = self;
         Decision { written: Written { outcome, place: Some(place), profile }, effects }
     }
 

@@ -7,10 +7,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message;
 
+use super::super::effects::RequestWrite;
 use super::super::error::StoreError;
 use super::super::rows::{AgeKey, Kind, RequestRow, request_key};
 use super::state::Context;
-use super::{Decision, Reply, RequestWrite, Written};
+use super::{Decision, Reply, Written};
 use crate::model::profile::{is_expired, remove_expired};
 use crate::model::{Micros, Mpid, Sequence, wire};
 use crate::proto::field;
@@ -21,10 +22,20 @@ pub(in crate::store) const REQUEST_MEMORY: Duration = Duration::from_secs(24 * 6
 /// Old request ids forgotten by each command that brings a new one: more than one, so that they cannot pile up.
 const FORGET_PER_COMMAND: usize = 2;
 
+/// What is remembered of the request's id.
+pub(super) fn earlier(context: &Context<'_, '_>) -> Result<Option<RequestRow>, StoreError> {
+    match &context.command.request {
+        Some(request) if context.exists => context.state.tables.request(&request_key(context.workspace, &request.id)),
+        _ => Ok(None),
+    }
+}
+
 /// The answer that this request was given before, if it was.
-pub(super) fn first_answer(context: &Context<'_, '_>) -> Result<Option<Written>, StoreError> {
-    let Some(request) = &context.command.request else { return Ok(None) };
-    let Some(row) = remembered(context, &request.id)? else { return Ok(None) };
+pub(super) fn first_answer(
+    context: &Context<'_, '_>,
+    earlier: Option<&RequestRow>,
+) -> Result<Option<Written>, StoreError> {
+    let (Some(request), Some(row)) = (&context.command.request, earlier) else { return Ok(None) };
     if row.uptime.plus(REQUEST_MEMORY) <= context.command.stamp.uptime {
         return Ok(None);
     }
@@ -41,7 +52,12 @@ pub(super) fn first_answer(context: &Context<'_, '_>) -> Result<Option<Written>,
 }
 
 /// Remembers what the command is answered, and forgets a few that are old.
-pub(super) fn remember(context: &Context<'_, '_>, decision: &mut Decision) -> Result<(), StoreError> {
+pub(super) fn remember(
+    context: &Context<'_, '_>,
+    earlier: Option<&RequestRow>,
+    mpid: Option<Mpid>,
+    decision: &mut Decision,
+) -> Result<(), StoreError> {
     let Some(request) = &context.command.request else { return Ok(()) };
     let key = request_key(context.workspace, &request.id);
     let uptime = context.command.stamp.uptime;
@@ -49,11 +65,11 @@ pub(super) fn remember(context: &Context<'_, '_>, decision: &mut Decision) -> Re
         fingerprint: request.fingerprint,
         time: context.now(),
         uptime,
-        mpid: decision.effects.answered,
+        mpid,
         place: decision.written.place.unwrap_or_default(),
         outcome: decision.written.outcome,
     };
-    let replaces = remembered(context, &request.id)?.map(|old| AgeKey::new(old.uptime, &key));
+    let replaces = earlier.map(|earlier| AgeKey::new(earlier.uptime, &key));
     let age = AgeKey::new(uptime, &key);
     forget(context, uptime, decision)?;
     decision.effects.request = Some(RequestWrite { row: row.encode(&key), key, age, replaces });
@@ -74,10 +90,6 @@ fn forget(context: &Context<'_, '_>, uptime: Micros, decision: &mut Decision) ->
         }
     }
     Ok(())
-}
-
-fn remembered(context: &Context<'_, '_>, id: &str) -> Result<Option<RequestRow>, StoreError> {
-    if context.exists { context.state.tables.request(&request_key(context.workspace, id)) } else { Ok(None) }
 }
 
 /// The profile after that event of it.

@@ -5,23 +5,17 @@ use std::borrow::Cow;
 use prost::Message;
 
 use super::super::WorkspaceId;
+use super::super::effects::Effects;
 use super::super::error::StoreError;
 use super::super::logs::Logs;
-use super::super::rows::{Head, Held, IdentityHash, Kind, Secret};
+use super::super::rows::{Head, Held, IdentityHash, Kind, Origin};
 use super::super::tables::Tables;
-use super::{Effects, Reply};
+use super::Reply;
 use crate::command::Command;
 use crate::model::identity::ParsedIdentity;
 use crate::model::profile::remove_expired;
-use crate::model::{Etag, IdentityKey, LogId, Micros, Mpid, ProfileKey, Sequence};
+use crate::model::{Etag, IdentityKey, Micros, Mpid, ProfileKey, Sequence};
 use crate::proto::v1::Profile;
-
-/// What a store is born with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::store) struct Origin {
-    pub log: LogId,
-    pub secret: Secret,
-}
 
 /// The store, as a command finds it.
 pub(in crate::store) struct State<'a, 'txn> {

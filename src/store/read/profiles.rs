@@ -93,7 +93,11 @@ impl Snapshot {
     ///
     /// # Errors
     /// [`StoreError::Corrupt`].
-    pub fn owner(&self, workspace: WorkspaceId, key: &IdentityKey) -> Result<Option<Mpid>, StoreError> {
+    pub(in crate::store) fn owner(
+        &self,
+        workspace: WorkspaceId,
+        key: &IdentityKey,
+    ) -> Result<Option<Mpid>, StoreError> {
         tables::owner(&self.0.identities, workspace, self.0.secret.hash(workspace, key))
     }
 

@@ -7,6 +7,13 @@ use crate::model::LogId;
 
 const KIND: Kind = Kind::Meta;
 
+/// What a store is born with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::store) struct Origin {
+    pub log: LogId,
+    pub secret: Secret,
+}
+
 /// Names the log that the file keeps.
 pub(in crate::store) struct LogRow;
 /// Keys the hashes of the identity index.

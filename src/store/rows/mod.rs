@@ -20,7 +20,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 pub(super) use event::EventRow;
 pub(super) use head::{Head, HeadRow};
 pub(super) use identity::{IdentityHash, OwnerRow, Secret};
-pub(super) use meta::{FormatsRow, LogRow, SecretRow};
+pub(super) use meta::{FormatsRow, LogRow, Origin, SecretRow};
 pub(super) use profile::{Held, ProfileRow};
 pub(super) use request::{AgeKey, AgeRow, RequestRow, request_key};
 pub(super) use workspace::WorkspaceRow;

@@ -13,10 +13,9 @@ use crate::command::{Change, Command, Create, Delete, RequestId, Stamp, Update};
 use crate::config::StoreConfig;
 use crate::model::{Limits, LogId, Micros, Mpid, NewProfile, Patch, Place, ProfileKey, Sequence, Workspace};
 use crate::proto::v1::{AudienceMembership, Event, Identity, Profile, ProfilePatch};
-use crate::store::apply::Origin;
 use crate::store::backend::Backend;
 use crate::store::open::{self, Opened};
-use crate::store::rows::Secret;
+use crate::store::rows::{Origin, Secret};
 use crate::store::tables::META;
 use crate::store::{Committed, OpenError, PageSize, Store, StoreError, Written};
 

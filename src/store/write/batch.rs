@@ -11,9 +11,11 @@ use std::path::PathBuf;
 
 use redb::{Database, WriteTransaction};
 
-use super::super::apply::{Effects, Origin, Reply, State, Written, decide};
+use super::super::apply::{Reply, State, Written, decide};
+use super::super::effects::Effects;
 use super::super::error::StoreError;
 use super::super::logs::Logs;
+use super::super::rows::Origin;
 use super::super::tables::Tables;
 use super::super::{Committed, PAGE};
 use crate::command::Command;

@@ -14,10 +14,11 @@ use std::sync::Arc;
 use redb::{Database, ReadableDatabase};
 use tokio::sync::{mpsc, oneshot};
 
-use super::super::apply::{Origin, Reply, Written};
+use super::super::apply::{Reply, Written};
 use super::super::error::StoreError;
 use super::super::logs::Logs;
 use super::super::read::SnapshotTables;
+use super::super::rows::Origin;
 use super::super::{Committed, Shared};
 use super::Ticket;
 use super::batch::{self, Batch, Disk};

@@ -2,13 +2,13 @@
 
 use bytes::Bytes;
 
-use super::super::rows::{AgeKey, Head, IdentityHash};
-use super::super::{PAGE, WorkspaceId};
+use super::rows::{AgeKey, Head, IdentityHash};
+use super::{PAGE, WorkspaceId};
 use crate::model::{EventKind, Micros, Mpid, Sequence, Workspace};
 
 /// Everything that a command writes. It is encoded and ready.
 #[derive(Debug, Default)]
-pub(in crate::store) struct Effects {
+pub(super) struct Effects {
     /// The workspace to write to; `None` if there is nothing to write.
     pub workspace: Option<WorkspaceId>,
     /// Its name, if it comes into being.
@@ -25,13 +25,11 @@ pub(in crate::store) struct Effects {
     pub forgotten: Vec<AgeKey>,
     /// Keys of requests by age that are damaged, and name no request for sure.
     pub damaged_ages: Vec<Vec<u8>>,
-    /// The profile of the answer.
-    pub answered: Option<Mpid>,
 }
 
 /// The row of a profile, and what it means for an index by expiry.
 #[derive(Debug)]
-pub(in crate::store) struct ProfileWrite {
+pub(super) struct ProfileWrite {
     pub mpid: Mpid,
     pub row: Vec<u8>,
     /// When its first membership was to end, before.
@@ -44,14 +42,14 @@ pub(in crate::store) struct ProfileWrite {
 
 /// The owner of an identity; `None` takes it out of the index.
 #[derive(Debug)]
-pub(in crate::store) struct OwnerWrite {
+pub(super) struct OwnerWrite {
     pub identity: IdentityHash,
     pub owner: Option<Mpid>,
 }
 
 /// An event, as a row and as subscribers are told of it.
 #[derive(Debug)]
-pub(in crate::store) struct EventWrite {
+pub(super) struct EventWrite {
     pub sequence: Sequence,
     pub mpid: Mpid,
     pub kind: EventKind,
@@ -63,7 +61,7 @@ pub(in crate::store) struct EventWrite {
 
 /// What was answered to a request id.
 #[derive(Debug)]
-pub(in crate::store) struct RequestWrite {
+pub(super) struct RequestWrite {
     pub key: Vec<u8>,
     pub row: Vec<u8>,
     pub age: AgeKey,
