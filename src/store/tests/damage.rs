@@ -1,14 +1,11 @@
 //! Rows that have rotted, pages that cannot be read, disks that fail, files that are no store.
 
-use std::os::unix::fs::PermissionsExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use prost::Message;
 use redb::{Database, ReadableTable, StorageBackend, WriteTransaction};
-use tempfile::TempDir;
 
 use super::disk::{Disk, Fault};
 use super::harness::*;
@@ -18,22 +15,20 @@ use crate::model::cursor::Start;
 use crate::model::identity::ParsedIdentity;
 use crate::model::page_token::PageStart;
 use crate::model::{Filter, Limits, Mpid, Place, ProfileKey};
-use crate::proto::v1::{Profile, ProfilePatch, WriteOutcome};
+use crate::proto::v1::{Profile, ProfilePatch};
 use crate::store::backend::Backend;
 use crate::store::rows::{Head, HeadRow, OwnerRow};
-use crate::store::tables::{EVENTS, HEADS, IDENTITIES, PROFILES, WORKSPACES};
-use crate::store::{EventPage, OpenError, PAGE, PageSize, Past, ScrubReport, Store, StoreError, WorkspaceId};
+use crate::store::tables::{EVENTS, HEADS, IDENTITIES, PROFILES};
+use crate::store::{EventPage, PAGE, PageSize, Past, ScrubReport, Store, StoreError, WorkspaceId};
 
-const ID: WorkspaceId = WorkspaceId(1);
-
-type Damage = fn(&WriteTransaction);
+pub(super) const ID: WorkspaceId = WorkspaceId(1);
 
 fn mpid(number: i64) -> Mpid {
     Mpid::new(number).unwrap()
 }
 
 /// A closed store with so many profiles, each with its own email `{mpid}@x`, and then as many updates of the first.
-async fn disk_with(profiles: i64, updates: usize) -> Disk {
+pub(super) async fn disk_with(profiles: i64, updates: usize) -> Disk {
     let disk = Disk::default();
     let store = store_on(&disk, |_, _| {});
     for mpid in 1..=profiles {
@@ -156,11 +151,8 @@ async fn a_command_that_meets_a_damaged_identity_changes_nothing() {
 
 /// The disk with a bit of these bytes turned, wherever they stand in its file.
 fn with_rotten(disk: &Disk, bytes: &[u8], bit: usize) -> Disk {
-    let mut whole = vec![0; usize::try_from(disk.len().unwrap()).unwrap()];
-    disk.read(0, &mut whole).unwrap();
-    let copy = Disk::default();
-    copy.set_len(whole.len() as u64).unwrap();
-    copy.write(0, &whole).unwrap();
+    let whole = bytes_of(disk);
+    let copy = disk_of(&whole);
     let places: Vec<_> = (0..whole.len() - bytes.len()).filter(|at| whole[*at..].starts_with(bytes)).collect();
     assert!(!places.is_empty());
     for at in places {
@@ -228,6 +220,24 @@ async fn a_list_gives_what_precedes_the_damage_and_where_to_go_on() {
     assert_eq!(nothing.unwrap(), None);
 }
 
+/// The profiles in pages of so many, over all damage, and how often the list was broken off.
+fn list_over_damage(store: &Store, items: usize) -> (Vec<i64>, usize) {
+    let (mut listed, mut start, mut breaks) = (Vec::new(), PageStart::default(), 0);
+    loop {
+        let next = store.list_profiles(&workspace(), start, PageSize { items, bytes: usize::MAX }, |profile| {
+            listed.push(Profile::decode(profile).unwrap().mpid);
+            Ok(1)
+        });
+        start = match next {
+            Ok(Some(last)) => PageStart::after(last),
+            Ok(None) => return (listed, breaks),
+            Err(_) => PageStart { over_damage: true, ..start },
+        };
+        breaks += usize::from(start.over_damage);
+        assert!(breaks < 10, "it goes round in a circle");
+    }
+}
+
 /// A key in a page above the rows leads a page of the list to rows behind, or before, those that it should begin with.
 #[tokio::test]
 async fn a_list_that_is_led_astray_leaves_nothing_out_without_a_word() {
@@ -235,8 +245,7 @@ async fn a_list_that_is_led_astray_leaves_nothing_out_without_a_word() {
     const CHILD: usize = 16 + 8;
     const KEY: usize = 4 + 8;
     let disk = disk_with(400, 0).await;
-    let mut whole = vec![0; usize::try_from(disk.len().unwrap()).unwrap()];
-    disk.read(0, &mut whole).unwrap();
+    let whole = bytes_of(&disk);
     let mut led_astray = 0;
     for page in (1..whole.len() / PAGE).filter(|page| whole[page * PAGE] == 2) {
         let branch = &whole[page * PAGE..(page + 1) * PAGE];
@@ -244,25 +253,11 @@ async fn a_list_that_is_led_astray_leaves_nothing_out_without_a_word() {
         let first = BRANCH_HEADER + CHILD * (keys + 1);
         for (key, bit) in (0..keys.min(8)).flat_map(|key| [0, 2, 4, 5, 6, 7, 8].map(|bit| (key, bit))) {
             let at = page * PAGE + first + KEY * key + 4 + bit / 8; // The low bytes of an mpid.
-            let copy = Disk::default();
-            copy.set_len(whole.len() as u64).unwrap();
-            copy.write(0, &whole).unwrap();
+            let copy = disk_of(&whole);
             copy.write(at as u64, &[whole[at] ^ (1 << (bit % 8))]).unwrap();
-            let Ok(Ok(store)) = catch_unwind(AssertUnwindSafe(|| try_store_on(&copy, |_, _| {}))) else { continue };
-            let (mut listed, mut start, mut told) = (Vec::new(), PageStart::default(), false);
-            loop {
-                let size = PageSize { items: 7, bytes: usize::MAX };
-                let next = store.list_profiles(&workspace(), start, size, |profile| {
-                    listed.push(Profile::decode(profile).unwrap().mpid);
-                    Ok(1)
-                });
-                start = match next {
-                    Ok(Some(last)) => PageStart::after(last),
-                    Ok(None) => break,
-                    Err(_) => PageStart { over_damage: true, ..start },
-                };
-                told |= start.over_damage;
-            }
+            let Some(store) = store_if_sound(&copy) else { continue };
+            let (listed, breaks) = list_over_damage(&store, 7);
+            let told = breaks > 0;
             let whole = listed.iter().copied().eq(1..=400);
             assert!(whole || told, "page {page}, key {key}, bit {bit}: {listed:?}");
             led_astray += usize::from(told);
@@ -275,33 +270,14 @@ async fn a_list_that_is_led_astray_leaves_nothing_out_without_a_word() {
 #[tokio::test]
 async fn a_list_goes_on_behind_a_page_that_cannot_be_read() {
     let disk = disk_with(400, 0).await;
-    let whole = {
-        let mut bytes = vec![0; usize::try_from(disk.len().unwrap()).unwrap()];
-        disk.read(0, &mut bytes).unwrap();
-        bytes
-    };
+    let whole = bytes_of(&disk);
     let mut unreadable = 0;
     for page in (1..whole.len() / PAGE).filter(|page| whole[page * PAGE] == 1) {
-        let copy = Disk::default();
-        copy.set_len(whole.len() as u64).unwrap();
-        copy.write(0, &whole).unwrap();
+        let copy = disk_of(&whole);
         copy.write((page * PAGE) as u64, &[0; PAGE]).unwrap();
-        let Ok(Ok(store)) = catch_unwind(AssertUnwindSafe(|| try_store_on(&copy, |_, _| {}))) else { continue };
+        let Some(store) = store_if_sound(&copy) else { continue };
         let found: Vec<_> = (1..=400).filter(|mpid| matches!(stored(&store, *mpid), Ok(Some(_)))).collect();
-        let (mut listed, mut start, mut breaks) = (Vec::new(), PageStart::default(), 0);
-        loop {
-            let next = store.list_profiles(&workspace(), start, EVERYTHING, |profile| {
-                listed.push(Profile::decode(profile).unwrap().mpid);
-                Ok(1)
-            });
-            start = match next {
-                Ok(Some(last)) => PageStart::after(last),
-                Ok(None) => break,
-                Err(_) => PageStart { over_damage: true, ..start },
-            };
-            breaks += usize::from(start.over_damage);
-            assert!(breaks < 10, "page {page}: it goes round in a circle");
-        }
+        let (listed, _) = list_over_damage(&store, usize::MAX);
         assert_eq!(listed, found, "page {page}");
         unreadable += usize::from(found.len() < 400);
     }
@@ -479,40 +455,6 @@ async fn a_panic_in_a_read_is_an_internal_error_and_no_shutdown() {
     assert!(is_corrupt(&damaged));
 }
 
-/// One bit there made one tenant read and write another's data.
-#[tokio::test]
-async fn what_every_call_depends_on_is_verified_at_open() {
-    let disk = disk_with(1, 0).await;
-    let damages: [(&str, Damage); 4] = [
-        ("workspace", |transaction| {
-            let mut workspaces = transaction.open_table(WORKSPACES).unwrap();
-            let mut row = workspaces.get(&b"a/b/c"[..]).unwrap().unwrap().value().to_vec();
-            *row.last_mut().unwrap() ^= 1;
-            workspaces.insert(&b"a/b/c"[..], &*row).unwrap();
-        }),
-        ("workspace", |transaction| {
-            let mut workspaces = transaction.open_table(WORKSPACES).unwrap();
-            let row = workspaces.remove(&b"a/b/c"[..]).unwrap().unwrap().value().to_vec();
-            workspaces.insert(&b"a/b/b"[..], &*row).unwrap();
-        }),
-        ("head", |transaction| drop(transaction.open_table(HEADS).unwrap().remove(1).unwrap().unwrap())),
-        ("head", |transaction| {
-            let head = Head { floor: Place::after(2), place: Place::after(1), ..Head::default() };
-            transaction.open_table(HEADS).unwrap().insert(1, &*HeadRow::encode(&head, ID)).unwrap();
-        }),
-    ];
-    for (table, damage) in damages {
-        let copy = disk.after_power_loss();
-        tamper(&copy, damage);
-        let refused = try_store_on(&copy, |_, _| {}).unwrap_err();
-        let OpenError::Damaged { path, what } = &refused else { panic!("{refused:?}") };
-        assert!(path.ends_with("cameo.redb") && what.contains(table), "{refused}");
-    }
-    let copy = disk.after_power_loss();
-    tamper(&copy, |transaction| assert!(transaction.delete_table(PROFILES).unwrap()));
-    assert!(matches!(try_store_on(&copy, |_, _| {}), Err(OpenError::Damaged { .. })), "not made anew, and empty");
-}
-
 #[tokio::test]
 async fn the_scrubber_finds_what_no_call_comes_by() {
     let disk = disk_with(600, 0).await; // More than a step.
@@ -541,48 +483,4 @@ fn first_report_after(store: &Store, passes: u64) -> ScrubReport {
         assert!(Instant::now() < patience, "{report:?}");
         std::thread::yield_now();
     }
-}
-
-fn in_directory(directory: &TempDir) -> StoreConfig {
-    StoreConfig { data_dir: directory.path().join("data"), ..config() }
-}
-
-#[tokio::test]
-async fn an_empty_or_a_foreign_file_is_refused_by_name_and_left_alone() {
-    let directory = TempDir::new().unwrap();
-    let config = in_directory(&directory);
-    let file = config.data_dir.join("cameo.redb");
-    let store = Store::open(&config, |_, _| {}).unwrap();
-    store.write(command(1, create(1))).await.unwrap();
-    store.close().await;
-    drop(store);
-    for bytes in [&b""[..], b"not a store", &[0; 8_192], &[0xff; 10_000]] {
-        std::fs::write(&file, bytes).unwrap();
-        let refused = Store::open(&config, |_, _| {}).unwrap_err();
-        assert!(matches!(refused, OpenError::Damaged { .. }), "{} bytes: {refused}", bytes.len());
-        assert!(refused.to_string().contains("cameo.redb"), "{refused}");
-        assert_eq!(std::fs::read(&file).unwrap().len(), bytes.len());
-    }
-}
-
-/// A start that was broken off leaves a file beside the store's place; it is made anew.
-#[tokio::test]
-async fn a_store_is_made_whole_or_not_at_all_and_for_one_user_and_process() {
-    let directory = TempDir::new().unwrap();
-    let config = in_directory(&directory);
-    std::fs::create_dir(&config.data_dir).unwrap();
-    std::fs::remove_dir(&config.data_dir).unwrap();
-    let store = Store::open(&config, |_, _| {}).unwrap();
-    let mode = |path: &str| std::fs::metadata(config.data_dir.join(path)).unwrap().permissions().mode() & 0o777;
-    assert_eq!((mode("."), mode("cameo.redb"), mode("cameo.lock")), (0o700, 0o600, 0o600));
-    let second = Store::open(&config, |_, _| {});
-    assert!(matches!(second, Err(OpenError::Locked { .. })), "{second:?}");
-    store.close().await;
-    drop(store);
-
-    std::fs::remove_file(config.data_dir.join("cameo.redb")).unwrap();
-    std::fs::write(config.data_dir.join("cameo.redb.new"), "half").unwrap();
-    let store = Store::open(&config, |_, _| {}).unwrap();
-    assert_eq!(store.write(command(1, create(1))).await.unwrap().outcome, WriteOutcome::Created);
-    assert!(!config.data_dir.join("cameo.redb.new").exists());
 }

@@ -1,11 +1,12 @@
 //! A store on a disk in memory, and short names for what tests write and read.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use prost::Message;
 use prost_types::value::Kind as ValueKind;
 use prost_types::{Struct, Value};
-use redb::{Database, ReadableDatabase, TableError};
+use redb::{Database, ReadableDatabase, StorageBackend, TableError};
 use uuid::Uuid;
 
 use super::disk::Disk;
@@ -197,6 +198,26 @@ pub fn events(store: &Store) -> Vec<Event> {
 pub fn head(store: &Store) -> Place {
     let id = store.workspace_id(&workspace()).unwrap();
     store.snapshot().unwrap().log_bounds(id).unwrap().head
+}
+
+/// Everything on a disk.
+pub fn bytes_of(disk: &Disk) -> Vec<u8> {
+    let mut bytes = vec![0; usize::try_from(disk.len().unwrap()).unwrap()];
+    disk.read(0, &mut bytes).unwrap();
+    bytes
+}
+
+/// A disk that holds these.
+pub fn disk_of(bytes: &[u8]) -> Disk {
+    let disk = Disk::default();
+    disk.set_len(bytes.len() as u64).unwrap();
+    disk.write(0, bytes).unwrap();
+    disk
+}
+
+/// The store on a disk; `None` if it is refused, also by a panic of redb.
+pub fn store_if_sound(disk: &Disk) -> Option<Store> {
+    catch_unwind(AssertUnwindSafe(|| try_store_on(disk, |_, _| {}))).ok()?.ok()
 }
 
 /// Changes the file behind the store's back.

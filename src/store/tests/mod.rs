@@ -4,7 +4,7 @@
 //! - `damage`: rows and pages that have rotted, and disks that fail. `crash`: power that goes at any
 //!   moment of a busy run, which `script` writes and `watch` records, and `holdings` is what it must leave.
 //! - `rot`: damage of what redb itself keeps.
-//! - `clocks`, `bounds`, `determinism`, `migration`: what their names say.
+//! - `clocks`, `bounds`, `determinism`, `migration`, `opening`: what their names say.
 
 mod bounds;
 mod clocks;
@@ -16,6 +16,7 @@ mod former;
 mod harness;
 mod holdings;
 mod migration;
+mod opening;
 mod rot;
 mod script;
 mod watch;
