@@ -17,13 +17,17 @@ use tonic_prost_build::FileDescriptorSet;
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 const API: &str = "proto/cameo/v1";
+/// The details of errors, which reflection serves too, so that grpcurl shows them.
+const ERRORS: &str = "proto/google/rpc";
 const STORAGE: &str = "proto/cameo/storage/v1";
 
 fn main() -> Result<()> {
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     println!("cargo::rerun-if-changed=proto");
 
-    let api = compile(proto_files(API)?)?;
+    let mut files = proto_files(API)?;
+    files.extend(proto_files(ERRORS)?);
+    let api = compile(files)?;
     let encoded = api.encode_file_descriptor_set(); // The comments are in here only: the pool drops them.
     fs::write(out.join("descriptors.bin"), &encoded)?;
     let descriptors = FileDescriptorSet::decode(&*encoded)?;

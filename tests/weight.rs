@@ -4,6 +4,7 @@
 use std::alloc::System;
 use std::ops::RangeInclusive;
 
+use cameo::model::identity::ParsedIdentity;
 use cameo::model::{Limits, NewProfile, Patch, ProfileKey};
 use cameo::proto::v1::{Attribution, AudienceMembership, Identity, Profile, ProfilePatch};
 use prost::Message;
@@ -165,6 +166,8 @@ fn a_parsed_request_weighs_what_it_allocates() {
     };
     assert_profile("a new profile", &profile);
     assert_profile("an empty profile", &Profile::default());
-    let key = |encoded: &[u8]| ProfileKey::identity(Identity::decode(encoded).unwrap(), &LIMITS).unwrap();
+    let key = |encoded: &[u8]| {
+        ProfileKey::Identity(ParsedIdentity::parse("identity", Identity::decode(encoded).unwrap(), &LIMITS).unwrap())
+    };
     assert_weight("an identity", &identities(1)[0].encode_to_vec(), key, ProfileKey::weight);
 }

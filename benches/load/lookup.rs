@@ -6,7 +6,8 @@ use anyhow::ensure;
 use bytes::Bytes;
 use cameo::model::wire;
 use cameo::proto::v1::GetProfileRequest;
-use cameo::proto::v1::get_profile_request::Key;
+use cameo::proto::v1::ProfileKey;
+use cameo::proto::v1::profile_key::Key;
 use prost::Message;
 use tonic::client::Grpc;
 
@@ -57,7 +58,8 @@ impl Work for Lookup {
                 Key::Identity(if dice.below(2) == 0 { customer } else { email })
             }
         };
-        let request = GetProfileRequest { workspace: WORKSPACE.into(), key: Some(key), ..GetProfileRequest::default() };
+        let key = Some(ProfileKey { key: Some(key) });
+        let request = GetProfileRequest { workspace: WORKSPACE.into(), key, ..GetProfileRequest::default() };
         let profile = self.profile_bytes[usize::try_from(index).expect("an index")];
         (request.encode_to_vec().into(), wire::delimited_len(PROFILE, profile as usize))
     }

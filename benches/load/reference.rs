@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cameo::proto::v1::GetProfileRequest;
-use cameo::proto::v1::get_profile_request::Key;
+use cameo::proto::v1::profile_key::Key;
 use prost::Message;
 use tokio::io::{AsyncWriteExt, BufWriter};
 use tokio::net::TcpListener;
@@ -110,7 +110,7 @@ impl Answers {
     }
 
     fn find(&self, request: &[u8]) -> Option<Bytes> {
-        let mpid = match GetProfileRequest::decode(request).ok()?.key? {
+        let mpid = match GetProfileRequest::decode(request).ok()?.key?.key? {
             Key::Mpid(mpid) => mpid,
             Key::Identity(identity) => *self.by_identity.get(&identity.value)?,
         };

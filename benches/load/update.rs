@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use bytes::Bytes;
+use cameo::proto::v1::ProfileKey;
 use cameo::proto::v1::UpdateProfileRequest;
-use cameo::proto::v1::update_profile_request::Key;
+use cameo::proto::v1::profile_key::Key;
 use prost::Message;
 
 use crate::Plan;
@@ -35,7 +36,7 @@ impl Work for Update {
     fn request(&self, dice: &mut Dice) -> (Bytes, ()) {
         let request = UpdateProfileRequest {
             workspace: WORKSPACE.into(),
-            key: Some(Key::Mpid(mpid(dice.below(self.profiles)))),
+            key: Some(ProfileKey { key: Some(Key::Mpid(mpid(dice.below(self.profiles)))) }),
             patch: Some(patch(dice)),
             ..UpdateProfileRequest::default()
         };

@@ -4,9 +4,8 @@ use prost::Message;
 use uuid::Uuid;
 
 use super::{Change, Command, Create, Delete, RequestId, Stamp, Update};
-use crate::model::identity::ParsedIdentity;
 use crate::model::{Etag, Invalid, Limits, Micros, Mpid, NewProfile, Patch, ProfileKey, Workspace};
-use crate::proto::{storage, v1};
+use crate::proto::storage;
 
 /// Bytes that are not a command.
 #[derive(Debug, thiserror::Error)]
@@ -34,14 +33,14 @@ impl Command {
             }),
             Change::Update(Update { key, patch, etag, create_as }) => {
                 storage::command::Change::Update(storage::Update {
-                    key: Some(encode_key(key)),
+                    key: Some(key.into()),
                     patch: Some(patch.to_message()),
                     etag: etag.clone().map(Etag::into_string),
                     create_as: create_as.map(Mpid::get),
                 })
             }
             Change::Delete(Delete { key, etag, allow_missing }) => storage::command::Change::Delete(storage::Delete {
-                key: Some(encode_key(key)),
+                key: Some(key.into()),
                 etag: etag.clone().map(Etag::into_string),
                 allow_missing: *allow_missing,
             }),
@@ -99,32 +98,17 @@ fn decode_change(change: storage::command::Change, limits: &Limits) -> Result<Ch
         storage::command::Change::Update(update) => {
             let patch = update.patch.ok_or(Undecodable::Field("patch"))?;
             Change::Update(Update {
-                key: decode_key(update.key, limits)?,
+                key: ProfileKey::parse("key", update.key, limits)?,
                 patch: Box::new(Patch::parse(patch, limits)?),
                 etag: decode_etag(update.etag)?,
                 create_as: update.create_as.map(|mpid| Mpid::parse("create_as", mpid)).transpose()?,
             })
         }
         storage::command::Change::Delete(delete) => Change::Delete(Delete {
-            key: decode_key(delete.key, limits)?,
+            key: ProfileKey::parse("key", delete.key, limits)?,
             etag: decode_etag(delete.etag)?,
             allow_missing: delete.allow_missing,
         }),
-    })
-}
-
-fn encode_key(key: &ProfileKey) -> v1::ProfileKey {
-    let key = match key {
-        ProfileKey::Mpid(mpid) => v1::profile_key::Key::Mpid(mpid.get()),
-        ProfileKey::Identity(ParsedIdentity { identity, .. }) => v1::profile_key::Key::Identity(identity.clone()),
-    };
-    v1::ProfileKey { key: Some(key) }
-}
-
-fn decode_key(key: Option<v1::ProfileKey>, limits: &Limits) -> Result<ProfileKey, Undecodable> {
-    Ok(match key.and_then(|key| key.key).ok_or(Undecodable::Field("key"))? {
-        v1::profile_key::Key::Mpid(mpid) => ProfileKey::mpid(mpid)?,
-        v1::profile_key::Key::Identity(identity) => ProfileKey::identity(identity, limits)?,
     })
 }
 

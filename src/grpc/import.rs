@@ -14,11 +14,11 @@ use prost::Message;
 use tonic::{Status, Streaming};
 use tonic_types::pb as rpc;
 
-use super::profile_service::{Profiles, WriteRequest, parse_key};
+use super::profile_service::{Profiles, WriteRequest};
 use super::status;
 use crate::command::{Change, Command, RequestId, Update};
 use crate::model::limits::{IMPORT_REFUSALS, IMPORTS};
-use crate::model::{Invalid, Mpid, Patch, Place, Workspace};
+use crate::model::{Invalid, Mpid, Patch, Place, ProfileKey, Workspace};
 use crate::proto::v1::{ImportProfilesRequest, ImportProfilesResponse, ImportRefusal, WriteOutcome};
 use crate::store::{IMPORT_COMMANDS, StoreError, Written};
 
@@ -123,8 +123,7 @@ impl<'a> Import<'a> {
         let id = RequestId::parse(std::mem::take(&mut record.request_id))?;
         let request = id.map(|id| RequestId::new(id, "ImportProfiles", &record));
         let limits = &self.profiles.limits;
-        let key = record.key.ok_or_else(|| Invalid::field("key", "must be set"))?;
-        let key = parse_key("key", key, limits)?;
+        let key = ProfileKey::parse("key", record.key, limits)?;
         let patch = record.patch.ok_or_else(|| Invalid::field("patch", "must be set"))?;
         let patch = Box::new(Patch::parse(patch, limits)?);
         let write = WriteRequest {

@@ -12,7 +12,6 @@ use super::codec::Encoded;
 use super::server::profile_service_server::ProfileService;
 use super::{import, status};
 use crate::command::{Change, Command, Create, Delete, RequestId, Update};
-use crate::model::identity::ParsedIdentity;
 use crate::model::limits::IMPORTS;
 use crate::model::page_token::{self, PageStart};
 use crate::model::{Etag, Invalid, Limits, Mask, Mpid, NewProfile, Patch, Place, ProfileKey, Workspace, wire};
@@ -24,9 +23,8 @@ use crate::proto::field::{
     update_profile_response,
 };
 use crate::proto::v1::{
-    self as pb, BatchGetProfilesRequest, CreateProfileRequest, DeleteProfileRequest, DeleteProfileResponse,
-    GetProfileRequest, ImportProfilesRequest, ListProfilesRequest, UpdateProfileRequest, WriteOutcome,
-    delete_profile_request, get_profile_request, profile_key, update_profile_request,
+    BatchGetProfilesRequest, CreateProfileRequest, DeleteProfileRequest, DeleteProfileResponse, GetProfileRequest,
+    ImportProfilesRequest, ListProfilesRequest, UpdateProfileRequest, WriteOutcome,
 };
 use crate::store::{Lookups, PageSize, Past, Store, StoreError, Written};
 
@@ -74,10 +72,7 @@ impl Profiles {
     fn get(&self, request: GetProfileRequest) -> Result<Encoded, Status> {
         let workspace = Workspace::parse(&request.workspace)?;
         let mask = Mask::parse(request.read_mask, request.user_attribute_keys)?;
-        let key = match request.key.ok_or_else(ProfileKey::missing)? {
-            get_profile_request::Key::Mpid(mpid) => ProfileKey::mpid(mpid)?,
-            get_profile_request::Key::Identity(identity) => ProfileKey::identity(identity, &self.limits)?,
-        };
+        let key = ProfileKey::parse("key", request.key, &self.limits)?;
         self.check_min_cursor(&workspace, &request.min_cursor)?;
         self.store.find(&workspace, &key, |profile| encode_found(profile, &mask))?.map_err(Status::from)
     }
@@ -90,7 +85,9 @@ impl Profiles {
         }
         Invalid::limit("keys", "keys", self.limits.batch_keys, request.keys.len())?;
         let keys = request.keys.into_iter().enumerate();
-        let keys = keys.map(|(index, key)| parse_key(&format!("keys[{index}]"), key, &self.limits)).collect();
+        let keys = keys
+            .map(|(index, key)| ProfileKey::parse(format_args!("keys[{index}]"), Some(key), &self.limits))
+            .collect();
         self.check_min_cursor(&workspace, &request.min_cursor)?;
         Ok(Batch { workspace, keys, mask })
     }
@@ -136,10 +133,7 @@ impl Profiles {
         let write = WriteRequest::parse("UpdateProfile", &mut request, |request| {
             (&request.workspace, std::mem::take(&mut request.request_id), request.validate_only)
         })?;
-        let key = match request.key.ok_or_else(ProfileKey::missing)? {
-            update_profile_request::Key::Mpid(mpid) => ProfileKey::mpid(mpid)?,
-            update_profile_request::Key::Identity(identity) => ProfileKey::identity(identity, &self.limits)?,
-        };
+        let key = ProfileKey::parse("key", request.key, &self.limits)?;
         let patch = request.patch.ok_or_else(|| Invalid::field("patch", "must be set"))?;
         let patch = Box::new(Patch::parse(patch, &self.limits)?);
         let (etag, create_as) = (Etag::parse(request.etag)?, request.allow_missing.then(Mpid::draw));
@@ -150,10 +144,7 @@ impl Profiles {
         let write = WriteRequest::parse("DeleteProfile", &mut request, |request| {
             (&request.workspace, std::mem::take(&mut request.request_id), request.validate_only)
         })?;
-        let key = match request.key.ok_or_else(ProfileKey::missing)? {
-            delete_profile_request::Key::Mpid(mpid) => ProfileKey::mpid(mpid)?,
-            delete_profile_request::Key::Identity(identity) => ProfileKey::identity(identity, &self.limits)?,
-        };
+        let key = ProfileKey::parse("key", request.key, &self.limits)?;
         let (etag, allow_missing) = (Etag::parse(request.etag)?, request.allow_missing);
         Ok(write.command(self, Change::Delete(Delete { key, etag, allow_missing })))
     }
@@ -237,17 +228,6 @@ impl WriteRequest {
             limits: profiles.limits,
             change,
         }
-    }
-}
-
-/// Parses a `ProfileKey`.
-pub(super) fn parse_key(field: &str, key: pb::ProfileKey, limits: &Limits) -> Result<ProfileKey, Invalid> {
-    match key.key {
-        Some(profile_key::Key::Mpid(mpid)) => Mpid::parse(&format!("{field}.mpid"), mpid).map(ProfileKey::Mpid),
-        Some(profile_key::Key::Identity(identity)) => {
-            ParsedIdentity::parse(&format!("{field}.identity"), identity, limits).map(ProfileKey::Identity)
-        }
-        None => Err(Invalid::field(field, "either mpid or identity must be set")),
     }
 }
 

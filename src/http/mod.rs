@@ -36,7 +36,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::grpc::layer::is_grpc;
 use crate::grpc::status;
-use crate::model::{Invalid, Limits, ProfileKey, Workspace};
+use crate::model::{Invalid, Limits, Mpid, ProfileKey, Workspace};
 use crate::proto::v1::Profile;
 use crate::store::{Store, StoreError, WorkspaceId};
 use problem::Problem;
@@ -97,7 +97,7 @@ async fn lookup(
     let Path([org, account, workspace, mpid]) = path.map_err(not_text)?;
     let workspace = Workspace::parse(&[org, account, workspace].join("/"))?;
     let query = Query::parse(query.as_deref())?;
-    let key = ProfileKey::mpid(parse_mpid(&mpid)?)?;
+    let key = ProfileKey::Mpid(parse_mpid(&mpid)?);
     api.check_rate(&workspace)?;
     let (etag, body) = api.find(&workspace, &key, &query)?;
     let conditional = method != Method::POST;
@@ -126,9 +126,10 @@ async fn resolve(
 }
 
 /// `+7` is not how an mpid is written.
-fn parse_mpid(text: &str) -> Result<i64, Invalid> {
+fn parse_mpid(text: &str) -> Result<Mpid, Invalid> {
     let written = text.starts_with(|c: char| c == '-' || c.is_ascii_digit());
-    text.parse().ok().filter(|_| written).ok_or_else(|| Invalid::field("mpid", "must be a 64-bit integer"))
+    let mpid = text.parse().ok().filter(|_| written);
+    Mpid::parse("mpid", mpid.ok_or_else(|| Invalid::field("mpid", "must be a 64-bit integer"))?)
 }
 
 fn validators(etag: HeaderValue) -> [(HeaderName, HeaderValue); 2] {

@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use crate::model::identity::ParsedIdentity;
 use crate::model::{Invalid, Limits, ProfileKey};
 use crate::proto::v1::Identity;
 
@@ -103,6 +104,7 @@ impl Resolve {
         }
         let NamedIdentity { r#type, encoding, value } = resolve.identity;
         let encoding = encoding.unwrap_or_default();
-        ProfileKey::identity(Identity { r#type, encoding, value }, limits)
+        let identity = Identity { r#type, encoding, value };
+        ParsedIdentity::parse("identity", identity, limits).map(ProfileKey::Identity)
     }
 }

@@ -1,6 +1,7 @@
 //! The names by which a person or a device is known.
 
 use std::borrow::Cow;
+use std::fmt::Display;
 
 use prost::{DecodeError, Message};
 
@@ -142,16 +143,16 @@ impl ParsedIdentity {
     ///
     /// # Errors
     /// [`Invalid`] if its type, encoding or value is malformed or over its limit.
-    pub fn parse(field: &str, identity: Identity, limits: &Limits) -> Result<Self, Invalid> {
+    pub fn parse(field: impl Display + Copy, identity: Identity, limits: &Limits) -> Result<Self, Invalid> {
         let lower = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'_';
         if !(1..=TYPE_CHARS).contains(&identity.r#type.len()) || !identity.r#type.bytes().all(lower) {
-            return Err(Invalid::field(format!("{field}.type"), "must be 1 to 64 of a-z0-9_"));
+            return Err(Invalid::field(format_args!("{field}.type"), "must be 1 to 64 of a-z0-9_"));
         }
         if identity.encoding.len() > ENCODING_CHARS || !identity.encoding.bytes().all(|c| lower(c) || c == b'-') {
-            return Err(Invalid::field(format!("{field}.encoding"), "must be at most 32 of a-z0-9_-"));
+            return Err(Invalid::field(format_args!("{field}.encoding"), "must be at most 32 of a-z0-9_-"));
         }
-        let value = format!("{field}.value");
-        Invalid::limit(&value, "identity value bytes", limits.identity_value_bytes, identity.value.len())?;
+        let value = format_args!("{field}.value");
+        Invalid::limit(value, "identity value bytes", limits.identity_value_bytes, identity.value.len())?;
         let (kind, encoding) = (identity.kind(), identity.encoding_or_plain());
         let normal = normal_form(kind, encoding, &identity.value);
         if normal.is_empty() {
@@ -171,7 +172,7 @@ impl ParsedIdentity {
     /// [`Invalid`] if one is malformed, or is there twice.
     pub fn parse_all(field: &str, identities: Vec<Identity>, limits: &Limits) -> Result<Vec<Self>, Invalid> {
         Invalid::limit(field, "identities", limits.identities, identities.len())?;
-        let parse = |(index, identity)| Self::parse(&format!("{field}[{index}]"), identity, limits);
+        let parse = |(index, identity)| Self::parse(format_args!("{field}[{index}]"), identity, limits);
         let parsed = identities.into_iter().enumerate().map(parse).collect::<Result<Vec<_>, _>>()?;
         match repeated(parsed.iter().map(|identity| &identity.key)) {
             Some(index) => Err(Invalid::field(format!("{field}[{index}]"), "the same identity is there twice")),

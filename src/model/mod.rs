@@ -5,8 +5,8 @@
 //!
 //! - [`limits`]: every limit on what a caller may send.
 //! - [`invalid`]: why a request is refused at the door.
-//! - [`workspace`], [`mpid`], [`identity`], [`etag`], [`sequence`], [`cursor`], [`page_token`]: the names of things and
-//!   places.
+//! - [`workspace`], [`mpid`], [`identity`], [`profile_key`], [`etag`], [`sequence`], [`cursor`], [`page_token`]: the
+//!   names of things and places.
 //! - [`profile`], [`patch`]: what may be stored, and how it changes; by way of `room`, which refuses what fits nowhere,
 //!   and `weight`, what a parsed value takes of the queue.
 //! - [`change`]: what an event says of a change.
@@ -24,6 +24,7 @@ pub mod mpid;
 pub mod page_token;
 pub mod patch;
 pub mod profile;
+pub mod profile_key;
 mod room;
 pub mod sequence;
 pub mod time;
@@ -41,7 +42,8 @@ pub use limits::Limits;
 pub use mask::Mask;
 pub use mpid::Mpid;
 pub use patch::Patch;
-pub use profile::{NewProfile, ProfileKey};
+pub use profile::NewProfile;
+pub use profile_key::ProfileKey;
 pub use sequence::{Place, Sequence};
 pub use time::Micros;
 pub use workspace::Workspace;

@@ -14,7 +14,7 @@ impl Mpid {
     ///
     /// # Errors
     /// [`Invalid::Field`] if it is 0.
-    pub fn parse(field: &str, mpid: i64) -> Result<Self, Invalid> {
+    pub fn parse(field: impl fmt::Display, mpid: i64) -> Result<Self, Invalid> {
         Self::new(mpid).ok_or_else(|| Invalid::field(field, "must not be 0"))
     }
 

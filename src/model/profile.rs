@@ -9,17 +9,8 @@ use super::invalid::AttributeIn;
 use super::limits::{NAME_BYTES, VALUE_DEPTH};
 use super::time::{self, Micros};
 use super::weight::Heap;
-use super::{Invalid, Limits, Mpid};
+use super::{Invalid, Limits};
 use crate::proto::v1::{Attribution, AudienceMembership, Identity, Profile};
-
-/// How a request names a profile.
-#[derive(Debug, Clone, PartialEq)]
-pub enum ProfileKey {
-    /// By its key.
-    Mpid(Mpid),
-    /// By an identity that it owns.
-    Identity(ParsedIdentity),
-}
 
 /// A profile that may be created.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,40 +19,6 @@ pub struct NewProfile {
     pub profile: Profile,
     /// Of all its identities.
     pub identities: Vec<IdentityKey>,
-}
-
-impl ProfileKey {
-    /// Parses the `mpid` of a request.
-    ///
-    /// # Errors
-    /// [`Invalid::Field`] if it is 0.
-    pub fn mpid(mpid: i64) -> Result<Self, Invalid> {
-        Mpid::parse("mpid", mpid).map(Self::Mpid)
-    }
-
-    /// Parses the `identity` of a request.
-    ///
-    /// # Errors
-    /// [`Invalid`] if it is malformed.
-    pub fn identity(identity: Identity, limits: &Limits) -> Result<Self, Invalid> {
-        ParsedIdentity::parse("identity", identity, limits).map(Self::Identity)
-    }
-
-    /// Bytes of memory that it takes.
-    #[must_use]
-    pub fn weight(&self) -> usize {
-        let heap = match self {
-            Self::Mpid(_) => 0,
-            Self::Identity(identity) => identity.heap(),
-        };
-        size_of::<Self>() + heap
-    }
-
-    /// What to say where a request names neither.
-    #[must_use]
-    pub fn missing() -> Invalid {
-        Invalid::field("key", "either mpid or identity must be set")
-    }
 }
 
 impl NewProfile {

@@ -109,7 +109,7 @@ async fn a_damaged_oldest_event_is_in_nobodys_way_but_those_who_begin_with_it() 
     assert_eq!(live.opened().await.1.head_sequence, 20);
     let cursor = client.create(with_mpid(21)).await.unwrap().cursor;
     assert_eq!(live.event().await.1.sequence, 21);
-    let key = Some(get_profile_request::Key::Mpid(21));
+    let key = Some(by_mpid(21));
     let request = GetProfileRequest { key, min_cursor: cursor, ..get_request() };
     assert_eq!(client.get_with(request).await.unwrap().mpid, 21);
     assert_eq!(read_over_damage(&client, earliest()).await, ((2..=21).collect(), 1));

@@ -380,7 +380,7 @@ async fn read_your_writes() {
                 let profile = written.profile.unwrap();
                 assert_eq!(reader.get(mpid).await.unwrap(), profile);
                 assert_eq!(reader.get_by(name).await.unwrap(), profile);
-                let key = Some(get_profile_request::Key::Mpid(mpid));
+                let key = Some(by_mpid(mpid));
                 let request = GetProfileRequest { key, min_cursor: written.cursor.clone(), ..get_request() };
                 assert_eq!(reader.get_with(request).await.unwrap(), profile);
                 let start = Some(list_events_request::Start::Cursor(written.cursor));

@@ -237,12 +237,12 @@ impl Client {
     }
 
     pub async fn get(&self, mpid: i64) -> Result<Profile, Status> {
-        let key = Some(get_profile_request::Key::Mpid(mpid));
+        let key = Some(by_mpid(mpid));
         self.get_with(GetProfileRequest { key, ..get_request() }).await
     }
 
     pub async fn get_by(&self, identity: Identity) -> Result<Profile, Status> {
-        let key = Some(get_profile_request::Key::Identity(identity));
+        let key = Some(by_identity(identity));
         self.get_with(GetProfileRequest { key, ..get_request() }).await
     }
 
@@ -470,14 +470,14 @@ pub fn create_request() -> CreateProfileRequest {
 pub fn update_request(mpid: i64) -> UpdateProfileRequest {
     UpdateProfileRequest {
         workspace: WORKSPACE.into(),
-        key: Some(update_profile_request::Key::Mpid(mpid)),
+        key: Some(by_mpid(mpid)),
         patch: Some(ProfilePatch::default()),
         ..Default::default()
     }
 }
 
 pub fn delete_request(mpid: i64) -> DeleteProfileRequest {
-    let key = Some(delete_profile_request::Key::Mpid(mpid));
+    let key = Some(by_mpid(mpid));
     DeleteProfileRequest { workspace: WORKSPACE.into(), key, ..Default::default() }
 }
 

@@ -47,7 +47,7 @@ async fn an_import_creates_updates_and_leaves_alone_and_says_how_many() {
     let ada = client.get_by(email("ada")).await.unwrap();
     assert_eq!((number_of(&ada, "a"), number_of(&ada, "b")), (2.0, 3.0));
     let reading = GetProfileRequest { min_cursor: again.cursor.clone(), ..get_request() };
-    let reading = GetProfileRequest { key: Some(get_profile_request::Key::Mpid(1)), ..reading };
+    let reading = GetProfileRequest { key: Some(by_mpid(1)), ..reading };
     assert_eq!(attribute(&client.get_with(reading).await.unwrap(), "a"), Some(&Kind::NumberValue(2.0)));
     let after_all = client.subscribe_from(after(&first.cursor)).await.opened().await.1;
     assert_eq!(after_all.after_sequence, 5, "the cursor is that of the last event");

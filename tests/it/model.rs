@@ -200,10 +200,7 @@ impl World {
             None => None,
         };
         let request = UpdateProfileRequest {
-            key: Some(match key.to_key().key.unwrap() {
-                profile_key::Key::Mpid(mpid) => update_profile_request::Key::Mpid(mpid),
-                profile_key::Key::Identity(identity) => update_profile_request::Key::Identity(identity),
-            }),
+            key: Some(key.to_key()),
             patch: Some(patch.to_patch()),
             allow_missing,
             ..update_request(1)
@@ -226,13 +223,7 @@ impl World {
     }
 
     async fn delete(&mut self, key: &Key) {
-        let request = DeleteProfileRequest {
-            key: Some(match key.to_key().key.unwrap() {
-                profile_key::Key::Mpid(mpid) => delete_profile_request::Key::Mpid(mpid),
-                profile_key::Key::Identity(identity) => delete_profile_request::Key::Identity(identity),
-            }),
-            ..delete_request(1)
-        };
+        let request = DeleteProfileRequest { key: Some(key.to_key()), ..delete_request(1) };
         let answer = self.client.delete_with(request).await;
         match self.find(key) {
             Some(mpid) => {

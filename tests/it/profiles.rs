@@ -122,7 +122,7 @@ async fn a_reader_gets_exactly_the_fields_it_asked_for() {
     let server = TestServer::start().await;
     let client = server.client().await;
     client.create(sample()).await.unwrap();
-    let key = Some(get_profile_request::Key::Mpid(sample().mpid));
+    let key = Some(by_mpid(sample().mpid));
     let ask = |paths: &[&str], keys: &[&str]| {
         let user_attribute_keys = keys.iter().map(ToString::to_string).collect();
         client.get_with(GetProfileRequest {
@@ -158,7 +158,7 @@ async fn each_path_of_a_mask_gives_the_field_that_it_names() {
     for path in profile_fields() {
         let expected = only(&path, &whole);
         assert_ne!(expected, Profile::default(), "{path} has a value");
-        let key = Some(get_profile_request::Key::Mpid(whole.mpid));
+        let key = Some(by_mpid(whole.mpid));
         let request = GetProfileRequest { key, read_mask: mask(&[&path]), ..get_request() };
         assert_eq!(client.get_with(request).await.unwrap(), expected, "{path}");
     }
@@ -214,7 +214,7 @@ async fn an_update_may_create_by_mpid_or_by_identity() {
     assert_eq!((first.outcome(), second.outcome()), (WriteOutcome::Created, WriteOutcome::Updated));
     assert!((number_of(&second.profile.unwrap(), "n") - 2.0).abs() < f64::EPSILON);
 
-    let key = Some(update_profile_request::Key::Identity(identity("customer_id", "c1")));
+    let key = Some(by_identity(identity("customer_id", "c1")));
     let request = UpdateProfileRequest { key, allow_missing: true, ..update_request(1) };
     let drawn = client.update_with(request).await.unwrap().profile.unwrap();
     assert!(drawn.mpid > 0);

@@ -166,7 +166,7 @@ fn comments() -> Vec<String> {
 }
 
 fn get_with(change: impl FnOnce(&mut GetProfileRequest)) -> GetProfileRequest {
-    let mut request = GetProfileRequest { key: Some(get_profile_request::Key::Mpid(404)), ..get_request() };
+    let mut request = GetProfileRequest { key: Some(by_mpid(404)), ..get_request() };
     change(&mut request);
     request
 }

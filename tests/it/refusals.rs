@@ -68,16 +68,16 @@ async fn a_malformed_workspace() {
 async fn a_key_that_names_no_profile() {
     refusing(|client| async move {
         let invalid = Code::InvalidArgument;
-        assert_refused(client.get(0).await, invalid, "FIELD_INVALID", "mpid");
-        assert_refused(client.update(0, increment("n")).await, invalid, "FIELD_INVALID", "mpid");
-        assert_refused(client.delete(0).await, invalid, "FIELD_INVALID", "mpid");
+        assert_refused(client.get(0).await, invalid, "FIELD_INVALID", "key.mpid");
+        assert_refused(client.update(0, increment("n")).await, invalid, "FIELD_INVALID", "key.mpid");
+        assert_refused(client.delete(0).await, invalid, "FIELD_INVALID", "key.mpid");
         assert_refused(client.get_with(get_request()).await, invalid, "FIELD_INVALID", "key");
-        assert_refused(client.get_by(identity("Email", "x")).await, invalid, "FIELD_INVALID", "identity.type");
-        assert_refused(client.get_by(identity("email", " ")).await, invalid, "FIELD_INVALID", "identity.value");
+        assert_refused(client.get_by(identity("Email", "x")).await, invalid, "FIELD_INVALID", "key.identity.type");
+        assert_refused(client.get_by(identity("email", " ")).await, invalid, "FIELD_INVALID", "key.identity.value");
         let long = identity("customer_id", &"x".repeat(1_025));
-        assert_refused(client.get_by(long).await, invalid, "LIMIT_EXCEEDED", "identity.value");
+        assert_refused(client.get_by(long).await, invalid, "LIMIT_EXCEEDED", "key.identity.value");
         let encoded = Identity { encoding: "SHA 256".into(), ..identity("email", "x") };
-        assert_refused(client.get_by(encoded).await, invalid, "FIELD_INVALID", "identity.encoding");
+        assert_refused(client.get_by(encoded).await, invalid, "FIELD_INVALID", "key.identity.encoding");
         for absent in
             [client.get(9).await.err(), client.delete(9).await.err(), client.update(9, increment("n")).await.err()]
         {
@@ -94,7 +94,7 @@ async fn an_unknown_mask_path_or_filter() {
     refusing(|client| async move {
         let invalid = Code::InvalidArgument;
         for path in ["emial", "user_attributes.fields", "userAttributes", ""] {
-            let key = Some(get_profile_request::Key::Mpid(1));
+            let key = Some(by_mpid(1));
             let request = GetProfileRequest { key, read_mask: mask(&[path]), ..get_request() };
             assert_refused(client.get_with(request).await, invalid, "MASK_INVALID", "read_mask");
             let request = SubscribeRequest { read_mask: mask(&[path]), ..subscribe_request() };
@@ -344,7 +344,7 @@ async fn assert_cursor_refused(client: &Client, cursor: &str, code: Code, expect
     assert_refused(client.subscribe(subscribe).await.map(|_| ()), code, expected, "");
     let start = Some(list_events_request::Start::Cursor(cursor.into()));
     assert_refused(client.list(ListEventsRequest { start, ..list_request() }).await, code, expected, "");
-    let key = Some(get_profile_request::Key::Mpid(1));
+    let key = Some(by_mpid(1));
     let get = GetProfileRequest { key, min_cursor: cursor.into(), ..get_request() };
     assert_refused(client.get_with(get).await, code, expected, "");
 }

@@ -5,7 +5,7 @@ import json
 import sys
 from typing import Any
 
-from cameo.v1.profile_service_pb2 import WriteOutcome
+from cameo.v1.write_pb2 import WriteOutcome
 from cameo_client import CameoError, Client, Identity, ProfilePatch, connect
 
 

@@ -5,7 +5,7 @@ from itertools import count, islice
 import grpc
 import pytest
 
-from cameo.v1.profile_service_pb2 import WRITE_OUTCOME_CREATED, WRITE_OUTCOME_UPDATED
+from cameo.v1.write_pb2 import WRITE_OUTCOME_CREATED, WRITE_OUTCOME_UPDATED
 from cameo_client import CameoError, Client, Identity, Profile, ProfilePatch
 from harness import count_up, setting
 

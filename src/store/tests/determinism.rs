@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::disk::Disk;
 use super::harness::*;
 use crate::command::{Change, Command, Create, Delete, RequestId, Stamp, Update};
+use crate::model::identity::ParsedIdentity;
 use crate::model::{Etag, Limits, Micros, Mpid, Patch, ProfileKey, Workspace};
 use crate::proto::v1::{AudienceMembership, Identity, Profile, ProfilePatch};
 use crate::store::tables::{EVENTS, HEADS, IDENTITIES, META, PROFILES, REQUEST_AGES, REQUESTS, WORKSPACES};
@@ -76,7 +77,9 @@ fn mpid() -> impl Strategy<Value = Mpid> {
 fn key() -> impl Strategy<Value = ProfileKey> {
     prop_oneof![
         mpid().prop_map(ProfileKey::Mpid),
-        (0_u8..6).prop_map(|number| ProfileKey::identity(identity(number), &Limits::default()).unwrap()),
+        (0_u8..6).prop_map(|number| ProfileKey::Identity(
+            ParsedIdentity::parse("identity", identity(number), &Limits::default()).unwrap()
+        )),
     ]
 }
 

@@ -132,7 +132,7 @@ pub fn email(value: &str) -> Identity {
 
 pub fn update(mpid: i64, patch: ProfilePatch) -> Update {
     let patch = Box::new(Patch::parse(patch, &Limits::default()).unwrap());
-    Update { key: ProfileKey::mpid(mpid).unwrap(), patch, etag: None, create_as: None }
+    Update { key: ProfileKey::Mpid(Mpid::new(mpid).unwrap()), patch, etag: None, create_as: None }
 }
 
 pub fn increment(mpid: i64) -> Update {
@@ -160,7 +160,7 @@ pub fn set_large_attributes(mpid: i64) -> Update {
 }
 
 pub fn delete(mpid: i64) -> Delete {
-    Delete { key: ProfileKey::mpid(mpid).unwrap(), etag: None, allow_missing: false }
+    Delete { key: ProfileKey::Mpid(Mpid::new(mpid).unwrap()), etag: None, allow_missing: false }
 }
 
 pub fn with_id(command: Command, id: &str) -> Command {

@@ -59,7 +59,9 @@ async fn a_file_of_layout_2_goes_on_where_it_was() {
         let store = store_on(&disk, |_, _| {});
         assert_eq!(owner(&store, customer("customer_id", "c1")).unwrap(), Some(1));
         assert_eq!(owner(&store, customer("customerid", "c2")).unwrap(), Some(2));
-        let key = ProfileKey::identity(customer("customerid", "c2"), &Limits::default()).unwrap();
+        let key = ProfileKey::Identity(
+            ParsedIdentity::parse("identity", customer("customerid", "c2"), &Limits::default()).unwrap(),
+        );
         let found = store.find(&workspace(), &key, |profile| Profile::decode(profile).unwrap().mpid);
         assert_eq!(found.unwrap(), 2);
         assert_eq!(stored(&store, 3).unwrap(), None);

@@ -8,6 +8,7 @@ use rand::{RngExt, SeedableRng};
 
 use super::harness::*;
 use crate::command::{Change, Command, Create, Delete, Update};
+use crate::model::identity::ParsedIdentity;
 use crate::model::{Limits, Mpid, NewProfile, Patch, ProfileKey, Workspace};
 use crate::proto::v1::{Identity, Profile, ProfilePatch};
 
@@ -87,7 +88,9 @@ impl Script {
 
     fn key(&mut self) -> ProfileKey {
         match self.identities(1).pop() {
-            Some(identity) => ProfileKey::identity(identity, &Limits::default()).unwrap(),
+            Some(identity) => {
+                ProfileKey::Identity(ParsedIdentity::parse("identity", identity, &Limits::default()).unwrap())
+            }
             None => ProfileKey::Mpid(self.mpid()),
         }
     }

@@ -152,18 +152,17 @@ impl<'f> Probe<'f> {
 
     async fn look_up(&mut self) {
         let (client, name) = (&self.client, &self.held.name);
-        let get = |key: get_profile_request::Key| async move {
+        let get = |key: ProfileKey| async move {
             client.get_with(GetProfileRequest { workspace: name.clone(), key: Some(key), ..Default::default() }).await
         };
         let mpids = self.held.profiles.keys().chain(&self.held.gone).copied();
-        let answers = mpids.map(|mpid| async move { (mpid, get(get_profile_request::Key::Mpid(mpid)).await) });
+        let answers = mpids.map(|mpid| async move { (mpid, get(by_mpid(mpid)).await) });
         for (mpid, answer) in all(answers).await {
             self.findings.found(format_args!("get {mpid}"), answer, self.held.profiles.get(&mpid));
         }
         let emails = self.held.profiles.values().map(|profile| (&profile.user_identities[0], profile));
-        let answers = emails.map(|(identity, owner)| async move {
-            (identity, owner, get(get_profile_request::Key::Identity(identity.clone())).await)
-        });
+        let answers =
+            emails.map(|(identity, owner)| async move { (identity, owner, get(by_identity(identity.clone())).await) });
         for (identity, owner, answer) in all(answers).await {
             self.findings.found(format_args!("get {identity:?}"), answer, Some(owner));
         }

@@ -10,7 +10,8 @@ The messages are generated, as `cameo.v1.*_pb2`: see `generate.py`. The most use
 """
 
 from cameo.v1.event_pb2 import Event
-from cameo.v1.profile_pb2 import Identity, Profile, ProfilePatch
+from cameo.v1.profile_pb2 import Identity, Profile
+from cameo.v1.write_pb2 import ProfilePatch
 
 from .client import Client, Key, connect
 from .cursors import CursorStore, FileCursor

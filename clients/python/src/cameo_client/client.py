@@ -13,7 +13,8 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from cameo.v1.event_pb2 import EventFilter
 from cameo.v1.event_service_pb2 import SubscribeRequest
 from cameo.v1.event_service_pb2_grpc import EventServiceStub
-from cameo.v1.profile_pb2 import Identity, Profile, ProfilePatch
+from cameo.v1.profile_key_pb2 import ProfileKey
+from cameo.v1.profile_pb2 import Identity, Profile
 from cameo.v1.profile_service_pb2 import (
     BatchGetProfilesRequest,
     BatchGetProfilesResult,
@@ -21,11 +22,11 @@ from cameo.v1.profile_service_pb2 import (
     ImportProfilesRequest,
     ImportProfilesResponse,
     ListProfilesRequest,
-    ProfileKey,
     UpdateProfileRequest,
     UpdateProfileResponse,
 )
 from cameo.v1.profile_service_pb2_grpc import ProfileServiceStub
+from cameo.v1.write_pb2 import ProfilePatch
 
 from .cursors import CursorStore
 from .errors import CameoError, explain, translate
@@ -81,10 +82,10 @@ class Client:
         """The profile: whole, or only the fields of `read_mask` and the attributes of `user_attribute_keys`."""
         request = GetProfileRequest(
             workspace=self.workspace,
+            key=_profile_key(key),
             read_mask=FieldMask(paths=read_mask),
             user_attribute_keys=user_attribute_keys,
             min_cursor=min_cursor,
-            **_named(key),
         )
         return call(self.profiles.GetProfile, request, timeout).profile
 
@@ -104,7 +105,7 @@ class Client:
         """
         request = BatchGetProfilesRequest(
             workspace=self.workspace,
-            keys=[ProfileKey(**_named(key)) for key in keys],
+            keys=[_profile_key(key) for key in keys],
             read_mask=FieldMask(paths=read_mask),
             user_attribute_keys=user_attribute_keys,
             min_cursor=min_cursor,
@@ -153,11 +154,11 @@ class Client:
         """
         request = UpdateProfileRequest(
             workspace=self.workspace,
+            key=_profile_key(key),
             patch=patch,
             etag=etag,
             allow_missing=allow_missing,
             request_id=request_id or str(uuid.uuid4()),
-            **_named(key),
         )
         return call(self.profiles.UpdateProfile, request, timeout)
 
@@ -238,8 +239,8 @@ class Client:
         return self.update_profile(key, edit(profile), etag=profile.etag)
 
 
-def _named(key: Key) -> dict[str, Any]:
-    return {"mpid" if isinstance(key, int) else "identity": key}
+def _profile_key(key: Key) -> ProfileKey:
+    return ProfileKey(mpid=key) if isinstance(key, int) else ProfileKey(identity=key)
 
 
 def _found(result: BatchGetProfilesResult) -> Profile | CameoError:
@@ -253,7 +254,7 @@ def _import_requests(
     head: dict[str, Any] = {"workspace": workspace, "silent": silent}  # The first message says it for all.
     try:
         for key, patch in records:
-            yield ImportProfilesRequest(key=ProfileKey(**_named(key)), patch=patch, **head)
+            yield ImportProfilesRequest(key=_profile_key(key), patch=patch, **head)
             head = {}
     except GeneratorExit:  # The call is over.
         raise

@@ -1,0 +1,65 @@
+//! How a request names a profile.
+
+use std::fmt::Display;
+
+use super::identity::ParsedIdentity;
+use super::weight::Heap;
+use super::{Invalid, Limits, Mpid};
+use crate::proto::v1::{self, profile_key};
+
+/// A profile, by its mpid or by any identity that it owns.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ProfileKey {
+    /// By its mpid.
+    Mpid(Mpid),
+    /// By an identity that it owns.
+    Identity(ParsedIdentity),
+}
+
+impl ProfileKey {
+    /// Parses the `ProfileKey` in `field` of a request.
+    ///
+    /// # Errors
+    /// [`Invalid`] if it is absent, names no profile, or is malformed.
+    pub fn parse(field: impl Display + Copy, key: Option<v1::ProfileKey>, limits: &Limits) -> Result<Self, Invalid> {
+        match key.and_then(|key| key.key) {
+            Some(profile_key::Key::Mpid(mpid)) => Mpid::parse(format_args!("{field}.mpid"), mpid).map(Self::Mpid),
+            Some(profile_key::Key::Identity(identity)) => {
+                ParsedIdentity::parse(format_args!("{field}.identity"), identity, limits).map(Self::Identity)
+            }
+            None => Err(Invalid::field(field, "either mpid or identity must be set")),
+        }
+    }
+
+    /// Bytes of memory that it takes.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let heap = match self {
+            Self::Mpid(_) => 0,
+            Self::Identity(identity) => identity.heap(),
+        };
+        size_of::<Self>() + heap
+    }
+}
+
+impl From<Mpid> for ProfileKey {
+    fn from(mpid: Mpid) -> Self {
+        Self::Mpid(mpid)
+    }
+}
+
+impl From<ParsedIdentity> for ProfileKey {
+    fn from(identity: ParsedIdentity) -> Self {
+        Self::Identity(identity)
+    }
+}
+
+impl From<&ProfileKey> for v1::ProfileKey {
+    fn from(key: &ProfileKey) -> Self {
+        let key = match key {
+            ProfileKey::Mpid(mpid) => profile_key::Key::Mpid(mpid.get()),
+            ProfileKey::Identity(ParsedIdentity { identity, .. }) => profile_key::Key::Identity(identity.clone()),
+        };
+        Self { key: Some(key) }
+    }
+}
