@@ -70,7 +70,7 @@ fn parse_subscribe(request: SubscribeRequest) -> Result<Subscribe, Invalid> {
     let workspace = Workspace::parse(&request.workspace)?;
     let start = match request.start {
         None => Start::Now,
-        Some(subscribe_request::Start::Cursor(cursor)) => Start::After(cursor),
+        Some(subscribe_request::Start::Cursor(cursor)) => Start::after(cursor),
         Some(subscribe_request::Start::Earliest(earliest)) => parse_earliest(earliest).map(|()| Start::Earliest)?,
         Some(subscribe_request::Start::Time(_)) => return not_offered("time"),
         Some(subscribe_request::Start::Snapshot(_)) => return not_offered("snapshot"),
@@ -90,7 +90,7 @@ fn parse_list(request: ListEventsRequest, limits: &Limits) -> Result<List, Inval
     let workspace = Workspace::parse(&request.workspace)?;
     let start = match request.start {
         None => Start::Earliest,
-        Some(list_events_request::Start::Cursor(cursor)) => Start::After(cursor),
+        Some(list_events_request::Start::Cursor(cursor)) => Start::after(cursor),
         Some(list_events_request::Start::Earliest(earliest)) => parse_earliest(earliest).map(|()| Start::Earliest)?,
     };
     let filter = Filter::parse(request.filter)?;

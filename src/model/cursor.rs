@@ -58,6 +58,15 @@ pub enum Start {
     After(String),
 }
 
+impl Start {
+    /// After a cursor of a request. The empty one is that of a client which has stored none yet: it begins with the
+    /// oldest event.
+    #[must_use]
+    pub fn after(cursor: String) -> Self {
+        if cursor.is_empty() { Self::Earliest } else { Self::After(cursor) }
+    }
+}
+
 /// The maker and reader of the cursors of one workspace's log.
 #[derive(Debug, Clone, Copy)]
 pub struct CursorSpace {

@@ -54,6 +54,20 @@ async fn a_stream_may_begin_before_the_workspace_does() {
     assert_eq!(client.subscribe_from(after(&cursor)).await.sequences(2).await, [1, 2]);
 }
 
+/// So that a client which has stored no cursor yet needs no special case.
+#[tokio::test]
+async fn an_empty_cursor_means_earliest() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    write(&client, 1, 2).await;
+
+    assert_eq!(client.subscribe_from(after("")).await.sequences(2).await, [1, 2]);
+
+    let start = Some(list_events_request::Start::Cursor(String::new()));
+    let page = client.list(ListEventsRequest { start, ..list_request() }).await.unwrap();
+    assert_eq!(page.events.iter().map(|event| event.sequence).collect::<Vec<_>>(), [1, 2]);
+}
+
 #[tokio::test]
 async fn an_event_says_what_happened_and_who_asked_for_it() {
     let server = TestServer::start().await;
