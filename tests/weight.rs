@@ -31,7 +31,7 @@ const LIMITS: Limits = Limits {
     request_bytes: usize::MAX,
     batch_keys: usize::MAX,
     page_items: usize::MAX,
-    answer_bytes: usize::MAX,
+    response_bytes: usize::MAX,
 };
 
 fn allocated() -> usize {

@@ -98,8 +98,8 @@ pub(super) struct Serve {
     #[arg(long, env = "CAMEO_MAX_PAGE_ITEMS", value_parser = of_limit(), default_value_t = Limits::default().page_items)]
     max_page_items: usize,
     /// Limit: bytes of the profiles or events in one answer; a page may pass it by its last item.
-    #[arg(long, env = "CAMEO_MAX_ANSWER_BYTES", value_parser = of_limit(), default_value_t = Limits::default().answer_bytes)]
-    max_answer_bytes: usize,
+    #[arg(long, env = "CAMEO_MAX_RESPONSE_BYTES", value_parser = of_limit(), default_value_t = Limits::default().response_bytes)]
+    max_response_bytes: usize,
 }
 
 pub(super) fn run(serve: Serve) -> anyhow::Result<()> {
@@ -192,7 +192,7 @@ impl Serve {
                 request_bytes: self.max_request_bytes,
                 batch_keys: self.max_batch_keys,
                 page_items: self.max_page_items,
-                answer_bytes: self.max_answer_bytes,
+                response_bytes: self.max_response_bytes,
             },
         }
     }

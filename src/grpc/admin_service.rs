@@ -99,7 +99,7 @@ fn limits_of_callers(limits: &Limits) -> ServerLimits {
         request_bytes,
         batch_keys,
         page_items,
-        answer_bytes,
+        response_bytes,
     } = *limits;
     ServerLimits {
         max_profile_bytes: wide(profile_bytes),
@@ -114,7 +114,7 @@ fn limits_of_callers(limits: &Limits) -> ServerLimits {
         max_request_bytes: wide(request_bytes),
         max_batch_keys: wide(batch_keys),
         max_page_items: wide(page_items),
-        max_answer_bytes: wide(answer_bytes),
+        max_response_bytes: wide(response_bytes),
         ..ServerLimits::default()
     }
 }

@@ -60,7 +60,7 @@ impl EventService for Events {
 
     async fn list_events(&self, request: Request<ListEventsRequest>) -> Result<Response<Encoded>, Status> {
         let list = parse_list(request.into_inner(), &self.limits)?;
-        let size = PageSize { items: list.page_size, bytes: self.limits.answer_bytes };
+        let size = PageSize { items: list.page_size, bytes: self.limits.response_bytes };
         self.store.on_read_pool(move |store| list_events(store, &list, size)).await.map(Response::new)
     }
 }

@@ -165,13 +165,13 @@ impl ProfileService for Profiles {
 
     async fn batch_get_profiles(&self, request: Request<BatchGetProfilesRequest>) -> Result<Response<Encoded>, Status> {
         let batch = self.parse_batch(request.into_inner())?;
-        let limit = self.limits.answer_bytes;
+        let limit = self.limits.response_bytes;
         self.store.on_read_pool(move |store| get_batch(store, &batch, limit)).await.map(Response::new)
     }
 
     async fn list_profiles(&self, request: Request<ListProfilesRequest>) -> Result<Response<Encoded>, Status> {
         let list = self.parse_list(request.into_inner())?;
-        let size = PageSize { items: list.page_size, bytes: self.limits.answer_bytes };
+        let size = PageSize { items: list.page_size, bytes: self.limits.response_bytes };
         self.store.on_read_pool(move |store| list_profiles(store, &list, size)).await.map(Response::new)
     }
 

@@ -225,7 +225,7 @@ pub(super) fn explained(refusal: &Status) -> Option<Status> {
 /// For a profile that no longer fits into an answer with several.
 pub(super) fn answer_full(limit: usize, found: usize) -> Status {
     let message = format!("the answer would take {found} bytes with this profile, over the limit of {limit}");
-    over_quota(message, "answer bytes", limit, found)
+    over_quota(message, "response bytes", limit, found)
 }
 
 /// For an import: `refusal`, with details if tonic made it, and how many records were dealt with.

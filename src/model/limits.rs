@@ -30,7 +30,7 @@ pub struct Limits {
     /// Profiles or events of one page.
     pub page_items: usize,
     /// Bytes of the profiles or events in one answer. A page may pass it by its last item.
-    pub answer_bytes: usize,
+    pub response_bytes: usize,
 }
 
 impl Limits {
@@ -60,7 +60,7 @@ impl Default for Limits {
             request_bytes: 1 << 20,
             batch_keys: 1_000,
             page_items: 1_000,
-            answer_bytes: 3 << 20, // With one profile of the largest size more below the 4 MiB that clients take.
+            response_bytes: 3 << 20, // With one profile of the largest size more below the 4 MiB that clients take.
         }
     }
 }

@@ -120,7 +120,7 @@ async fn a_batch_sees_one_state_of_the_store() {
 /// What would pass the limit of an answer has its own error, and is there when it is asked for again.
 #[tokio::test]
 async fn a_batch_is_bounded_in_bytes() {
-    let server = TestServer::start_with(|config| config.limits.answer_bytes = 10_000).await;
+    let server = TestServer::start_with(|config| config.limits.response_bytes = 10_000).await;
     let client = server.client().await;
     for mpid in 1..=4 {
         let profile = Profile { user_attributes: Some(map([("a", text(&"v".repeat(4_000)))])), ..with_mpid(mpid) };

@@ -186,7 +186,7 @@ async fn an_answer_takes_as_many_bytes_as_it_may() {
         let first = BatchGetProfilesResponse { results: whole.results[..1].to_vec() }.encoded_len();
         let bytes = first + client.get(2).await.unwrap().encoded_len();
         let server =
-            TestServer::start_on(server.stop().await, |config| config.limits.answer_bytes = bytes - over).await;
+            TestServer::start_on(server.stop().await, |config| config.limits.response_bytes = bytes - over).await;
         let results = server.client().await.batch(batch()).await.unwrap();
         let found = results.iter().filter(|result| matches!(result, batch_get_profiles_result::Result::Found(_)));
         assert_eq!(found.count(), 2 - over, "{over} past the limit");
@@ -356,7 +356,7 @@ async fn every_limit_has_a_flag_and_stands_in_the_readme() {
         request_bytes,
         batch_keys,
         page_items,
-        answer_bytes,
+        response_bytes,
     } = Limits::default();
     let limits = [
         ("profile-bytes", profile_bytes, "256 KiB"),
@@ -371,7 +371,7 @@ async fn every_limit_has_a_flag_and_stands_in_the_readme() {
         ("request-bytes", request_bytes, "1 MiB"),
         ("batch-keys", batch_keys, "1,000"),
         ("page-items", page_items, "1,000"),
-        ("answer-bytes", answer_bytes, "3 MiB"),
+        ("answer-bytes", response_bytes, "3 MiB"),
     ];
     let help = output(binary().args(["serve", "--help"])).await.stdout;
     let help = String::from_utf8(help).unwrap();

@@ -87,7 +87,7 @@ async fn status_shows_the_limits_in_force() {
         request_bytes: 110,
         batch_keys: 111,
         page_items: 112,
-        answer_bytes: 113,
+        response_bytes: 113,
     };
     let server = TestServer::start_with(|config| {
         config.limits = limits;
@@ -116,7 +116,7 @@ async fn status_shows_the_limits_in_force() {
         max_request_bytes: 110,
         max_batch_keys: 111,
         max_page_items: 112,
-        max_answer_bytes: 113,
+        max_response_bytes: 113,
         queue_commands: 114,
         queue_bytes: 115,
         ring_bytes: 116,
