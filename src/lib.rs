@@ -14,6 +14,7 @@
 //! - [`server`]: wires the parts: bind, local address, shutdown.
 //! - [`cli`]: the commands, and `telemetry`, their logs.
 
+pub mod call;
 pub mod cli;
 pub mod clock;
 pub mod command;
@@ -23,6 +24,7 @@ pub mod grpc;
 pub mod http;
 pub mod model;
 pub mod proto;
+pub mod refusal;
 pub mod server;
 pub mod store;
 mod telemetry;

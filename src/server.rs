@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::feed::Feed;
 use crate::grpc::admin_service::Admin;
 use crate::grpc::event_service::Events;
-use crate::grpc::layer::RefusalLayer;
+use crate::grpc::layer::{RefusalLayer, is_grpc};
 use crate::grpc::profile_service::Profiles;
 use crate::grpc::server::admin_service_server::AdminServiceServer;
 use crate::grpc::server::event_service_server::EventServiceServer;
@@ -131,7 +131,7 @@ impl Server {
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?);
         let http = http::router(Arc::clone(&store), config.limits, config.server.http_rate, stop.clone());
-        let routes = routes.into_axum_router().fallback(http::not_found).merge(http);
+        let routes = routes.into_axum_router().fallback(not_found).merge(http);
 
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).then(|accepted| async {
             if let Err(error) = &accepted {
@@ -184,6 +184,13 @@ impl Server {
         }
         Ok(())
     }
+}
+
+async fn not_found(request: axum::extract::Request) -> axum::response::Response {
+    if is_grpc(request.headers()) {
+        return tonic::Status::unimplemented("").into_http(); // `RefusalLayer` gives it its reason.
+    }
+    http::not_found()
 }
 
 /// The watchers know by now. Without this, their open watches would keep the connections open.

@@ -6,9 +6,11 @@ use tonic::{Request, Response, Status};
 
 use super::codec::Encoded;
 use super::server::admin_service_server::AdminService;
+use crate::call::Call;
 use crate::config::{Config, FeedConfig, ServerConfig, StoreConfig};
 use crate::model::{Limits, Micros, Workspace};
 use crate::proto::v1::{GetStatusRequest, GetStatusResponse, LogEnds, Scrub, ServerLimits, StoreStatus};
+use crate::refusal::Refusal;
 use crate::store::{LogBounds, Store, StoreError};
 
 /// The service.
@@ -58,12 +60,16 @@ impl Admin {
 #[tonic::async_trait]
 impl AdminService for Admin {
     async fn get_status(&self, request: Request<GetStatusRequest>) -> Result<Response<Encoded>, Status> {
-        let workspace = request.into_inner().workspace;
-        let workspace = if workspace.is_empty() { None } else { Some(Workspace::parse(&workspace)?) };
+        let workspace = parse_workspace(&request.into_inner().workspace)?;
+        let call = Call::begin("AdminService/GetStatus", workspace.as_ref());
         let admin = self.clone();
-        let status = self.store.on_read_pool(move |_| admin.status(workspace.as_ref())).await?;
-        Ok(Response::new(Encoded::new(&status)))
+        let status = self.store.on_read_pool(move |_| admin.status(workspace.as_ref())).await;
+        Ok(Response::new(Encoded::new(&status.map_err(|error| call.refuse(error))?)))
     }
+}
+
+fn parse_workspace(name: &str) -> Result<Option<Workspace>, Refusal> {
+    if name.is_empty() { Ok(None) } else { Ok(Some(Workspace::parse(name)?)) }
 }
 
 /// Every limit is named here, so that a new one cannot be left out.

@@ -10,8 +10,6 @@ use prost::Message;
 use tonic::Status;
 use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
-use super::status;
-
 /// Bytes that are gathered before they are sent, where a stream has more than one message ready.
 const YIELD_BYTES: usize = 32 << 10;
 
@@ -85,8 +83,8 @@ impl<D: Message + Default> Decoder for MessageDecoder<D> {
     type Error = Status;
 
     fn decode(&mut self, buf: &mut DecodeBuf<'_>) -> Result<Option<D>, Status> {
-        // prost's error names fields and never their values, but it also names our types: it is for us alone.
-        D::decode(buf).map(Some).map_err(|_| status::undecodable())
+        // prost's error names our types, which tell the caller nothing. `status::explained` gives the reason.
+        D::decode(buf).map(Some).map_err(|_| Status::internal("undecodable"))
     }
 
     fn buffer_settings(&self) -> BufferSettings {

@@ -9,12 +9,13 @@ use tonic::{Request, Response, Status};
 
 use super::codec::Encoded;
 use super::server::event_service_server::EventService;
-use super::status;
+use crate::call::Call;
 use crate::feed::{Feed, Subscribe, Subscriber};
 use crate::model::cursor::Start;
 use crate::model::{Filter, Invalid, Limits, Mask, Workspace, wire};
 use crate::proto::field::list_events_response::{CAUGHT_UP, CURSOR, EVENTS};
 use crate::proto::v1::{ListEventsRequest, SubscribeRequest, list_events_request, subscribe_request};
+use crate::refusal::Refusal;
 use crate::store::{PageSize, Past, Store, StoreError};
 
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -50,18 +51,23 @@ impl EventService for Events {
     type SubscribeStream = Pin<Box<dyn Stream<Item = Result<Encoded, Status>> + Send>>;
 
     async fn subscribe(&self, request: Request<SubscribeRequest>) -> Result<Response<Self::SubscribeStream>, Status> {
-        let subscribe = parse_subscribe(request.into_inner())?;
-        let subscriber = Subscriber::open(&self.feed, Arc::clone(&self.store), subscribe)?;
+        let subscribe = parse_subscribe(request.into_inner()).map_err(Refusal::from)?;
+        let call = Call::begin("EventService/Subscribe", &subscribe.workspace);
+        let subscriber = Subscriber::open(&self.feed, Arc::clone(&self.store), subscribe);
+        let subscriber = subscriber.map_err(|error| call.refuse(error))?;
         let frames = stream::unfold(Box::new(subscriber), |mut subscriber| async move {
             subscriber.next().await.map(|frame| (frame, subscriber))
         });
-        Ok(Response::new(Box::pin(frames.map_ok(Encoded).map_err(Status::from))))
+        let frames = frames.map_ok(Encoded).map_err(move |error| call.refuse(error).into());
+        Ok(Response::new(Box::pin(frames)))
     }
 
     async fn list_events(&self, request: Request<ListEventsRequest>) -> Result<Response<Encoded>, Status> {
-        let list = parse_list(request.into_inner(), &self.limits)?;
+        let list = parse_list(request.into_inner(), &self.limits).map_err(Refusal::from)?;
+        let call = Call::begin("EventService/ListEvents", &list.workspace);
         let size = PageSize { items: list.page_size, bytes: self.limits.response_bytes };
-        self.store.on_read_pool(move |store| list_events(store, &list, size)).await.map(Response::new)
+        let events = self.store.on_read_pool(move |store| list_events(store, &list, size)).await;
+        Ok(Response::new(events.map_err(|refusal| call.refuse(refusal))?))
     }
 }
 
@@ -110,7 +116,7 @@ fn parse_heartbeat(interval: Option<prost_types::Duration>) -> Result<Duration, 
 }
 
 /// A `ListEventsResponse`.
-fn list_events(store: &Store, list: &List, size: PageSize) -> Result<Encoded, Status> {
+fn list_events(store: &Store, list: &List, size: PageSize) -> Result<Encoded, Refusal> {
     let mut message = Vec::new();
     let page = store.list_events(&list.workspace, &list.start, &list.filter, size, |event| {
         let event = list.mask.event(event.event).map_err(|_| StoreError::corrupt("event"))?;
@@ -119,7 +125,7 @@ fn list_events(store: &Store, list: &List, size: PageSize) -> Result<Encoded, St
     });
     let cursors = store.cursors(&list.workspace);
     let page = page.map_err(|error| match error {
-        StoreError::Corrupt { past: Some(Past::Event(past)), .. } => status::log_damaged(cursors.at(past)),
+        StoreError::Corrupt { past: Some(Past::Event(past)), .. } => Refusal::log_damaged(cursors.at(past)),
         other => other.into(),
     })?;
     wire::put_delimited(CURSOR, &cursors.at(page.through).encode(), &mut message);

@@ -12,6 +12,7 @@ use tonic::Status;
 use tower::{Layer, Service};
 
 use super::status;
+use crate::refusal::Refusal;
 
 /// tonic enforces deadlines too, further out, but says CANCELLED without a reason. Ours is ahead of its timer, whose
 /// ticks are milliseconds.
@@ -82,7 +83,7 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
 }
 
 fn in_time<O: Default, E>(answer: Result<Answer<O, E>, Elapsed>) -> Answer<O, E> {
-    answer.unwrap_or_else(|_| Ok(status::deadline_exceeded(status::DEADLINE).into_http())).map(explain)
+    answer.unwrap_or_else(|_| Ok(Status::from(Refusal::deadline_exceeded(status::DEADLINE)).into_http())).map(explain)
 }
 
 /// What `grpc-timeout` says: up to eight digits and a unit. One that is malformed is none.
@@ -114,8 +115,7 @@ fn explain<O>(mut response: Response<O>) -> Response<O> {
 /// Our refusal, where tonic refused without a reason.
 fn explained(headers: &HeaderMap) -> Option<Status> {
     headers.get(Status::GRPC_STATUS)?; // Most answers have none here, but in their trailers.
-    let refusal = Status::from_header_map(headers)?;
-    if refusal.details().is_empty() { status::explained(&refusal) } else { None }
+    status::explained(&Status::from_header_map(headers)?).map(Status::from)
 }
 
 #[cfg(test)]

@@ -1,14 +1,13 @@
 //! The services. With `http` and `server` the only modules that know a transport. Each method parses, asks, answers.
 //!
-//! - [`profile_service`], [`event_service`], [`admin_service`]: one file per service; `import` is a stream of the first.
-//! - [`status`]: the one map from refusals to gRPC statuses.
+//! - [`profile_service`], [`event_service`], [`admin_service`]: one file or folder per service.
+//! - [`status`]: renders a refusal as a gRPC status.
 //! - [`codec`]: sends what is already encoded.
 //! - [`layer`]: what holds for every call.
 
 pub mod admin_service;
 pub mod codec;
 pub mod event_service;
-mod import;
 pub mod layer;
 pub mod profile_service;
 pub mod status;

@@ -31,17 +31,18 @@ use governor::{Quota, RateLimiter};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use prost::Message;
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::grpc::layer::is_grpc;
-use crate::grpc::status;
+use crate::call::Call;
 use crate::model::{Invalid, Limits, Mpid, ProfileKey, Workspace};
 use crate::proto::v1::Profile;
+use crate::refusal::Refusal;
 use crate::store::{Store, StoreError, WorkspaceId};
 use problem::Problem;
 use query::{Query, Resolve};
 
+const LOOKUP: &str = "/userprofile/v1/{org}/{account}/{workspace}/{mpid}";
+const RESOLVE: &str = "/userprofile/v1/resolve/{org}/{account}/{workspace}";
 /// A body that does not arrive in time is not waited for.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// A profile is of one person and may change at any time: only the caller's own cache may keep it, and must ask before
@@ -73,17 +74,15 @@ pub fn router(
     let rate = requests_per_second
         .map(|rate| RateLimiter::new(Quota::per_second(rate), HashMapStateStore::default(), MonotonicClock));
     Router::new()
-        .route("/userprofile/v1/resolve/{org}/{account}/{workspace}", post(resolve))
-        .route("/userprofile/v1/{org}/{account}/{workspace}/{mpid}", get(lookup).post(lookup))
+        .route(RESOLVE, post(resolve))
+        .route(LOOKUP, get(lookup).post(lookup))
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
         .with_state(Arc::new(Api { store, limits, rate, stop }))
 }
 
-/// For a path that nothing else answers.
-pub async fn not_found(request: Request) -> Response {
-    if is_grpc(request.headers()) {
-        return Status::unimplemented("").into_http::<Body>(); // `RefusalLayer` says why.
-    }
+/// The response where a path leads nowhere.
+#[must_use]
+pub fn not_found() -> Response {
     Problem::no_such_resource().into_response()
 }
 
@@ -99,7 +98,7 @@ async fn lookup(
     let query = Query::parse(query.as_deref())?;
     let key = ProfileKey::Mpid(parse_mpid(&mpid)?);
     api.check_rate(&workspace)?;
-    let (etag, body) = api.find(&workspace, &key, &query)?;
+    let (etag, body) = api.find(&Call::begin(LOOKUP, &workspace), &workspace, &key, &query)?;
     let conditional = method != Method::POST;
     if conditional && headers.get_all(header::IF_NONE_MATCH).iter().any(|condition| matches(condition, &etag)) {
         // A length of 0, which an empty body has, would be that of what is not sent.
@@ -121,7 +120,7 @@ async fn resolve(
     api.check_rate(&workspace)?;
     let body = api.read_body(request).await?;
     let key = Resolve::parse(&body, &api.limits)?;
-    let (etag, body) = api.find(&workspace, &key, &query)?;
+    let (etag, body) = api.find(&Call::begin(RESOLVE, &workspace), &workspace, &key, &query)?;
     Ok((validators(etag), [(header::CONTENT_TYPE, JSON)], body).into_response())
 }
 
@@ -151,22 +150,28 @@ impl Api {
         tokio::select! {
             body = axum::body::to_bytes(body, limit) => body.map_err(|error| Problem::body_refused(&error, limit)),
             () = tokio::time::sleep(BODY_TIMEOUT) => Err(Problem::body_too_slow()),
-            () = self.stop.cancelled() => Err(StoreError::Closed.into()),
+            () = self.stop.cancelled() => Err(Refusal::draining().into()),
         }
     }
 
     /// The profile as JSON, and its etag.
-    fn find(&self, workspace: &Workspace, key: &ProfileKey, query: &Query) -> Result<(HeaderValue, Vec<u8>), Problem> {
-        let profile = self.store.find(workspace, key, |profile| Profile::decode(profile))?;
-        let profile = profile.map_err(|_| StoreError::corrupt("profile"))?;
+    fn find(
+        &self,
+        call: &Call,
+        workspace: &Workspace,
+        key: &ProfileKey,
+        query: &Query,
+    ) -> Result<(HeaderValue, Vec<u8>), Refusal> {
+        let profile = self.store.find(workspace, key, |profile| Profile::decode(profile));
+        let profile = profile.and_then(|profile| profile.map_err(|_| StoreError::corrupt("profile")));
+        let profile = profile.map_err(|error| call.refuse(error))?;
         let body = profile::to_json(&profile, query);
         Ok((etag(&body), body))
     }
 
-    fn check_rate(&self, workspace: &Workspace) -> Result<(), Problem> {
+    fn check_rate(&self, workspace: &Workspace) -> Result<(), Refusal> {
         let (Some(rate), Some(workspace)) = (&self.rate, self.store.workspace_id(workspace)) else { return Ok(()) };
-        rate.check_key(&workspace)
-            .map_err(|wait| status::rate_limited(wait.wait_time_from(MonotonicClock.now())).into())
+        rate.check_key(&workspace).map_err(|wait| Refusal::rate_limited(wait.wait_time_from(MonotonicClock.now())))
     }
 }
 

@@ -1,4 +1,4 @@
-//! A refusal as a problem document (RFC 9457), made of the status that gRPC would answer.
+//! Renders a refusal as a problem document (RFC 9457).
 
 use std::collections::BTreeMap;
 
@@ -6,12 +6,10 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use http_body_util::LengthLimitError;
 use serde::Serialize;
-use tonic::{Code, Status};
-use tonic_types::StatusExt;
 
-use crate::grpc::status;
 use crate::model::Invalid;
-use crate::store::StoreError;
+use crate::proto::v1::ErrorReason;
+use crate::refusal::{Detail, Refusal};
 
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
@@ -19,7 +17,7 @@ const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 /// Why a request is refused.
 pub(super) struct Problem {
     status: StatusCode,
-    cause: Status,
+    refusal: Refusal,
 }
 
 /// What stands in the document. `reason`, `metadata` and `errors` are extensions: the `ErrorInfo` and `BadRequest` of
@@ -46,70 +44,56 @@ struct FieldError<'a> {
 
 impl Problem {
     pub fn no_such_resource() -> Self {
-        Self { status: StatusCode::NOT_FOUND, cause: status::method_unknown("no such resource") }
+        Self { status: StatusCode::NOT_FOUND, refusal: Refusal::method_unknown("no such resource") }
     }
 
     pub fn method_not_allowed() -> Self {
-        Self {
-            status: StatusCode::METHOD_NOT_ALLOWED,
-            cause: status::method_unknown("the resource has no such method"),
-        }
+        let refusal = Refusal::method_unknown("the resource has no such method");
+        Self { status: StatusCode::METHOD_NOT_ALLOWED, refusal }
     }
 
     pub fn body_too_slow() -> Self {
-        let cause = status::deadline_exceeded("the body did not arrive in time");
-        Self { status: StatusCode::REQUEST_TIMEOUT, cause }
+        let refusal = Refusal::deadline_exceeded("the body did not arrive in time");
+        Self { status: StatusCode::REQUEST_TIMEOUT, refusal }
     }
 
     pub fn body_too_large(limit: usize) -> Self {
-        Self { status: StatusCode::PAYLOAD_TOO_LARGE, cause: status::body_too_large(limit) }
+        Self { status: StatusCode::PAYLOAD_TOO_LARGE, refusal: Refusal::body_too_large(limit) }
     }
 
-    /// It went on past the limit, or ended before its end.
+    /// The body went on past the limit, or ended before its end.
     pub fn body_refused(error: &axum::Error, limit: usize) -> Self {
         let too_large = std::error::Error::source(error).is_some_and(<dyn std::error::Error>::is::<LengthLimitError>);
         if too_large { Self::body_too_large(limit) } else { Invalid::field("body", "is malformed or cut short").into() }
     }
 }
 
-impl From<Status> for Problem {
-    fn from(cause: Status) -> Self {
-        Self { status: http_status(cause.code()), cause }
-    }
-}
-
-impl From<Invalid> for Problem {
-    fn from(error: Invalid) -> Self {
-        Status::from(error).into()
-    }
-}
-
-impl From<StoreError> for Problem {
-    fn from(error: StoreError) -> Self {
-        Status::from(error).into()
+impl<E: Into<Refusal>> From<E> for Problem {
+    fn from(error: E) -> Self {
+        let refusal = error.into();
+        Self { status: status(refusal.reason), refusal }
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let details = self.cause.get_error_details();
-        let info = details.error_info();
-        let metadata = info.into_iter().flat_map(|info| &info.metadata);
-        let errors = details.bad_request().into_iter().flat_map(|bad| &bad.field_violations);
+        let refusal = &self.refusal;
         let document = Document {
             r#type: "about:blank",
             title: self.status.canonical_reason().unwrap_or_default(),
             status: self.status.as_u16(),
-            detail: self.cause.message(),
-            reason: info.map_or("", |info| &info.reason),
-            metadata: metadata.map(|(key, value)| (key.as_str(), value.as_str())).collect(),
-            errors: errors.map(|error| FieldError { field: &error.field, description: &error.description }).collect(),
+            detail: &refusal.message,
+            reason: refusal.reason_name(),
+            metadata: refusal.metadata.iter().map(|(name, value)| (*name, value.as_str())).collect(),
+            errors: match &refusal.detail {
+                Some(Detail::Field { path, problem }) => vec![FieldError { field: path, description: problem }],
+                _ => Vec::new(),
+            },
         };
         let body = serde_json::to_vec(&document).expect("keys are strings, and a Vec takes any length");
         let headers = [(header::CONTENT_TYPE, PROBLEM_JSON), (header::CACHE_CONTROL, NO_STORE)];
         let mut response = (self.status, headers, body).into_response();
-        let retry = details.retry_info().and_then(|retry| retry.retry_delay);
-        if let Some(delay) = retry {
+        if let Some(Detail::RetryAfter(delay)) = refusal.detail {
             let seconds = delay.as_secs() + u64::from(delay.subsec_nanos() > 0);
             response.headers_mut().insert(header::RETRY_AFTER, seconds.max(1).into());
         }
@@ -117,19 +101,35 @@ impl IntoResponse for Problem {
     }
 }
 
-/// As google.rpc.Code maps them.
-fn http_status(code: Code) -> StatusCode {
-    match code {
-        Code::Ok => StatusCode::OK,
-        Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => StatusCode::BAD_REQUEST,
-        Code::Unauthenticated => StatusCode::UNAUTHORIZED,
-        Code::PermissionDenied => StatusCode::FORBIDDEN,
-        Code::NotFound => StatusCode::NOT_FOUND,
-        Code::AlreadyExists | Code::Aborted => StatusCode::CONFLICT,
-        Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
-        Code::Unimplemented => StatusCode::NOT_IMPLEMENTED,
-        Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-        Code::DeadlineExceeded | Code::Cancelled => StatusCode::GATEWAY_TIMEOUT,
-        Code::Unknown | Code::Internal | Code::DataLoss => StatusCode::INTERNAL_SERVER_ERROR,
+/// The status of a reason: what google.rpc.Code prescribes for the code that gRPC has for it.
+fn status(reason: ErrorReason) -> StatusCode {
+    match reason {
+        ErrorReason::FieldInvalid
+        | ErrorReason::MaskInvalid
+        | ErrorReason::FilterInvalid
+        | ErrorReason::CursorMalformed
+        | ErrorReason::CursorExpired
+        | ErrorReason::CursorInFuture
+        | ErrorReason::CursorForeign
+        | ErrorReason::RequestIdReused
+        | ErrorReason::LimitExceeded => StatusCode::BAD_REQUEST,
+        ErrorReason::ProfileNotFound | ErrorReason::AudienceNotFound | ErrorReason::SubscriptionNotFound => {
+            StatusCode::NOT_FOUND
+        }
+        ErrorReason::ProfileExists
+        | ErrorReason::IdentityTaken
+        | ErrorReason::EtagMismatch
+        | ErrorReason::SubscriptionTakenOver => StatusCode::CONFLICT,
+        ErrorReason::SubscriberStalled
+        | ErrorReason::Overloaded
+        | ErrorReason::StorageFull
+        | ErrorReason::RateLimited
+        | ErrorReason::QuotaExceeded => StatusCode::TOO_MANY_REQUESTS,
+        ErrorReason::ServerDraining | ErrorReason::StorageFailed => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorReason::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+        ErrorReason::MethodUnknown => StatusCode::NOT_IMPLEMENTED,
+        ErrorReason::RecordCorrupt | ErrorReason::Internal | ErrorReason::Unspecified => {
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
     }
 }

@@ -371,7 +371,7 @@ async fn every_limit_has_a_flag_and_stands_in_the_readme() {
         ("request-bytes", request_bytes, "1 MiB"),
         ("batch-keys", batch_keys, "1,000"),
         ("page-items", page_items, "1,000"),
-        ("answer-bytes", response_bytes, "3 MiB"),
+        ("response-bytes", response_bytes, "3 MiB"),
     ];
     let help = output(binary().args(["serve", "--help"])).await.stdout;
     let help = String::from_utf8(help).unwrap();

@@ -10,6 +10,7 @@
 //! - [`model`]: random calls against a model.
 //! - [`status`]: what the server tells its operators.
 //! - [`process`]: the real binary: signals, flags, crashes.
+//! - [`logs`]: what the operator reads.
 //! - [`rot`]: damaged bits and pages of the store's file.
 //! - [`wire`]: bytes that are not a request.
 
@@ -21,6 +22,7 @@ mod harness;
 mod http;
 mod imports;
 mod limits;
+mod logs;
 mod model;
 mod patches;
 mod process;

@@ -1,0 +1,216 @@
+//! `ImportProfiles`: a stream of records into the queue of writes.
+//!
+//! - A record is read when the queue has room for it: what is not read is held back by the flow control of HTTP/2.
+//! - Records are applied in order, each as one command of its own, so a broken stream leaves whole records only.
+//! - Answers are taken as they come, between records. What waits here, with those that were refused at the door and are
+//!   told in their turn, is bounded as the queue is.
+
+use std::future::{Future, ready};
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use futures_util::future::Either;
+use futures_util::stream::FuturesOrdered;
+use prost::Message;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, Streaming};
+use tonic_types::pb as rpc;
+
+use super::super::status;
+use super::write::{Write, WriteRequest, parse_patch};
+use crate::call::Call;
+use crate::command::{Change, Update};
+use crate::model::limits::{IMPORT_REFUSALS, IMPORTS};
+use crate::model::{Invalid, Limits, Mpid, Place, ProfileKey, Workspace};
+use crate::proto::v1::{ImportProfilesRequest, ImportProfilesResponse, ImportRefusal, WriteOutcome};
+use crate::refusal::Refusal;
+use crate::store::{IMPORT_COMMANDS, Store, StoreError, Written};
+
+/// Runs imports, as many at a time as there are places.
+#[derive(Debug, Clone)]
+pub(super) struct Importer {
+    store: Arc<Store>,
+    limits: Limits,
+    /// Cancelled when the server shuts down.
+    stop: CancellationToken,
+    /// A permit for each import that may run.
+    places: Arc<Semaphore>,
+}
+
+/// One import: what its first message says for all of its records.
+struct Import<'a> {
+    importer: &'a Importer,
+    workspace: Workspace,
+    silent: bool,
+    validate_only: bool,
+    call: Call,
+}
+
+/// What came of the records so far.
+#[derive(Default)]
+struct Report {
+    response: ImportProfilesResponse,
+    /// Records that have an outcome: all from the first on.
+    records: i64,
+    latest: Place,
+}
+
+impl Importer {
+    pub fn new(store: Arc<Store>, limits: Limits, stop: CancellationToken) -> Self {
+        Self { store, limits, stop, places: Arc::new(Semaphore::new(IMPORTS)) }
+    }
+
+    /// Applies the records of a stream. A refusal says how many of them have an outcome.
+    pub async fn run(&self, records: Streaming<ImportProfilesRequest>) -> Result<ImportProfilesResponse, Refusal> {
+        let mut report = Report::default();
+        match self.import(records, &mut report).await {
+            Ok(()) => Ok(report.response),
+            Err(refusal) => Err(refusal.with("records", &report.records)),
+        }
+    }
+
+    async fn import(&self, mut records: Streaming<ImportProfilesRequest>, report: &mut Report) -> Result<(), Refusal> {
+        let _place = self.places.try_acquire().map_err(|_| Refusal::too_many_imports(IMPORTS))?;
+        let first = tokio::select! {
+            first = next(&mut records) => first?,
+            () = self.stop.cancelled() => return Err(Refusal::draining()),
+        };
+        let Some(first) = first else { return Ok(()) };
+        Import::begin(self, &first)?.run(first, records, report).await
+    }
+}
+
+impl<'a> Import<'a> {
+    fn begin(importer: &'a Importer, first: &ImportProfilesRequest) -> Result<Self, Invalid> {
+        let workspace = Workspace::parse(&first.workspace)?;
+        let call = Call::begin(ImportProfilesRequest::METHOD, &workspace);
+        Ok(Self { importer, workspace, silent: first.silent, validate_only: first.validate_only, call })
+    }
+
+    async fn run(
+        &self,
+        first: ImportProfilesRequest,
+        mut records: Streaming<ImportProfilesRequest>,
+        report: &mut Report,
+    ) -> Result<(), Refusal> {
+        let mut writes = FuturesOrdered::new();
+        writes.push_back(self.queue(first).await?);
+        let ended = loop {
+            tokio::select! {
+                biased;
+                Some(written) = writes.next() => self.count(written, report)?,
+                () = self.importer.stop.cancelled() => break Err(Refusal::draining()),
+                record = next(&mut records), if writes.len() < IMPORT_COMMANDS => match record {
+                    Ok(Some(record)) => writes.push_back(self.queue(record).await?),
+                    Ok(None) => break Ok(()),
+                    Err(refusal) => break Err(refusal),
+                },
+            }
+        };
+        while let Some(written) = writes.next().await {
+            self.count(written, report)?;
+        }
+        if report.latest > Place::START {
+            let cursors = self.importer.store.cursors(&self.workspace);
+            report.response.cursor = cursors.at(report.latest).to_string();
+        }
+        ended
+    }
+
+    /// Waits for room in the queue. The future that it returns is the record's outcome.
+    async fn queue(
+        &self,
+        record: ImportProfilesRequest,
+    ) -> Result<impl Future<Output = Result<Written, StoreError>>, Refusal> {
+        let Importer { store, limits, .. } = self.importer;
+        match self.parse(record) {
+            Ok(write) => {
+                let queued = store.import(write.command(store, limits)).await;
+                queued.map(Either::Left).map_err(|error| self.call.refuse(error))
+            }
+            Err(invalid) => Ok(Either::Right(ready(Err(invalid.into())))),
+        }
+    }
+
+    fn parse(&self, mut record: ImportProfilesRequest) -> Result<Write, Invalid> {
+        if !record.workspace.is_empty() && record.workspace != self.workspace.as_str() {
+            return Err(Invalid::field("workspace", "must be that of the first message"));
+        }
+        // With what the first message says for all, so that a record has one fingerprint wherever it stands.
+        record.workspace.clear();
+        record.silent |= self.silent;
+        record.validate_only |= self.validate_only;
+        let limits = &self.importer.limits;
+        Write::within(self.workspace.clone(), record, |record| {
+            let key = ProfileKey::parse("key", record.key, limits)?;
+            let patch = parse_patch(record.patch, limits)?;
+            Ok(Change::Update(Update { key, patch, etag: None, create_as: Some(Mpid::draw()) }))
+        })
+    }
+
+    /// Counts a record.
+    ///
+    /// # Errors
+    /// What concerns more than the record.
+    fn count(&self, written: Result<Written, StoreError>, report: &mut Report) -> Result<(), Refusal> {
+        match written {
+            Ok(written) => report.count(&written),
+            Err(error) if ends_import(&error) => return Err(self.call.refuse(error)),
+            Err(error) => report.refuse(self.call.refuse(error)),
+        }
+        report.records += 1;
+        Ok(())
+    }
+}
+
+impl Report {
+    fn count(&mut self, written: &Written) {
+        let response = &mut self.response;
+        let count = match written.outcome {
+            WriteOutcome::Created => &mut response.created,
+            WriteOutcome::Updated => &mut response.updated,
+            WriteOutcome::Unchanged | WriteOutcome::Deleted | WriteOutcome::Unspecified => &mut response.unchanged,
+        };
+        *count += 1;
+        self.latest = self.latest.max(written.place.unwrap_or_default());
+    }
+
+    fn refuse(&mut self, refusal: Refusal) {
+        self.response.refused += 1;
+        if self.response.refusals.len() < IMPORT_REFUSALS {
+            let status = Status::from(refusal);
+            let error = rpc::Status::decode(status.details()).ok(); // Its details are that message, encoded.
+            self.response.refusals.push(ImportRefusal { position: self.records, error });
+        }
+    }
+}
+
+/// Whether an error concerns more than the record that met it.
+fn ends_import(error: &StoreError) -> bool {
+    match error {
+        StoreError::Expired { .. }
+        | StoreError::Overloaded
+        | StoreError::DiskFull { .. }
+        | StoreError::Closed
+        | StoreError::Failed
+        | StoreError::TooManyWorkspaces { .. }
+        | StoreError::Panicked
+        | StoreError::Storage(_) => true,
+        StoreError::ProfileNotFound { .. }
+        | StoreError::ProfileExists { .. }
+        | StoreError::IdentityTaken { .. }
+        | StoreError::EtagMismatch
+        | StoreError::RequestIdReused
+        | StoreError::Invalid(_)
+        | StoreError::Corrupt { .. } => false,
+    }
+}
+
+/// The next record. A stream that breaks off is the caller's doing, or the connection's.
+async fn next(records: &mut Streaming<ImportProfilesRequest>) -> Result<Option<ImportProfilesRequest>, Refusal> {
+    let broken = |status: Status| {
+        status::explained(&status).unwrap_or_else(|| Refusal::deadline_exceeded("the stream of records broke off"))
+    };
+    records.message().await.map_err(broken)
+}

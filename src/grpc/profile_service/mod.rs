@@ -1,0 +1,97 @@
+//! `cameo.v1.ProfileService`.
+//!
+//! - [`read`]: the lookups of one profile, a batch and a page.
+//! - [`write`]: creates, updates and deletes, and the fields that all writes share.
+//! - [`import`]: the stream of writes.
+
+mod import;
+mod read;
+mod write;
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::codec::Encoded;
+use super::server::profile_service_server::ProfileService;
+use crate::call::Call;
+use crate::model::Limits;
+use crate::proto::v1::{
+    BatchGetProfilesRequest, CreateProfileRequest, DeleteProfileRequest, DeleteProfileResponse, GetProfileRequest,
+    ImportProfilesRequest, ListProfilesRequest, UpdateProfileRequest,
+};
+use crate::refusal::Refusal;
+use crate::store::Store;
+use import::Importer;
+use read::{Batch, Get, List};
+use write::Write;
+
+/// The service.
+#[derive(Debug, Clone)]
+pub struct Profiles {
+    store: Arc<Store>,
+    limits: Limits,
+    importer: Importer,
+}
+
+impl Profiles {
+    /// The service on a store. Imports end when `stop` is cancelled.
+    #[must_use]
+    pub fn new(store: Arc<Store>, limits: Limits, stop: CancellationToken) -> Self {
+        Self { importer: Importer::new(Arc::clone(&store), limits, stop), store, limits }
+    }
+}
+
+#[tonic::async_trait]
+impl ProfileService for Profiles {
+    async fn get_profile(&self, request: Request<GetProfileRequest>) -> Result<Response<Encoded>, Status> {
+        let get = Get::parse(request.into_inner(), &self.limits).map_err(Refusal::from)?;
+        let call = Call::begin("ProfileService/GetProfile", &get.workspace);
+        let found = get.run(&self.store).map_err(|error| call.refuse(error))?;
+        Ok(Response::new(found))
+    }
+
+    async fn batch_get_profiles(&self, request: Request<BatchGetProfilesRequest>) -> Result<Response<Encoded>, Status> {
+        let batch = Batch::parse(request.into_inner(), &self.limits).map_err(Refusal::from)?;
+        let call = Call::begin("ProfileService/BatchGetProfiles", &batch.workspace);
+        let per_key = call.clone();
+        let results = self.store.on_read_pool(move |store| batch.run(store, &per_key)).await;
+        Ok(Response::new(results.map_err(|error| call.refuse(error))?))
+    }
+
+    async fn list_profiles(&self, request: Request<ListProfilesRequest>) -> Result<Response<Encoded>, Status> {
+        let list = List::parse(request.into_inner(), &self.limits).map_err(Refusal::from)?;
+        let call = Call::begin("ProfileService/ListProfiles", &list.workspace);
+        let page = self.store.on_read_pool(move |store| list.run(store)).await;
+        Ok(Response::new(page.map_err(|error| call.refuse(error))?))
+    }
+
+    async fn create_profile(&self, request: Request<CreateProfileRequest>) -> Result<Response<Encoded>, Status> {
+        let create = Write::create(request.into_inner(), &self.limits).map_err(Refusal::from)?;
+        let (written, cursor) = create.run(&self.store, &self.limits).await?;
+        Ok(Response::new(write::profile_response(written.profile, cursor.as_deref(), None)))
+    }
+
+    async fn update_profile(&self, request: Request<UpdateProfileRequest>) -> Result<Response<Encoded>, Status> {
+        let update = Write::update(request.into_inner(), &self.limits).map_err(Refusal::from)?;
+        let (written, cursor) = update.run(&self.store, &self.limits).await?;
+        Ok(Response::new(write::profile_response(written.profile, cursor.as_deref(), Some(written.outcome))))
+    }
+
+    async fn delete_profile(&self, request: Request<DeleteProfileRequest>) -> Result<Response<Encoded>, Status> {
+        let delete = Write::delete(request.into_inner(), &self.limits).map_err(Refusal::from)?;
+        let (written, cursor) = delete.run(&self.store, &self.limits).await?;
+        let outcome = written.outcome.into();
+        let response = DeleteProfileResponse { cursor: cursor.unwrap_or_default(), outcome };
+        Ok(Response::new(Encoded::new(&response)))
+    }
+
+    async fn import_profiles(
+        &self,
+        request: Request<Streaming<ImportProfilesRequest>>,
+    ) -> Result<Response<Encoded>, Status> {
+        let response = self.importer.run(request.into_inner()).await?;
+        Ok(Response::new(Encoded::new(&response)))
+    }
+}

@@ -1,0 +1,168 @@
+//! The writes of one profile: each request becomes a command, and what was written becomes its response.
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::super::codec::Encoded;
+use crate::call::Call;
+use crate::command::{Change, Command, Create, Delete, RequestId, Update};
+use crate::model::{Etag, Invalid, Limits, Mpid, NewProfile, Patch, ProfileKey, Workspace, wire};
+use crate::proto::field::{create_profile_response, update_profile_response};
+use crate::proto::v1::{
+    CreateProfileRequest, DeleteProfileRequest, ImportProfilesRequest, ProfilePatch, UpdateProfileRequest, WriteOutcome,
+};
+use crate::refusal::Refusal;
+use crate::store::{Store, Written};
+
+/// The fields that all write requests share.
+pub(super) trait WriteRequest: Message {
+    /// The RPC.
+    const METHOD: &'static str;
+
+    fn workspace(&self) -> &str;
+    fn take_request_id(&mut self) -> String;
+    fn silent(&self) -> bool;
+    fn validate_only(&self) -> bool;
+}
+
+/// A request without `silent` is never silent.
+macro_rules! write_request {
+    ($request:ty, $method:literal, silent: $silent:expr) => {
+        impl WriteRequest for $request {
+            const METHOD: &'static str = concat!("ProfileService/", $method);
+
+            fn workspace(&self) -> &str {
+                &self.workspace
+            }
+
+            fn take_request_id(&mut self) -> String {
+                std::mem::take(&mut self.request_id)
+            }
+
+            fn silent(&self) -> bool {
+                let silent: fn(&Self) -> bool = $silent;
+                silent(self)
+            }
+
+            fn validate_only(&self) -> bool {
+                self.validate_only
+            }
+        }
+    };
+}
+write_request!(CreateProfileRequest, "CreateProfile", silent: |_| false);
+write_request!(UpdateProfileRequest, "UpdateProfile", silent: |_| false);
+write_request!(DeleteProfileRequest, "DeleteProfile", silent: |_| false);
+write_request!(ImportProfilesRequest, "ImportProfiles", silent: |request| request.silent);
+
+/// A parsed write request.
+pub(super) struct Write {
+    method: &'static str,
+    workspace: Workspace,
+    request: Option<RequestId>,
+    silent: bool,
+    validate_only: bool,
+    change: Change,
+}
+
+impl Write {
+    /// Parses a request that names its own workspace. `change` parses what only this kind of request has.
+    fn parse<R: WriteRequest>(request: R, change: impl FnOnce(R) -> Result<Change, Invalid>) -> Result<Self, Invalid> {
+        let workspace = Workspace::parse(request.workspace())?;
+        Self::within(workspace, request, change)
+    }
+
+    /// Parses a request in a known workspace. The id is taken out of the request first, so that its fingerprint is of
+    /// everything else.
+    pub fn within<R: WriteRequest>(
+        workspace: Workspace,
+        mut request: R,
+        change: impl FnOnce(R) -> Result<Change, Invalid>,
+    ) -> Result<Self, Invalid> {
+        let id = RequestId::parse(request.take_request_id())?;
+        Ok(Self {
+            method: R::METHOD,
+            workspace,
+            request: id.map(|id| RequestId::new(id, R::METHOD, &request)),
+            silent: request.silent(),
+            validate_only: request.validate_only(),
+            change: change(request)?,
+        })
+    }
+
+    pub fn create(request: CreateProfileRequest, limits: &Limits) -> Result<Self, Invalid> {
+        Self::parse(request, |request| {
+            let profile = request.profile.ok_or_else(|| Invalid::field("profile", "must be set"))?;
+            let given = Mpid::new(profile.mpid);
+            let profile = Box::new(NewProfile::parse(profile, limits)?);
+            Ok(Change::Create(Create { profile, mpid: given.unwrap_or_else(Mpid::draw), drawn: given.is_none() }))
+        })
+    }
+
+    pub fn update(request: UpdateProfileRequest, limits: &Limits) -> Result<Self, Invalid> {
+        Self::parse(request, |request| {
+            Ok(Change::Update(Update {
+                key: ProfileKey::parse("key", request.key, limits)?,
+                patch: parse_patch(request.patch, limits)?,
+                etag: Etag::parse(request.etag)?,
+                create_as: request.allow_missing.then(Mpid::draw),
+            }))
+        })
+    }
+
+    pub fn delete(request: DeleteProfileRequest, limits: &Limits) -> Result<Self, Invalid> {
+        Self::parse(request, |request| {
+            Ok(Change::Delete(Delete {
+                key: ProfileKey::parse("key", request.key, limits)?,
+                etag: Etag::parse(request.etag)?,
+                allow_missing: request.allow_missing,
+            }))
+        })
+    }
+
+    pub fn command(self, store: &Store, limits: &Limits) -> Command {
+        Command {
+            workspace: self.workspace,
+            stamp: store.stamp(),
+            actor: None,
+            request: self.request,
+            silent: self.silent,
+            validate_only: self.validate_only,
+            limits: *limits,
+            change: self.change,
+        }
+    }
+
+    /// Writes, and returns what was written with the cursor of its event.
+    pub async fn run(self, store: &Store, limits: &Limits) -> Result<(Written, Option<String>), Refusal> {
+        let call = Call::begin(self.method, &self.workspace);
+        let cursors = store.cursors(&self.workspace);
+        let written = store.write(self.command(store, limits)).await.map_err(|error| call.refuse(error))?;
+        let cursor = written.place.map(|place| cursors.at(place).to_string());
+        Ok((written, cursor))
+    }
+}
+
+/// Parses the required `patch` of a request.
+pub(super) fn parse_patch(patch: Option<ProfilePatch>, limits: &Limits) -> Result<Box<Patch>, Invalid> {
+    let patch = patch.ok_or_else(|| Invalid::field("patch", "must be set"))?;
+    Patch::parse(patch, limits).map(Box::new)
+}
+
+/// A `CreateProfileResponse` or an `UpdateProfileResponse`, around a profile that is encoded already.
+pub(super) fn profile_response(profile: Option<Bytes>, cursor: Option<&str>, outcome: Option<WriteOutcome>) -> Encoded {
+    use update_profile_response::{CURSOR, OUTCOME, PROFILE};
+    // The two responses have the same numbers for the fields that both have.
+    const { assert!(create_profile_response::PROFILE == PROFILE && create_profile_response::CURSOR == CURSOR) };
+    let mut message = Vec::with_capacity(profile.as_ref().map_or(0, Bytes::len) + 64);
+    if let Some(profile) = profile {
+        wire::put_delimited(PROFILE, &profile, &mut message);
+    }
+    if let Some(cursor) = cursor {
+        wire::put_delimited(CURSOR, cursor.as_bytes(), &mut message);
+    }
+    if let Some(outcome) = outcome {
+        prost::encoding::int32::encode(OUTCOME, &outcome.into(), &mut message);
+    }
+    message.into()
+}

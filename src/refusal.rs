@@ -1,0 +1,305 @@
+//! Why a call did not succeed: a reason, a message for the caller, and details for machines.
+//!
+//! Every error of `model`, `store` and `feed` becomes a [`Refusal`] here, in one exhaustive map. `grpc::status` renders
+//! it as a status and `http::problem` as a problem document; a refusal itself knows no transport. To add a reason, add
+//! it to `error_reason.proto`, construct it here, and let the compiler lead you through those two.
+//!
+//! Invariant: a message, a detail and a log line hold no identity value and no attribute value.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::time::Duration;
+
+use crate::feed::FeedError;
+use crate::model::cursor::CursorError;
+use crate::model::{Cursor, Invalid, Micros, Place};
+use crate::proto::v1::ErrorReason;
+use crate::store::StoreError;
+
+/// A full queue empties fast.
+const QUEUE_RETRY: Duration = Duration::from_millis(100);
+/// A restart takes longer.
+const RESTART_RETRY: Duration = Duration::from_secs(1);
+
+/// Why a call did not succeed.
+#[derive(Debug)]
+pub struct Refusal {
+    /// The reason, which clients act on.
+    pub reason: ErrorReason,
+    /// The message for the caller.
+    pub message: Cow<'static, str>,
+    /// Facts that go with the reason, by the names that `error_reason.proto` documents.
+    pub metadata: BTreeMap<&'static str, String>,
+    /// The part of the request or of the state that the refusal is about.
+    pub detail: Option<Detail>,
+    /// The cause of a failure of ours. It goes to the log; the caller does not see it.
+    pub cause: Option<Box<dyn Error + Send + Sync>>,
+}
+
+/// What a refusal is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Detail {
+    /// A field of the request that is wrong. An empty path names the request as a whole.
+    Field {
+        /// The path of the field, such as `patch.set_user_attributes["plan"]`.
+        path: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A condition that does not hold.
+    Precondition {
+        /// The kind of condition.
+        kind: &'static str,
+        /// What it is a condition of.
+        subject: &'static str,
+        /// Why it does not hold.
+        problem: Cow<'static, str>,
+    },
+    /// A quantity that is over its limit.
+    Quota {
+        /// What is counted.
+        subject: &'static str,
+        /// How many there are, and how many there may be.
+        problem: String,
+    },
+    /// The profile in question, such as `profiles/42`. Empty if the caller named it by an identity.
+    Profile(String),
+    /// How long to wait before the next attempt.
+    RetryAfter(Duration),
+}
+
+impl Refusal {
+    fn new(reason: ErrorReason, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { reason, message: message.into(), metadata: BTreeMap::new(), detail: None, cause: None }
+    }
+
+    fn detail(self, detail: Detail) -> Self {
+        Self { detail: Some(detail), ..self }
+    }
+
+    fn retry_after(self, wait: Duration) -> Self {
+        self.detail(Detail::RetryAfter(wait))
+    }
+
+    /// Adds a fact.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, value: &(impl ToString + ?Sized)) -> Self {
+        self.metadata.insert(name, value.to_string());
+        self
+    }
+
+    /// Whether the failure is ours, so that the operator should hear of it.
+    #[must_use]
+    pub fn is_our_failure(&self) -> bool {
+        use ErrorReason::{Internal, RecordCorrupt, StorageFailed};
+        matches!(self.reason, Internal | RecordCorrupt | StorageFailed)
+    }
+
+    /// The name of the reason, as callers see it: without the prefix that protobuf asks for.
+    #[must_use]
+    pub fn reason_name(&self) -> &'static str {
+        self.reason.as_str_name().trim_start_matches("ERROR_REASON_")
+    }
+
+    /// A field of the request is wrong.
+    fn field(reason: ErrorReason, message: String, path: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::new(reason, message).detail(Detail::Field { path: path.into(), problem: problem.into() })
+    }
+
+    /// Something is larger than its limit.
+    fn over_limit(message: String, subject: &'static str, limit: usize, found: usize) -> Self {
+        Self::limit(message, subject, limit)
+            .with("found", &found)
+            .detail(Detail::Quota { subject, problem: format!("{found}, over the limit of {limit}") })
+    }
+
+    fn limit(message: String, subject: &'static str, limit: usize) -> Self {
+        Self::new(ErrorReason::LimitExceeded, message).with("subject", &subject).with("limit", &limit)
+    }
+
+    /// The bytes are not an encoded message of the request's type.
+    #[must_use]
+    pub fn undecodable() -> Self {
+        let problem = "is not an encoded message of the request's type";
+        Self::field(ErrorReason::FieldInvalid, format!("the request {problem}"), "", problem)
+    }
+
+    /// The request is larger than its limit.
+    #[must_use]
+    pub fn request_too_large(limit: usize, found: usize) -> Self {
+        let message = format!("the request takes {found} bytes, over the limit of {limit}");
+        Self::over_limit(message, "request bytes", limit, found)
+    }
+
+    /// The body of a request is larger than its limit. Its size is unknown: it was not read to its end.
+    #[must_use]
+    pub fn body_too_large(limit: usize) -> Self {
+        let subject = "request bytes";
+        Self::limit(format!("the request takes more than the limit of {limit} bytes"), subject, limit)
+            .detail(Detail::Quota { subject, problem: format!("over the limit of {limit}") })
+    }
+
+    /// A profile no longer fits into a response that holds several.
+    #[must_use]
+    pub fn response_full(limit: usize, found: usize) -> Self {
+        let message = format!("the response would take {found} bytes with this profile, over the limit of {limit}");
+        Self::over_limit(message, "response bytes", limit, found)
+    }
+
+    /// The method or the resource does not exist.
+    #[must_use]
+    pub fn method_unknown(message: &'static str) -> Self {
+        Self::new(ErrorReason::MethodUnknown, message)
+    }
+
+    /// The caller's time is up.
+    #[must_use]
+    pub fn deadline_exceeded(message: &'static str) -> Self {
+        Self::new(ErrorReason::DeadlineExceeded, message)
+    }
+
+    /// A workspace sends requests too often.
+    #[must_use]
+    pub fn rate_limited(wait: Duration) -> Self {
+        Self::new(ErrorReason::RateLimited, "too many requests of this workspace").retry_after(wait)
+    }
+
+    /// As many imports run as may run at a time.
+    #[must_use]
+    pub fn too_many_imports(limit: usize) -> Self {
+        Self::new(ErrorReason::Overloaded, format!("{limit} imports run already")).retry_after(RESTART_RETRY)
+    }
+
+    /// The server is shutting down.
+    #[must_use]
+    pub fn draining() -> Self {
+        Self::new(ErrorReason::ServerDraining, "the server is shutting down").retry_after(RESTART_RETRY)
+    }
+
+    /// A stored record is damaged. `table` names its kind.
+    fn record_corrupt(table: &'static str) -> Self {
+        let message = "a stored record is corrupt and is not served";
+        let cause = format!("a record of the table {table} is corrupt").into();
+        Self { cause: Some(cause), ..Self::new(ErrorReason::RecordCorrupt, message) }
+    }
+
+    /// The next event of the log is damaged. `past` leads over the damage.
+    #[must_use]
+    pub fn log_damaged(past: Cursor) -> Self {
+        Self::record_corrupt("event").with("cursor", &past)
+    }
+
+    /// The next row of a list is damaged. The token leads over the damage.
+    #[must_use]
+    pub fn list_damaged(table: &'static str, next_page_token: &str) -> Self {
+        Self::record_corrupt(table).with("next_page_token", next_page_token)
+    }
+
+    fn storage_failed(message: &'static str) -> Self {
+        Self::new(ErrorReason::StorageFailed, message).retry_after(RESTART_RETRY)
+    }
+
+    /// The log no longer holds the events after a cursor.
+    fn cursor_expired(message: String, floor: Place, head: Place, oldest_time: Option<Micros>) -> Self {
+        let oldest = floor.checked_next().map_or(floor, Place::from);
+        let refusal = Self::new(ErrorReason::CursorExpired, message)
+            .with("oldest_sequence", &oldest)
+            .with("head_sequence", &head);
+        match oldest_time {
+            Some(time) => refusal.with("oldest_time", &time.to_timestamp()),
+            None => refusal,
+        }
+    }
+}
+
+impl From<Invalid> for Refusal {
+    fn from(error: Invalid) -> Self {
+        let message = error.to_string();
+        match error {
+            Invalid::Field { field, problem } => Self::field(ErrorReason::FieldInvalid, message, field, problem),
+            Invalid::Mask { field, problem } => Self::field(ErrorReason::MaskInvalid, message, field, problem),
+            Invalid::Filter { field, problem } => Self::field(ErrorReason::FilterInvalid, message, field, problem),
+            Invalid::Limit { field, subject, limit, found } => {
+                let problem = format!("{subject}: {found}, over the limit of {limit}");
+                Self::over_limit(message, subject, limit, found).detail(Detail::Field { path: field, problem })
+            }
+            Invalid::ProfileTooLarge { limit, found } => Self::over_limit(message, "profile bytes", limit, found),
+            Invalid::Cursor(error) => error.into(),
+        }
+    }
+}
+
+impl From<CursorError> for Refusal {
+    fn from(error: CursorError) -> Self {
+        let message = error.to_string();
+        let foreign = |subject, problem| Detail::Precondition { kind: "CURSOR", subject, problem };
+        match error {
+            CursorError::Malformed { field } => {
+                Self::field(ErrorReason::CursorMalformed, message, field, "not a cursor of this service")
+            }
+            CursorError::ForeignLog { .. } => Self::new(ErrorReason::CursorForeign, message)
+                .detail(foreign("log", "the cursor belongs to another log".into())),
+            CursorError::ForeignWorkspace { .. } => Self::new(ErrorReason::CursorForeign, message)
+                .detail(foreign("workspace", "the cursor belongs to another workspace".into())),
+            CursorError::InFuture { head, .. } => {
+                Self::new(ErrorReason::CursorInFuture, message).with("head_sequence", &head)
+            }
+        }
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        let message = error.to_string();
+        let profile = |mpid| Detail::Profile(format!("profiles/{mpid}"));
+        match error {
+            StoreError::Invalid(invalid) => invalid.into(),
+            StoreError::ProfileNotFound { mpid } => Self::new(ErrorReason::ProfileNotFound, message)
+                .detail(mpid.map_or(Detail::Profile(String::new()), profile)),
+            StoreError::ProfileExists { mpid } => Self::new(ErrorReason::ProfileExists, message).detail(profile(mpid)),
+            StoreError::IdentityTaken { kind, owner } => Self::new(ErrorReason::IdentityTaken, message)
+                .with("owner_mpid", &owner)
+                .with("identity_type", &kind)
+                .detail(profile(owner)),
+            StoreError::EtagMismatch => Self::new(ErrorReason::EtagMismatch, message),
+            StoreError::RequestIdReused => {
+                let problem = message.clone().into();
+                Self::new(ErrorReason::RequestIdReused, message).detail(Detail::Precondition {
+                    kind: "REQUEST_ID",
+                    subject: "request_id",
+                    problem,
+                })
+            }
+            StoreError::Expired { floor, head, oldest_time } => Self::cursor_expired(message, floor, head, oldest_time),
+            StoreError::TooManyWorkspaces { limit } => Self::new(ErrorReason::QuotaExceeded, message)
+                .with("subject", "workspaces")
+                .with("limit", &limit)
+                .detail(Detail::Quota { subject: "workspaces", problem: format!("{limit}, which is the limit") }),
+            StoreError::Overloaded => Self::new(ErrorReason::Overloaded, message).retry_after(QUEUE_RETRY),
+            StoreError::DiskFull { free, required } => Self::new(ErrorReason::StorageFull, message)
+                .with("free_bytes", &free)
+                .with("required_free_bytes", &required),
+            StoreError::Corrupt { table, .. } => Self::record_corrupt(table),
+            StoreError::Panicked => Self::new(ErrorReason::Internal, message),
+            StoreError::Closed => Self::draining(),
+            StoreError::Failed => Self::storage_failed("the store has failed; whether the write was kept is unknown"),
+            StoreError::Storage(cause) => {
+                Self { cause: Some(cause), ..Self::storage_failed("the store cannot be read") }
+            }
+        }
+    }
+}
+
+impl From<FeedError> for Refusal {
+    fn from(error: FeedError) -> Self {
+        let message = error.to_string();
+        match error {
+            FeedError::Invalid(error) => error.into(),
+            FeedError::Store(error) => error.into(),
+            FeedError::Damaged { past } => Self::log_damaged(past),
+            FeedError::Draining { cursor } => Self::draining().with("cursor", &cursor),
+            FeedError::Stalled { cursor } => Self::new(ErrorReason::SubscriberStalled, message).with("cursor", &cursor),
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! The log of the real binary, as its operator reads it.
+
+use std::fs::File;
+use std::process::Stdio;
+
+use cameo::proto::v1::*;
+use serde_json::Value;
+use tempfile::NamedTempFile;
+use tonic::Code;
+
+use crate::damage::{damage_profile, edit};
+use crate::harness::*;
+
+const ADA: i64 = 1;
+/// Between the damaged row and where the row of a profile that does not exist would be: that one is then surely absent.
+const GRACE: i64 = 2;
+const NOBODY: i64 = 404;
+const EMAIL: &str = "ada@example.com";
+
+/// The operator finds each failure once, with what it takes to look into it. Refusals that are the caller's doing are
+/// not logged, and no line holds what is known of a person.
+#[tokio::test]
+async fn a_failure_of_ours_is_logged_once_and_names_no_person() {
+    let server = TestServer::start().await;
+    let ada = Profile { user_identities: vec![identity("email", EMAIL)], ..with_mpid(ADA) };
+    let client = server.client().await;
+    client.create(ada).await.unwrap();
+    client.create(with_mpid(GRACE)).await.unwrap();
+    let dir = server.stop().await;
+    edit(&dir, |transaction| damage_profile(transaction, ADA));
+    let log = NamedTempFile::new().unwrap();
+    let mut command = binary();
+    command.stderr(Stdio::from(File::create(log.path()).unwrap()));
+    let flags = ["--log-format", "json", "--scrub-rate", "0"];
+    let mut process = TestProcess::start_as(&mut command, &dir.path().join("data"), &flags).await;
+
+    let client = process.client().await;
+    assert_eq!(client.get(ADA).await.unwrap_err().code(), Code::DataLoss);
+    assert_eq!(client.get_by(identity("email", EMAIL)).await.unwrap_err().code(), Code::DataLoss);
+    let keys = [ADA, NOBODY, 0].map(by_mpid).into();
+    let batch = BatchGetProfilesRequest { workspace: WORKSPACE.into(), keys, ..Default::default() };
+    let results = client.batch(batch).await.unwrap();
+    assert!(results.iter().all(|result| matches!(result, batch_get_profiles_result::Result::Error(_))));
+    assert_eq!(client.update(ADA, increment("n")).await.unwrap_err().code(), Code::DataLoss);
+    assert_eq!(client.import(vec![record(by_mpid(ADA), increment("n"))]).await.unwrap().refused, 1);
+    assert_eq!(client.get(NOBODY).await.unwrap_err().code(), Code::NotFound);
+    process.terminate();
+    assert!(process.ended().await.success());
+
+    let log = std::fs::read_to_string(log.path()).unwrap();
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let methods: Vec<_> = lines.iter().map(|line| line["method"].as_str().unwrap()).collect();
+    assert_eq!(
+        methods,
+        ["GetProfile", "GetProfile", "BatchGetProfiles", "UpdateProfile", "ImportProfiles"]
+            .map(|method| format!("ProfileService/{method}"))
+    );
+    for line in &lines {
+        assert_eq!((&line["level"], &line["workspace"]), (&"ERROR".into(), &WORKSPACE.into()), "{line}");
+        assert_eq!(line["reason"], "RECORD_CORRUPT", "{line}");
+        assert!(line["duration_ms"].as_f64().unwrap() > 0.0, "{line}");
+        assert!(line["error"].as_str().unwrap().contains("table profile"), "{line}");
+    }
+    assert!(!log.contains("ada"), "{log}");
+}
