@@ -6,27 +6,19 @@ use std::io::IsTerminal;
 use std::panic::{self, PanicHookInfo};
 use std::thread;
 
-use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
 
-/// How a line of the log looks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// For machines: one JSON object a line.
-    Json,
-}
+use crate::config::{LogFormat, TelemetryConfig};
 
-/// Sends logs to standard error, panics among them. `filter` is as in `RUST_LOG`: `info`, or `cameo=debug,warn`.
+/// Sends logs to standard error, panics among them.
 ///
 /// # Errors
 /// If the filter is malformed.
-pub fn init(filter: &str, format: LogFormat) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(filter)?;
+pub fn init(config: &TelemetryConfig) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&config.log)?;
     let colours = std::io::stderr().is_terminal();
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
-    match format {
+    match config.log_format {
         LogFormat::Text => logs.init(),
         LogFormat::Json => logs.json().flatten_event(true).init(),
     }
@@ -46,8 +38,7 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     );
 }
 
-/// The message of a panic, if it stands in the source. One that was put together at run time may hold what a caller
-/// sent.
+/// The message of a panic, if it is a literal. A message that is formatted at run time may hold what a caller sent.
 fn literal(payload: &(dyn Any + Send)) -> Option<&'static str> {
     payload.downcast_ref().copied()
 }

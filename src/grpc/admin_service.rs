@@ -74,8 +74,8 @@ fn parse_workspace(name: &str) -> Result<Option<Workspace>, Refusal> {
 
 /// Every limit is named here, so that a new one cannot be left out.
 fn limits_in_force(config: &Config) -> ServerLimits {
-    let Config { server, store, feed, limits } = config;
-    let ServerConfig { addr: _, drain_timeout, http_rate } = *server;
+    let Config { server, store, feed, limits, telemetry: _ } = config;
+    let ServerConfig { addr: _, insecure: _, drain_timeout, http_rate } = *server;
     let StoreConfig { data_dir: _, cache_bytes, min_free_bytes, queue_commands, queue_bytes, scrub_rate: _ } = *store;
     let FeedConfig { ring_bytes, stall_timeout } = *feed;
     ServerLimits {
@@ -85,7 +85,7 @@ fn limits_in_force(config: &Config) -> ServerLimits {
         cache_bytes: wide(cache_bytes),
         min_free_bytes,
         stall_timeout: stall_timeout.try_into().ok(),
-        http_rate: http_rate.map_or(0, Into::into),
+        http_rate,
         drain_timeout: drain_timeout.try_into().ok(),
         ..limits_of_callers(limits)
     }

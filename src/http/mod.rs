@@ -64,14 +64,9 @@ struct Api {
     stop: CancellationToken,
 }
 
-/// The resources, until `stop` is cancelled; `requests_per_second` is for each workspace, `None` for no limit.
-pub fn router(
-    store: Arc<Store>,
-    limits: Limits,
-    requests_per_second: Option<NonZeroU32>,
-    stop: CancellationToken,
-) -> Router {
-    let rate = requests_per_second
+/// The resources, until `stop` is cancelled; `requests_per_second` is for each workspace, 0 for no limit.
+pub fn router(store: Arc<Store>, limits: Limits, requests_per_second: u32, stop: CancellationToken) -> Router {
+    let rate = NonZeroU32::new(requests_per_second)
         .map(|rate| RateLimiter::new(Quota::per_second(rate), HashMapStateStore::default(), MonotonicClock));
     Router::new()
         .route(RESOLVE, post(resolve))

@@ -1,37 +1,7 @@
-//! Every limit on what a caller may send, in one place.
+//! The limits that are part of the contract, and not a setting. `config::limits` has those that are.
 
 use super::Invalid;
-
-/// The limits; the defaults are those of the README.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Encoded bytes of a profile.
-    pub profile_bytes: usize,
-    /// Attributes in each of a profile's two maps.
-    pub attributes: usize,
-    /// Bytes of an attribute's key.
-    pub attribute_key_bytes: usize,
-    /// Encoded bytes of an attribute's value.
-    pub attribute_value_bytes: usize,
-    /// Identities of a profile, of both kinds together.
-    pub identities: usize,
-    /// Bytes of an identity's value.
-    pub identity_value_bytes: usize,
-    /// Audience memberships of a profile.
-    pub audience_memberships: usize,
-    /// Attributions of a profile.
-    pub attributions: usize,
-    /// Workspaces of the store.
-    pub workspaces: usize,
-    /// Bytes of one request message on the wire.
-    pub request_bytes: usize,
-    /// Keys of one batch.
-    pub batch_keys: usize,
-    /// Profiles or events of one page.
-    pub page_items: usize,
-    /// Bytes of the profiles or events in one answer. A page may pass it by its last item.
-    pub response_bytes: usize,
-}
+use crate::config::Limits;
 
 impl Limits {
     /// Parses the `page_size` of a request.
@@ -44,28 +14,6 @@ impl Limits {
         Ok(if asked == 0 { DEFAULT_PAGE_ITEMS.min(self.page_items) } else { asked })
     }
 }
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            profile_bytes: 256 << 10,
-            attributes: 1_000,
-            attribute_key_bytes: 256,
-            attribute_value_bytes: 64 << 10,
-            identities: 100,
-            identity_value_bytes: 1_024,
-            audience_memberships: 1_000,
-            attributions: 1_000,
-            workspaces: 100_000,
-            request_bytes: 1 << 20,
-            batch_keys: 1_000,
-            page_items: 1_000,
-            response_bytes: 3 << 20, // With one profile of the largest size more below the 4 MiB that clients take.
-        }
-    }
-}
-
-// The rest are part of the contract, and not for a deployment to change.
 
 /// How deep lists and maps may be nested in an attribute's value, which itself is at depth 1. Each takes three levels
 /// of messages, and what decoders take by default is 100.

@@ -32,13 +32,13 @@ mod weight;
 pub mod wire;
 pub mod workspace;
 
+pub use crate::config::Limits;
 pub use change::EventKind;
 pub use cursor::{Cursor, LogId};
 pub use etag::Etag;
 pub use filter::Filter;
 pub use identity::IdentityKey;
 pub use invalid::Invalid;
-pub use limits::Limits;
 pub use mask::Mask;
 pub use mpid::Mpid;
 pub use patch::Patch;

@@ -1,6 +1,5 @@
 //! The Profile API over HTTP, on the port of the gRPC services.
 
-use std::num::NonZeroU32;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cameo::proto::v1::*;
@@ -445,7 +444,7 @@ async fn a_body_over_the_limit_is_413() {
 /// The rate is of one workspace; who asks too often is told when to come back.
 #[tokio::test]
 async fn a_workspace_that_asks_too_often_gets_429_and_when_to_come_back() {
-    let server = TestServer::start_with(|config| config.server.http_rate = NonZeroU32::new(3)).await;
+    let server = TestServer::start_with(|config| config.server.http_rate = 3).await;
     let client = server.client().await;
     client.create(with_mpid(1)).await.unwrap();
     let elsewhere = CreateProfileRequest { workspace: "acme/main/app".into(), ..create_request() };

@@ -11,6 +11,7 @@
 //! - [`status`]: what the server tells its operators.
 //! - [`process`]: the real binary: signals, flags, crashes.
 //! - [`logs`]: what the operator reads.
+//! - [`settings`]: flags, variables, the settings file.
 //! - [`rot`]: damaged bits and pages of the store's file.
 //! - [`wire`]: bytes that are not a request.
 
@@ -30,5 +31,6 @@ mod profiles;
 mod reasons;
 mod refusals;
 mod rot;
+mod settings;
 mod status;
 mod wire;

@@ -359,7 +359,7 @@ where
 
 /// gRPC has no limit on the rate.
 async fn rate_limited() -> HttpAnswer {
-    let server = TestServer::start_with(|config| config.server.http_rate = std::num::NonZeroU32::new(1)).await;
+    let server = TestServer::start_with(|config| config.server.http_rate = 1).await;
     server.client().await.create(with_mpid(1)).await.unwrap();
     within(async {
         loop {

@@ -1,7 +1,6 @@
 //! What the server tells its operators.
 
 use std::fs::{self, File};
-use std::num::NonZeroU32;
 use std::time::{Duration, SystemTime};
 
 use cameo::model::Limits;
@@ -97,7 +96,7 @@ async fn status_shows_the_limits_in_force() {
         config.store.cache_bytes = 117;
         config.store.min_free_bytes = 118;
         config.feed.stall_timeout = Duration::from_secs(119);
-        config.server.http_rate = NonZeroU32::new(120);
+        config.server.http_rate = 120;
         config.server.drain_timeout = Duration::from_secs(121);
         config.store.scrub_rate = 122;
     })

@@ -1,0 +1,61 @@
+//! Every setting, one struct per concern: [`server`], [`store`], [`feed`], [`limits`], [`telemetry`].
+//!
+//! A setting is written once, as a field of its struct: the field's attributes give the flag, the `CAMEO_` variable, the
+//! default and the help. [`file`] reads the same settings from a TOML file, and [`units`] parses sizes and durations.
+//! `docs/settings.md` is made from the help; a test holds it to that.
+//!
+//! Only `store`, `feed` and the like read their own struct; nothing here reads another module.
+
+pub mod feed;
+pub mod file;
+pub mod limits;
+pub mod server;
+pub mod store;
+pub mod telemetry;
+pub mod units;
+
+use clap::{Args, Command};
+
+pub use feed::FeedConfig;
+pub use limits::Limits;
+pub use server::ServerConfig;
+pub use store::StoreConfig;
+pub use telemetry::{LogFormat, TelemetryConfig};
+
+/// All settings.
+#[derive(Debug, Clone, Args)]
+pub struct Config {
+    /// Where and how to listen.
+    #[command(flatten)]
+    pub server: ServerConfig,
+    /// Where and how to store.
+    #[command(flatten)]
+    pub store: StoreConfig,
+    /// How streams behave.
+    #[command(flatten)]
+    pub feed: FeedConfig,
+    /// What callers may send.
+    #[command(flatten)]
+    pub limits: Limits,
+    /// What to log.
+    #[command(flatten)]
+    pub telemetry: TelemetryConfig,
+}
+
+/// The defaults of these settings, whatever the environment says.
+fn defaults<A: Args>() -> A {
+    let command = A::augment_args(Command::new("cameo")).mut_args(|arg| arg.env(None::<&str>));
+    let parsed = command.try_get_matches_from(["cameo"]).and_then(|matches| A::from_arg_matches(&matches));
+    parsed.expect("every setting has a valid default")
+}
+
+macro_rules! default_settings {
+    ($($config:ty),*) => {$(
+        impl Default for $config {
+            fn default() -> Self {
+                defaults()
+            }
+        }
+    )*};
+}
+default_settings!(Config, ServerConfig, StoreConfig, FeedConfig, Limits, TelemetryConfig);

@@ -1,0 +1,27 @@
+//! Where and how to listen.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::Args;
+use clap::builder::FalseyValueParser;
+
+use super::units;
+
+/// Where and how to listen.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Server")]
+pub struct ServerConfig {
+    /// Address to listen on. Port 0 lets the system choose a port.
+    #[arg(long, env = "CAMEO_ADDR", default_value = "127.0.0.1:50051")]
+    pub addr: SocketAddr,
+    /// Listen on an address that other machines can reach, although there is no authentication and no encryption.
+    #[arg(long, env = "CAMEO_INSECURE", value_parser = FalseyValueParser::new())]
+    pub insecure: bool,
+    /// Time that a shutdown may take before open calls are cut off.
+    #[arg(long, env = "CAMEO_DRAIN_TIMEOUT", value_parser = units::duration, default_value = "10s")]
+    pub drain_timeout: Duration,
+    /// Requests per second over HTTP for each workspace, and in a burst. 0 sets no limit.
+    #[arg(long, env = "CAMEO_HTTP_RATE", default_value = "0")]
+    pub http_rate: u32,
+}

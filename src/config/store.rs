@@ -1,0 +1,46 @@
+//! Where and how to store.
+
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+use clap::Args;
+use clap::builder::RangedU64ValueParser;
+
+use super::units;
+
+/// The most that a queue may hold, in commands or in bytes: more than is of use, and less than a semaphore counts.
+const QUEUE_RANGE: RangeInclusive<u64> = 1..=1 << 30;
+
+/// Where and how to store.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Store")]
+pub struct StoreConfig {
+    /// Directory of the store. It is created if it does not exist.
+    #[arg(long, env = "CAMEO_DATA_DIR", default_value = "cameo-data")]
+    pub data_dir: PathBuf,
+    /// Memory for pages of the store.
+    #[arg(long, env = "CAMEO_CACHE_BYTES", value_parser = units::size::<usize>, default_value = "1GiB")]
+    pub cache_bytes: usize,
+    /// Free space of the disk below which writes are refused. Reads go on.
+    #[arg(long, env = "CAMEO_MIN_FREE_BYTES", value_parser = units::size::<u64>, default_value = "64MiB")]
+    pub min_free_bytes: u64,
+    /// Writes that may wait in the queue. A further write is refused as `OVERLOADED`.
+    #[arg(long, env = "CAMEO_QUEUE_COMMANDS", value_parser = queue_commands(), default_value = "4096")]
+    pub queue_commands: usize,
+    /// Memory that waiting writes may take. A write counts with the memory that it takes once it is parsed, which may be
+    /// many times what was sent.
+    #[arg(long, env = "CAMEO_QUEUE_BYTES", value_parser = queue_bytes, default_value = "64MiB")]
+    pub queue_bytes: usize,
+    /// Rows that are checked for damage each second, in the background. 0 turns the check off.
+    #[arg(long, env = "CAMEO_SCRUB_RATE", default_value = "2000")]
+    pub scrub_rate: u32,
+}
+
+fn queue_commands() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(QUEUE_RANGE)
+}
+
+fn queue_bytes(text: &str) -> Result<usize, String> {
+    let bytes = units::size(text)?;
+    if QUEUE_RANGE.contains(&(bytes as u64)) { Ok(bytes) } else { Err("it must be 1 byte to 1GiB".to_owned()) }
+}

@@ -1,0 +1,141 @@
+//! Settings: flags, variables, the settings file, and the document that lists them.
+
+use std::path::Path;
+
+use clap::{Arg, Command};
+use tempfile::TempDir;
+
+use crate::harness::*;
+
+const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/settings.md");
+const BEGIN: &str = "<!-- settings -->\n";
+const END: &str = "<!-- /settings -->";
+
+/// `docs/settings.md` lists what `--help` lists. `UPDATE_DOCS=1 cargo test settings` writes it anew.
+#[test]
+fn the_document_lists_every_setting_as_the_help_does() {
+    let document = std::fs::read_to_string(DOCUMENT).unwrap();
+    let (before, rest) = document.split_once(BEGIN).unwrap();
+    let (_, after) = rest.split_once(END).unwrap();
+    let command = cameo::cli::command();
+    let serve = command.find_subcommand("serve").unwrap();
+    let healthcheck = command.find_subcommand("healthcheck").unwrap();
+    let expected = format!("{before}{BEGIN}\n{}\n{}\n{END}{after}", tables(serve), tables(healthcheck));
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(DOCUMENT, &expected).unwrap();
+    }
+    assert!(document == expected || std::env::var_os("UPDATE_DOCS").is_some(), "run UPDATE_DOCS=1 cargo test settings");
+}
+
+/// A table for each heading of the help.
+fn tables(command: &Command) -> String {
+    let mut tables = String::new();
+    let mut heading = None;
+    for arg in command.get_arguments().filter(|arg| arg.get_env().is_some()) {
+        if tables.is_empty() || arg.get_help_heading() != heading {
+            heading = arg.get_help_heading();
+            let title = heading.map_or_else(|| format!("`cameo {}`", command.get_name()), str::to_owned);
+            let gap = if tables.is_empty() { "" } else { "\n" };
+            tables += &format!("{gap}## {title}\n\n| flag | variable | default | meaning |\n|---|---|---|---|\n");
+        }
+        tables += &row(arg);
+    }
+    tables
+}
+
+fn row(arg: &Arg) -> String {
+    let defaults: Vec<_> = arg.get_default_values().iter().map(|value| value.to_str().unwrap()).collect();
+    let default = match defaults.join(", ") {
+        none if none.is_empty() => String::new(),
+        default => format!("`{default}`"),
+    };
+    let help = arg.get_long_help().or(arg.get_help()).unwrap().to_string().replace('\n', " ");
+    let help = help.trim_end_matches('.');
+    format!(
+        "| `--{}` | `{}` | {default} | {help} |\n",
+        arg.get_long().unwrap(),
+        arg.get_env().unwrap().to_str().unwrap()
+    )
+}
+
+/// The limits in force of a server with this settings file, these variables and these flags.
+async fn limits_with(file: &str, variables: &[(&str, &str)], flags: &[&str]) -> cameo::proto::v1::ServerLimits {
+    let dir = TempDir::new().unwrap();
+    let path = settings_file(&dir, file);
+    let mut command = binary();
+    command.envs(variables.iter().copied()).arg("--config").arg(path);
+    let mut process = TestProcess::start_as(&mut command, &dir.path().join("data"), flags).await;
+    let limits = process.client().await.status("").await.unwrap().limits.unwrap();
+    process.kill().await;
+    limits
+}
+
+fn settings_file(dir: &TempDir, text: &str) -> std::path::PathBuf {
+    let path = dir.path().join("cameo.toml");
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+#[tokio::test]
+async fn a_flag_wins_over_its_variable_and_a_variable_over_the_file() {
+    let file =
+        "cache-bytes = \"3MiB\"\nring-bytes = \"4MiB\"\nstall-timeout = \"2m\"\nmax-attributes = 7\nhttp-rate = 9";
+    let variables = [("CAMEO_CACHE_BYTES", "5MiB"), ("CAMEO_RING_BYTES", "6000000")];
+    let limits = limits_with(file, &variables, &["--cache-bytes", "8 MiB", "--drain-timeout", "1500ms"]).await;
+    assert_eq!((limits.cache_bytes, limits.ring_bytes), (8 << 20, 6_000_000), "of the flag, of the variable");
+    assert_eq!((limits.max_attributes, limits.http_rate), (7, 9), "of the file");
+    assert_eq!(limits.stall_timeout, Some(prost_types::Duration { seconds: 120, nanos: 0 }));
+    assert_eq!(limits.drain_timeout, Some(prost_types::Duration { seconds: 1, nanos: 500_000_000 }));
+    assert_eq!(limits.max_identities, 100, "the default");
+}
+
+/// What a server says that does not start with these settings.
+async fn refusal_of(path: &Path, flags: &[&str]) -> String {
+    let refused = output(binary().arg("serve").arg("--config").arg(path).args(flags)).await;
+    assert!(!refused.status.success());
+    String::from_utf8(refused.stderr).unwrap()
+}
+
+#[tokio::test]
+async fn a_setting_that_cannot_be_used_is_named() {
+    let dir = TempDir::new().unwrap();
+    for (file, said) in [
+        ("cache-byte = 1", "there is no setting \"cache-byte\""),
+        ("config = \"other.toml\"", "there is no setting \"config\""),
+        ("[store]\ncache-bytes = 1", "there is no setting \"store\""),
+        ("cache-bytes = \"lots\"", "cache-bytes: invalid value 'lots'"),
+        ("cache-bytes = 1970-01-01", "cache-bytes: must be a text, a number"),
+        ("max-attributes = 0", "max-attributes: invalid value '0'"),
+        ("log-format = \"prose\"", "log-format: invalid value 'prose'"),
+        ("insecure = \"perhaps\"", "insecure: must be true or false"),
+        ("cache-bytes =", "is not TOML"),
+    ] {
+        let refusal = refusal_of(&settings_file(&dir, file), &[]).await;
+        assert!(refusal.contains("cameo.toml") && refusal.contains(said), "{file}: {refusal}");
+    }
+    let absent = refusal_of(&dir.path().join("absent.toml"), &[]).await;
+    assert!(absent.contains("cannot read") && absent.contains("absent.toml"), "{absent}");
+    for (flag, said) in [
+        ("--cache-bytes=lots", "a size is a number and a unit"),
+        ("--queue-bytes=2GiB", "it must be 1 byte to 1GiB"),
+        ("--stall-timeout=0s", "it must be longer than 0"),
+        ("--max-profile-bytes=0", "0 would refuse everything"),
+    ] {
+        let refusal = refusal_of(&settings_file(&dir, ""), &[flag]).await;
+        assert!(refusal.contains(said), "{flag}: {refusal}");
+    }
+}
+
+/// `insecure` is a flag without a value, and true or false in the file.
+#[tokio::test]
+async fn a_switch_is_true_or_false_in_the_file() {
+    let dir = TempDir::new().unwrap();
+    let refusal = refusal_of(&settings_file(&dir, "insecure = false\naddr = \"0.0.0.0:0\""), &[]).await;
+    assert!(refusal.contains("pass --insecure"), "{refusal}");
+
+    let path = settings_file(&dir, "insecure = true");
+    let mut command = binary();
+    let data = dir.path().join("data");
+    let mut process = TestProcess::start_as(command.arg("--config").arg(path), &data, &["--addr", "0.0.0.0:0"]).await;
+    process.kill().await;
+}
