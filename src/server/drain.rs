@@ -1,0 +1,78 @@
+//! Health, and the way from serving to closed.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tonic::server::NamedService;
+use tonic::transport::Error;
+use tonic_health::ServingStatus;
+use tonic_health::pb::health_server::{self, HealthServer};
+use tonic_health::server::HealthReporter;
+
+use super::ServerError;
+use crate::grpc::admin_service::Admin;
+use crate::grpc::event_service::Events;
+use crate::grpc::profile_service::Profiles;
+use crate::grpc::server::admin_service_server::AdminServiceServer;
+use crate::grpc::server::event_service_server::EventServiceServer;
+use crate::grpc::server::profile_service_server::ProfileServiceServer;
+use crate::store::Store;
+
+/// The server as a whole, and each service.
+const SERVICES: [&str; 4] =
+    ["", ProfileServiceServer::<Profiles>::NAME, EventServiceServer::<Events>::NAME, AdminServiceServer::<Admin>::NAME];
+/// Time that a hanging disk may add to the drain timeout.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What `grpc.health.v1` says of the server.
+pub(super) struct Health(HealthReporter);
+
+impl Health {
+    /// Every service is `SERVING`.
+    pub async fn serving() -> (Self, HealthServer<impl health_server::Health>) {
+        let (reporter, service) = tonic_health::server::health_reporter();
+        let health = Self(reporter);
+        health.set(ServingStatus::Serving).await;
+        (health, service)
+    }
+
+    /// Every service is `NOT_SERVING`. Those who watch are told so, and then their watches end: an open watch would keep
+    /// its connection open.
+    pub async fn not_serving(&mut self) {
+        self.set(ServingStatus::NotServing).await;
+        for service in SERVICES {
+            self.0.clear_service_status(service).await;
+        }
+    }
+
+    async fn set(&self, status: ServingStatus) {
+        for service in SERVICES {
+            self.0.set_service_status(service, status).await;
+        }
+    }
+}
+
+/// Waits until the calls in flight have ended, then closes the store. Both together take no longer than `timeout`.
+pub(super) async fn close(
+    store: &Store,
+    served: impl Future<Output = Result<(), Error>>,
+    timeout: Duration,
+) -> Result<(), ServerError> {
+    let drained = async {
+        let ended = served.await;
+        store.close().await;
+        ended
+    };
+    let ended = tokio::time::timeout(timeout, drained).await;
+    if store.failed().is_cancelled() {
+        return Err(ServerError::StoreFailed);
+    }
+    if let Ok(ended) = ended {
+        return Ok(ended?);
+    }
+    tracing::warn!("calls were still open when the drain timeout ended");
+    if tokio::time::timeout(CLOSE_TIMEOUT, store.close()).await.is_err() {
+        tracing::warn!("the store did not close in time; every confirmed write is on disk");
+    }
+    Ok(())
+}

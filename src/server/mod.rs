@@ -1,0 +1,109 @@
+//! Wires the parts, and is the only module that does.
+//!
+//! - [`routes`]: which service responds at which path.
+//! - [`transport`]: connections, HTTP/2 and its bounds.
+//! - [`drain`]: health, and the way from serving to closed.
+
+mod drain;
+mod routes;
+mod transport;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::feed::Feed;
+use crate::model::Micros;
+use crate::store::{OpenError, Store};
+use drain::Health;
+
+/// A server that is bound and ready to run.
+#[derive(Debug)]
+pub struct Server {
+    listener: TcpListener,
+    store: Arc<Store>,
+    feed: Feed,
+    config: Config,
+    start: Micros,
+}
+
+/// Why a server did not start, or did not end well.
+#[allow(missing_docs)] // The fields stand in the messages.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The address cannot be bound.
+    #[error("cannot listen on {addr}")]
+    Bind { addr: SocketAddr, source: std::io::Error },
+    /// The transport failed.
+    #[error("the transport failed")]
+    Transport(#[from] tonic::transport::Error),
+    /// The descriptors do not decode.
+    #[error("the descriptors of the API do not decode")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// The store failed for good. A restart recovers it.
+    #[error("the store failed; see the log")]
+    StoreFailed,
+}
+
+impl Server {
+    /// Opens the store and binds the address. From then on clients can connect; [`Server::run`] serves them.
+    ///
+    /// # Errors
+    /// [`ServerError`] if the store cannot be opened or the address cannot be bound.
+    pub async fn bind(config: Config) -> Result<Self, ServerError> {
+        let feed = Feed::new(config.feed);
+        let publisher = feed.clone();
+        let store = Store::open(&config.store, move |log, events| publisher.publish(log, events))?;
+        // After the store: a client that connects is served.
+        let addr = config.server.addr;
+        let listener = TcpListener::bind(addr).await.map_err(|source| ServerError::Bind { addr, source })?;
+        let start = store.now();
+        Ok(Self { listener, store: Arc::new(store), feed, config, start })
+    }
+
+    /// The address that it listens on.
+    ///
+    /// # Panics
+    /// If the system does not know a bound socket's address.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.listener.local_addr().expect("a bound socket has an address")
+    }
+
+    /// Serves until `shutdown` completes or the store fails. Then it drains within the configured time: health says
+    /// `NOT_SERVING`, streams end with their cursors, calls in flight get their responses, and the store is closed.
+    ///
+    /// # Errors
+    /// [`ServerError`] if the store or the transport failed.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
+        let Self { listener, store, feed, config, start } = self;
+        let stop = CancellationToken::new();
+        let (mut health, health_service) = Health::serving().await;
+        let routes = routes::build(health_service, &store, &feed, &config, start, &stop)?;
+        let serve = transport::serve(listener, routes, stop.clone());
+        tokio::pin!(serve);
+
+        let ended = tokio::select! {
+            ended = &mut serve => Some(ended),
+            () = shutdown => None,
+            () = store.failed().cancelled() => None,
+        };
+        health.not_serving().await;
+        stop.cancel();
+        feed.drain();
+        let served = async {
+            match ended {
+                Some(ended) => ended,
+                None => serve.await,
+            }
+        };
+        drain::close(&store, served, config.server.drain_timeout).await
+    }
+}
