@@ -1,5 +1,9 @@
-//! Every table of the file, and how a row of each is looked up. A change of a table's keys is a new name here; a change
-//! of its values is a new format, see `rows`.
+//! Every table of the file, and how its rows are looked up and written.
+//!
+//! - A table whose keys change gets a new name here. A table whose values change gets a new format: see `rows`.
+//! - A lookup returns `None` only if the row is truly absent. If damage could hide the row, the lookup fails.
+//!
+//! Deliberately absent: walks over a range of rows, which are in `read` and `scrub`.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -12,43 +16,43 @@ use super::WorkspaceId;
 use super::effects::{Effects, RequestWrite};
 use super::error::StoreError;
 use super::rows::{
-    AgeKey, AgeRow, EventRow, FormatsRow, Head, HeadRow, IdentityHash, Kind, LogRow, Origin, OwnerRow, ProfileRow,
-    RequestRow, SecretRow, WorkspaceRow, stored_mpid,
+    AgeKey, AgeRow, EventRow, FormatsRow, Head, HeadRow, IdentityHash, Kind, LogRow, Origin, OwnerKey, OwnerRow,
+    ProfileRow, RequestRow, SecretRow, WorkspaceRow, stored_mpid,
 };
 use crate::model::{Mpid, Sequence, Workspace};
 
-/// The facts about the file itself: see `rows::meta`.
+/// Facts about the file itself, by name: see `rows::meta`.
 pub(super) const META: TableDefinition<&[u8], &[u8]> = TableDefinition::new("meta_v2");
-/// Name to number: `WorkspaceRow`. Rows are never removed, and numbers have no holes.
+/// Workspace name to its number: `WorkspaceRow`. Rows are never removed, and the numbers have no holes.
 pub(super) const WORKSPACES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("workspaces_v2");
-/// The ends of each workspace's log: `HeadRow`.
+/// Workspace number to the ends of its log: `HeadRow`.
 pub(super) const HEADS: TableDefinition<u32, &[u8]> = TableDefinition::new("heads_v1");
 /// (workspace, mpid) to `ProfileRow`.
 pub(super) const PROFILES: TableDefinition<(u32, i64), &[u8]> = TableDefinition::new("profiles_v1");
-/// Workspace and hash of an identity to its owner: `OwnerRow`.
-pub(super) const IDENTITIES: TableDefinition<&[u8; 20], &[u8; OwnerRow::LENGTH]> =
+/// Workspace and hash of an identity to the identity's owner: `OwnerRow`.
+pub(super) const IDENTITIES: TableDefinition<&OwnerKey, &[u8; OwnerRow::LENGTH]> =
     TableDefinition::new("identities_v2");
 /// (workspace, sequence) to `EventRow`.
 pub(super) const EVENTS: TableDefinition<(u32, u64), &[u8]> = TableDefinition::new("events_v1");
 /// Workspace and request id to `RequestRow`.
 pub(super) const REQUESTS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("requests_v2");
-/// `AgeKey`: the same by age, so that the oldest can be forgotten.
+/// `AgeKey` to `AgeRow`: the same requests by age, so that the oldest can be forgotten first.
 pub(super) const REQUEST_AGES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("request_ages_v2");
 
-/// The keys and values of the tables that readers and the writer look rows up in.
+/// Short names for the tables in which both readers and the writer look rows up.
 pub(super) trait Profiles: ReadableTable<(u32, i64), &'static [u8]> {}
 impl<T: ReadableTable<(u32, i64), &'static [u8]>> Profiles for T {}
-pub(super) trait Identities: ReadableTable<&'static [u8; 20], &'static [u8; OwnerRow::LENGTH]> {}
-impl<T: ReadableTable<&'static [u8; 20], &'static [u8; OwnerRow::LENGTH]>> Identities for T {}
+pub(super) trait Identities: ReadableTable<&'static OwnerKey, &'static [u8; OwnerRow::LENGTH]> {}
+impl<T: ReadableTable<&'static OwnerKey, &'static [u8; OwnerRow::LENGTH]>> Identities for T {}
 pub(super) trait Events: ReadableTable<(u32, u64), &'static [u8]> {}
 impl<T: ReadableTable<(u32, u64), &'static [u8]>> Events for T {}
 
-/// Runs a read of a table. If redb refuses it or panics, the file is damaged there. That concerns this read alone.
+/// Runs a read of a table. A panic of redb means that the file is damaged there, and fails this read alone.
 pub(super) fn guarded<T>(kind: Kind, read: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
     catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err(kind.corrupt()))
 }
 
-/// Gives `read` the row of an mpid. `None` only where the rows around the place where it would be are sound.
+/// Calls `read` with the row of an mpid. Returns `None` only if the rows beside the missing one are sound.
 pub(super) fn profile<T>(
     profiles: &impl Profiles,
     workspace: WorkspaceId,
@@ -62,8 +66,8 @@ pub(super) fn profile<T>(
     })
 }
 
-/// A key that has rotted lies beside the place where its row is looked for. So where a row is not found, its neighbours
-/// tell whether it is truly absent.
+/// Checks that a row that was not found is truly absent. A row whose key is damaged stays where it was, beside the
+/// place where the lookup ended. So both neighbours of that place must be sound and in order.
 fn absent<'k, K: Key + 'static, V: Value + 'static>(
     table: &impl ReadableTable<K, V>,
     kind: Kind,
@@ -86,7 +90,7 @@ fn verify_profile((workspace, mpid): (u32, i64), row: &[u8]) -> Result<(), Store
     ProfileRow::read(WorkspaceId(workspace), stored_mpid(mpid, Kind::Profile)?, row).map(|_| ())
 }
 
-/// The owner of an identity. `None` only where the rows around the place where it would be are sound.
+/// Returns the owner of an identity. `None` only if the rows beside the missing one are sound.
 pub(super) fn owner(
     identities: &impl Identities,
     workspace: WorkspaceId,
@@ -101,7 +105,7 @@ pub(super) fn owner(
     })
 }
 
-/// Gives `read` an event.
+/// Calls `read` with the row of an event.
 pub(super) fn event<T>(
     events: &impl Events,
     workspace: WorkspaceId,
@@ -114,7 +118,7 @@ pub(super) fn event<T>(
     })
 }
 
-/// The ends of a workspace's log. Every workspace has its row.
+/// Returns the ends of a workspace's log. Every workspace has this row, so a missing one is damage.
 pub(super) fn head(heads: &impl ReadableTable<u32, &'static [u8]>, workspace: WorkspaceId) -> Result<Head, StoreError> {
     guarded(Kind::Head, || {
         let row = heads.get(workspace.0)?.ok_or(Kind::Head.corrupt())?;
@@ -124,7 +128,7 @@ pub(super) fn head(heads: &impl ReadableTable<u32, &'static [u8]>, workspace: Wo
 
 /// Writes the facts about the file.
 pub(super) fn write_meta(
-    meta: &mut redb::Table<'_, &'static [u8], &'static [u8]>,
+    meta: &mut Table<'_, &'static [u8], &'static [u8]>,
     Origin { log, secret }: Origin,
 ) -> Result<(), StoreError> {
     meta.insert(LogRow::KEY, &*LogRow::encode(log))?;
@@ -133,7 +137,7 @@ pub(super) fn write_meta(
     Ok(())
 }
 
-/// Opens all tables, and fails if one is not there.
+/// Opens all tables. Fails if one is missing.
 pub(super) fn open_all(transaction: &ReadTransaction) -> Result<(), TableError> {
     transaction.open_table(META)?;
     transaction.open_table(WORKSPACES)?;
@@ -151,13 +155,14 @@ pub(super) struct Tables<'txn> {
     pub workspaces: Table<'txn, &'static [u8], &'static [u8]>,
     pub heads: Table<'txn, u32, &'static [u8]>,
     pub profiles: Table<'txn, (u32, i64), &'static [u8]>,
-    pub identities: Table<'txn, &'static [u8; 20], &'static [u8; OwnerRow::LENGTH]>,
+    pub identities: Table<'txn, &'static OwnerKey, &'static [u8; OwnerRow::LENGTH]>,
     pub events: Table<'txn, (u32, u64), &'static [u8]>,
     pub requests: Table<'txn, &'static [u8], &'static [u8]>,
     pub request_ages: Table<'txn, &'static [u8], &'static [u8]>,
 }
 
 impl<'txn> Tables<'txn> {
+    /// Opens all tables, and creates those that are missing.
     pub fn open(transaction: &'txn WriteTransaction) -> Result<Self, TableError> {
         Ok(Self {
             workspaces: transaction.open_table(WORKSPACES)?,
@@ -170,7 +175,7 @@ impl<'txn> Tables<'txn> {
         })
     }
 
-    /// Gives `read` the row of an mpid: see [`profile`].
+    /// Calls `read` with the row of an mpid: see [`profile`].
     pub fn profile<T>(
         &self,
         workspace: WorkspaceId,
@@ -180,12 +185,12 @@ impl<'txn> Tables<'txn> {
         profile(&self.profiles, workspace, mpid, read)
     }
 
-    /// The owner of an identity: see [`owner`].
+    /// Returns the owner of an identity: see [`owner`].
     pub fn owner(&self, workspace: WorkspaceId, identity: IdentityHash) -> Result<Option<Mpid>, StoreError> {
         owner(&self.identities, workspace, identity)
     }
 
-    /// Gives `read` an event.
+    /// Calls `read` with the row of an event.
     pub fn event<T>(
         &self,
         workspace: WorkspaceId,
@@ -200,13 +205,13 @@ impl<'txn> Tables<'txn> {
             if let Some(row) = self.requests.get(key)? {
                 return RequestRow::read(key, row.value()).map(Some);
             }
-            // One that was answered would be applied again.
+            // If damage hid the row of a request that was applied, a retry would apply it again.
             let verify = |key: &[u8], row: &[u8]| RequestRow::read(key, row).map(|_| ());
             absent(&self.requests, Kind::Request, &key, verify).map(|()| None)
         })
     }
 
-    /// The keys of the requests that are oldest, and whether each is sound.
+    /// Returns the keys of the oldest requests, and whether each row is sound.
     pub fn oldest_requests(&self, count: usize) -> Result<Vec<(Vec<u8>, bool)>, StoreError> {
         guarded(Kind::RequestAge, || {
             let rows = self.request_ages.iter()?.take(count);
@@ -218,7 +223,7 @@ impl<'txn> Tables<'txn> {
         })
     }
 
-    /// Writes everything that a decision came to, but for the end of the log, which is written once for the batch.
+    /// Writes the effects of a decision, except the head of the log: the batch writes each head once.
     pub fn write(&mut self, effects: &Effects) -> Result<(), StorageError> {
         let Some(workspace) = effects.workspace else { return Ok(()) };
         if let Some(name) = &effects.born {

@@ -2,13 +2,13 @@
 
 use super::super::WorkspaceId;
 use super::super::error::StoreError;
-use super::{Kind, begin, number, numbered_key, seal, stored_mpid, unseal, unseal_first_format};
+use super::{FIRST_FORMAT, Kind, begin, number, numbered_key, seal, stored_mpid, unseal, unseal_first_format};
 use crate::model::{EventKind, Micros, Mpid, Sequence};
 
-/// The row of an event: what filters look at, so that nothing is decoded for them, and the event.
+/// The row of an event. What filters test stands before the event, so that they need not decode it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::store) struct EventRow<'a> {
-    /// The event before this on the profile's chain.
+    /// The profile's previous event. `None` for its first.
     pub previous: Option<Sequence>,
     pub mpid: Mpid,
     pub time: Micros,
@@ -20,8 +20,13 @@ pub(in crate::store) struct EventRow<'a> {
 }
 
 const KIND: Kind = Kind::Event;
-const HEADER: usize = 8 + 8 + 8 + 1;
-/// Set in the byte of the event's kind if the event is silent.
+/// Where each field of the body begins: previous event, mpid, time, kind, encoded event.
+const PREVIOUS: usize = 0;
+const MPID: usize = 8;
+const TIME: usize = 16;
+const EVENT_KIND: usize = 24;
+const HEADER: usize = EVENT_KIND + 1;
+/// This bit is set in the byte of the kind if the event is silent.
 const SILENT: u8 = 0x80;
 
 impl<'a> EventRow<'a> {
@@ -36,18 +41,18 @@ impl<'a> EventRow<'a> {
     }
 
     pub fn read(workspace: WorkspaceId, sequence: Sequence, row: &'a [u8]) -> Result<Self, StoreError> {
-        // Format 1 differs in the seed of the checksum alone.
-        let body = if row.first() == Some(&1) {
+        // The first format differs only in the seed of the checksum.
+        let body = if row.first() == Some(&FIRST_FORMAT) {
             unseal_first_format(KIND, workspace.0, sequence.get(), row, HEADER)?
         } else {
             unseal(KIND, &numbered_key(workspace, sequence.get()), row, HEADER)?
         };
         Ok(Self {
-            previous: Sequence::new(u64::from_le_bytes(number(body, 0))),
-            mpid: stored_mpid(i64::from_le_bytes(number(body, 8)), KIND)?,
-            time: Micros::new(i64::from_le_bytes(number(body, 16))),
-            kind: EventKind::from_number(body[24] & !SILENT).ok_or(KIND.corrupt())?,
-            silent: body[24] & SILENT != 0,
+            previous: Sequence::new(u64::from_le_bytes(number(body, PREVIOUS))),
+            mpid: stored_mpid(i64::from_le_bytes(number(body, MPID)), KIND)?,
+            time: Micros::new(i64::from_le_bytes(number(body, TIME))),
+            kind: EventKind::from_number(body[EVENT_KIND] & !SILENT).ok_or(KIND.corrupt())?,
+            silent: body[EVENT_KIND] & SILENT != 0,
             event: &body[HEADER..],
         })
     }

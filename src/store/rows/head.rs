@@ -1,27 +1,32 @@
-//! The row of the ends of a workspace's log. It is kept apart from the log, so that a log that has lost its end is not
-//! taken for a shorter one.
+//! The row of a workspace's head: where its log begins and ends.
+//!
+//! It is kept apart from the log, so that a log that has lost its last events is not mistaken for a shorter one.
 
 use super::super::WorkspaceId;
 use super::super::error::StoreError;
 use super::{Kind, begin, number, seal, unseal};
 use crate::model::{Micros, Place};
 
-/// The ends of a log: it holds the events after `floor`, up to `place`.
+/// The ends of a log, which holds the events after `floor` and up to `place`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(in crate::store) struct Head {
-    /// Before the oldest event that is held.
+    /// The place before the oldest event that the log holds.
     pub floor: Place,
-    /// After the latest event.
+    /// The place after the latest event.
     pub place: Place,
-    /// Of the latest event.
+    /// The time of the latest event.
     pub time: Micros,
 }
 
-/// See [`Head`].
+/// The encoding of a [`Head`].
 pub(in crate::store) struct HeadRow;
 
 const KIND: Kind = Kind::Head;
-const BODY: usize = 3 * 8;
+/// Where each field of the body begins, and its length.
+const FLOOR: usize = 0;
+const PLACE: usize = 8;
+const TIME: usize = 16;
+const BODY: usize = TIME + 8;
 
 impl HeadRow {
     pub fn encode(head: &Head, workspace: WorkspaceId) -> Vec<u8> {
@@ -35,9 +40,9 @@ impl HeadRow {
     pub fn read(workspace: WorkspaceId, row: &[u8]) -> Result<Head, StoreError> {
         let body = unseal(KIND, &workspace.0.to_be_bytes(), row, BODY)?;
         Ok(Head {
-            floor: Place::after(u64::from_le_bytes(number(body, 0))),
-            place: Place::after(u64::from_le_bytes(number(body, 8))),
-            time: Micros::new(i64::from_le_bytes(number(body, 16))),
+            floor: Place::after(u64::from_le_bytes(number(body, FLOOR))),
+            place: Place::after(u64::from_le_bytes(number(body, PLACE))),
+            time: Micros::new(i64::from_le_bytes(number(body, TIME))),
         })
     }
 }

@@ -1,4 +1,4 @@
-//! The facts about the file itself. Each is a row of its own, whose key is its name.
+//! The facts about the file itself. Each is a row, and its key is its name.
 
 use super::super::error::StoreError;
 use super::identity::Secret;
@@ -7,31 +7,36 @@ use crate::model::LogId;
 
 const KIND: Kind = Kind::Meta;
 
-/// What a store is born with.
+/// Bytes of a log's id.
+const LOG: usize = 8;
+/// Bytes of the secret.
+const SECRET: usize = 16;
+
+/// The random values that a store gets when it is created, and keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::store) struct Origin {
     pub log: LogId,
     pub secret: Secret,
 }
 
-/// Names the log that the file keeps.
+/// The id of the log in the file. Cursors name it.
 pub(in crate::store) struct LogRow;
-/// Keys the hashes of the identity index.
+/// The secret key of the hashes in the identity index.
 pub(in crate::store) struct SecretRow;
-/// The highest format in which each table has rows: pairs of a table's number and a format.
+/// The highest format of the rows of each table, as pairs of a table's number and a format.
 pub(in crate::store) struct FormatsRow;
 
 impl LogRow {
     pub const KEY: &'static [u8] = b"log";
 
     pub fn encode(log: LogId) -> Vec<u8> {
-        let mut row = begin(KIND, 8);
+        let mut row = begin(KIND, LOG);
         row.extend_from_slice(&log.0.to_le_bytes());
         seal(KIND, Self::KEY, row)
     }
 
     pub fn read(row: &[u8]) -> Result<LogId, StoreError> {
-        Ok(LogId(u64::from_le_bytes(number(unseal(KIND, Self::KEY, row, 8)?, 0))))
+        Ok(LogId(u64::from_le_bytes(number(unseal(KIND, Self::KEY, row, LOG)?, 0))))
     }
 }
 
@@ -39,20 +44,20 @@ impl SecretRow {
     pub const KEY: &'static [u8] = b"secret";
 
     pub fn encode(secret: &Secret) -> Vec<u8> {
-        let mut row = begin(KIND, secret.0.len());
+        let mut row = begin(KIND, SECRET);
         row.extend_from_slice(&secret.0);
         seal(KIND, Self::KEY, row)
     }
 
     pub fn read(row: &[u8]) -> Result<Secret, StoreError> {
-        Ok(Secret(number(unseal(KIND, Self::KEY, row, 16)?, 0)))
+        Ok(Secret(number(unseal(KIND, Self::KEY, row, SECRET)?, 0)))
     }
 }
 
 impl FormatsRow {
     pub const KEY: &'static [u8] = b"formats";
 
-    /// Of this version.
+    /// Encodes the formats that this version writes.
     pub fn encode() -> Vec<u8> {
         let mut row = begin(KIND, 2 * Kind::ALL.len());
         for kind in Kind::ALL {
@@ -61,7 +66,7 @@ impl FormatsRow {
         seal(KIND, Self::KEY, row)
     }
 
-    /// The first table whose format this version does not know, by its number, with that format.
+    /// Returns the number and the format of the first table whose format this version does not know.
     pub fn unknown(row: &[u8]) -> Result<Option<(u8, u8)>, StoreError> {
         let body = unseal(KIND, Self::KEY, row, 0)?;
         let known = |number: u8| Kind::ALL.into_iter().find(|kind| *kind as u8 == number).map_or(0, Kind::format);

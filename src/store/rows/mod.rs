@@ -1,11 +1,13 @@
-//! The values of the tables.
+//! The values of the tables, and how they are encoded.
 //!
-//! A row is a format byte, a checksum of the rest, and its body. redb does not verify its pages when it reads them, so
-//! we do: the table and the key seed the checksum, and so a damaged value, a damaged key and a row in the wrong place
-//! are all refused.
-//!
-//! Each table has a format of its own, which is what its rows are written in; older ones are read as well. A format byte
-//! that is not known is not told from damage: `open` refuses a file with a newer format before a row of it is read.
+//! - `profile`, `identity`, `event`: what the service stores. `head`, `workspace`: where each log ends, and its number.
+//!   `request`: the results of requests with an id. `meta`: facts about the file itself.
+//! - A row is a format byte, a checksum of the body, and the body. The first two are the row's seal.
+//! - redb does not verify a page when it reads it, so every row is verified here. The table and the key seed the
+//!   checksum. So a damaged value, a damaged key and a row in the wrong place are all refused.
+//! - Each table has its own format. Rows are written in the latest format, and older formats can still be read.
+//! - An unknown format byte counts as damage here. `open` refuses a file with a newer format before any of its rows is
+//!   read.
 
 mod event;
 mod head;
@@ -19,7 +21,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 pub(super) use event::EventRow;
 pub(super) use head::{Head, HeadRow};
-pub(super) use identity::{IdentityHash, OwnerRow, Secret};
+pub(super) use identity::{IdentityHash, OwnerKey, OwnerRow, Secret};
 pub(super) use meta::{FormatsRow, LogRow, Origin, SecretRow};
 pub(super) use profile::{Held, ProfileRow};
 pub(super) use request::{AgeKey, AgeRow, RequestRow, request_key};
@@ -28,10 +30,14 @@ pub(super) use workspace::WorkspaceRow;
 use super::error::StoreError;
 use crate::model::Mpid;
 
-/// The format byte and the checksum.
+/// Bytes of the seal: the format byte and the checksum. The body follows.
 const SEALED: usize = 1 + 8;
+/// The format of the oldest profiles and events. Its checksums were not seeded by the table.
+const FIRST_FORMAT: u8 = 1;
+/// Bytes of a key that is a workspace and a number.
+const NUMBERED_KEY: usize = 4 + 8;
 
-/// A table, as it seeds the checksums of its rows and is named in errors. The number is what seeds.
+/// A table. Its number seeds the checksums of its rows, and its name appears in errors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Kind {
@@ -57,7 +63,7 @@ impl Kind {
         Self::RequestAge,
     ];
 
-    /// As errors and logs say it.
+    /// The name in errors and logs.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Meta => "meta",
@@ -71,10 +77,10 @@ impl Kind {
         }
     }
 
-    /// The format that its rows are written in.
+    /// The format in which new rows are written.
     pub const fn format(self) -> u8 {
         match self {
-            // 2: the checksum is seeded by the table too; a profile's row says what it holds.
+            // Since format 2 the table seeds the checksum too, and a profile's row says what it holds.
             Self::Profile | Self::Event => 2,
             Self::Meta | Self::Workspace | Self::Head | Self::Identity | Self::Request | Self::RequestAge => 1,
         }
@@ -89,7 +95,7 @@ impl Kind {
     }
 }
 
-/// A row without its body, to which `seal` gives the checksum.
+/// Begins a row. The caller appends the body, and `seal` fills in the checksum.
 fn begin(kind: Kind, body: usize) -> Vec<u8> {
     let mut row = Vec::with_capacity(SEALED + body);
     row.push(kind.format());
@@ -103,12 +109,12 @@ fn seal(kind: Kind, key: &[u8], mut row: Vec<u8>) -> Vec<u8> {
     row
 }
 
-/// The body of a row of the present format, if it is whole and has at least so many bytes.
+/// Returns the body of a row in the current format, if it is intact and has at least `least` bytes.
 fn unseal<'a>(kind: Kind, key: &[u8], row: &'a [u8], least: usize) -> Result<&'a [u8], StoreError> {
     if row.first() == Some(&kind.format()) { verify(kind, kind.seed(key), row, least) } else { Err(kind.corrupt()) }
 }
 
-/// The body of a row of format 1 of the tables of profiles and events, which the table did not seed.
+/// Returns the body of a profile or an event in [`FIRST_FORMAT`].
 fn unseal_first_format(kind: Kind, workspace: u32, key: u64, row: &[u8], least: usize) -> Result<&[u8], StoreError> {
     verify(kind, u64::from(workspace).rotate_left(32) ^ key, row, least)
 }
@@ -119,20 +125,20 @@ fn verify(kind: Kind, seed: u64, row: &[u8], least: usize) -> Result<&[u8], Stor
     if sound { Ok(&row[SEALED..]) } else { Err(kind.corrupt()) }
 }
 
-/// The key of a row that a workspace and a number name, as it seeds the checksum.
-fn numbered_key(workspace: super::WorkspaceId, number: u64) -> [u8; 12] {
-    let mut key = [0; 12];
+/// The key of a row that is named by a workspace and a number, in the form that seeds the checksum.
+fn numbered_key(workspace: super::WorkspaceId, number: u64) -> [u8; NUMBERED_KEY] {
+    let mut key = [0; NUMBERED_KEY];
     key[..4].copy_from_slice(&workspace.0.to_be_bytes());
     key[4..].copy_from_slice(&number.to_be_bytes());
     key
 }
 
-/// The bytes at `at`, which the caller knows to be there.
+/// Returns the bytes at `at`. The caller has checked that the row is long enough.
 fn number<const N: usize>(row: &[u8], at: usize) -> [u8; N] {
     row[at..at + N].try_into().expect("the slice has this length")
 }
 
-/// An mpid that was valid when it was stored.
+/// Parses an mpid that was valid when it was stored, so an invalid one is damage.
 pub(super) fn stored_mpid(mpid: i64, kind: Kind) -> Result<Mpid, StoreError> {
     Mpid::new(mpid).ok_or(kind.corrupt())
 }

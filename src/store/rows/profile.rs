@@ -2,37 +2,45 @@
 
 use super::super::WorkspaceId;
 use super::super::error::StoreError;
-use super::{Kind, begin, number, numbered_key, seal, stored_mpid, unseal, unseal_first_format};
+use super::{
+    FIRST_FORMAT, Kind, NUMBERED_KEY, begin, number, numbered_key, seal, stored_mpid, unseal, unseal_first_format,
+};
 use crate::model::{Micros, Mpid, Sequence};
 
-/// The row of an mpid that ever had a profile. It stays when the profile goes: as the head of the chain of its events.
+/// The row of an mpid that has or once had a profile. It stays after a delete, because the chain of the profile's
+/// events begins here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::store) struct ProfileRow<'a> {
-    /// When the first membership ends.
+    /// When the earliest membership ends. `None` if none ends.
     pub next_expiry: Option<Micros>,
-    /// The latest event of the chain.
+    /// The profile's latest event. Each event links to the one before.
     pub last_event: Sequence,
     pub held: Held<'a>,
 }
 
-/// What an mpid stands for.
+/// What the row of an mpid holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::store) enum Held<'a> {
-    /// A profile, encoded.
+    /// An encoded profile.
     Profile(&'a [u8]),
     /// Nothing: the profile was deleted.
     Tombstone,
-    /// Another profile, which absorbed it.
+    /// The mpid of the profile that absorbed this one.
     Redirect(Mpid),
 }
 
 const KIND: Kind = Kind::Profile;
-/// Expiry and last event.
+/// Bytes of the next expiry and the last event.
 const NUMBERS: usize = 8 + 8;
-/// Format 2: what is held, and the numbers. Format 1: the numbers alone; an empty profile was a deleted one.
+/// Bytes before the content. Format 2 has a byte that says what the row holds, then the numbers. Format 1 has only the
+/// numbers, and an empty profile means a deleted one.
 const HEADER: usize = 1 + NUMBERS;
+/// Stored as the next expiry of a profile of which no membership ends.
 const NEVER: i64 = i64::MAX;
+/// Bytes of an mpid.
+const MPID: usize = 8;
 
+/// The values of the byte that says what the row holds.
 const PROFILE: u8 = 1;
 const TOMBSTONE: u8 = 2;
 const REDIRECT: u8 = 3;
@@ -54,7 +62,7 @@ impl<'a> ProfileRow<'a> {
     }
 
     pub fn read(workspace: WorkspaceId, mpid: Mpid, row: &'a [u8]) -> Result<Self, StoreError> {
-        if row.first() == Some(&1) {
+        if row.first() == Some(&FIRST_FORMAT) {
             let number = mpid.get().cast_unsigned();
             let body = unseal_first_format(KIND, workspace.0, number, row, NUMBERS)?;
             let profile = &body[NUMBERS..];
@@ -66,7 +74,7 @@ impl<'a> ProfileRow<'a> {
         let held = match body[0] {
             PROFILE => Held::Profile(rest),
             TOMBSTONE => Held::Tombstone,
-            REDIRECT if rest.len() == 8 => Held::Redirect(stored_mpid(i64::from_le_bytes(number(rest, 0)), KIND)?),
+            REDIRECT if rest.len() == MPID => Held::Redirect(stored_mpid(i64::from_le_bytes(number(rest, 0)), KIND)?),
             _ => return Err(KIND.corrupt()),
         };
         Self::with_numbers(&body[1..], held)
@@ -81,7 +89,7 @@ impl<'a> ProfileRow<'a> {
         })
     }
 
-    /// The encoded profile, if the row holds one.
+    /// Returns the encoded profile, if the row holds one.
     pub fn profile(&self) -> Option<&'a [u8]> {
         match self.held {
             Held::Profile(profile) => Some(profile),
@@ -90,6 +98,6 @@ impl<'a> ProfileRow<'a> {
     }
 }
 
-fn key(workspace: WorkspaceId, mpid: Mpid) -> [u8; 12] {
+fn key(workspace: WorkspaceId, mpid: Mpid) -> [u8; NUMBERED_KEY] {
     numbered_key(workspace, mpid.get().cast_unsigned())
 }

@@ -1,4 +1,4 @@
-//! The rows of request ids: what was answered, and the same by age.
+//! The rows of requests that had an id: the result of each, and an index by age.
 
 use super::super::WorkspaceId;
 use super::super::error::StoreError;
@@ -6,17 +6,17 @@ use super::{Kind, begin, number, seal, unseal};
 use crate::model::{Micros, Mpid, Place};
 use crate::proto::v1::WriteOutcome;
 
-/// What was answered to a request that had an id. It holds no personal data: the profile that was answered is found by
-/// the event.
+/// The result of a request that had an id. It holds no personal data: the profile that was returned is read back from
+/// its event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::store) struct RequestRow {
-    /// Of the request, without its id.
+    /// A hash of the request without its id.
     pub fingerprint: u128,
-    /// When it was answered.
+    /// The command's time.
     pub time: Micros,
-    /// The same by the store's uptime: what its age is counted by.
+    /// The store's uptime at that moment, from which the age of the row is computed.
     pub uptime: Micros,
-    /// Of the profile that was answered.
+    /// The profile that was returned or deleted. `None` if there was none.
     pub mpid: Option<Mpid>,
     /// See `Written.place`.
     pub place: Place,
@@ -24,9 +24,18 @@ pub(in crate::store) struct RequestRow {
 }
 
 const KIND: Kind = Kind::Request;
-const BODY: usize = 16 + 8 + 8 + 8 + 8 + 1;
+/// Where each field of the body begins, and its length.
+const FINGERPRINT: usize = 0;
+const TIME: usize = 16;
+const UPTIME: usize = 24;
+const MPID: usize = 32;
+const PLACE: usize = 40;
+const OUTCOME: usize = 48;
+const BODY: usize = OUTCOME + 1;
+/// Bytes of the uptime at the start of an [`AgeKey`].
+const AGE: usize = 8;
 
-/// The key of a request: its workspace and its id.
+/// The key of a request: the number of its workspace, and its id.
 pub(in crate::store) fn request_key(workspace: WorkspaceId, id: &str) -> Vec<u8> {
     [&workspace.0.to_be_bytes(), id.as_bytes()].concat()
 }
@@ -46,32 +55,32 @@ impl RequestRow {
     pub fn read(key: &[u8], row: &[u8]) -> Result<Self, StoreError> {
         let body = unseal(KIND, key, row, BODY)?;
         Ok(Self {
-            fingerprint: u128::from_le_bytes(number(body, 0)),
-            time: Micros::new(i64::from_le_bytes(number(body, 16))),
-            uptime: Micros::new(i64::from_le_bytes(number(body, 24))),
-            mpid: Mpid::new(i64::from_le_bytes(number(body, 32))),
-            place: Place::after(u64::from_le_bytes(number(body, 40))),
-            outcome: WriteOutcome::try_from(i32::from(body[48])).map_err(|_| KIND.corrupt())?,
+            fingerprint: u128::from_le_bytes(number(body, FINGERPRINT)),
+            time: Micros::new(i64::from_le_bytes(number(body, TIME))),
+            uptime: Micros::new(i64::from_le_bytes(number(body, UPTIME))),
+            mpid: Mpid::new(i64::from_le_bytes(number(body, MPID))),
+            place: Place::after(u64::from_le_bytes(number(body, PLACE))),
+            outcome: WriteOutcome::try_from(i32::from(body[OUTCOME])).map_err(|_| KIND.corrupt())?,
         })
     }
 }
 
-/// The key of a request by age: the store's uptime when it was answered, and the key of the request.
+/// A key of the index by age: the store's uptime when the request was applied, and the key of the request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::store) struct AgeKey(Vec<u8>);
 
-/// A row of the requests by age: a seal and nothing else.
+/// A row of the index by age. It has a seal and no body.
 pub(in crate::store) struct AgeRow;
 
 impl AgeKey {
     pub fn new(uptime: Micros, request: &[u8]) -> Self {
-        // The order of bytes is that of the numbers, which are never negative.
+        // Uptimes are never negative, so their bytes sort as the numbers do.
         Self([&uptime.get().to_be_bytes(), request].concat())
     }
 
-    /// From a stored key; `None` if it is none.
+    /// Takes a stored key. `None` if it is too short.
     pub fn stored(key: &[u8]) -> Option<Self> {
-        (key.len() > 8).then(|| Self(key.to_vec()))
+        (key.len() > AGE).then(|| Self(key.to_vec()))
     }
 
     pub fn as_bytes(&self) -> &[u8] {
@@ -83,7 +92,7 @@ impl AgeKey {
     }
 
     pub fn request(&self) -> &[u8] {
-        &self.0[8..]
+        &self.0[AGE..]
     }
 }
 

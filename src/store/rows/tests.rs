@@ -1,4 +1,4 @@
-//! Every row reads back, and only whole and in its own place.
+//! Every row reads back, but only if it is intact and under its own key.
 
 use super::super::WorkspaceId;
 use super::*;
@@ -15,7 +15,7 @@ fn sequence(number: u64) -> Sequence {
     Sequence::new(number).unwrap()
 }
 
-/// Turns each bit and cuts at each byte.
+/// Checks that `read` refuses the row with any one bit flipped, and cut off at any byte.
 fn assert_sealed<T>(row: &[u8], read: impl Fn(&[u8]) -> Result<T, StoreError>) {
     assert!(read(row).is_ok());
     for bit in 0..8 * row.len() {
@@ -55,7 +55,7 @@ fn an_event_row_reads_back_only_whole_and_in_its_place() {
     }
 }
 
-/// A page of one table that is found where a page of another should be.
+/// As happens if a page of one table is found in place of a page of another.
 #[test]
 fn a_row_of_another_table_is_refused() {
     let mpid = Mpid::new(5).unwrap();
