@@ -24,7 +24,13 @@ pub(super) fn decide(context: &Context<'_, '_>, create: &Create) -> Result<Verdi
     Ok(Verdict { outcome: WriteOutcome::Created, mpid: Some(mpid), place, profile, effects })
 }
 
-/// The mpid to create a profile under, and the latest event of the chain that it goes on with.
+/// Returns the mpid for a new profile, and the latest event of an earlier profile with that mpid, if there was one. The
+/// new profile's events are linked to it.
+///
+/// A drawn mpid that is in use gives way to the next one.
+///
+/// # Errors
+/// [`StoreError::ProfileExists`] if an mpid that the caller chose is in use.
 pub(super) fn free_mpid(
     context: &Context<'_, '_>,
     mut mpid: Mpid,

@@ -1,4 +1,4 @@
-//! `DeleteProfile`.
+//! `DeleteProfile`. The profile's row stays as a tombstone.
 
 use super::super::error::StoreError;
 use super::Verdict;

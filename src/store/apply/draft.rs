@@ -1,4 +1,7 @@
-//! The rows and the event of a profile's change.
+//! Builds the effects of a command: the rows and the event of each profile that it changes.
+//!
+//! Each change adds a profile row, an event, and the index rows of the identities that the profile gained and lost. The
+//! event links to the profile's previous event, also if both come from the same command.
 
 use bytes::Bytes;
 use prost::Message;
@@ -14,11 +17,11 @@ use crate::model::{Etag, IdentityKey, Mpid, Place, Sequence, change, wire};
 use crate::proto::field;
 use crate::proto::v1::{Event, Profile};
 
-/// The effects of a command, as they are put together.
+/// The effects of a command while they are being built.
 pub(super) struct Draft<'c, 'a, 'txn> {
     context: &'c Context<'a, 'txn>,
     effects: Effects,
-    /// After the events so far.
+    /// The place after the events so far.
     place: Place,
 }
 
@@ -27,10 +30,11 @@ impl<'c, 'a, 'txn> Draft<'c, 'a, 'txn> {
         Self { context, effects: Effects::default(), place: context.head.place }
     }
 
-    /// Creates a profile, whose mpid may have had one before.
+    /// Creates a profile, and returns it encoded. `last_event` is the latest event of an earlier profile with the same
+    /// mpid.
     ///
     /// # Errors
-    /// [`StoreError`] if it is too large, or what it takes to link its identities cannot be read.
+    /// [`StoreError`] if the profile is too large, or the index of its identities cannot be read.
     pub fn create(
         &mut self,
         mpid: Mpid,
@@ -42,15 +46,15 @@ impl<'c, 'a, 'txn> Draft<'c, 'a, 'txn> {
         self.change(mpid, None, Some(after), last_event)
     }
 
-    /// Changes a profile.
+    /// Changes a profile, and returns it encoded.
     ///
     /// # Errors
-    /// As of [`Draft::create`].
+    /// Those of [`Draft::create`].
     pub fn update(&mut self, mpid: Mpid, before: &Stored, after: Profile) -> Result<Bytes, StoreError> {
         self.change(mpid, Some(before), Some(after), Some(before.last_event))
     }
 
-    /// Deletes a profile. Its row stays, as the head of the chain of its events.
+    /// Deletes a profile. Its row stays, because the chain of its events begins there.
     ///
     /// # Errors
     /// [`StoreError`] if the index of its identities cannot be read.
@@ -58,7 +62,7 @@ impl<'c, 'a, 'txn> Draft<'c, 'a, 'txn> {
         self.change(mpid, Some(before), None, Some(before.last_event)).map(|_| ())
     }
 
-    /// Everything, and the place after it.
+    /// Returns all effects, and the place after the last event.
     pub fn finish(mut self) -> (Effects, Place) {
         let context = self.context;
         if !self.effects.events.is_empty() {
@@ -88,7 +92,7 @@ impl<'c, 'a, 'txn> Draft<'c, 'a, 'txn> {
         let profile = Bytes::from(after.map(Profile::encode_to_vec).unwrap_or_default());
         let limits = &self.context.command.limits;
         if let Some(after) = after.filter(|_| profile.len() > limits.profile_bytes) {
-            check_size(old, after, limits)?; // It may have been over the limit before.
+            check_size(old, after, limits)?; // A profile that was already over the limit may still change and shrink.
         }
         self.relink(mpid, old, after)?;
         let expiry_is = after.and_then(next_expiry);
@@ -136,16 +140,18 @@ impl<'c, 'a, 'txn> Draft<'c, 'a, 'txn> {
         }
     }
 
+    /// The command carries the id of its first event. Ids of further events count up from there.
     fn event_id(&self, sequence: Sequence) -> Uuid {
         let nth = sequence.get() - self.context.head.place.get() - 1;
         Uuid::from_u128(self.context.command.stamp.event_id.as_u128().wrapping_add(u128::from(nth)))
     }
 
-    /// Takes the identities that the profile has lost out of the index, and puts in those that it has gained.
+    /// Removes the identities that the profile has lost from the index, and adds those that it has gained.
     fn relink(&mut self, mpid: Mpid, before: Option<&Profile>, after: Option<&Profile>) -> Result<(), StoreError> {
         let (lost, gained) = relinked(before, after);
         for key in &lost {
-            // Only its own: a file of format 1 may have a profile with an identity that another owns by another name.
+            // Another profile may own it: in a file of layout 1, two profiles could have the same identity, each by
+            // another name of its type.
             if self.context.owner(key)? == Some(mpid) {
                 self.effects.owners.push(OwnerWrite { identity: self.context.hash(key), owner: None });
             }
@@ -157,7 +163,7 @@ impl<'c, 'a, 'txn> Draft<'c, 'a, 'txn> {
     }
 }
 
-/// The identities that a profile no longer owns, and those that it owns now.
+/// Returns the identities that a profile has lost, and those that it has gained.
 fn relinked(before: Option<&Profile>, after: Option<&Profile>) -> (Vec<IdentityKey>, Vec<IdentityKey>) {
     if let (Some(before), Some(after)) = (before, after)
         && before.device_identities == after.device_identities
@@ -173,7 +179,8 @@ fn relinked(before: Option<&Profile>, after: Option<&Profile>) -> (Vec<IdentityK
     (absent(&old, &new), absent(&new, &old))
 }
 
-/// Fields may stand in any order: the profile, which is encoded once, goes last.
+/// Encodes an event. The fields of a message may come in any order, so the profile, which is already encoded, is
+/// appended.
 fn encode_event(event: &Event, profile: Option<&[u8]>) -> Vec<u8> {
     let room = profile.map_or(0, |profile| wire::delimited_len(field::event::PROFILE, profile.len()));
     let mut encoded = Vec::with_capacity(event.encoded_len() + room);

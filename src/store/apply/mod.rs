@@ -1,13 +1,30 @@
-//! What a command does to the store: a pure function of the two. No clock, no dice, no disk and no flag is asked here;
-//! what decides stands in the command or in the rows.
+//! Decides what a command does to the store.
 //!
-//! Decide, then write: [`decide`] makes every check and encodes everything that will be written; `Tables::write` then
-//! only writes, and fails only where redb does. So half a command cannot be: a batch whose writing fails is dropped
-//! whole.
+//! In reading order:
+//! - [`decide`] is the entry: it recognises repeated requests, and calls the file of the command.
+//! - `state` is what a decision may look at: the store and the command.
+//! - `create`, `update` and `delete` are the commands, one file each.
+//! - `draft` makes the rows and the event of a profile's change.
+//! - `request` remembers the result of a request that has an id, so that a repeat gets the first result.
 //!
-//! One file per command: `create`, `update`, `delete`. A new one is a file here, a variant of `Change`, and an arm of
-//! `decide`. `draft` makes the rows and the event of a profile's change, and `request` keeps what was answered to
-//! a request id.
+//! What always holds:
+//! - A decision is a pure function of the store and the command. It reads no clock, no random number, no disk space and
+//!   no flag: everything that it depends on is in the command or in the rows.
+//! - Decide, then write. [`decide`] makes every check and encodes everything that will be written. `Tables::write` then
+//!   only writes, and fails only if redb fails. A batch whose writing fails is dropped whole, so no half of a command
+//!   is ever committed.
+//!
+//! A new command touches these places:
+//! 1. a struct and a variant of [`Change`] in `src/command/mod.rs`, and an arm of [`Command::weight`] there;
+//! 2. its encoding: a message and a field of `oneof change` in `proto/cameo/storage/v1/command.proto`, and an arm each
+//!    of [`Command::encode`] and `decode_change` in `src/command/encoding.rs`;
+//! 3. a file in `src/store/apply/` with a function `decide`, and its `mod` line here;
+//! 4. an arm of [`decide`] here.
+//!
+//! The compiler finds each `match` that lacks the new variant. Two tests draw random commands and should draw the new
+//! one too: `src/store/tests/determinism.rs` and `src/store/tests/script.rs`.
+//!
+//! Deliberately absent: admission. A full queue and a full disk are refused in `write`.
 
 mod create;
 mod delete;
@@ -28,45 +45,45 @@ use crate::model::{Mpid, Place};
 use crate::proto::v1::{Profile, WriteOutcome};
 use state::Context;
 
-/// What a command was answered.
+/// The result of a command.
 #[derive(Debug, Clone)]
 pub struct Written {
-    /// What it did.
+    /// What the command did.
     pub outcome: WriteOutcome,
-    /// After its own event; where nothing changed, after the profile's latest, or at the end of the log if there is no
-    /// profile. `None` if nothing was to be written.
+    /// The place after the command's own event. If nothing changed, it is the place after the profile's latest event,
+    /// or the end of the log if there is no profile. `None` if the command was only validated.
     pub place: Option<Place>,
-    /// Encoded `Profile` after it; `None` where there is none, or the caller does not read it.
+    /// Encoded `Profile` after the command. `None` if there is no profile, or the caller does not read it.
     pub profile: Option<Bytes>,
 }
 
-/// Whether the caller reads the profile. An import does not, and so none is made for it.
+/// Whether the caller reads the profile. An import does not, so no copy is made for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reply {
     WithProfile,
     WithoutProfile,
 }
 
-/// The answer to a command, and what to write before it is given.
+/// The result of a command, and what to write before the caller gets it.
 pub(super) struct Decision {
     pub written: Written,
     pub effects: Effects,
 }
 
-/// What one of the files of commands comes to.
+/// What the file of a command decides, before `validate_only` and the request id are considered.
 struct Verdict {
     outcome: WriteOutcome,
     mpid: Option<Mpid>,
     place: Place,
-    /// Encoded, if the caller reads it.
+    /// Encoded `Profile`, if the caller reads it.
     profile: Option<Bytes>,
     effects: Effects,
 }
 
-/// Decides a command.
+/// Decides a command. Writes nothing.
 ///
 /// # Errors
-/// Why it is refused. Nothing was written.
+/// [`StoreError`] if the command is refused.
 pub(super) fn decide(state: &State<'_, '_>, command: &Command, reply: Reply) -> Result<Decision, StoreError> {
     let context = Context::new(state, command, reply);
     let earlier = request::earlier(&context)?;
@@ -90,7 +107,7 @@ pub(super) fn decide(state: &State<'_, '_>, command: &Command, reply: Reply) -> 
 }
 
 impl Verdict {
-    /// That nothing changes.
+    /// Nothing changes.
     fn unchanged(mpid: Option<Mpid>, place: Place, profile: Option<Bytes>) -> Self {
         Self { outcome: WriteOutcome::Unchanged, mpid, place, profile, effects: Effects::default() }
     }
@@ -100,11 +117,11 @@ impl Verdict {
         Decision { written: Written { outcome, place: Some(place), profile }, effects }
     }
 
-    /// What `validate_only` answers: as the write would, without what only the write gives.
+    /// Makes the result of `validate_only`: that of the write, without the place and the etag that only a write gives.
     fn preview(self) -> Decision {
         let changes = !self.effects.is_empty();
         let without_etag = |bytes: Bytes| {
-            let mut profile = Profile::decode(bytes).expect("it was encoded just now");
+            let mut profile = Profile::decode(bytes).expect("it was just encoded");
             profile.etag.clear();
             Bytes::from(profile.encode_to_vec())
         };

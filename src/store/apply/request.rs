@@ -1,6 +1,7 @@
-//! Request ids: a repeat gets the first answer.
+//! Request ids: a repeated request gets the result of the first.
 //!
-//! An id is remembered for [`REQUEST_MEMORY`] of the store's uptime, which no setting of a clock moves.
+//! An id is remembered for [`REQUEST_MEMORY`]. Its age is measured by the store's uptime, so setting a clock does not
+//! change it.
 
 use std::time::Duration;
 
@@ -19,10 +20,10 @@ use crate::proto::v1::{Profile, WriteOutcome};
 
 /// How long a request id is remembered.
 pub(in crate::store) const REQUEST_MEMORY: Duration = Duration::from_secs(24 * 60 * 60);
-/// Old request ids forgotten by each command that brings a new one: more than one, so that they cannot pile up.
+/// The most expired ids that a command with a new id forgets. It is more than one, so that expired ids cannot pile up.
 const FORGET_PER_COMMAND: usize = 2;
 
-/// What is remembered of the request's id.
+/// Returns what is remembered of the request's id, expired or not.
 pub(super) fn earlier(context: &Context<'_, '_>) -> Result<Option<RequestRow>, StoreError> {
     match &context.command.request {
         Some(request) if context.exists => context.state.tables.request(&request_key(context.workspace, &request.id)),
@@ -30,7 +31,10 @@ pub(super) fn earlier(context: &Context<'_, '_>) -> Result<Option<RequestRow>, S
     }
 }
 
-/// The answer that this request was given before, if it was.
+/// Returns the result that this request got before, if it is a repeat.
+///
+/// # Errors
+/// [`StoreError::RequestIdReused`] if the id was used for a different request.
 pub(super) fn first_answer(
     context: &Context<'_, '_>,
     earlier: Option<&RequestRow>,
@@ -51,7 +55,7 @@ pub(super) fn first_answer(
     Ok(Some(Written { outcome: row.outcome, place: Some(row.place), profile }))
 }
 
-/// Remembers what the command is answered, and forgets a few that are old.
+/// Remembers the result of the command, and forgets a few expired ids.
 pub(super) fn remember(
     context: &Context<'_, '_>,
     earlier: Option<&RequestRow>,
@@ -77,7 +81,7 @@ pub(super) fn remember(
 }
 
 fn forget(context: &Context<'_, '_>, uptime: Micros, decision: &mut Decision) -> Result<(), StoreError> {
-    // Where they cannot be read, nothing is forgotten.
+    // If the oldest cannot be read, none is forgotten.
     let oldest = match context.state.tables.oldest_requests(FORGET_PER_COMMAND) {
         Err(StoreError::Corrupt { .. }) => Vec::new(),
         oldest => oldest?,
@@ -92,7 +96,7 @@ fn forget(context: &Context<'_, '_>, uptime: Micros, decision: &mut Decision) ->
     Ok(())
 }
 
-/// The profile after that event of it.
+/// Returns the profile as it was after one of its events. `None` if the log no longer holds the event.
 fn profile_as_of(context: &Context<'_, '_>, mpid: Mpid, event: Sequence) -> Result<Option<Bytes>, StoreError> {
     let tables = context.state.tables;
     let latest = tables.profile(context.workspace, mpid, |row| {
@@ -103,7 +107,7 @@ fn profile_as_of(context: &Context<'_, '_>, mpid: Mpid, event: Sequence) -> Resu
         return Ok(Some(latest));
     }
     if context.head.floor >= event.into() {
-        return Ok(None); // The log no longer holds it.
+        return Ok(None);
     }
     let from_event = tables.event(context.workspace, event, |row| {
         let profile = wire::find(row.event, field::event::PROFILE).map_err(|_| Kind::Event.corrupt())?;
@@ -112,7 +116,7 @@ fn profile_as_of(context: &Context<'_, '_>, mpid: Mpid, event: Sequence) -> Resu
     from_event.ok_or(Kind::Event.corrupt())
 }
 
-/// An answer that changed nothing left out what had expired when it was given.
+/// Removes the memberships that had expired when the first result was returned: that result did not have them either.
 fn as_answered(profile: Bytes, time: Micros) -> Result<Bytes, StoreError> {
     let mut decoded = Profile::decode(&*profile).map_err(|_| Kind::Profile.corrupt())?;
     if !decoded.audience_memberships.iter().any(|membership| is_expired(membership, time)) {

@@ -1,4 +1,6 @@
-//! What a decision depends on: the rows, the workspaces, and the command.
+//! What a decision may look at: the rows, the workspaces and the command.
+//!
+//! `None` always means that something is truly absent. If damage could hide it, the lookup fails.
 
 use std::borrow::Cow;
 
@@ -17,21 +19,21 @@ use crate::model::profile::remove_expired;
 use crate::model::{Etag, IdentityKey, Micros, Mpid, ProfileKey, Sequence};
 use crate::proto::v1::Profile;
 
-/// The store, as a command finds it.
+/// The store before the command.
 pub(in crate::store) struct State<'a, 'txn> {
     pub origin: Origin,
     pub tables: &'a Tables<'txn>,
     pub logs: &'a Logs,
 }
 
-/// A command and the store that it finds.
+/// A command, and the store before it.
 pub(super) struct Context<'a, 'txn> {
     pub state: &'a State<'a, 'txn>,
     pub command: &'a Command,
     pub reply: Reply,
-    /// The number of the workspace, or the one that it will have.
+    /// The number of the workspace. If the workspace does not exist yet, it is the number that it will get.
     pub workspace: WorkspaceId,
-    /// Whether the workspace is there.
+    /// Whether the workspace exists.
     pub exists: bool,
     pub head: Head,
 }
@@ -44,11 +46,11 @@ pub(super) struct Stored {
     pub next_expiry: Option<Micros>,
 }
 
-/// What an mpid stands for.
+/// What the store has under an mpid.
 pub(super) enum Found {
-    /// It never had a profile.
+    /// There never was a profile.
     Nothing,
-    /// It had one; this is the latest event of its chain.
+    /// The profile was deleted. This is its latest event.
     Gone(Sequence),
     /// The profile was absorbed by another.
     Absorbed,
@@ -63,17 +65,20 @@ impl<'a, 'txn> Context<'a, 'txn> {
         Self { state, command, reply, workspace, exists: id.is_some(), head }
     }
 
-    /// The command's own time: memberships are judged by it.
+    /// Returns the command's own time, which decides what memberships have expired.
     pub fn now(&self) -> Micros {
         self.command.stamp.time
     }
 
-    /// The time of its events, which never goes back in a log.
+    /// Returns the time of the command's events. Within a log it never goes back.
     pub fn event_time(&self) -> Micros {
         self.now().max(self.head.time)
     }
 
-    /// Brings the workspace into being if there is something to write to it.
+    /// Creates the workspace if it does not exist and there is something to write to it.
+    ///
+    /// # Errors
+    /// [`StoreError::TooManyWorkspaces`] if that would exceed the limit.
     pub fn found_workspace(&self, effects: &mut Effects) -> Result<(), StoreError> {
         if effects.is_empty() {
             return Ok(());
@@ -93,7 +98,7 @@ impl<'a, 'txn> Context<'a, 'txn> {
         self.state.origin.secret.hash(self.workspace, key)
     }
 
-    /// The profile that a key names.
+    /// Returns the profile that a key names.
     pub fn find(&self, key: &ProfileKey) -> Result<Option<(Mpid, Stored)>, StoreError> {
         match key {
             ProfileKey::Mpid(mpid) => Ok(self.stored(*mpid)?.map(|stored| (*mpid, stored))),
@@ -101,8 +106,8 @@ impl<'a, 'txn> Context<'a, 'txn> {
         }
     }
 
-    /// The index knows an identity by its hash alone, and the two tables may not have rotted together: an owner that is
-    /// not there, or does not have the identity, is damage.
+    /// Checks the index against the profile: the index has only the identity's hash, and only one of the two tables may
+    /// be damaged. An owner that does not exist, or does not have the identity, means damage.
     fn find_by_identity(&self, key: &IdentityKey) -> Result<Option<(Mpid, Stored)>, StoreError> {
         let Some(owner) = self.owner(key)? else { return Ok(None) };
         let stored = self.stored(owner)?.ok_or(Kind::Identity.corrupt())?;
@@ -111,7 +116,7 @@ impl<'a, 'txn> Context<'a, 'txn> {
         if owns { Ok(Some((owner, stored))) } else { Err(Kind::Identity.corrupt()) }
     }
 
-    /// The owner of an identity. `None` only where the index shows that there is none.
+    /// Returns the owner of an identity. `None` only if the index shows that there is none.
     pub fn owner(&self, key: &IdentityKey) -> Result<Option<Mpid>, StoreError> {
         if self.exists { self.state.tables.owner(self.workspace, self.hash(key)) } else { Ok(None) }
     }
@@ -139,7 +144,7 @@ impl<'a, 'txn> Context<'a, 'txn> {
         Ok(found.unwrap_or(Found::Nothing))
     }
 
-    /// A profile as a reader sees it: without the memberships that have expired.
+    /// Returns the profile as a reader sees it: without expired memberships.
     pub fn served<'p>(&self, stored: &'p Stored) -> Cow<'p, Profile> {
         if stored.next_expiry.is_none_or(|expiry| expiry > self.now()) {
             return Cow::Borrowed(&stored.profile);
@@ -151,7 +156,7 @@ impl<'a, 'txn> Context<'a, 'txn> {
 }
 
 impl Stored {
-    /// Refuses a version other than the one that the caller named.
+    /// Refuses a profile whose version is not the one that the caller named.
     pub fn check(&self, etag: Option<&Etag>) -> Result<(), StoreError> {
         match etag {
             Some(etag) if etag.as_str() != self.profile.etag => Err(StoreError::EtagMismatch),

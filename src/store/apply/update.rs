@@ -1,4 +1,7 @@
 //! `UpdateProfile`, and the records of `ImportProfiles`.
+//!
+//! A patch may take identities from other profiles. Those profiles change in the same command, and their events come
+//! before its own.
 
 use std::collections::BTreeMap;
 
@@ -46,7 +49,7 @@ fn change(context: &Context<'_, '_>, mpid: Mpid, stored: &Stored, patch: &Patch)
     Ok(verdict(context, draft, WriteOutcome::Updated, mpid, profile))
 }
 
-/// Creates the profile that a patch found missing.
+/// Creates the profile that the patch should change but that does not exist.
 fn create(context: &Context<'_, '_>, key: &ProfileKey, patch: &Patch, drawn: Mpid) -> Result<Verdict, StoreError> {
     let (mpid, last_event, mut after) = blank(context, key, drawn)?;
     let taken = taken(context, patch, mpid)?;
@@ -55,7 +58,7 @@ fn create(context: &Context<'_, '_>, key: &ProfileKey, patch: &Patch, drawn: Mpi
     let identities = after.device_identities.len() + after.user_identities.len();
     Invalid::limit("identity", "identities", limits.identities, identities)?;
     if matches!(key, ProfileKey::Identity(identity) if !keys_of(&after).contains(&identity.key)) {
-        // It would be created anew each time.
+        // The key would not find the new profile, and each retry would create another.
         return Err(Invalid::field("patch.remove_identities", "is the identity that names the profile").into());
     }
     let mut draft = Draft::new(context);
@@ -64,7 +67,8 @@ fn create(context: &Context<'_, '_>, key: &ProfileKey, patch: &Patch, drawn: Mpi
     Ok(verdict(context, draft, WriteOutcome::Created, mpid, profile))
 }
 
-/// The profile that a key names and that is not there yet, and the chain of events that it goes on with.
+/// Returns an empty profile for a key that names none, its mpid, and the latest event of an earlier profile with that
+/// mpid.
 fn blank(
     context: &Context<'_, '_>,
     key: &ProfileKey,
@@ -82,7 +86,7 @@ fn blank(
     }
 }
 
-/// The identities that a patch takes, by the profile that loses them.
+/// Returns the identities that a patch takes from other profiles, by their owners.
 fn taken(context: &Context<'_, '_>, patch: &Patch, to: Mpid) -> Result<BTreeMap<Mpid, Vec<IdentityKey>>, StoreError> {
     let mut taken: BTreeMap<Mpid, Vec<IdentityKey>> = BTreeMap::new();
     for ParsedIdentity { key, .. } in &patch.add {
@@ -97,7 +101,7 @@ fn taken(context: &Context<'_, '_>, patch: &Patch, to: Mpid) -> Result<BTreeMap<
     Ok(taken)
 }
 
-/// The changes of the profiles that identities are taken from. Their events come before the one of the command.
+/// Changes the profiles that lose identities. Their events come before the command's own.
 fn lose(
     context: &Context<'_, '_>,
     draft: &mut Draft<'_, '_, '_>,
