@@ -1,15 +1,23 @@
-//! Profiles, their identities and the log of their changes, in one redb file.
+//! The store: profiles, their identities and the log of their changes, in one redb file.
 //!
-//! - Every change is a [`Command`] on one queue. `write` batches them on one thread; `apply` decides each, as a pure
-//!   function of the store and the command, one file per command; `effects` is what a decision
-//!   comes to, and `logs` is what the writer knows of the workspaces and
-//!   the ends of their logs. An answer means that the change is on disk.
-//! - Reads never go through the writer: `read` holds a snapshot that is replaced after each commit.
-//! - `tables` is the layout of the file, `rows` that of its values; `open` verifies what every call depends on, `pages`
-//!   what redb depends on, `migrate` brings older files up, `scrub` walks over all rows in the background, and `backend` is the file itself.
+//! In reading order:
+//! - `tables` lists the tables of the file, and `rows` defines the encoding of their values.
+//! - `write` is the queue of commands and the one thread that commits them in batches.
+//! - `apply` decides what a command does, one file per command. `effects` is the result of a decision: the rows and
+//!   events to write. `logs` is what the writer knows of the workspaces and the ends of their logs.
+//! - `read` serves reads from a snapshot, which is replaced after each commit.
+//! - `open` opens the file and verifies what every call depends on. `pages` verifies what redb depends on, `migrate`
+//!   upgrades files of older versions, and `backend` is the file as redb sees it.
+//! - `scrub` verifies all rows in the background. `error` lists the reasons why a call or the opening fails.
 //!
-//! Nothing outside this module knows redb. Deliberately absent: a cache of our own (redb has one), and a second index
-//! over the log (the events of one profile are linked).
+//! What always holds:
+//! - Every change is one [`Command`] on one queue, and its decision is a pure function of the store and the command.
+//! - When a write returns, its change is on disk.
+//! - Reads never go through the writer.
+//! - Nothing outside this module knows redb.
+//!
+//! Deliberately absent: a cache of our own, because redb has one; and a second index over the log, because each event
+//! links to the previous event of its profile.
 
 mod apply;
 mod backend;
@@ -33,7 +41,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use arc_swap::ArcSwapOption;
-use redb::ReadableDatabase;
+use redb::{Database, ReadableDatabase};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use uuid::{ContextV7, Timestamp, Uuid};
@@ -52,32 +60,36 @@ use crate::model::{EventKind, Filter, LogId, Micros, Mpid, ProfileKey, Sequence,
 use logs::{Logs, Workspaces};
 use open::Opened;
 use read::{History, SnapshotTables, Walks};
+use rows::Secret;
 use scrub::Scrubber;
 use write::{Disk, IMPORT_BATCH_COMMANDS, Job, Lane, Ticket, Waiting, Writer};
 
-/// What imports may have in the queue: enough to fill a batch while another is written, and the memory that records of
-/// some 700 bytes take for that.
+/// The most import commands in the queue: enough to fill one batch while another is being written.
 pub const IMPORT_COMMANDS: usize = 2 * IMPORT_BATCH_COMMANDS;
+/// The most memory that queued import commands may take, in bytes: enough for [`IMPORT_COMMANDS`] records of about 700
+/// bytes each.
 const IMPORT_BYTES: usize = 32 << 20;
-/// Bytes of a page of redb.
+/// Bytes of the smallest page of redb.
 const PAGE: usize = 4_096;
+const MICROS_PER_SECOND: u64 = 1_000_000;
+const NANOS_PER_MICRO: u32 = 1_000;
 
-/// The number by which a workspace is known inside the file.
+/// The number that stands for a workspace inside the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WorkspaceId(u32);
 
-/// An event that was appended, and is on disk.
+/// An event that is on disk.
 #[derive(Debug, Clone)]
 pub struct Committed {
-    /// The workspace whose log it is in.
+    /// The workspace whose log holds the event.
     pub workspace: Workspace,
-    /// Its number there.
+    /// The number of that workspace inside the file.
     pub id: WorkspaceId,
-    /// Its number.
+    /// The event's number in the log.
     pub sequence: Sequence,
-    /// Of which profile.
+    /// The profile that changed.
     pub mpid: Mpid,
-    /// What happened to it.
+    /// What happened to the profile.
     pub kind: EventKind,
     /// See `Event.silent`.
     pub silent: bool,
@@ -88,26 +100,26 @@ pub struct Committed {
 /// What the writer, the readers and the handle share.
 #[derive(Debug)]
 struct Shared {
-    /// `None` once the store is closed.
+    /// The latest committed state. `None` once the store is closed.
     snapshot: ArcSwapOption<SnapshotTables>,
-    /// All workspaces; each is added after the commit of its first write.
+    /// All workspaces. A new one is added after its first write is committed.
     workspaces: Arc<Workspaces>,
-    /// Cancelled when the writer cannot go on.
+    /// Cancelled when the writer cannot continue.
     failed: CancellationToken,
 }
 
-/// How much room the store takes, and has. What the file system does not tell is `None`.
+/// How much space the store uses, and how much its disk has left. `None` where the file system does not say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
-    /// Workspaces that were written to.
+    /// Workspaces that have been written to.
     pub workspaces: usize,
-    /// Bytes of the file.
+    /// Size of the file, in bytes.
     pub file_bytes: Option<u64>,
-    /// Bytes that its disk has free.
+    /// Free space on the disk that holds it, in bytes.
     pub free_bytes: Option<u64>,
 }
 
-/// A handle on the store: one per process. Closed by [`Store::close`].
+/// A handle on the store: one per process. [`Store::close`] closes it.
 #[derive(Debug)]
 pub struct Store {
     shared: Arc<Shared>,
@@ -126,8 +138,8 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the store in `config.data_dir`, and creates it if it is not there. `on_commit` is called by the writer,
-    /// in order, with the events of each commit, after they are on disk and before any caller is answered.
+    /// Opens the store in `config.data_dir`, and creates it if it does not exist. The writer calls `on_commit` with the
+    /// events of each commit, in order, after they are on disk and before any caller gets its result.
     ///
     /// # Errors
     /// [`OpenError`] if the directory or the file cannot be used.
@@ -144,16 +156,11 @@ impl Store {
         on_commit: impl FnMut(LogId, &[Committed]) + Send + 'static,
     ) -> Result<Self, OpenError> {
         let Opened { database, lock, path, facts } = opened;
-        let of_store = |error| OpenError::of(&path, error);
         let database = Arc::new(database);
-        let transaction = database.begin_read().map_err(|error| of_store(error.into()))?;
-        let tables = SnapshotTables::open(&transaction, facts.origin.secret).map_err(|error| of_store(error.into()))?;
         let clock = Clock::new(facts.uptime, facts.latest_event());
-        let workspaces = Arc::new(Workspaces::new(facts.workspaces));
-        let snapshot = ArcSwapOption::from_pointee(tables);
-        let shared =
-            Arc::new(Shared { snapshot, workspaces: Arc::clone(&workspaces), failed: CancellationToken::new() });
-        // A slot for each ticket: a caller that has one never waits for the queue.
+        let shared = Shared::open(&database, facts.origin.secret, Workspaces::new(facts.workspaces));
+        let shared = Arc::new(shared.map_err(|error| OpenError::of(&path, error))?);
+        // The queue has a slot for each ticket, so a caller with a ticket never waits for a slot.
         let (queue, jobs) = mpsc::channel(config.queue_commands + IMPORT_COMMANDS);
         let scrubber = Scrubber::start(Arc::clone(&database), config.scrub_rate).map_err(OpenError::Thread)?;
         let disk = Disk { directory: config.data_dir.clone(), min_free_bytes: config.min_free_bytes };
@@ -163,11 +170,10 @@ impl Store {
             shared: Arc::clone(&shared),
             disk: disk.clone(),
             origin: facts.origin,
-            logs: Logs::new(workspaces, facts.heads),
+            logs: Logs::new(Arc::clone(&shared.workspaces), facts.heads),
             on_commit: Box::new(on_commit),
             _lock: lock,
         };
-        let writer = std::thread::Builder::new().name("writer".into()).spawn(move || writer.run());
         Ok(Self {
             shared,
             log: facts.origin.log,
@@ -181,7 +187,7 @@ impl Store {
             path,
             disk,
             closing: AtomicBool::new(false),
-            writer: Mutex::new(Some(writer.map_err(OpenError::Thread)?)),
+            writer: Mutex::new(Some(writer.spawn().map_err(OpenError::Thread)?)),
         })
     }
 
@@ -197,29 +203,29 @@ impl Store {
         self.clock.now()
     }
 
-    /// Reads the clocks for a command, and draws the id of its event.
+    /// Reads the clocks for a command, and makes the id of its event.
     pub fn stamp(&self) -> Stamp {
         let time = self.clock.now();
         let micros = time.get().max(0).cast_unsigned();
-        let nanos = u32::try_from(micros % 1_000_000).unwrap_or_default() * 1_000;
-        let event_id = Uuid::new_v7(Timestamp::from_unix(&self.event_ids, micros / 1_000_000, nanos));
+        let nanos = u32::try_from(micros % MICROS_PER_SECOND).unwrap_or_default() * NANOS_PER_MICRO;
+        let event_id = Uuid::new_v7(Timestamp::from_unix(&self.event_ids, micros / MICROS_PER_SECOND, nanos));
         Stamp { time, uptime: self.clock.uptime(), event_id }
     }
 
-    /// Applies a command. The answer means that it is on disk, and that every read from now on sees it.
+    /// Applies a command. When this returns `Ok`, the change is on disk and every later read sees it.
     ///
     /// # Errors
-    /// [`StoreError`]; nothing changed, unless it is [`StoreError::Failed`].
+    /// [`StoreError`]. Nothing changed, except that after [`StoreError::Failed`] the outcome is unknown.
     pub async fn write(&self, command: Command) -> Result<Written, StoreError> {
         let ticket = self.calls.try_enter(command.weight())?;
         self.send(command, ticket, Job::Call).await?.await
     }
 
-    /// Queues a command of an import as soon as there is room; commands are applied in the order in which they are
-    /// queued. What it returns resolves as [`Store::write`] does, but without the profile.
+    /// Queues a command of an import as soon as there is room. Commands are applied in the order in which they were
+    /// queued. The returned future resolves as [`Store::write`] does, but without the profile.
     ///
     /// # Errors
-    /// [`StoreError::Closed`] or [`StoreError::Failed`]: nothing was queued.
+    /// [`StoreError::Closed`] or [`StoreError::Failed`]. Nothing was queued.
     pub async fn import(
         &self,
         command: Command,
@@ -239,7 +245,7 @@ impl Store {
         Ok(async { answered.await.unwrap_or_else(|_| Err(self.gone())) })
     }
 
-    /// Gives `read` the wire bytes of a profile in the latest committed state; see [`Snapshot::profile`].
+    /// Calls `read` with the wire bytes of a profile in the latest committed state: see [`Snapshot::profile`].
     ///
     /// # Errors
     /// [`StoreError::ProfileNotFound`] or [`StoreError::Corrupt`].
@@ -252,7 +258,7 @@ impl Store {
         self.lookups(workspace)?.find(key, read)
     }
 
-    /// Several lookups, all in one state.
+    /// Prepares several lookups that all see the same committed state.
     ///
     /// # Errors
     /// [`StoreError::Closed`] or [`StoreError::Failed`].
@@ -261,10 +267,10 @@ impl Store {
         Ok(Lookups::new(self.snapshot()?, workspace, self.now()))
     }
 
-    /// A page of a workspace's profiles: see [`Snapshot::profiles`].
+    /// Reads a page of a workspace's profiles: see [`Snapshot::profiles`].
     ///
     /// # Errors
-    /// As of that.
+    /// Those of [`Snapshot::profiles`], and [`StoreError::Closed`] or [`StoreError::Failed`].
     pub fn list_profiles(
         &self,
         workspace: &Workspace,
@@ -276,10 +282,12 @@ impl Store {
         self.snapshot()?.profiles(workspace, start, self.now(), size, take)
     }
 
-    /// A page of a workspace's log, or of one profile's history if the filter asks for one: see [`Snapshot::events`].
+    /// Reads a page of a workspace's log, or of one profile's history if the filter names a single profile: see
+    /// [`Snapshot::events`].
     ///
     /// # Errors
-    /// As of that, and [`StoreError::Invalid`] if the start is no place in the log.
+    /// Those of [`Snapshot::events`], [`StoreError::Closed`] or [`StoreError::Failed`], and [`StoreError::Invalid`] if
+    /// `start` is not a place in the log.
     pub fn list_events(
         &self,
         workspace: &Workspace,
@@ -306,7 +314,7 @@ impl Store {
         }
     }
 
-    /// The latest committed state.
+    /// Returns the latest committed state.
     ///
     /// # Errors
     /// [`StoreError::Closed`] or [`StoreError::Failed`].
@@ -314,7 +322,7 @@ impl Store {
         self.shared.snapshot.load_full().map(Snapshot::new).ok_or_else(|| self.gone())
     }
 
-    /// Runs a read that may ask the disk for much, on a thread that serves no other call.
+    /// Runs a read that may load many pages from disk, on a thread that serves no other call.
     ///
     /// # Errors
     /// What `read` returns, or [`StoreError::Panicked`].
@@ -335,7 +343,7 @@ impl Store {
         self.shared.workspaces.id(workspace)
     }
 
-    /// How much room the store takes, and has. Asks the file system.
+    /// Returns how much space the store uses and has left. This queries the file system.
     #[must_use]
     pub fn usage(&self) -> Usage {
         Usage {
@@ -345,23 +353,23 @@ impl Store {
         }
     }
 
-    /// What the scrubber has seen.
+    /// Returns what the scrubber has found.
     #[must_use]
     pub fn scrub_report(&self) -> ScrubReport {
         let scrubber = self.scrubber.lock().unwrap_or_else(PoisonError::into_inner);
         scrubber.as_ref().map(Scrubber::report).unwrap_or_default()
     }
 
-    /// Cancelled when the store has failed for good: the process should end, and be started anew.
+    /// Cancelled when the store has failed for good. The process should then exit and be restarted.
     #[must_use]
     pub fn failed(&self) -> &CancellationToken {
         &self.shared.failed
     }
 
-    /// Writes what is queued, and closes the file. Reads and writes that come later are refused.
+    /// Commits what is queued, then closes the file. Later reads and writes are refused.
     pub async fn close(&self) {
         self.closing.store(true, Ordering::SeqCst);
-        let _ = self.queue.send(Job::Close).await; // Fails if the writer has ended, which is what we want.
+        let _ = self.queue.send(Job::Close).await; // An error means that the writer has already ended.
         let scrubber = self.scrubber.lock().unwrap_or_else(PoisonError::into_inner).take();
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         let ended = tokio::task::spawn_blocking(move || {
@@ -371,9 +379,19 @@ impl Store {
         let _ = ended.await;
     }
 
+    /// Why the writer no longer responds.
     fn gone(&self) -> StoreError {
-        // A writer that ends without being asked to has failed, whether it has come to saying so or not.
+        // If nobody closed the store, the writer has failed, even if it has not yet cancelled `failed`.
         let in_order = self.closing.load(Ordering::SeqCst) && !self.shared.failed.is_cancelled();
         if in_order { StoreError::Closed } else { StoreError::Failed }
+    }
+}
+
+impl Shared {
+    /// Opens the first snapshot.
+    fn open(database: &Database, secret: Secret, workspaces: Workspaces) -> Result<Self, StoreError> {
+        let tables = SnapshotTables::open(&database.begin_read()?, secret)?;
+        let snapshot = ArcSwapOption::from_pointee(tables);
+        Ok(Self { snapshot, workspaces: Arc::new(workspaces), failed: CancellationToken::new() })
     }
 }

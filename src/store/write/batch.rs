@@ -1,10 +1,11 @@
 //! One batch: commands that share a transaction, and its commit.
 //!
-//! - Each command is decided whole, then written. One that is refused has written nothing, and the others go on.
-//! - A batch is bounded in commands, in the bytes that it keeps until it is answered, and in the pages that it makes
-//!   dirty. Its last command may pass either of the latter.
-//! - If redb finds a damaged page while it writes, nothing of the batch is kept: its commands are tried again in smaller
-//!   ones, so that only those that need the page are refused.
+//! - Each command is first decided completely, then written. A refused command has written nothing, and the batch
+//!   continues with the next.
+//! - A batch is bounded in commands, in the bytes that it holds until its callers have their replies, and in the pages
+//!   that it makes dirty. Its last command may exceed either of the two byte limits.
+//! - If redb meets a damaged page while it writes, the whole batch is dropped. The writer then retries its commands in
+//!   smaller batches, so that only the commands that need the page are refused.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -20,41 +21,40 @@ use super::super::tables::Tables;
 use super::super::{Committed, PAGE};
 use crate::command::Command;
 
-/// Bytes of events and answers that a batch keeps until it is answered.
+/// The most bytes of events and replies that a batch holds until its callers have their replies.
 const HELD_BYTES: usize = 8 << 20;
-/// Bytes of the pages that a batch makes dirty, where the disk has room: what a commit of 4,096 imported records of two
-/// identities each takes, twice.
+/// The most bytes of pages that a batch may make dirty if the disk has room: twice what a commit of 4,096 imported
+/// records with two identities each takes.
 const DIRTY_BYTES: usize = 128 << 20;
 
-/// The disk that the store lies on.
+/// The disk that holds the store.
 #[derive(Debug, Clone)]
 pub(in crate::store) struct Disk {
     pub directory: PathBuf,
-    /// Writes are refused where less is free, because redb cannot go on after a write that failed, and then neither
-    /// could reads.
+    /// Writes are refused if less than this is free. After a failed write redb cannot continue, and then reads would
+    /// fail too.
     pub min_free_bytes: u64,
 }
 
-/// What the disk has to spare for a batch.
+/// The disk space that a batch may use.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Room {
-    /// Pages of so many bytes.
+    /// The batch may make pages of this many bytes dirty.
     Enough(usize),
-    Full {
-        free: u64,
-        required: u64,
-    },
+    /// Nothing may be written: `free` bytes are left, and `required` bytes must stay free.
+    Full { free: u64, required: u64 },
 }
 
-/// What became of a batch.
+/// The outcome of a batch.
 pub(super) enum Batch {
-    /// It is on disk, or nothing was to be written. The answers of the first commands that it was given.
+    /// The batch is on disk, or there was nothing to write. `answers` has the results of as many commands as fitted, in
+    /// order.
     Done { answers: Vec<Result<Written, StoreError>>, committed: Vec<Committed>, wrote: bool },
-    /// Nothing of it was kept, because redb met a damaged page.
+    /// redb met a damaged page, and nothing of the batch was kept.
     Dropped,
 }
 
-/// A batch as it fills.
+/// A batch while it fills.
 struct Filling {
     answers: Vec<Result<Written, StoreError>>,
     committed: Vec<Committed>,
@@ -71,13 +71,14 @@ enum Stop {
 }
 
 impl Disk {
-    /// `None` if the file system does not tell.
+    /// Returns the free space of the disk. `None` if the file system does not say.
     pub(in crate::store) fn free_bytes(&self) -> Option<u64> {
         let disk = rustix::fs::statvfs(&self.directory).ok()?;
         Some(disk.f_bavail.saturating_mul(disk.f_frsize))
     }
 
-    /// How much the next batch may take. A batch may use half of what must stay free, since it is bounded by an estimate.
+    /// Returns how much space the next batch may use. A batch is bounded by an estimate only, so it may use no more
+    /// than half of what must stay free.
     pub(super) fn room(&self) -> Room {
         let required = self.min_free_bytes;
         let Some(free) = self.free_bytes() else { return Room::Enough(DIRTY_BYTES) };
@@ -92,7 +93,7 @@ impl Disk {
 /// Applies the commands in order until the batch is full, and commits them.
 ///
 /// # Errors
-/// [`StoreError`] if the store cannot go on: whether the batch was kept is unknown.
+/// [`StoreError`] if the store cannot continue. Whether the batch was kept is then unknown.
 pub(super) fn commit<'c>(
     database: &Database,
     origin: Origin,
@@ -101,11 +102,12 @@ pub(super) fn commit<'c>(
     commands: impl Iterator<Item = (&'c Command, Reply)>,
 ) -> Result<Batch, StoreError> {
     let mut transaction = database.begin_write()?;
-    // Whichever part of a commit reaches the disk, one whole state is there. Quick repair turns it on by itself; it is
-    // said because the store rests on it. Costs a commit of one update 28 %, of 256 updates 1 %: see benches/README.md.
+    // Whichever part of a commit reaches the disk, the file holds one whole state. Quick repair turns this on by
+    // itself, but the store depends on it, so it is set here too. It costs a commit of one update 28 %, and one of 256
+    // updates 1 %: see benches/README.md.
     transaction.set_two_phase_commit(true);
-    // After a crash the store opens at once, without a walk over all of it, which took 6 s for 2.3 GB. Costs a
-    // commit of one update 52 %, of 256 updates 2 %.
+    // After a crash the store opens at once. Otherwise redb would walk over the whole file: 6 s for 2.3 GB. It costs a
+    // commit of one update 52 %, and one of 256 updates 2 %.
     transaction.set_quick_repair(true);
     let filled = catch_unwind(AssertUnwindSafe(|| fill(&transaction, origin, logs, room, commands)));
     match filled.unwrap_or(Err(Stop::Damaged)) {
@@ -127,6 +129,7 @@ pub(super) fn commit<'c>(
     }
 }
 
+/// Decides and writes the commands until the batch is full, then writes the heads of the logs.
 fn fill<'c>(
     transaction: &WriteTransaction,
     origin: Origin,
@@ -205,7 +208,7 @@ impl Stop {
     }
 }
 
-/// What a command that a damaged page stands in the way of is answered.
+/// The result of a command that needs a damaged page.
 pub(super) fn damaged() -> StoreError {
     StoreError::corrupt("page")
 }

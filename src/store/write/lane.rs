@@ -1,7 +1,7 @@
-//! Who may join the queue of writes: a bound on the commands that wait, and on the memory that they take.
+//! Admission to the queue of writes: a bound on the waiting commands, and on the memory that they take.
 //!
-//! There are two lanes into the one queue. Calls are refused when theirs is full. Imports wait for room in theirs, so
-//! that they fill the commits and can never shut the calls out.
+//! Two lanes lead into the one queue. A call is refused when its lane is full. An import waits for room in its own
+//! lane, so imports fill the commits but can never keep calls out.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::super::error::StoreError;
 
-/// A way into the queue.
+/// One of the two ways into the queue.
 #[derive(Debug)]
 pub(in crate::store) struct Lane {
     commands: Arc<Semaphore>,
@@ -17,7 +17,7 @@ pub(in crate::store) struct Lane {
     capacity: u32,
 }
 
-/// A command's share of the queue, until it is answered.
+/// A command's share of its lane. It is held until the caller has its reply.
 #[derive(Debug)]
 pub(in crate::store) struct Ticket {
     _command: OwnedSemaphorePermit,
@@ -30,7 +30,7 @@ impl Lane {
         Self { commands: Arc::new(Semaphore::new(commands)), bytes: Arc::new(Semaphore::new(bytes)), capacity }
     }
 
-    /// Joins, if there is room.
+    /// Takes a ticket if there is room now.
     pub fn try_enter(&self, bytes: usize) -> Result<Ticket, StoreError> {
         let full = |_| StoreError::Overloaded;
         let command = Arc::clone(&self.commands).try_acquire_owned().map_err(full)?;
@@ -38,7 +38,7 @@ impl Lane {
         Ok(Ticket { _command: command, _bytes: bytes })
     }
 
-    /// Joins when there is room: in the order of asking.
+    /// Waits for room and takes a ticket. Callers are served in the order in which they asked.
     pub async fn enter(&self, bytes: usize) -> Result<Ticket, StoreError> {
         let closed = |_| StoreError::Closed;
         let command = Arc::clone(&self.commands).acquire_owned().await.map_err(closed)?;
@@ -46,7 +46,7 @@ impl Lane {
         Ok(Ticket { _command: command, _bytes: bytes })
     }
 
-    /// The largest command must fit into an empty lane.
+    /// Caps a command's share, so that even the largest command fits into an empty lane.
     fn share(&self, bytes: usize) -> u32 {
         u32::try_from(bytes).unwrap_or(u32::MAX).min(self.capacity)
     }

@@ -1,7 +1,10 @@
-//! The way into the store: a queue with two lanes, and the one thread that serves it.
+//! The write path: a queue with two lanes, and the one thread that serves it.
 //!
-//! `lane` bounds what waits, `writer` takes batches of it and answers them, and `batch` fills one transaction and
-//! commits it.
+//! - `lane` bounds the commands that wait.
+//! - `writer` takes batches off the queue and replies to the callers.
+//! - `batch` decides and writes the commands of one batch, and commits them in one transaction.
+//!
+//! Deliberately absent: what a command does, which `apply` decides.
 
 mod batch;
 mod lane;

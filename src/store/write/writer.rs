@@ -1,15 +1,16 @@
 //! The single writer: every change is one command on one queue.
 //!
-//! - A batch is what has queued up while the batch before was written; it shares one transaction and one commit, so a
-//!   lone caller does not wait for others, and many share the cost of the disk.
-//! - Calls go before imports, which fill the batch. Each lane is served in order.
-//! - In this order: commit, replace the snapshot, tell the feed, answer. So an answer and an event mean that the change
-//!   is on disk, and a caller who was answered reads its own write.
-//! - If redb cannot write or sync, the batch fails and the writer ends: an fsync that failed is not tried again.
+//! - A batch is what queued up while the previous batch was being written. Its commands share one transaction and one
+//!   commit. So a lone caller waits for no one else, and many callers share the cost of the disk.
+//! - Calls come first, and imports fill the rest of the batch. Each lane is served in order.
+//! - The order is: commit, replace the snapshot, tell the feed, reply to the callers. So a reply or an event means that
+//!   the change is on disk, and a caller that has its reply can read its own write.
+//! - If redb cannot write or sync, the batch fails and the writer ends. A failed fsync is never retried.
 
 use std::collections::VecDeque;
 use std::fs::File;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use redb::{Database, ReadableDatabase};
 use tokio::sync::{mpsc, oneshot};
@@ -25,13 +26,14 @@ use super::batch::{self, Batch, Disk};
 use crate::command::Command;
 use crate::model::LogId;
 
-/// Commands of a batch that has calls. More would make the first of them wait longer for little: at this size the
-/// commit itself is a small part of the batch's cost.
+/// The most commands in a batch that has calls. A larger batch would delay its first caller and gain little: at this
+/// size the commit is already a small part of the batch's cost.
 const BATCH_COMMANDS: usize = 512;
-/// Commands of a batch of imports alone. New profiles lie far apart, so that what a commit costs is not small: one of
-/// 4,096 loads 1.7 times as many a second as one of 512. A call that comes meanwhile waits for a quarter of a second.
+/// The most commands in a batch of imports alone. New profiles lie far apart in the file, so a commit is costly:
+/// batches of 4,096 load 1.7 times as many profiles a second as batches of 512. A call that arrives meanwhile waits for
+/// a quarter of a second.
 pub(in crate::store) const IMPORT_BATCH_COMMANDS: usize = 4_096;
-/// Commands of imports in a batch that is full of calls: so that imports go on.
+/// Import commands that a batch takes even if it is full of calls, so that imports make progress.
 const IMPORT_SHARE: usize = 64;
 
 /// See [`super::super::Store::open`].
@@ -45,7 +47,7 @@ pub(in crate::store) enum Job {
     Close,
 }
 
-/// A command that waits for its answer.
+/// A command whose caller waits for the result.
 pub(in crate::store) struct Waiting {
     pub command: Box<Command>,
     pub answer: Answer,
@@ -60,34 +62,40 @@ pub(in crate::store) struct Writer {
     pub origin: Origin,
     pub logs: Logs,
     pub on_commit: OnCommit,
-    /// Of the data directory; given up after the file is closed. `None` in tests.
+    /// The lock on the data directory. It is released after the file is closed. `None` in tests.
     pub _lock: Option<File>,
 }
 
-/// The writer at work.
+/// The writer and the commands that it has taken off the queue.
 struct Work {
     writer: Writer,
-    /// Taken off the queue, oldest first.
+    /// Calls, oldest first.
     calls: VecDeque<Waiting>,
-    /// The same, of imports.
+    /// Commands of imports, oldest first.
     imports: VecDeque<Waiting>,
-    /// Commands of a batch at most: fewer after one that met a damaged page, so that only those that need it are refused.
+    /// The most commands in the next batch. It shrinks after a batch that met a damaged page, until only the commands
+    /// that need the page are refused.
     most: usize,
-    /// Whether to end when all of them are answered.
+    /// Whether to end once these commands are done.
     closing: bool,
 }
 
 impl Writer {
-    /// Until the store is closed or fails.
-    pub fn run(self) {
-        // However this ends, readers and writers are refused from then on; a panic counts as a failure.
+    /// Starts the writer's thread.
+    pub fn spawn(self) -> std::io::Result<JoinHandle<()>> {
+        std::thread::Builder::new().name("writer".into()).spawn(move || self.run())
+    }
+
+    /// Serves the queue until the store is closed or fails.
+    fn run(self) {
+        // However this ends, later reads and writes are refused. A panic counts as a failure.
         let end = EndOfWriter { shared: Arc::clone(&self.shared), failed: true };
         let mut work =
             Work { writer: self, calls: VecDeque::new(), imports: VecDeque::new(), most: usize::MAX, closing: false };
         while work.take_jobs() {
             if let Err(error) = work.serve() {
                 tracing::error!(error = &error as &dyn std::error::Error, "the store failed; the process must end");
-                // Before the answers, so that a caller who gets one sees a store that has failed.
+                // Before the replies, so that a caller that gets one sees a failed store.
                 end.shared.failed.cancel();
                 let waiting = work.calls.drain(..).chain(work.imports.drain(..));
                 waiting.for_each(|waiting| waiting.answer(Err(StoreError::Failed)));
@@ -99,7 +107,8 @@ impl Writer {
 }
 
 impl Work {
-    /// Waits for a command, and takes those that wait with it: there are no more than tickets. Whether there is one.
+    /// Waits for a command, and takes all others that are queued: no more than there are tickets. Returns `false` if
+    /// there are none and the writer should end.
     fn take_jobs(&mut self) -> bool {
         while self.is_idle() && !self.closing {
             match self.writer.jobs.blocking_recv() {
@@ -128,7 +137,7 @@ impl Work {
         }
     }
 
-    /// Commits a batch of those that wait, and answers them.
+    /// Commits a batch of the waiting commands, and replies to their callers.
     fn serve(&mut self) -> Result<(), StoreError> {
         let room = self.writer.disk.room();
         let (calls, imports) = self.batch();
@@ -145,7 +154,7 @@ impl Work {
             }
             Batch::Dropped if calls + imports > 1 => self.most = usize::midpoint(calls, imports),
             Batch::Dropped => {
-                tracing::error!("a write met a damaged page of the store, and is refused");
+                tracing::error!("a write needs a damaged page of the store and is refused");
                 self.answer(calls, vec![Err(batch::damaged())]);
                 self.most = self.most.saturating_mul(2);
             }
@@ -153,7 +162,7 @@ impl Work {
         Ok(())
     }
 
-    /// How many of the calls and of the imports that wait are in the next batch.
+    /// Returns how many of the waiting calls and imports go into the next batch.
     fn batch(&self) -> (usize, usize) {
         let calls = self.calls.len().min(BATCH_COMMANDS).min(self.most);
         let room = match calls {
@@ -163,7 +172,8 @@ impl Work {
         (calls, self.imports.len().min(room).min(self.most - calls))
     }
 
-    /// Answers the first of the calls, of which the batch had so many, and then of the imports.
+    /// Replies to the batch's callers: first to its `calls` calls, then to its imports. A batch that was full early has
+    /// fewer answers than commands, and the rest keep waiting.
     fn answer(&mut self, calls: usize, answers: Vec<Result<Written, StoreError>>) {
         let answered = answers.len();
         let mut answers = answers.into_iter();
@@ -179,7 +189,7 @@ impl Work {
         let Writer { database, shared, origin, logs, on_commit, .. } = &mut self.writer;
         let snapshot = SnapshotTables::open(&database.begin_read()?, origin.secret)?;
         shared.snapshot.store(Some(Arc::new(snapshot)));
-        logs.commit(); // Afterwards: a workspace that a reader knows is in the snapshot.
+        logs.commit(); // After the snapshot, so that it has every workspace that a reader can find.
         on_commit(origin.log, committed);
         Ok(())
     }
@@ -187,18 +197,19 @@ impl Work {
 
 impl Waiting {
     fn answer(self, answer: Result<Written, StoreError>) {
-        drop(self.ticket); // First, so that a caller who is answered finds its place free.
-        let _ = self.answer.send(answer); // A caller that is gone does not want it.
+        drop(self.ticket); // First, so that a caller with its reply finds its place in the queue free.
+        let _ = self.answer.send(answer); // Errors are ignored: the caller may have gone away.
     }
 }
 
-/// Closes the doors when the writer ends.
+/// Makes the store refuse reads and writes when the writer ends.
 struct EndOfWriter {
     shared: Arc<Shared>,
     failed: bool,
 }
 
 impl EndOfWriter {
+    /// The writer ends because the store was closed.
     fn in_order(mut self) {
         self.failed = false;
     }
@@ -209,6 +220,6 @@ impl Drop for EndOfWriter {
         if self.failed {
             self.shared.failed.cancel();
         }
-        self.shared.snapshot.store(None); // So that the last reader, not the process, holds the file open.
+        self.shared.snapshot.store(None); // The file is closed once the last reader has dropped its snapshot.
     }
 }
