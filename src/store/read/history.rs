@@ -1,8 +1,9 @@
-//! The events of one profile.
+//! Reads of one profile's events.
 //!
-//! They are linked, each to the one before, so they are found by a walk from the latest back to where a page begins.
-//! What a walk has found is kept for the pages that follow, so that a long history is walked once and not once a page.
-//! A walk that would be longer than reading a page of the log is given up for that.
+//! - Each event links to the previous event of its profile. So a page is found by a walk from the latest event back to
+//!   where the page begins.
+//! - The result of a walk is kept for the pages that follow, so that a long history is walked once, not once per page.
+//! - A walk that takes longer than reading a page of the log is abandoned, and the page is read from the log instead.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,10 +16,10 @@ use super::page::{Budget, PageSize, ROWS};
 use super::{EventPage, EventRef, Snapshot};
 use crate::model::{Filter, Mpid, Place, Sequence};
 
-/// Walks that are kept. Each has at most as many numbers as a page has rows, so they take 5 MiB in all.
+/// The most walks that are kept. Each has at most as many sequences as a page has rows, so all together take 5 MiB.
 const WALKS: usize = 64;
 
-/// The walks of late, the latest last.
+/// The most recent walks, oldest first.
 #[derive(Debug, Default)]
 pub(in crate::store) struct Walks(Mutex<VecDeque<Arc<Walk>>>);
 
@@ -27,13 +28,13 @@ pub(in crate::store) struct Walks(Mutex<VecDeque<Arc<Walk>>>);
 struct Walk {
     workspace: WorkspaceId,
     mpid: Mpid,
-    /// It has all of the profile's events after this, up to the latest when it was walked.
+    /// `events` has all of the profile's events after this place, up to the latest when it was walked.
     from: Place,
-    /// In order.
+    /// In sequence order.
     events: Vec<Sequence>,
 }
 
-/// Which events of a profile to read.
+/// The events of a profile to read: after one place and up to another.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::store) struct History<'a> {
     pub workspace: WorkspaceId,
@@ -44,7 +45,7 @@ pub(in crate::store) struct History<'a> {
 }
 
 impl Walks {
-    /// The walk of a profile that goes back to `after`.
+    /// Returns a walk of the profile that goes back to `after` or further.
     fn get(&self, workspace: WorkspaceId, mpid: Mpid, after: Place) -> Option<Arc<Walk>> {
         let walks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let known = |walk: &&Arc<Walk>| walk.workspace == workspace && walk.mpid == mpid && walk.from <= after;
@@ -66,7 +67,8 @@ impl Walks {
 }
 
 impl Snapshot {
-    /// As [`Snapshot::events`] with a filter of one profile: by its chain, or through the log where that is shorter.
+    /// Does the same as [`Snapshot::events`] with a filter that names one profile. It follows the profile's chain, or
+    /// reads the log if that is shorter.
     pub(in crate::store) fn history(
         &self,
         walks: &Walks,
@@ -76,10 +78,10 @@ impl Snapshot {
     ) -> Result<EventPage, StoreError> {
         let History { workspace, after, through, filter, .. } = history;
         let Ok(Some(walk)) = self.walk(walks, history, &mut Budget::new(size)) else {
-            // Too long, or damaged: the log tells what can be read.
+            // The chain is too long or damaged, so read the log.
             return self.events(workspace, after, through, filter, size, take);
         };
-        let mut budget = Budget::new(size); // Of its own: however long the walk was, the page makes some way.
+        let mut budget = Budget::new(size); // Not the walk's, so that the page makes progress after a long walk.
         let mut last = after;
         for event in walk.between(after, through) {
             if !budget.take_row() {
@@ -103,7 +105,7 @@ impl Snapshot {
         Ok(EventPage { through: if complete { through } else { last }, complete })
     }
 
-    /// The profile's events after a place. `None` if the walk would be longer than reading a page of the log.
+    /// Returns the profile's events after a place. `None` if the walk exceeds the budget.
     fn walk(
         &self,
         walks: &Walks,
@@ -123,7 +125,8 @@ impl Snapshot {
         Ok(Some(Arc::new(Walk { workspace, mpid, from, events })))
     }
 
-    /// The chain from its latest event back to a place, in order.
+    /// Follows the chain from the latest event back to a place. Returns the events in sequence order, or `None` if the
+    /// walk exceeds the budget.
     fn walk_back(
         &self,
         workspace: WorkspaceId,
@@ -151,7 +154,7 @@ impl Snapshot {
 }
 
 impl Walk {
-    /// What is left of it for the pages after a place.
+    /// Returns the part that the pages after a place need.
     fn after(&self, place: Place) -> Self {
         let events = self.events.iter().copied().filter(|event| Place::from(*event) > place).collect();
         Self { workspace: self.workspace, mpid: self.mpid, from: place, events }

@@ -1,4 +1,7 @@
-//! The log of a workspace.
+//! Reads of a workspace's log.
+//!
+//! Events are numbered without holes, so a missing event is damage like any other. A page ends before the damage, and
+//! the error of the next page says where the log can be read again.
 
 use super::super::WorkspaceId;
 use super::super::error::{Past, StoreError};
@@ -8,23 +11,23 @@ use super::Snapshot;
 use super::page::{Budget, PageSize};
 use crate::model::{EventKind, Filter, Micros, Mpid, Place, Sequence};
 
-/// The ends of a log: it holds the events after `floor`, up to `head`.
+/// The ends of a log, which holds the events after `floor` and up to `head`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LogBounds {
-    /// Before the oldest event that is held.
+    /// The place before the oldest event that the log holds.
     pub floor: Place,
-    /// After the latest event.
+    /// The place after the latest event.
     pub head: Place,
 }
 
-/// An event as it lies in the log.
+/// An event in the log.
 #[derive(Debug, Clone, Copy)]
 pub struct EventRef<'a> {
-    /// Its number.
+    /// The event's number in the log.
     pub sequence: Sequence,
-    /// Of which profile.
+    /// The profile that changed.
     pub mpid: Mpid,
-    /// What happened to it.
+    /// What happened to the profile.
     pub kind: EventKind,
     /// See `Event.silent`.
     pub silent: bool,
@@ -32,25 +35,25 @@ pub struct EventRef<'a> {
     pub event: &'a [u8],
 }
 
-/// Events that are tried one by one behind damage, before leaps are taken: more than most pages hold.
+/// Behind damage, this many events are tried one by one before larger leaps. Most pages hold fewer events.
 const ONE_BY_ONE: u64 = 64;
 
-/// What a page of the log came to.
+/// How far a page of the log has read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EventPage {
-    /// Nothing matching at or before this is unread.
+    /// Every matching event up to this place has been delivered.
     pub through: Place,
-    /// Whether that is the end of what was asked for.
+    /// Whether this is the end of the range that the caller asked for.
     pub complete: bool,
 }
 
 impl Snapshot {
-    /// Gives `take` the matching events after one place and up to another, in order, until the page is full; `take`
-    /// returns the bytes that it delivers of one.
+    /// Calls `take` with the matching events after `after` and up to `through`, in order, until the page is full.
+    /// `take` returns how many bytes it delivers of an event.
     ///
     /// # Errors
-    /// [`StoreError::Expired`] if the first of them is no longer held. [`StoreError::Corrupt`] if the very next event is
-    /// damaged or missing; its `past` says where to go on.
+    /// [`StoreError::Expired`] if the log no longer holds the first of these events. [`StoreError::Corrupt`] if the
+    /// first of them is damaged or missing. Its `past` says where to continue.
     pub fn events(
         &self,
         workspace: WorkspaceId,
@@ -72,7 +75,7 @@ impl Snapshot {
         }
     }
 
-    /// Moves `last` as it goes. Events are numbered without holes, so one that is missing is damage too.
+    /// Reads events after `last`, and moves `last` to each that was read.
     fn read_events(
         &self,
         workspace: WorkspaceId,
@@ -100,7 +103,7 @@ impl Snapshot {
         if *last < through { Err(Kind::Event.corrupt()) } else { Ok(()) }
     }
 
-    /// What to say where the event after a place cannot be read.
+    /// Returns the error to report if the event after a place cannot be read.
     pub(super) fn damaged_after(
         &self,
         workspace: WorkspaceId,
@@ -115,8 +118,8 @@ impl Snapshot {
         Ok(StoreError::Corrupt { table: Kind::Event.name(), past: Some(past) })
     }
 
-    /// The place before the next event that can be read; the end if there is none. It is sought by leaps, as a page of
-    /// many events may be damaged.
+    /// Returns the place before the next event that can be read, or `through` if there is none. A damaged page may hold
+    /// many events, so the search leaps ahead and then narrows down.
     fn before_next_sound_event(&self, workspace: WorkspaceId, after: Place, through: Place) -> Place {
         let at = |distance: u64| Place::after(after.get().saturating_add(distance).min(through.get()));
         let is_past = |distance: u64| {
@@ -127,7 +130,8 @@ impl Snapshot {
         if let Some(near) = (1..=ONE_BY_ONE).find(|distance| is_past(*distance)) {
             return at(near);
         }
-        let leap = (6..u64::BITS).map(|power| 1 << power).find(|distance| is_past(*distance)).unwrap_or(u64::MAX);
+        let leaps = (ONE_BY_ONE.ilog2()..u64::BITS).map(|power| 1 << power);
+        let leap = leaps.into_iter().find(|distance| is_past(*distance)).unwrap_or(u64::MAX);
         let (mut too_near, mut far_enough) = (leap / 2, leap);
         while far_enough - too_near > 1 {
             let middle = too_near + (far_enough - too_near) / 2;
@@ -136,7 +140,7 @@ impl Snapshot {
         at(far_enough)
     }
 
-    /// Refuses a place whose next event is no longer held.
+    /// Refuses a place if the log no longer holds the event after it.
     ///
     /// # Errors
     /// [`StoreError::Expired`].
@@ -157,7 +161,7 @@ impl Snapshot {
     /// Reads one event.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`], also if it is not there.
+    /// [`StoreError::Corrupt`] if it is damaged or missing.
     pub fn event<T>(
         &self,
         workspace: WorkspaceId,

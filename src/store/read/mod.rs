@@ -1,15 +1,19 @@
 //! Reads of the latest committed state.
 //!
-//! The tables of a snapshot are opened once, after each commit, and shared by all readers: a lookup is one descent of
-//! a B-tree, and what it finds is copied once, from the page into the response. A snapshot pins the pages that later
-//! commits replace. So no reader keeps one for longer than a page of work, and no response refers to one: a client that
-//! does not read could otherwise keep it for ever.
+//! In reading order:
+//! - `profiles`: lookups and lists of profiles.
+//! - `page`: the bounds of one page of a list.
+//! - `log`: the events of a workspace. `history`: the events of one profile.
 //!
-//! Whatever does not verify is [`StoreError::Corrupt`] for that read alone. A list delivers what stands before the
-//! damage, and says where it can go on.
+//! What always holds:
+//! - A snapshot's tables are opened once, after each commit, and shared by all readers. A lookup is one descent of a
+//!   B-tree, and its result is copied once, from the page into the response.
+//! - A snapshot pins the pages that later commits replace. So no reader keeps one for longer than a page of work, and
+//!   no response refers to one: a client that stops reading could otherwise keep it forever.
+//! - A row that does not verify is [`StoreError::Corrupt`] for that read alone. A list delivers what comes before the
+//!   damage, and says where it can continue.
 //!
-//! - `profiles`: lookups and lists. `log`: the events of a workspace. `history`: those of one profile.
-//! - `page`: what bounds a list.
+//! Deliberately absent: a cache of pages or profiles, because redb has one.
 
 mod history;
 mod log;
@@ -58,7 +62,7 @@ impl fmt::Debug for SnapshotTables {
     }
 }
 
-/// One committed state. Short-lived: see the module.
+/// One committed state. It pins pages of the file, so it must not be kept: see the module.
 #[derive(Debug, Clone)]
 pub struct Snapshot(Arc<SnapshotTables>);
 
@@ -67,7 +71,7 @@ impl Snapshot {
         Self(tables)
     }
 
-    /// The ends of a workspace's log.
+    /// Returns the ends of a workspace's log.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`].

@@ -1,24 +1,24 @@
-//! What bounds a list: the rows that it reads, matching or not, the bytes that it delivers, and its time.
+//! The bounds of one page of a list: its items and their bytes, the rows that it reads, matching or not, and its time.
 
 use std::time::{Duration, Instant};
 
-/// Rows read for one page, matching or not: what bounds a call whose filter matches little.
+/// The most rows read for one page, matching or not. It bounds a call whose filter matches little.
 pub(super) const ROWS: usize = 10_000;
-/// After so long a page ends where it is: rows that the disk gives slowly. Also how long a snapshot is kept.
+/// The most time that one page takes, if the disk is slow. It also bounds how long a snapshot is kept.
 const TIME: Duration = Duration::from_millis(500);
 /// Rows between two looks at the clock.
 const ROWS_PER_LOOK: usize = 64;
 
-/// How much a caller wants of a page.
+/// The size of page that a caller asks for.
 #[derive(Debug, Clone, Copy)]
 pub struct PageSize {
-    /// Profiles or events.
+    /// The most profiles or events.
     pub items: usize,
-    /// Their bytes; the last item may pass it.
+    /// The most bytes of these. The last item may exceed it.
     pub bytes: usize,
 }
 
-/// What is left of a page.
+/// What is left of a page's bounds.
 #[derive(Debug)]
 pub(super) struct Budget {
     items: usize,
@@ -32,7 +32,7 @@ impl Budget {
         Self { items: size.items, bytes: size.bytes, rows: ROWS, end: Instant::now() + TIME }
     }
 
-    /// Whether another row may be read.
+    /// Returns whether another row may be read, and counts it.
     pub fn take_row(&mut self) -> bool {
         let late = self.rows.is_multiple_of(ROWS_PER_LOOK) && self.rows < ROWS && Instant::now() >= self.end;
         if self.items == 0 || self.bytes == 0 || self.rows == 0 || late {
@@ -42,7 +42,7 @@ impl Budget {
         true
     }
 
-    /// An item of so many bytes was delivered; `None` if the row was passed over.
+    /// Counts an item of `bytes` bytes that was delivered. `None` means that the row was skipped.
     pub fn deliver(&mut self, bytes: Option<usize>) {
         if let Some(bytes) = bytes {
             self.items = self.items.saturating_sub(1);
@@ -68,10 +68,10 @@ mod tests {
     fn a_page_ends_at_its_items_its_bytes_its_rows_and_its_time() {
         let all = PageSize { items: usize::MAX, bytes: usize::MAX };
         assert_eq!(rows(&mut Budget::new(PageSize { items: 3, ..all }), Some(1)), 3);
-        assert_eq!(rows(&mut Budget::new(PageSize { bytes: 10, ..all }), Some(4)), 3, "the last may pass the bytes");
+        assert_eq!(rows(&mut Budget::new(PageSize { bytes: 10, ..all }), Some(4)), 3, "the last may exceed the bytes");
         assert_eq!(rows(&mut Budget::new(PageSize { items: 1, ..all }), None), ROWS);
         let late = rows(&mut Budget { end: Instant::now(), ..Budget::new(all) }, None);
-        assert!(late > 0, "it makes some way");
+        assert!(late > 0, "a late page still makes progress");
         assert!(late <= ROWS_PER_LOOK);
     }
 }

@@ -1,4 +1,8 @@
 //! Lookups and lists of profiles.
+//!
+//! - Every profile is served as of the caller's time: expired memberships are removed.
+//! - A list leaves nothing out silently. Damage ends a page before it, and the next page fails with
+//!   [`StoreError::Corrupt`]. The caller may then continue at the next sound row.
 
 use std::ops::Bound;
 
@@ -19,7 +23,7 @@ use prost::Message;
 #[derive(Debug)]
 pub struct Lookups {
     snapshot: Snapshot,
-    /// `None` until its first write.
+    /// `None` until the workspace's first write.
     workspace: Option<WorkspaceId>,
     now: Micros,
 }
@@ -40,8 +44,8 @@ impl Lookups {
 }
 
 impl Snapshot {
-    /// Gives `read` the wire bytes of a profile as of `now`: a membership that has expired is not in it. What it
-    /// returns must not refer to them, for then it would keep the snapshot.
+    /// Calls `read` with the wire bytes of a profile as of `now`: expired memberships are not in it. The result of
+    /// `read` must not refer to these bytes, because it would keep the snapshot.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`].
@@ -55,7 +59,7 @@ impl Snapshot {
         self.served_profile(workspace, mpid, now, |profile| Ok(read(profile)))
     }
 
-    /// The same by mpid or by identity.
+    /// Does the same as [`Snapshot::profile`], by mpid or by identity.
     ///
     /// # Errors
     /// [`StoreError::ProfileNotFound`] or [`StoreError::Corrupt`].
@@ -73,7 +77,7 @@ impl Snapshot {
         found.ok_or_else(|| StoreError::not_found(key))
     }
 
-    /// The index knows an identity by its hash alone, so the profile that it leads to is asked whether it has it.
+    /// The index has only the identity's hash, so the profile that it leads to is checked for the identity.
     fn find_by_identity<T>(
         &self,
         workspace: WorkspaceId,
@@ -89,7 +93,7 @@ impl Snapshot {
         found.map_or(Err(Kind::Identity.corrupt()), |found| Ok(Some(found)))
     }
 
-    /// The profile that owns an identity.
+    /// Returns the mpid of the profile that owns an identity.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`].
@@ -112,11 +116,11 @@ impl Snapshot {
         Ok(found.flatten())
     }
 
-    /// Gives `take` profiles by mpid until the page is full; `take` returns the bytes that it delivers of one. Returns the
-    /// profile after which the next page begins; `None` if there is none.
+    /// Calls `take` with profiles in the order of their mpids until the page is full. `take` returns how many bytes it
+    /// delivers of a profile. Returns the profile after which the next page begins, or `None` after the last page.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] if the very next row is damaged; [`PageStart::over_damage`] goes on behind it.
+    /// [`StoreError::Corrupt`] if the first row of the page is damaged. [`PageStart::over_damage`] continues behind it.
     pub fn profiles(
         &self,
         workspace: WorkspaceId,
@@ -139,13 +143,13 @@ impl Snapshot {
         let mut page = Page { workspace, after, now, budget: Budget::new(size) };
         match guarded(Kind::Profile, || self.read_profiles(&mut page, from, over_damage, &mut last, &mut take)) {
             Ok(more) => Ok(last.filter(|_| more)),
-            Err(StoreError::Corrupt { .. }) if last > after => Ok(last), // The next page begins with the damage.
+            Err(StoreError::Corrupt { .. }) if last > after => Ok(last), // The next page begins at the damage.
             Err(StoreError::Corrupt { table, .. }) => Err(StoreError::Corrupt { table, past: Some(Past::Profile) }),
             Err(other) => Err(other),
         }
     }
 
-    /// Moves `last` as it goes. Returns whether there are more.
+    /// Reads one page, and moves `last` to each profile that was read. Returns whether there are more.
     fn read_profiles(
         &self,
         page: &mut Page,
@@ -158,7 +162,7 @@ impl Snapshot {
         if !over_damage {
             self.check_before(from)?;
         }
-        // The row after the workspace's last is read as well: a rotten key could look like the end.
+        // The row after the workspace's last is verified too, because a damaged key could look like the end.
         for row in self.0.profiles.range((from, Bound::Unbounded))? {
             let (key, row) = row?;
             let (of, mpid) = key.value();
@@ -171,7 +175,7 @@ impl Snapshot {
                 return Ok(true);
             }
             if *last == page.after && of == workspace.0 && Some(mpid) <= page.after {
-                continue; // The way to the first row is damaged and led to rows before it.
+                continue; // A damaged page above led to rows before the first.
             }
             if of < workspace.0 || last.is_some_and(|last| last >= mpid) {
                 return Err(Kind::Profile.corrupt());
@@ -182,8 +186,8 @@ impl Snapshot {
         Ok(false)
     }
 
-    /// Whether the way to the first row is sound: a page above it that has rotted leads to rows behind it, and the row
-    /// before those gives that away.
+    /// Checks that the pages above the first row are sound. A damaged one could lead to rows behind the first, and skip
+    /// it silently. The row before the ones that it led to reveals that.
     fn check_before(&self, from: Bound<(u32, i64)>) -> Result<(), StoreError> {
         let (Bound::Included(from) | Bound::Excluded(from)) = from else { return Ok(()) };
         let Some((key, row)) = self.0.profiles.range(..=from)?.next_back().transpose()? else { return Ok(()) };
@@ -192,7 +196,7 @@ impl Snapshot {
         if key.value() <= from { Ok(()) } else { Err(Kind::Profile.corrupt()) }
     }
 
-    /// The next profile whose row is sound.
+    /// Returns the next profile whose row is sound.
     fn next_sound(&self, workspace: WorkspaceId, after: Option<Mpid>) -> Result<Option<Mpid>, StoreError> {
         match guarded(Kind::Profile, || self.walk_to_sound(workspace, after)) {
             Err(StoreError::Corrupt { .. }) => Ok(self.leap_to_sound(workspace, after)),
@@ -200,7 +204,7 @@ impl Snapshot {
         }
     }
 
-    /// Row by row, as far as pages can be read.
+    /// Tries row by row, as far as the pages can be read.
     fn walk_to_sound(&self, workspace: WorkspaceId, after: Option<Mpid>) -> Result<Option<Mpid>, StoreError> {
         let from = (workspace.0, after.map_or(i64::MIN, Mpid::get));
         for row in self.0.profiles.range(from..)?.take(ROWS) {
@@ -216,7 +220,7 @@ impl Snapshot {
         Ok(None)
     }
 
-    /// By halves between the page that cannot be read and the last profile.
+    /// Finds the end of an unreadable page by bisection between it and the workspace's last profile.
     fn leap_to_sound(&self, workspace: WorkspaceId, after: Option<Mpid>) -> Option<Mpid> {
         let from = after.map_or(i64::MIN, Mpid::get);
         let probe = |distance: u64| {
@@ -242,22 +246,22 @@ impl Snapshot {
     }
 }
 
-/// A page of a list as it is read.
+/// A page of a list while it is read.
 struct Page {
     workspace: WorkspaceId,
-    /// The last profile of the page before.
+    /// The last profile of the previous page.
     after: Option<Mpid>,
     now: Micros,
     budget: Budget,
 }
 
-/// The mpid of a row that verifies and is of the workspace.
+/// Returns the mpid of a row that is sound and belongs to the workspace.
 fn sound_mpid((of, mpid): (u32, i64), row: &[u8], workspace: WorkspaceId) -> Option<Mpid> {
     let mpid = Mpid::new(mpid).filter(|_| of == workspace.0)?;
     ProfileRow::read(workspace, mpid, row).ok().map(|_| mpid)
 }
 
-/// Gives `read` what is served of a profile as of `now`; `None` if there is none.
+/// Calls `read` with a profile as of `now`. Returns `None` if the row holds no profile.
 fn served<T>(
     row: &ProfileRow<'_>,
     now: Micros,
