@@ -1,9 +1,11 @@
-//! The file, as redb sees it.
+//! The file, as redb sees it: a failed read fails one call, not the store.
 //!
-//! After a read that failed redb reads nothing more until it is opened anew, so that one bad sector would end the store
-//! for every caller, at every start. Here such a read is tried once more, logged, and then panics: redb caches nothing of
-//! it, and the caller that needs the page is refused, as for any other damage. While the store is being opened a read
-//! that failed is passed on, and so is a write or a sync at any time: after that the store must end.
+//! After a read error redb refuses all further reads until the file is opened again. One bad sector would then end the
+//! store for every caller, after every start. So a failed read is retried once here. If it fails again, it is logged
+//! and panics. redb caches nothing of it, and only the caller that needs the page is refused, as for any other damage.
+//!
+//! Two kinds of errors are passed on to redb, and end the store: a failed read while the store is being opened, and a
+//! failed write or sync at any time.
 
 use std::fs::File;
 use std::io;
@@ -14,16 +16,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use redb::backends::FileBackend;
 use redb::{BackendError, DatabaseError, StorageBackend};
 
-/// See the module.
+/// A file whose failed reads panic once the store is open.
 #[derive(Debug)]
 pub(super) struct Backend<B> {
     inner: B,
-    /// Set once the store is open.
+    /// Whether the store is open. Until then failed reads are passed on.
     open: Arc<AtomicBool>,
 }
 
 impl Backend<FileBackend> {
-    /// `open` is for the caller to set when the store is open.
+    /// The caller sets `open` once the store is open.
     pub fn file(file: File, open: Arc<AtomicBool>) -> Result<Self, DatabaseError> {
         Ok(Self { inner: FileBackend::new(file)?, open })
     }
@@ -47,7 +49,7 @@ impl<B: StorageBackend> StorageBackend for Backend<B> {
             return read;
         }
         if let Err(error) = self.inner.read(offset, out) {
-            tracing::error!(%error, offset, bytes = out.len(), "the store's file cannot be read here");
+            tracing::error!(%error, offset, bytes = out.len(), "part of the store's file cannot be read");
             panic!("the store's file cannot be read");
         }
         Ok(())

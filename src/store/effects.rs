@@ -1,4 +1,6 @@
-//! What a decision comes to: rows to write and events to append, of any number of profiles and on any chains.
+//! The result of a decision: the rows to write and the events to append, for any number of profiles.
+//!
+//! Everything is already encoded, so writing it cannot fail unless redb does.
 
 use bytes::Bytes;
 
@@ -6,48 +8,49 @@ use super::rows::{AgeKey, Head, IdentityHash};
 use super::{PAGE, WorkspaceId};
 use crate::model::{EventKind, Micros, Mpid, Sequence, Workspace};
 
-/// Everything that a command writes. It is encoded and ready.
+/// Everything that a command writes, encoded.
 #[derive(Debug, Default)]
 pub(super) struct Effects {
-    /// The workspace to write to; `None` if there is nothing to write.
+    /// The workspace to write to. `None` if there is nothing to write.
     pub workspace: Option<WorkspaceId>,
-    /// Its name, if it comes into being.
+    /// The workspace's name, if this command creates it.
     pub born: Option<Workspace>,
     pub profiles: Vec<ProfileWrite>,
-    /// In this order: an identity may go from one owner to the next.
+    /// Applied in this order: one command may move an identity from one owner to another.
     pub owners: Vec<OwnerWrite>,
-    /// In the order of their numbers, which follow the log's head.
+    /// In sequence order. The first event follows the current head of the log.
     pub events: Vec<EventWrite>,
-    /// The end of the log after them.
+    /// The ends of the log after these events. `None` if there are no events.
     pub head: Option<Head>,
     pub request: Option<RequestWrite>,
-    /// Requests by age that are forgotten.
+    /// Keys of expired request ids, to remove with the requests that they name.
     pub forgotten: Vec<AgeKey>,
-    /// Keys of requests by age that are damaged, and name no request for sure.
+    /// Keys of damaged rows of the requests by age. Only these rows are removed: which request such a key names is
+    /// uncertain.
     pub damaged_ages: Vec<Vec<u8>>,
 }
 
-/// The row of a profile, and what it means for an index by expiry.
+/// A profile's row, and what an index by expiry will need.
 #[derive(Debug)]
 pub(super) struct ProfileWrite {
     pub mpid: Mpid,
     pub row: Vec<u8>,
-    /// When its first membership was to end, before.
-    #[allow(dead_code)] // Of the two, an index by expiry is made: the rows to take out and to put in.
+    /// When the earliest membership would have ended before this write.
+    #[allow(dead_code)] // An index by expiry will need both: this one names the row to remove.
     pub expiry_was: Option<Micros>,
-    /// When its first membership ends, now.
-    #[allow(dead_code)] // As above.
+    /// When the earliest membership ends after this write.
+    #[allow(dead_code)] // This one names the row to insert.
     pub expiry_is: Option<Micros>,
 }
 
-/// The owner of an identity; `None` takes it out of the index.
+/// The new owner of an identity. `None` removes the identity from the index.
 #[derive(Debug)]
 pub(super) struct OwnerWrite {
     pub identity: IdentityHash,
     pub owner: Option<Mpid>,
 }
 
-/// An event, as a row and as subscribers are told of it.
+/// An event, both as a row and as subscribers receive it.
 #[derive(Debug)]
 pub(super) struct EventWrite {
     pub sequence: Sequence,
@@ -55,19 +58,22 @@ pub(super) struct EventWrite {
     pub kind: EventKind,
     pub silent: bool,
     pub row: Bytes,
-    /// Encoded `Event`: the end of the row.
+    /// Encoded `Event`: the last part of the row.
     pub event: Bytes,
 }
 
-/// What was answered to a request id.
+/// The result of a request that had an id.
 #[derive(Debug)]
 pub(super) struct RequestWrite {
     pub key: Vec<u8>,
     pub row: Vec<u8>,
     pub age: AgeKey,
-    /// The age under which an earlier request had the same id.
+    /// The age key of an earlier request with the same id, to remove.
     pub replaces: Option<AgeKey>,
 }
+
+/// Tables that a request's row stands in: by id and by age.
+const REQUEST_TABLES: usize = 2;
 
 impl Effects {
     /// Whether there is nothing to write.
@@ -79,22 +85,23 @@ impl Effects {
             && self.request.is_none()
     }
 
-    /// What a batch keeps of it until it is answered, in bytes.
+    /// Bytes that the batch keeps in memory until its callers have their results.
     pub fn held_bytes(&self) -> usize {
         self.events.iter().map(|event| event.row.len()).sum()
     }
 
-    /// Bytes of the pages that it makes dirty, by estimate: a row lies anywhere in its table, so each costs a page at
-    /// least.
+    /// Estimates how many bytes of pages these writes make dirty. A row can lie anywhere in its table, so each row
+    /// costs at least one page.
     pub fn dirty_bytes(&self) -> usize {
         let profiles = self.profiles.iter().map(|profile| pages(profile.row.len()));
         let events = self.events.iter().map(|event| pages(event.row.len()));
-        let requests = 2 * usize::from(self.request.is_some()) + 2 * self.forgotten.len() + self.damaged_ages.len();
-        PAGE * (profiles.chain(events).sum::<usize>() + self.owners.len() + requests)
+        let requests = REQUEST_TABLES * (usize::from(self.request.is_some()) + self.forgotten.len());
+        let others = self.owners.len() + requests + self.damaged_ages.len();
+        PAGE * (profiles.chain(events).sum::<usize>() + others)
     }
 }
 
-/// Of a row alone: a large one has a page of a power of two.
+/// Pages of a row that shares none. redb puts a large row into one page of a power of two.
 fn pages(row: usize) -> usize {
     (row / PAGE + 1).next_power_of_two()
 }

@@ -1,44 +1,48 @@
-//! Why the store refuses.
+//! Why a call to the store fails, and why a store cannot be opened.
+//!
+//! No message holds personal data, and no error knows a transport. Deliberately absent: how an error is shown to a
+//! client, which is decided above the store.
 
 use std::path::{Path, PathBuf};
 
 use crate::model::{Invalid, Micros, Mpid, Place, ProfileKey};
 
-/// Why a read or a write was refused. It names no gRPC code and holds no personal data.
-#[allow(missing_docs)] // The fields stand in the messages.
+/// Why a read or a write failed. It names no gRPC code and holds no personal data.
+#[allow(missing_docs)] // The messages and the comments on the variants explain the fields.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// By its mpid, if it was asked for by that.
+    /// There is no such profile. `mpid` is `None` if the caller looked it up by an identity.
     #[error("no such profile")]
     ProfileNotFound { mpid: Option<Mpid> },
-    /// On create.
+    /// A profile cannot be created under an mpid that is in use.
     #[error("a profile with this mpid exists")]
     ProfileExists { mpid: Mpid },
-    /// Whose it is, and of what type.
+    /// The identity belongs to another profile. `kind` is the identity's type.
     #[error("another profile owns this {kind} identity")]
     IdentityTaken { kind: String, owner: Mpid },
-    /// The profile is not the version that was named.
+    /// The profile has another version than the etag names.
     #[error("the profile is not the version that the etag names")]
     EtagMismatch,
-    /// Within a day, for another request.
+    /// The request id was used for a different request within the last 24 hours.
     #[error("the request id was used for another request")]
     RequestIdReused,
-    /// The patch does not fit the profile.
+    /// A value in the request is invalid, or the patch does not fit the profile.
     #[error(transparent)]
     Invalid(#[from] Invalid),
-    /// The log no longer holds what was asked for. `oldest_time` is unknown where the oldest event is damaged.
+    /// The log no longer holds the events that the caller asked for. `oldest_time` is `None` if the log is empty or its
+    /// oldest event is damaged.
     #[error("the log no longer holds what follows the cursor")]
     Expired { floor: Place, head: Place, oldest_time: Option<Micros> },
-    /// The store has as many workspaces as it may. Nothing changed.
+    /// The store has reached its limit of workspaces. Nothing changed.
     #[error("the store has as many workspaces as it may: {limit}")]
     TooManyWorkspaces { limit: usize },
-    /// The queue is full. Nothing changed.
+    /// The queue of writes is full. Nothing changed.
     #[error("the queue of writes is full")]
     Overloaded,
-    /// The disk is nearly full. Nothing changed.
+    /// The disk is nearly full: `free` bytes are left, and a write needs `required`. Nothing changed.
     #[error("the disk is nearly full")]
     DiskFull { free: u64, required: u64 },
-    /// A row, or a page of rows, is damaged. A list or a stream can go on after `past`.
+    /// A row, or a page of rows, is damaged. A list or a stream can continue after `past`.
     #[error("a stored {table} record is corrupt")]
     Corrupt { table: &'static str, past: Option<Past> },
     /// Our code panicked. Nothing changed.
@@ -47,7 +51,7 @@ pub enum StoreError {
     /// The store is closed. Nothing changed.
     #[error("the store is closed")]
     Closed,
-    /// The writer has failed, and whether the write was kept is unknown.
+    /// The writer has failed. Whether the write was kept is unknown.
     #[error("the store has failed")]
     Failed,
     /// redb could not read or write.
@@ -55,23 +59,23 @@ pub enum StoreError {
     Storage(#[source] Box<redb::Error>),
 }
 
-/// The far side of damaged rows: what can be read begins again after it.
+/// Where reading can continue behind damaged rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Past {
-    /// In the log.
+    /// In the log: after this place.
     Event(Place),
-    /// Among the profiles: with the next one that is sound, see `PageStart`.
+    /// In a list of profiles: at the next profile whose row is sound. See `PageStart::over_damage`.
     Profile,
 }
 
 impl StoreError {
-    /// That a stored message does not decode.
+    /// A stored message of this table is damaged, and the caller gets no place to continue from.
     #[must_use]
     pub fn corrupt(table: &'static str) -> Self {
         Self::Corrupt { table, past: None }
     }
 
-    /// That there is no profile of this key.
+    /// No profile has this key.
     pub(crate) fn not_found(key: &ProfileKey) -> Self {
         let mpid = match key {
             ProfileKey::Mpid(mpid) => Some(*mpid),
@@ -81,26 +85,27 @@ impl StoreError {
     }
 }
 
-/// Why the store could not be opened. Each names the file, and says what to do where that is not plain.
-#[allow(missing_docs)] // The fields stand in the messages.
+/// Why the store could not be opened. Messages about the data name its path, and say what to do where that is not
+/// obvious.
+#[allow(missing_docs)] // The messages explain the fields.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The data directory cannot be made or used.
+    /// The data directory cannot be created or used.
     #[error("cannot use the data directory {path}")]
     Directory { path: PathBuf, source: std::io::Error },
-    /// Another process has it.
+    /// Another process has the store open.
     #[error("another process has the store open in {path}")]
     Locked { path: PathBuf },
-    /// Another version made it.
+    /// Another version wrote the file, in a format that this version does not read.
     #[error("{path} has {what}, which this version of cameo does not read: start the version that wrote it")]
     Format { path: PathBuf, what: String },
-    /// The file is damaged where it cannot be done without.
+    /// A part of the file that every call needs is damaged.
     #[error("{path} is damaged ({what}): move it away and put a copy of it back, or start anew without it")]
     Damaged { path: PathBuf, what: String },
-    /// The clock of the machine is wrong.
+    /// The machine's clock is wrong.
     #[error("the clock of this machine says that it is before 1970: set it, and start again")]
     Clock,
-    /// The writer's thread cannot be started.
+    /// A thread of the store cannot be started.
     #[error("cannot start the writer")]
     Thread(#[source] std::io::Error),
     /// redb could not read or write.
@@ -109,7 +114,7 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    /// What an error of the store means for the opening of a file.
+    /// Maps an error that occurred while the file at `path` was being opened.
     pub(super) fn of(path: &Path, error: StoreError) -> Self {
         let path = path.to_owned();
         match error {
@@ -132,7 +137,7 @@ impl OpenError {
     }
 }
 
-/// redb has an error for each operation. What it cannot make sense of is damage; the rest is the disk.
+/// redb has one error type per operation. What redb reports as corrupted is damage; every other error is the disk's.
 macro_rules! from_redb {
     ($($error:ident),*) => {$(
         impl From<redb::$error> for StoreError {

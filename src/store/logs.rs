@@ -1,4 +1,7 @@
-//! The workspaces and the ends of their logs: those of the last commit, and over them what the batch in progress adds.
+//! The workspaces and the ends of their logs, as the writer knows them: the state of the last commit, and on top of it
+//! the changes of the batch in progress.
+//!
+//! Readers share the committed names only. They read the ends of the logs from their snapshot.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -10,7 +13,7 @@ use super::error::StoreError;
 use super::rows::{Head, HeadRow, Kind, WorkspaceRow};
 use crate::model::Workspace;
 
-/// The names of all workspaces. Readers and the writer share it; only commits change it.
+/// The names of all workspaces. Readers and the writer share it, and only commits change it.
 #[derive(Debug, Default)]
 pub(in crate::store) struct Workspaces(RwLock<HashMap<Workspace, WorkspaceId>>);
 
@@ -18,10 +21,11 @@ pub(in crate::store) struct Workspaces(RwLock<HashMap<Workspace, WorkspaceId>>);
 #[derive(Debug)]
 pub(in crate::store) struct Logs {
     committed: Arc<Workspaces>,
-    /// By number, from 1: numbers have no holes.
+    /// The committed heads by workspace number. Numbers start at 1 and have no holes.
     heads: Vec<Head>,
-    /// Of the batch in progress.
+    /// Workspaces that the batch in progress creates.
     born: HashMap<Workspace, WorkspaceId>,
+    /// Heads that the batch in progress has moved.
     changed: BTreeMap<WorkspaceId, Head>,
 }
 
@@ -44,7 +48,7 @@ impl Workspaces {
 }
 
 impl Logs {
-    /// `heads` are those of the workspaces by number.
+    /// `heads` are the heads of the workspaces, ordered by number.
     pub fn new(committed: Arc<Workspaces>, heads: Vec<Head>) -> Self {
         Self { committed, heads, born: HashMap::new(), changed: BTreeMap::new() }
     }
@@ -57,7 +61,7 @@ impl Logs {
         self.heads.len() + self.born.len()
     }
 
-    /// The number of the next workspace that comes into being.
+    /// Returns the number that the next new workspace will get.
     pub fn next_id(&self) -> WorkspaceId {
         WorkspaceId(u32::try_from(self.count() + 1).expect("max-workspaces is far below"))
     }
@@ -67,7 +71,7 @@ impl Logs {
         self.changed.get(&id).copied().unwrap_or_else(committed)
     }
 
-    /// Takes in what was written of a command: the name of a workspace that came into being, and the end of its log.
+    /// Records what a command wrote: the name of the workspace if it is new, and the new head of its log.
     pub fn apply(&mut self, workspace: WorkspaceId, born: Option<&Workspace>, head: Option<Head>) {
         if let Some(name) = born {
             self.born.insert(name.clone(), workspace);
@@ -78,12 +82,12 @@ impl Logs {
         }
     }
 
-    /// The ends that the batch has moved.
+    /// Returns the heads that the batch in progress has moved.
     pub fn changed(&self) -> impl Iterator<Item = (WorkspaceId, &Head)> {
         self.changed.iter().map(|(id, head)| (*id, head))
     }
 
-    /// The batch is on disk.
+    /// Keeps the changes of the batch, which is now on disk.
     pub fn commit(&mut self) {
         for (id, head) in std::mem::take(&mut self.changed) {
             let at = id.0 as usize - 1;
@@ -92,14 +96,17 @@ impl Logs {
         self.committed.extend(self.born.drain());
     }
 
-    /// The batch was dropped.
+    /// Forgets the changes of the batch, which was dropped.
     pub fn discard(&mut self) {
         self.born.clear();
         self.changed.clear();
     }
 }
 
-/// Every workspace has a number of its own, from 1 without holes, and the ends of its log.
+/// Reads the names and the heads of all workspaces.
+///
+/// # Errors
+/// [`StoreError::Corrupt`] unless the numbers run from 1 without holes and each workspace has a head.
 pub(super) fn read(
     workspaces: &impl ReadableTable<&'static [u8], &'static [u8]>,
     all_heads: &impl ReadableTable<u32, &'static [u8]>,
@@ -135,7 +142,7 @@ mod tests {
     use crate::model::Place;
 
     #[test]
-    fn what_a_dropped_batch_brought_into_being_is_not_there() {
+    fn a_dropped_batch_leaves_no_new_workspace() {
         let (shared, name) = (Arc::<Workspaces>::default(), Workspace::parse("a/b/c").unwrap());
         let mut logs = Logs::new(Arc::clone(&shared), Vec::new());
         let head = Head { place: Place::after(3), ..Head::default() };
@@ -144,20 +151,21 @@ mod tests {
             assert_eq!((id, logs.id(&name)), (WorkspaceId(1), None));
             logs.apply(id, Some(&name), Some(head));
             assert_eq!((logs.id(&name), logs.count(), logs.head(id)), (Some(id), 1, head), "the batch itself sees it");
-            assert_eq!(shared.id(&name), None, "and no reader does");
+            assert_eq!(shared.id(&name), None, "no reader sees it");
             if kept { logs.commit() } else { logs.discard() }
         }
         assert_eq!((shared.id(&name), logs.count(), logs.changed().count()), (Some(WorkspaceId(1)), 1, 0));
     }
 
-    /// What the writer and the readers keep in memory for each workspace: at most 100,000 of them, by default.
+    /// This is what the writer and the readers keep in memory for each workspace. By default there are at most 100,000
+    /// workspaces.
     #[test]
     fn a_workspace_costs_less_than_200_bytes_of_memory() {
         let name = "acme-corporation/main-account/production-web"; // Longer than most.
-        // Of a hash table that has just grown: twice the entries that it holds, and a byte for each.
+        // A hash table that has just grown has room for twice its entries, and one more byte for each.
         let entry = 2 * (size_of::<(Workspace, WorkspaceId)>() + 1);
         let shared_name = 2 * size_of::<usize>() + name.len().next_multiple_of(8);
-        let head = 2 * size_of::<Head>(); // Of a vector that has just grown.
+        let head = 2 * size_of::<Head>(); // A vector that has just grown has room for twice its entries.
         let cost = entry + shared_name + head;
         assert!(cost < 200, "{cost} bytes");
     }

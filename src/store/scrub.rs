@@ -1,7 +1,11 @@
-//! The scrubber: it walks over the tables, slowly, in the background, and reports what does not verify.
+//! The scrubber: a background thread that walks slowly over all tables and reports rows that do not verify.
 //!
-//! A lookup verifies the row that it finds. Only a walk finds damage in rows that no lookup reads, or that a rotten key
-//! hides. It reads a few rows at a time, always of the latest state, so that it pins no pages and delays no call.
+//! - A lookup verifies the row that it finds. Only a walk finds damage in rows that no lookup reads, or whose damaged
+//!   key hides them.
+//! - Each step reads a few rows of the latest state, in a transaction of its own. So the scrubber pins no pages for
+//!   long and delays no call.
+//!
+//! Deliberately absent: repair. The scrubber only reports.
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -17,26 +21,30 @@ use redb::{
 
 use super::WorkspaceId;
 use super::error::StoreError;
-use super::rows::{AgeRow, EventRow, HeadRow, Kind, OwnerRow, ProfileRow, RequestRow, WorkspaceRow, stored_mpid};
+use super::rows::{
+    AgeRow, EventRow, HeadRow, Kind, OwnerKey, OwnerRow, ProfileRow, RequestRow, WorkspaceRow, stored_mpid,
+};
 use super::tables::{EVENTS, HEADS, IDENTITIES, PROFILES, REQUEST_AGES, REQUESTS, WORKSPACES, guarded};
 use crate::model::Sequence;
 
-/// Rows read at a time, and their bytes; the last row may pass those.
+/// The most rows read in one step.
 const STEP_ROWS: u32 = 256;
+/// The most bytes of values read in one step. The last row may exceed it.
 const STEP_BYTES: usize = 1 << 20;
 
-/// What the scrubber has seen.
+/// What the scrubber has found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ScrubReport {
-    /// Walks over the whole store since it was opened.
+    /// Completed walks over the whole store since it was opened.
     pub passes: u64,
-    /// Rows that were verified since it was opened.
+    /// Rows verified since the store was opened.
     pub rows: u64,
-    /// Rows, or pages of rows, that did not verify: in the last whole walk, or in this one if it has found more.
+    /// Rows, or pages of rows, that did not verify: in the last completed walk, or in the current one if it has found
+    /// more.
     pub damaged: u64,
 }
 
-/// The running scrubber. It ends when this is dropped.
+/// The running scrubber. It ends when it is dropped.
 #[derive(Debug)]
 pub(super) struct Scrubber {
     totals: Arc<Totals>,
@@ -52,46 +60,46 @@ struct Totals {
     damaged_in_last_pass: AtomicU64,
 }
 
-/// After which row of a table to go on.
+/// Where the next step begins: at the start of a table, or after the row with this key.
 #[derive(Debug, Clone, PartialEq)]
 enum At {
     Start(Kind),
     Profile(u32, i64),
-    Identity([u8; 20]),
+    Identity(OwnerKey),
     Event(u32, u64),
     Bytes(Kind, Vec<u8>),
     Head(u32),
 }
 
-/// What a step came to.
+/// The result of a step.
 struct Step {
     rows: u64,
     damaged: u64,
-    /// `None` at the end of the table.
+    /// Where the next step begins. `None` at the end of the table.
     next: Option<At>,
     /// Rows of the table, as redb counts them.
     length: u64,
 }
 
-/// A row as it was read.
+/// A row that was read.
 struct Seen<K> {
     key: K,
     bytes: usize,
     sound: bool,
 }
 
-/// A walk over one table: what it has counted.
+/// What a walk over one table has counted.
 #[derive(Debug, Default)]
 struct Count {
     rows: u64,
     /// Rows of the table when the walk began.
     length: u64,
-    /// Whether part of it could not be read.
+    /// Whether part of the table could not be read.
     broken: bool,
 }
 
 impl Scrubber {
-    /// Verifies so many rows a second; 0 for none.
+    /// Starts the thread, which verifies `rows_per_second` rows a second. 0 starts no thread.
     pub fn start(database: Arc<Database>, rows_per_second: u32) -> std::io::Result<Self> {
         let totals = Arc::new(Totals::default());
         let (stop, stopped) = channel();
@@ -152,8 +160,9 @@ impl Count {
         Step { rows: 0, damaged: 1, next: None, length: self.length }
     }
 
-    /// Returns how many rows of the table the walk has not come by, which a page above them hides. It is told at the end
-    /// of a table that only grows; rows that are new since the walk began can make it too few, but never too many.
+    /// Counts a step. At the end of a table, returns how many of its rows the walk did not reach because a damaged page
+    /// above hides them. This works only for tables that never shrink. Rows added during the walk can make the number
+    /// too small, but never too large.
     fn add(&mut self, at: &At, step: &Step) -> u64 {
         if matches!(at, At::Start(_)) {
             *self = Self { rows: 0, length: step.length, broken: self.broken };
@@ -169,7 +178,8 @@ impl Count {
 }
 
 impl Totals {
-    /// Whether there is more damage than the last pass found: what it told of is not told again with every pass.
+    /// Returns whether this pass has found more damage than the last one. Only then is it logged, so that known damage
+    /// is not logged again with every pass.
     fn add_damaged(&self, damaged: u64) -> bool {
         let before = self.damaged_in_this_pass.fetch_add(damaged, Ordering::Relaxed);
         damaged > 0 && before + damaged > self.damaged_in_last_pass.load(Ordering::Relaxed)
@@ -183,7 +193,7 @@ impl Totals {
     }
 }
 
-/// The facts about the file are verified when it is opened.
+/// Returns the start of the next table. `None` after the last.
 fn next_table(kind: Kind) -> Option<At> {
     let next = Kind::ALL.into_iter().skip_while(|other| *other != kind).nth(1);
     next.map(At::Start)
@@ -203,61 +213,70 @@ impl At {
 
 fn step(transaction: &ReadTransaction, at: &At) -> Result<Step, StoreError> {
     match at.kind() {
+        // The facts about the file were verified when it was opened.
         Kind::Meta => Ok(Step { rows: 0, damaged: 0, next: None, length: 0 }),
         Kind::Workspace => bytes(transaction, WORKSPACES, at, |name, row| WorkspaceRow::read(name, row).is_ok()),
         Kind::Request => bytes(transaction, REQUESTS, at, |key, row| RequestRow::read(key, row).is_ok()),
         Kind::RequestAge => bytes(transaction, REQUEST_AGES, at, |key, row| AgeRow::check(key, row).is_ok()),
-        Kind::Head => {
-            let after = if let At::Head(id) = at { Bound::Excluded(*id) } else { Bound::Unbounded };
-            let table = transaction.open_table(HEADS)?;
-            check(table.range::<u32>((after, Bound::Unbounded))?, table.len()?, At::Head, |id, row| Seen {
-                key: id,
-                bytes: row.len(),
-                sound: HeadRow::read(WorkspaceId(id), row).is_ok(),
-            })
-        }
-        Kind::Profile => {
-            let after = if let At::Profile(of, mpid) = at { Bound::Excluded((*of, *mpid)) } else { Bound::Unbounded };
-            let table = transaction.open_table(PROFILES)?;
-            let rows = table.range::<(u32, i64)>((after, Bound::Unbounded))?;
-            check(
-                rows,
-                table.len()?,
-                |(of, mpid)| At::Profile(of, mpid),
-                |key, row| {
-                    let read = |mpid| ProfileRow::read(WorkspaceId(key.0), mpid, row).is_ok();
-                    Seen { key, bytes: row.len(), sound: stored_mpid(key.1, Kind::Profile).is_ok_and(read) }
-                },
-            )
-        }
-        Kind::Event => {
-            let after = if let At::Event(of, number) = at { Bound::Excluded((*of, *number)) } else { Bound::Unbounded };
-            let table = transaction.open_table(EVENTS)?;
-            let rows = table.range::<(u32, u64)>((after, Bound::Unbounded))?;
-            check(
-                rows,
-                table.len()?,
-                |(of, number)| At::Event(of, number),
-                |key, row| {
-                    let read = |sequence| EventRow::read(WorkspaceId(key.0), sequence, row).is_ok();
-                    Seen { key, bytes: row.len(), sound: Sequence::new(key.1).is_some_and(read) }
-                },
-            )
-        }
-        Kind::Identity => {
-            let after = if let At::Identity(key) = at { Bound::Excluded(key) } else { Bound::Unbounded };
-            let table = transaction.open_table(IDENTITIES)?;
-            let rows = table.range::<&[u8; 20]>((after, Bound::Unbounded))?;
-            check(rows, table.len()?, At::Identity, |key, row| Seen {
-                key: *key,
-                bytes: row.len(),
-                sound: OwnerRow::read(key, row).is_ok(),
-            })
-        }
+        Kind::Head => heads(transaction, at),
+        Kind::Profile => profiles(transaction, at),
+        Kind::Event => events(transaction, at),
+        Kind::Identity => identities(transaction, at),
     }
 }
 
-/// A step of a table whose keys and values are bytes.
+fn heads(transaction: &ReadTransaction, at: &At) -> Result<Step, StoreError> {
+    let after = if let At::Head(id) = at { Bound::Excluded(*id) } else { Bound::Unbounded };
+    let table = transaction.open_table(HEADS)?;
+    check(table.range::<u32>((after, Bound::Unbounded))?, table.len()?, At::Head, |id, row| Seen {
+        key: id,
+        bytes: row.len(),
+        sound: HeadRow::read(WorkspaceId(id), row).is_ok(),
+    })
+}
+
+fn profiles(transaction: &ReadTransaction, at: &At) -> Result<Step, StoreError> {
+    let after = if let At::Profile(of, mpid) = at { Bound::Excluded((*of, *mpid)) } else { Bound::Unbounded };
+    let table = transaction.open_table(PROFILES)?;
+    let rows = table.range::<(u32, i64)>((after, Bound::Unbounded))?;
+    check(
+        rows,
+        table.len()?,
+        |(of, mpid)| At::Profile(of, mpid),
+        |key, row| {
+            let read = |mpid| ProfileRow::read(WorkspaceId(key.0), mpid, row).is_ok();
+            Seen { key, bytes: row.len(), sound: stored_mpid(key.1, Kind::Profile).is_ok_and(read) }
+        },
+    )
+}
+
+fn events(transaction: &ReadTransaction, at: &At) -> Result<Step, StoreError> {
+    let after = if let At::Event(of, number) = at { Bound::Excluded((*of, *number)) } else { Bound::Unbounded };
+    let table = transaction.open_table(EVENTS)?;
+    let rows = table.range::<(u32, u64)>((after, Bound::Unbounded))?;
+    check(
+        rows,
+        table.len()?,
+        |(of, number)| At::Event(of, number),
+        |key, row| {
+            let read = |sequence| EventRow::read(WorkspaceId(key.0), sequence, row).is_ok();
+            Seen { key, bytes: row.len(), sound: Sequence::new(key.1).is_some_and(read) }
+        },
+    )
+}
+
+fn identities(transaction: &ReadTransaction, at: &At) -> Result<Step, StoreError> {
+    let after = if let At::Identity(key) = at { Bound::Excluded(key) } else { Bound::Unbounded };
+    let table = transaction.open_table(IDENTITIES)?;
+    let rows = table.range::<&OwnerKey>((after, Bound::Unbounded))?;
+    check(rows, table.len()?, At::Identity, |key, row| Seen {
+        key: *key,
+        bytes: row.len(),
+        sound: OwnerRow::read(key, row).is_ok(),
+    })
+}
+
+/// One step of a table whose keys and values are both bytes.
 fn bytes(
     transaction: &ReadTransaction,
     table: TableDefinition<&[u8], &[u8]>,
@@ -276,7 +295,7 @@ fn bytes(
     )
 }
 
-/// Verifies some rows, of which each must follow the one before.
+/// Verifies the rows of one step. Each key must be greater than the one before.
 fn check<K: Key + 'static, V: Value + 'static, O: PartialOrd>(
     rows: Range<'_, K, V>,
     length: u64,
@@ -303,7 +322,7 @@ fn check<K: Key + 'static, V: Value + 'static, O: PartialOrd>(
         }
     }
     if more {
-        // The next step goes on after a key that is sure. What is damaged behind it is that step's.
+        // The next step begins after the last sound key, and is the one that counts the damaged rows behind it.
         step.next = Some(at(last_sound.ok_or(StoreError::corrupt("page"))?));
         (step.rows, step.damaged) = (rows_to_sound, damaged_to_sound);
     }
@@ -314,30 +333,30 @@ fn check<K: Key + 'static, V: Value + 'static, O: PartialOrd>(
 mod tests {
     use super::*;
 
-    /// A walk of a table in two steps; the rows that it says are missing.
+    /// Counts a walk of two steps, and returns how many rows it reports as missing.
     fn missing(kind: Kind, rows: [u64; 2], lengths: [u64; 2]) -> u64 {
         let mut count = Count::default();
         let first = Step { rows: rows[0], damaged: 0, next: Some(At::Profile(1, 1)), length: lengths[0] };
-        assert_eq!(count.add(&At::Start(kind), &first), 0, "there are more to come");
+        assert_eq!(count.add(&At::Start(kind), &first), 0, "the walk has not ended");
         let at = if kind == Kind::Profile { At::Profile(1, 1) } else { At::Identity([0; 20]) };
         count.add(&at, &Step { rows: rows[1], damaged: 0, next: None, length: lengths[1] })
     }
 
     #[test]
-    fn rows_that_a_walk_has_not_come_by_are_missing() {
+    fn rows_that_a_walk_did_not_reach_are_missing() {
         assert_eq!(missing(Kind::Profile, [256, 44], [300, 300]), 0);
         assert_eq!(missing(Kind::Profile, [256, 40], [300, 300]), 4);
-        assert_eq!(missing(Kind::Profile, [256, 40], [300, 310]), 4, "it has grown, behind the walk");
+        assert_eq!(missing(Kind::Profile, [256, 40], [300, 310]), 4, "rows were added behind the walk");
         assert_eq!(
             missing(Kind::Profile, [256, 50], [300, 310]),
             0,
-            "it has grown before the walk: the next one tells"
+            "rows were added ahead of the walk: the next walk reports them"
         );
-        assert_eq!(missing(Kind::Identity, [256, 40], [300, 300]), 0, "rows may have come and gone");
+        assert_eq!(missing(Kind::Identity, [256, 40], [300, 300]), 0, "rows may have been added and removed");
     }
 
     #[test]
-    fn a_table_that_cannot_be_read_to_its_end_has_no_count() {
+    fn a_table_that_cannot_be_read_to_its_end_reports_no_missing_rows() {
         let mut count = Count::default();
         count.add(&At::Start(Kind::Profile), &Step { rows: 1, damaged: 0, next: Some(At::Profile(1, 1)), length: 9 });
         let broken = count.broken();
