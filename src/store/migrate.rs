@@ -1,9 +1,13 @@
-//! Brings a file of an older layout to the present one, in one transaction: all of it or, if this is broken off,
-//! nothing.
+//! Upgrades a file from an older layout to the current one.
 //!
-//! - Layout 1 and 2 keyed identities by their text, and numbered workspaces in rows without a checksum. In layout 1 the
-//!   text had the type as it was given, so that one identity could have two rows, by two names of its type.
-//! - Rows of profiles and events stay as they are: their older format is read as well.
+//! - The upgrade is one transaction. If it is interrupted, the file is unchanged.
+//! - Layouts 1 and 2 keyed identities by their text, and had rows without a checksum for the numbers of workspaces. In
+//!   layout 1 the text had the identity's type as the caller wrote it. So one identity could have two rows, one for
+//!   each name of its type.
+//! - Damaged identity rows are rebuilt from the profiles. Damaged request rows are dropped.
+//!
+//! Deliberately absent: the rows of profiles and events. They stay as they are, because their older format can still be
+//! read.
 
 use std::path::Path;
 
@@ -15,16 +19,23 @@ use super::WorkspaceId;
 use super::error::{OpenError, StoreError};
 use super::logs;
 use super::rows::{
-    AgeKey, AgeRow, EventRow, Head, Kind, Origin, OwnerRow, ProfileRow, RequestRow, Secret, request_key, stored_mpid,
+    AgeKey, AgeRow, EventRow, Head, Kind, Origin, OwnerKey, OwnerRow, ProfileRow, RequestRow, Secret, request_key,
+    stored_mpid,
 };
 use super::tables::{self, META, Tables};
 use crate::model::identity::keys_of;
 use crate::model::{IdentityKey, LogId, Micros, Mpid, Place, Sequence, Workspace};
 use crate::proto::v1::{Profile, WriteOutcome};
 
-/// The layout of this version, for versions before it, which compare it with theirs. This version goes by `META`.
+/// The current layout. Only older versions read this number, and compare it with their own. This version checks whether
+/// the table `META` exists.
 const LAYOUT: u64 = 3;
-/// Identities that are sorted in memory at a time: 32 bytes each.
+/// Keys of the former table of facts.
+const FORMER_LAYOUT: &str = "format";
+const FORMER_LOG: &str = "log_id";
+/// The format byte of a former request row.
+const FORMER_REQUEST_FORMAT: u8 = 1;
+/// The most identities sorted in memory at a time, at 32 bytes each.
 const IDENTITIES_AT_ONCE: usize = 1_000_000;
 
 const FORMER_META: TableDefinition<&str, u64> = TableDefinition::new("meta_v1");
@@ -33,14 +44,14 @@ const FORMER_IDENTITIES: TableDefinition<(u32, &[u8]), (i64, u64)> = TableDefini
 const FORMER_REQUESTS: TableDefinition<(u32, &str), &[u8]> = TableDefinition::new("requests_v1");
 const FORMER_REQUEST_AGES: TableDefinition<(i64, u32, &str), ()> = TableDefinition::new("request_ages_v1");
 
-/// Rows that were already damaged, and were left behind.
+/// Counts of rows that were already damaged and were not migrated.
 #[derive(Debug, Default)]
 struct Left {
     identities: usize,
     requests: usize,
 }
 
-/// Brings the file up to the present layout, if it is of an older one.
+/// Upgrades the file to the current layout if it has an older one.
 pub(super) fn bring_up(database: &Database, path: &Path) -> Result<(), OpenError> {
     let Some((layout, log)) = former_layout(database).map_err(|error| OpenError::of(path, error))? else {
         return Ok(());
@@ -49,23 +60,24 @@ pub(super) fn bring_up(database: &Database, path: &Path) -> Result<(), OpenError
         let what = format!("layout {layout}");
         return Err(OpenError::Format { path: path.to_owned(), what });
     }
-    tracing::info!(layout, "bringing the store to the present layout");
+    tracing::info!(layout, "upgrading the store to the current layout");
     let started = std::time::Instant::now();
     let origin = Origin { log: LogId(log), secret: Secret(rand::random()) };
     let left = migrate(database, origin).map_err(|error| OpenError::of(path, error))?;
-    tracing::info!(seconds = started.elapsed().as_secs_f64(), "the store has the present layout");
+    tracing::info!(seconds = started.elapsed().as_secs_f64(), "upgraded the store to the current layout");
     if left.identities + left.requests > 0 {
         let Left { identities, requests } = left;
         tracing::error!(
             identities,
             requests,
-            "damaged records were left behind; identities are taken from the profiles"
+            "damaged records were not migrated; the identities were restored from the profiles"
         );
     }
     Ok(())
 }
 
-/// The layout and the log of a file that has not got the present one.
+/// Returns the layout and the log id of a file in another layout. `None` if the file has the current layout. The log id
+/// of a newer layout is unknown and returned as 0.
 fn former_layout(database: &Database) -> Result<Option<(u64, u64)>, StoreError> {
     let transaction = database.begin_read()?;
     match transaction.open_table(META) {
@@ -75,13 +87,13 @@ fn former_layout(database: &Database) -> Result<Option<(u64, u64)>, StoreError> 
     }
     let meta = transaction.open_table(FORMER_META)?;
     let row = |key| -> Result<u64, StoreError> { Ok(meta.get(key)?.ok_or(Kind::Meta.corrupt())?.value()) };
-    let layout = row("format")?;
-    Ok(Some((layout, if layout < LAYOUT { row("log_id")? } else { 0 })))
+    let layout = row(FORMER_LAYOUT)?;
+    Ok(Some((layout, if layout < LAYOUT { row(FORMER_LOG)? } else { 0 })))
 }
 
-/// Older versions refuse the file rather than make new tables in it.
+/// Makes older versions refuse the file. Otherwise they would create their own tables in it.
 pub(super) fn shut_out_older_versions(transaction: &WriteTransaction) -> Result<(), StoreError> {
-    transaction.open_table(FORMER_META)?.insert("format", LAYOUT)?;
+    transaction.open_table(FORMER_META)?.insert(FORMER_LAYOUT, LAYOUT)?;
     Ok(())
 }
 
@@ -95,7 +107,7 @@ fn migrate(database: &Database, origin: Origin) -> Result<Left, StoreError> {
         bring_workspaces(&transaction, &mut tables)?;
         bring_identities(&transaction, &mut tables, &origin.secret, &mut left)?;
         bring_requests(&transaction, &mut tables, &mut left)?;
-        logs::read(&tables.workspaces, &tables.heads)?; // Else this version would refuse what it made.
+        logs::read(&tables.workspaces, &tables.heads)?; // Fails now if this version would refuse the upgraded file.
         if left.identities > 0 {
             restore_identities(&mut tables, &origin.secret)?;
         }
@@ -110,7 +122,7 @@ fn migrate(database: &Database, origin: Origin) -> Result<Left, StoreError> {
     Ok(left)
 }
 
-/// The head of a log was its newest row.
+/// Migrates the workspaces. Former layouts stored no heads, so each is computed from the log's rows.
 fn bring_workspaces(transaction: &WriteTransaction, tables: &mut Tables<'_>) -> Result<(), StoreError> {
     for row in transaction.open_table(FORMER_WORKSPACES)?.iter()? {
         let (name, id) = row?;
@@ -130,13 +142,14 @@ fn former_head(tables: &Tables<'_>, id: WorkspaceId) -> Result<Head, StoreError>
     let newest = tables.events.range((id.0, 0)..=(id.0, u64::MAX))?.next_back().transpose()?;
     let (key, row) = newest.ok_or(Kind::Event.corrupt())?;
     let last = Sequence::new(key.value().1).ok_or(Kind::Event.corrupt())?;
-    // Where the newest event is damaged, the next one may be earlier than those before it.
+    // If the newest event is damaged its time is unknown, and the next event may get an earlier time.
     let time = EventRow::read(id, last, row.value()).map(|row| row.time).unwrap_or_default();
     Ok(Head { floor: Place::after(first.get() - 1), place: last.into(), time })
 }
 
-/// First those that have the name of their type that stays: where another profile owns the same identity by another
-/// name, as it could in layout 1, it loses it.
+/// Migrates the identities in two rounds: first rows whose type has its current name, then rows whose type was renamed.
+/// In layout 1 two profiles could own the same identity, each by another name of its type. The profile that has it by
+/// the current name keeps it.
 fn bring_identities(
     transaction: &WriteTransaction,
     tables: &mut Tables<'_>,
@@ -169,10 +182,10 @@ fn bring_identities(
     Ok(())
 }
 
-/// In the order of the table, which is several times as fast as in another.
+/// Inserts the owners in key order, which is several times faster than any other order. Existing rows are kept.
 fn insert_owners(
-    identities: &mut Table<'_, &'static [u8; 20], &'static [u8; OwnerRow::LENGTH]>,
-    owners: &mut Vec<([u8; 20], Mpid)>,
+    identities: &mut Table<'_, &'static OwnerKey, &'static [u8; OwnerRow::LENGTH]>,
+    owners: &mut Vec<(OwnerKey, Mpid)>,
 ) -> Result<(), StoreError> {
     owners.sort_unstable();
     for (key, owner) in owners.drain(..) {
@@ -183,14 +196,14 @@ fn insert_owners(
     Ok(())
 }
 
-/// The profiles know their identities too, so those whose rows were damaged go back into the index.
+/// Restores the identities whose rows were damaged. Each profile lists its identities too.
 fn restore_identities(tables: &mut Tables<'_>, secret: &Secret) -> Result<(), StoreError> {
     let mut owners = Vec::new();
     for row in tables.profiles.iter()? {
         let (key, row) = row?;
         let (workspace, mpid) = (WorkspaceId(key.value().0), stored_mpid(key.value().1, Kind::Profile)?);
         let sound = ProfileRow::read(workspace, mpid, row.value()).ok().and_then(|row| row.profile());
-        let Some(Ok(profile)) = sound.map(Profile::decode) else { continue }; // Damaged itself, or deleted.
+        let Some(Ok(profile)) = sound.map(Profile::decode) else { continue }; // Damaged too, or deleted.
         let keys = keys_of(&profile);
         owners.extend(keys.iter().map(|key| (OwnerRow::key(workspace, secret.hash(workspace, key)), mpid)));
         if owners.len() >= IDENTITIES_AT_ONCE {
@@ -206,7 +219,8 @@ fn former_owner(workspace: WorkspaceId, text: &[u8], (owner, checksum): (i64, u6
     if sound { stored_mpid(owner, Kind::Identity) } else { Err(Kind::Identity.corrupt()) }
 }
 
-/// Their age was counted by the clock of the day; by uptime, which begins now, all are new.
+/// Migrates the remembered requests. Former layouts measured their age by the time of day. The uptime starts now, so
+/// all of them count as new.
 fn bring_requests(transaction: &WriteTransaction, tables: &mut Tables<'_>, left: &mut Left) -> Result<(), StoreError> {
     for row in transaction.open_table(FORMER_REQUESTS)?.iter()? {
         let (key, row) = row?;
@@ -224,12 +238,13 @@ fn bring_requests(transaction: &WriteTransaction, tables: &mut Tables<'_>, left:
     Ok(())
 }
 
-/// Format 1, the checksum of the rest, a fingerprint, the time, the mpid, the sequence and the outcome.
+/// Reads a former request row: format byte, checksum of the rest, fingerprint, time, mpid, sequence and outcome. `None`
+/// if it is damaged.
 fn former_request(workspace: WorkspaceId, id: &str, row: &[u8]) -> Option<RequestRow> {
     let (format, rest) = row.split_first()?;
     let (checksum, body) = rest.split_first_chunk::<8>()?;
     let seed = former_seed(workspace, xxh3_64(id.as_bytes()));
-    if *format != 1 || u64::from_le_bytes(*checksum) != xxh3_64_with_seed(body, seed) {
+    if *format != FORMER_REQUEST_FORMAT || u64::from_le_bytes(*checksum) != xxh3_64_with_seed(body, seed) {
         return None;
     }
     let (fingerprint, body) = body.split_first_chunk::<16>()?;

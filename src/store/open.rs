@@ -1,4 +1,11 @@
-//! Opening the store: its directory, its file, and what every call depends on, which is verified whole.
+//! Opening the store.
+//!
+//! - One process has the data directory at a time: it holds a lock until the store is closed.
+//! - A new store is created beside its place and renamed when it is complete, so it exists either whole or not at all.
+//! - What every call depends on is read and verified completely: the file's pages (see `pages`), the facts about the
+//!   file, the workspaces and the heads of their logs. Damage there is refused here, not by some later call.
+//!
+//! Deliberately absent: checks of all other rows. Each row has a checksum, which is verified when the row is read.
 
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
@@ -23,19 +30,20 @@ use crate::clock::machine_time;
 use crate::config::StoreConfig;
 use crate::model::{LogId, Micros, Workspace};
 
-/// The files in the data directory. The new one is a store in the making: it is renamed when it is whole, so that an
-/// empty or a half-made file is never taken for a new store.
+/// The file of the store in the data directory.
 const FILE: &str = "cameo.redb";
+/// A store that is still being created. It is renamed to `FILE` when it is complete, so that an empty or unfinished
+/// file is never mistaken for a store.
 const NEW_FILE: &str = "cameo.redb.new";
 const LOCK: &str = "cameo.lock";
-/// Personal data: for the service's own user alone.
+/// The store holds personal data, so only the service's own user has access.
 const DIRECTORY_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 
-/// A store that is open, and what was read of it.
+/// A store that is open, and what was read from it.
 pub(super) struct Opened {
     pub database: Database,
-    /// Held as long as the store is open. `None` in tests, which need no file.
+    /// The lock on the data directory, held as long as the store is open. `None` in tests, which use no file.
     pub lock: Option<File>,
     pub path: PathBuf,
     pub facts: Facts,
@@ -46,20 +54,20 @@ pub(super) struct Opened {
 pub(super) struct Facts {
     pub origin: Origin,
     pub workspaces: HashMap<Workspace, WorkspaceId>,
-    /// By number, from 1.
+    /// The heads of the logs, by workspace number from 1.
     pub heads: Vec<Head>,
-    /// The store's uptime when the latest request was remembered.
+    /// The store's uptime when it last remembered a request id.
     pub uptime: Micros,
 }
 
 impl Facts {
-    /// The time of the latest event of all logs.
+    /// Returns the time of the latest event in any log.
     pub fn latest_event(&self) -> Option<Micros> {
         self.heads.iter().filter(|head| head.place > head.floor).map(|head| head.time).max()
     }
 }
 
-/// Opens the store of a directory, and makes both if they are not there.
+/// Opens the store in `config.data_dir`. Creates the directory and the store if they do not exist.
 pub(super) fn open(config: &StoreConfig) -> Result<Opened, OpenError> {
     if machine_time().is_none() {
         return Err(OpenError::Clock);
@@ -74,7 +82,8 @@ pub(super) fn open(config: &StoreConfig) -> Result<Opened, OpenError> {
     }
     let file = open_file(&path, false).map_err(of_directory)?;
     if let Err(error) = file.set_permissions(fs::Permissions::from_mode(FILE_MODE)) {
-        tracing::warn!(%error, "the store's file may be readable by other users"); // It may belong to one.
+        // This fails if the file belongs to another user.
+        tracing::warn!(%error, "the store's file may be readable by other users");
     }
     if file.metadata().map_err(of_directory)?.len() == 0 {
         return Err(OpenError::Damaged { path, what: "it is empty".into() });
@@ -91,14 +100,14 @@ pub(super) fn open(config: &StoreConfig) -> Result<Opened, OpenError> {
     Ok(Opened { database, lock: Some(lock), path, facts })
 }
 
-/// What redb panics at is damage.
+/// Runs `open`. A panic of redb means that the file is damaged.
 fn unpanicked<T>(path: &Path, open: impl FnOnce() -> Result<T, OpenError>) -> Result<T, OpenError> {
     catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|_| {
         Err(OpenError::Damaged { path: path.to_owned(), what: "a page that it cannot be opened without".into() })
     })
 }
 
-/// One process at a time.
+/// Locks the directory, so that only one process uses it.
 fn lock(directory: &Path) -> Result<File, OpenError> {
     let path = directory.join(LOCK);
     let of_lock = |source| OpenError::Directory { path: path.clone(), source };
@@ -114,13 +123,13 @@ fn open_file(path: &Path, create: bool) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(create).truncate(false).mode(FILE_MODE).open(path)
 }
 
-/// Makes a new store beside its place, and moves it there when it is whole.
+/// Creates a new store beside its place, and renames it when it is complete.
 fn create(directory: &Path, cache_bytes: usize) -> Result<(), OpenError> {
     let path = directory.join(NEW_FILE);
     let of_directory = |source| OpenError::Directory { path: path.clone(), source };
     match fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(of_directory(error)),
-        _ => {} // One that was never finished.
+        _ => {} // A store that an earlier start did not finish.
     }
     let file = open_file(&path, true).map_err(of_directory)?;
     let file = Backend::file(file, Arc::default()).map_err(|error| of_database(&path, error))?;
@@ -136,7 +145,7 @@ fn database(file: impl StorageBackend, cache_bytes: usize) -> Result<Database, D
     Database::builder().set_cache_size(cache_bytes).create_with_backend(file)
 }
 
-/// Makes the tables of a new file.
+/// Creates the tables of a new file.
 pub(super) fn initialize(database: &Database, origin: Origin) -> Result<(), StoreError> {
     let mut transaction = database.begin_write()?;
     transaction.set_two_phase_commit(true);
@@ -151,7 +160,7 @@ pub(super) fn initialize(database: &Database, origin: Origin) -> Result<(), Stor
     Ok(())
 }
 
-/// Reads and verifies what every call depends on. A file of an older layout is brought to this one first.
+/// Reads and verifies what every call depends on. A file in an older layout is upgraded first.
 pub(super) fn load(database: &Database, path: &Path) -> Result<Facts, OpenError> {
     let of_store = |error| OpenError::of(path, error);
     migrate::bring_up(database, path)?;
@@ -160,9 +169,9 @@ pub(super) fn load(database: &Database, path: &Path) -> Result<Facts, OpenError>
     let workspaces = transaction.open_table(WORKSPACES).map_err(|error| of_table(path, error))?;
     let heads = transaction.open_table(HEADS).map_err(|error| of_table(path, error))?;
     let (workspaces, heads) = logs::read(&workspaces, &heads).map_err(of_store)?;
-    // Where it cannot be read it begins anew, and what is remembered is remembered for longer.
+    // If the uptime cannot be read it starts at zero, and known request ids are remembered for longer.
     let uptime = tables::guarded(Kind::RequestAge, || read_uptime(&transaction)).unwrap_or_default();
-    // All of them are there: to open one for writing would make it, empty.
+    // A missing table must be found here: opening it for writing would create it, empty.
     tables::open_all(&transaction).map_err(|error| of_store(error.into()))?;
     record_formats(database).map_err(of_store)?;
     Ok(Facts { origin, workspaces, heads, uptime })
@@ -185,7 +194,8 @@ fn read_meta(transaction: &ReadTransaction, path: &Path) -> Result<Origin, OpenE
     })
 }
 
-/// Tells older versions, which would take rows of this one for damaged, to keep off.
+/// Records the formats that this version writes, so that older versions refuse the file. They would take its rows for
+/// damaged.
 fn record_formats(database: &Database) -> Result<(), StoreError> {
     let formats = FormatsRow::encode();
     let known =
@@ -201,7 +211,8 @@ fn record_formats(database: &Database) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// The store's uptime by the latest request that was remembered; no other row depends on it.
+/// Returns the store's uptime when it last remembered a request id. Damaged rows are skipped: no other row depends on
+/// the uptime.
 fn read_uptime(transaction: &ReadTransaction) -> Result<Micros, StoreError> {
     for row in transaction.open_table(REQUEST_AGES)?.iter()?.rev() {
         let (key, row) = row?;
@@ -220,7 +231,7 @@ fn of_table(path: &Path, error: TableError) -> OpenError {
     OpenError::of(path, error.into())
 }
 
-/// Makes a directory and those above it, each with an entry that survives a loss of power.
+/// Creates a directory and its missing parents. Each directory entry is synced, so that it survives a power loss.
 fn create_directory(directory: &Path) -> io::Result<()> {
     if directory.as_os_str().is_empty() || directory.is_dir() {
         return Ok(());
