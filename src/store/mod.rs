@@ -381,7 +381,7 @@ impl Store {
 
     /// Why the writer no longer responds.
     fn gone(&self) -> StoreError {
-        // If nobody closed the store, the writer has failed, even if it has not yet cancelled `failed`.
+        // If `close` was not called, the writer has failed, even if it has not yet cancelled `failed`.
         let in_order = self.closing.load(Ordering::SeqCst) && !self.shared.failed.is_cancelled();
         if in_order { StoreError::Closed } else { StoreError::Failed }
     }

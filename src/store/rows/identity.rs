@@ -17,8 +17,8 @@ use crate::model::{IdentityKey, Mpid};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(in crate::store) struct IdentityHash(pub [u8; 16]);
 
-/// The secret key of a store's hashes. Without it, nobody can guess values and compare hashes, or construct two values
-/// with the same hash.
+/// The secret key of a store's hashes. Without it, an attacker cannot guess values and compare hashes, or construct two
+/// values with the same hash.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::store) struct Secret(pub [u8; 16]);
 

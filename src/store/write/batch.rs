@@ -66,7 +66,7 @@ struct Filling {
 enum Stop {
     /// A page is damaged, and nothing has been committed.
     Damaged,
-    /// The store cannot go on.
+    /// The store cannot continue.
     Failed(StoreError),
 }
 
