@@ -1,4 +1,4 @@
-//! Files as earlier versions made them, byte for byte: for the tests that bring them up.
+//! Files as earlier versions wrote them, byte for byte, for the tests of their upgrade.
 
 use redb::{TableDefinition, WriteTransaction};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
@@ -11,13 +11,16 @@ const EVENTS: TableDefinition<(u32, u64), &[u8]> = TableDefinition::new("events_
 const REQUESTS: TableDefinition<(u32, &str), &[u8]> = TableDefinition::new("requests_v1");
 const REQUEST_AGES: TableDefinition<(i64, u32, &str), ()> = TableDefinition::new("request_ages_v1");
 
-/// The one workspace.
+/// The only workspace.
 pub const NAME: &str = "a/b/c";
-const ID: u32 = 1;
+pub const ID: u32 = 1;
 pub const LOG: u64 = 0x0a0b_0c0d_0e0f_1011;
 const NEVER: i64 = i64::MAX;
+/// Kinds of events.
+pub const CREATED: u8 = 1;
+pub const DELETED: u8 = 3;
 
-/// The tables of a new file.
+/// Creates the tables of a new file.
 pub fn begin(transaction: &WriteTransaction, layout: u64) {
     let mut meta = transaction.open_table(META).unwrap();
     meta.insert("format", layout).unwrap();
@@ -30,20 +33,20 @@ pub fn begin(transaction: &WriteTransaction, layout: u64) {
     transaction.open_table(REQUEST_AGES).unwrap();
 }
 
-/// An encoded profile; empty for one that was deleted.
+/// `profile` is encoded, and empty for a deleted profile.
 pub fn put_profile(transaction: &WriteTransaction, mpid: i64, last_event: u64, profile: &[u8]) {
     let body = [&NEVER.to_le_bytes()[..], &last_event.to_le_bytes(), profile].concat();
     let row = row(&body, seed(mpid.cast_unsigned()));
     transaction.open_table(PROFILES).unwrap().insert((ID, mpid), &*row).unwrap();
 }
 
-/// `text` is its type, encoding and value, each followed by a zero but for the last.
+/// `text` is the identity's type, encoding and value, separated by zero bytes.
 pub fn put_identity(transaction: &WriteTransaction, text: &str, owner: i64) {
     let checksum = xxh3_64_with_seed(text.as_bytes(), seed(owner.cast_unsigned()));
     transaction.open_table(IDENTITIES).unwrap().insert((ID, text.as_bytes()), (owner, checksum)).unwrap();
 }
 
-/// `kind` is 1 for created, 2 for updated, 3 for deleted.
+/// `kind` is [`CREATED`] or [`DELETED`].
 pub fn put_event(
     transaction: &WriteTransaction,
     sequence: u64,

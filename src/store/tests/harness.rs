@@ -1,4 +1,6 @@
-//! A store on a disk in memory, and short names for what tests write and read.
+//! A store on a disk in memory, the people whose profiles the tests change, and short names for writes and reads.
+//!
+//! Times and uptimes are in microseconds.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -21,8 +23,13 @@ use crate::store::tables::META;
 use crate::store::{Committed, OpenError, PageSize, Store, StoreError, Written};
 
 pub const SECOND: i64 = 1_000_000;
-pub const DAY: i64 = 24 * 60 * 60 * SECOND;
-/// Of every store of the tests, so that equal commands make equal rows.
+pub const HOUR: i64 = 60 * 60 * SECOND;
+pub const DAY: i64 = 24 * HOUR;
+/// The mpids of people.
+pub const ADA: i64 = 1;
+pub const GRACE: i64 = 2;
+pub const ALAN: i64 = 3;
+/// The log id and the secret of every store in the tests, so that equal commands make equal rows.
 pub const ORIGIN: Origin = Origin { log: LogId(0x0123_4567_89ab_cdef), secret: Secret([7; 16]) };
 pub const EVERYTHING: PageSize = PageSize { items: usize::MAX, bytes: usize::MAX };
 
@@ -41,12 +48,12 @@ pub fn try_store_on(
     start(database(disk), &config(), on_commit)
 }
 
-/// The directory is only asked how full its disk is.
+/// The directory serves only to find out how full its disk is.
 pub fn config() -> StoreConfig {
     StoreConfig { data_dir: ".".into(), scrub_rate: 0, ..StoreConfig::default() }
 }
 
-/// On a database that may be new.
+/// Starts a store on a database that may be new.
 pub fn start(
     database: Database,
     config: &StoreConfig,
@@ -79,7 +86,7 @@ pub fn workspace() -> Workspace {
     Workspace::parse("a/b/c").unwrap()
 }
 
-/// At a time that is the store's uptime as well.
+/// A command at a time that is also the store's uptime.
 pub fn command(time: i64, change: impl Into<Change>) -> Command {
     let stamp = Stamp { time: Micros::new(time), uptime: Micros::new(time), event_id: Uuid::now_v7() };
     Command {
@@ -146,12 +153,12 @@ pub fn join(mpid: i64, audience_id: i64, until_second: i64) -> Update {
     update(mpid, ProfilePatch { join_audiences: vec![membership], ..ProfilePatch::default() })
 }
 
-/// Changes nothing.
+/// A patch that changes nothing: it leaves an audience that no profile is in.
 pub fn leave_nothing(mpid: i64) -> Update {
     update(mpid, ProfilePatch { leave_audiences: vec![99], ..ProfilePatch::default() })
 }
 
-/// Near the limit of a profile; the profile is created if it is not there.
+/// A patch that makes a profile nearly as large as the limit. The profile is created if it does not exist.
 pub fn set_large_attributes(mpid: i64) -> Update {
     let value = Value { kind: Some(ValueKind::StringValue("x".repeat(60_000))) };
     let fields = ["a", "b", "c", "d"].map(|key| (key.to_owned(), value.clone())).into();
@@ -167,7 +174,7 @@ pub fn with_id(command: Command, id: &str) -> Command {
     Command { request: Some(RequestId { id: id.into(), fingerprint: 1 }), ..command }
 }
 
-/// The number of a command's own event, or of the latest where it changed nothing.
+/// The sequence of a command's own event, or of the latest event if the command changed nothing.
 pub fn number(written: &Written) -> u64 {
     written.place.unwrap().get()
 }
@@ -215,12 +222,12 @@ pub fn disk_of(bytes: &[u8]) -> Disk {
     disk
 }
 
-/// The store on a disk; `None` if it is refused, also by a panic of redb.
+/// The store on a disk. `None` if it cannot be opened, or redb panics.
 pub fn store_if_sound(disk: &Disk) -> Option<Store> {
     catch_unwind(AssertUnwindSafe(|| try_store_on(disk, |_, _| {}))).ok()?.ok()
 }
 
-/// Changes the file behind the store's back.
+/// Changes the file of a closed store.
 pub fn tamper(disk: &Disk, change: impl FnOnce(&redb::WriteTransaction)) {
     let database = database(disk);
     let transaction = database.begin_write().unwrap();

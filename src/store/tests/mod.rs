@@ -1,10 +1,13 @@
-//! What only the store can be asked: a disk that forgets, rows that are damaged, a day that has passed.
+//! Tests that need the store itself: a disk that loses power, damaged rows, a day that passes in no time.
 //!
-//! - `harness`: a store on a `disk` in memory. `former`: files as earlier versions made them.
-//! - `damage`: rows and pages that have rotted, and disks that fail. `crash`: power that goes at any
-//!   moment of a busy run, which `script` writes and `watch` records, and `holdings` is what it must leave.
-//! - `rot`: damage of what redb itself keeps.
-//! - `clocks`, `bounds`, `determinism`, `migration`, `opening`: what their names say.
+//! - `harness`: a store on a `disk` in memory. `former`: files as earlier versions wrote them.
+//! - This file: durability, the memory of request ids, event times, and the bounds of the queue and of a batch.
+//! - `crash`: a power loss at any moment of a busy run. `script` draws its commands, `watch` records it, and `holdings`
+//!   is what the store must still hold.
+//! - `damage`: damaged rows and pages, and disks that fail. `rot`: damage in redb's own pages.
+//! - `bounds`, `clocks`, `determinism`, `migration`, `opening`: as their names say.
+//!
+//! Deliberately absent: what can be tested through the API. Those tests are in `tests/it`.
 
 mod bounds;
 mod clocks;
@@ -33,17 +36,18 @@ use crate::proto::v1::WriteOutcome;
 use disk::Disk;
 use harness::*;
 
-/// The bound that the writer sets itself.
+/// The most bytes that a batch holds.
 const BATCH_BYTES: usize = 8 << 20;
 
-/// To the byte; over gRPC the times, which take more or fewer bytes, are the server's.
+/// The limit is exact to the byte. Over gRPC this cannot be tested: the server sets the times, whose encoded length
+/// varies.
 #[tokio::test]
 async fn a_profile_may_be_as_large_as_the_limit_and_no_larger() {
-    let written = store().write(command(1, create(1))).await.unwrap();
+    let written = store().write(command(1, create(ADA))).await.unwrap();
     let bytes = written.profile.unwrap().len();
     let limited = |profile_bytes| {
         let limits = Limits { profile_bytes, ..Limits::default() };
-        Command { limits, ..command(1, create(1)) }
+        Command { limits, ..command(1, create(ADA)) }
     };
 
     assert!(store().write(limited(bytes)).await.is_ok(), "at the limit");
@@ -53,7 +57,7 @@ async fn a_profile_may_be_as_large_as_the_limit_and_no_larger() {
     assert_eq!((limit, found), (bytes - 1, bytes), "one past it");
 }
 
-/// A caller that was answered, and a subscriber that was told, find the change after a loss of power in the next moment.
+/// Once a caller has its result, or a subscriber its event, the change survives a power loss in the next moment.
 #[tokio::test]
 async fn durable_before_visible() {
     let disk = Disk::default();
@@ -67,11 +71,11 @@ async fn durable_before_visible() {
         *told.lock().unwrap() += events.len();
     };
     let store = store_on(&disk, check);
-    store.write(command(1, create(1))).await.unwrap();
+    store.write(command(1, create(ADA))).await.unwrap();
     for written in 1..30 {
-        let answer = store.write(command(1, increment(1))).await.unwrap().profile;
+        let answer = store.write(command(1, increment(ADA))).await.unwrap().profile;
         let survivor = store_on(&disk.after_power_loss(), |_, _| {});
-        let profile = stored(&survivor, 1).unwrap().unwrap();
+        let profile = stored(&survivor, ADA).unwrap().unwrap();
         assert_eq!(Bytes::from(profile.encode_to_vec()), answer.unwrap(), "write {written}");
     }
     store.close().await;
@@ -82,24 +86,24 @@ async fn durable_before_visible() {
 async fn a_request_id_is_remembered_for_a_day_and_then_forgotten() {
     let disk = Disk::default();
     let store = store_on(&disk, |_, _| {});
-    store.write(command(0, create(1))).await.unwrap();
-    let first = store.write(with_id(command(10, increment(1)), "r")).await.unwrap();
-    store.write(command(11, increment(1))).await.unwrap();
+    store.write(command(0, create(ADA))).await.unwrap();
+    let first = store.write(with_id(command(10, increment(ADA)), "r")).await.unwrap();
+    store.write(command(11, increment(ADA))).await.unwrap();
     store.close().await;
 
     let store = store_on(&disk, |_, _| {});
-    let repeat = store.write(with_id(command(9 + DAY, increment(1)), "r")).await.unwrap();
+    let repeat = store.write(with_id(command(9 + DAY, increment(ADA)), "r")).await.unwrap();
     assert_eq!((repeat.place, repeat.outcome), (first.place, first.outcome));
-    assert_eq!(repeat.profile, first.profile, "as it was answered, though it has changed since");
-    let anew = store.write(with_id(command(10 + DAY, increment(1)), "r")).await.unwrap();
+    assert_eq!(repeat.profile, first.profile, "the first result, though the profile has changed since");
+    let anew = store.write(with_id(command(10 + DAY, increment(ADA)), "r")).await.unwrap();
     assert_eq!(number(&anew), 4);
 
-    // Old ones do not pile up.
+    // Expired ids do not pile up.
     for n in 0..50 {
-        store.write(with_id(command(2 * DAY, increment(1)), &format!("old {n}"))).await.unwrap();
+        store.write(with_id(command(2 * DAY, increment(ADA)), &format!("old {n}"))).await.unwrap();
     }
     for n in 0..50 {
-        store.write(with_id(command(4 * DAY, increment(1)), &format!("new {n}"))).await.unwrap();
+        store.write(with_id(command(4 * DAY, increment(ADA)), &format!("new {n}"))).await.unwrap();
     }
     store.close().await;
     tamper(&disk, |transaction| {
@@ -112,37 +116,37 @@ async fn a_request_id_is_remembered_for_a_day_and_then_forgotten() {
 #[tokio::test]
 async fn a_clock_that_goes_back_does_not_turn_the_log_back() {
     let store = store();
-    store.write(command(500, create(1))).await.unwrap();
-    store.write(command(400, increment(1))).await.unwrap();
-    let profile = stored(&store, 1).unwrap().unwrap();
+    store.write(command(500, create(ADA))).await.unwrap();
+    store.write(command(400, increment(ADA))).await.unwrap();
+    let profile = stored(&store, ADA).unwrap().unwrap();
     assert_eq!(profile.update_time, profile.create_time);
 }
 
-/// The writer that comes after the restart has not seen the time of the latest event, but the log has it.
+/// The writer after the restart has written no event yet, but the head of the log has the time of the latest.
 #[tokio::test]
 async fn a_clock_that_goes_back_over_a_restart_does_not_turn_the_log_back() {
     let disk = Disk::default();
     let store = store_on(&disk, |_, _| {});
-    store.write(command(500, create(1))).await.unwrap();
+    store.write(command(500, create(ADA))).await.unwrap();
     store.close().await;
 
     let store = store_on(&disk, |_, _| {});
-    store.write(command(400, increment(1))).await.unwrap();
-    store.write(command(450, create(2))).await.unwrap();
+    store.write(command(400, increment(ADA))).await.unwrap();
+    store.write(command(450, create(GRACE))).await.unwrap();
 
     let at_500 = Some(Micros::new(500).to_timestamp());
     let times: Vec<_> = events(&store).into_iter().map(|event| event.time).collect();
     assert_eq!(times, [at_500, at_500, at_500]);
-    assert_eq!(stored(&store, 1).unwrap().unwrap().update_time, at_500);
-    assert_eq!(stored(&store, 2).unwrap().unwrap().create_time, at_500);
+    assert_eq!(stored(&store, ADA).unwrap().unwrap().update_time, at_500);
+    assert_eq!(stored(&store, GRACE).unwrap().unwrap().create_time, at_500);
 }
 
 #[tokio::test]
-async fn a_log_goes_on_where_it_was_after_a_restart_in_order_and_after_a_crash() {
+async fn a_log_continues_where_it_was_after_an_orderly_restart_and_after_a_crash() {
     let disk = Disk::default();
     let store = store_on(&disk, |_, _| {});
-    store.write(command(100, create(1))).await.unwrap();
-    store.write(command(200, increment(1))).await.unwrap();
+    store.write(command(100, create(ADA))).await.unwrap();
+    store.write(command(200, increment(ADA))).await.unwrap();
     let crashed = disk.after_power_loss();
     store.close().await;
 
@@ -151,13 +155,14 @@ async fn a_log_goes_on_where_it_was_after_a_restart_in_order_and_after_a_crash()
         let id = store.workspace_id(&workspace()).unwrap();
         let bounds = store.snapshot().unwrap().log_bounds(id).unwrap();
         assert_eq!(bounds, LogBounds { floor: Place::START, head: Place::after(2) });
-        assert_eq!(number(&store.write(command(300, increment(1))).await.unwrap()), 3);
+        assert_eq!(number(&store.write(command(300, increment(ADA))).await.unwrap()), 3);
     }
 }
 
-/// The bound is on what a batch writes, and on what it answers where nothing changes: the rest is for the next.
+/// The bound is on the events that a batch writes, and on its results if nothing changes. The next batch takes the
+/// rest.
 #[tokio::test]
-async fn calls_and_imports_past_the_bytes_of_a_batch_are_all_answered() {
+async fn calls_and_imports_past_the_bytes_of_a_batch_all_get_their_results() {
     let batches = Arc::new(Mutex::new(Vec::new()));
     let told = Arc::clone(&batches);
     let store = store_on(&Disk::default(), move |_, events| {
@@ -178,17 +183,17 @@ async fn calls_and_imports_past_the_bytes_of_a_batch_are_all_answered() {
 
     let batches = batches.lock().unwrap();
     assert!(batches.iter().all(|events| *events < BATCH_BYTES), "{batches:?}");
-    assert!(batches.iter().sum::<usize>() > 2 * BATCH_BYTES, "so that there was more than one: {batches:?}");
+    assert!(batches.iter().sum::<usize>() > 2 * BATCH_BYTES, "there was more than one batch: {batches:?}");
 }
 
 #[tokio::test]
-async fn a_request_id_is_remembered_even_where_there_is_no_workspace_yet() {
+async fn a_request_id_is_remembered_even_if_the_workspace_does_not_exist_yet() {
     let store = store();
-    let delete = || with_id(command(1, Delete { allow_missing: true, ..delete(1) }), "r");
+    let delete = || with_id(command(1, Delete { allow_missing: true, ..delete(ADA) }), "r");
     assert_eq!(store.write(delete()).await.unwrap().outcome, WriteOutcome::Unchanged);
-    assert_eq!(number(&store.write(command(1, create(1))).await.unwrap()), 1);
+    assert_eq!(number(&store.write(command(1, create(ADA))).await.unwrap()), 1);
     assert_eq!(store.write(delete()).await.unwrap().outcome, WriteOutcome::Unchanged);
-    assert!(stored(&store, 1).unwrap().is_some());
+    assert!(stored(&store, ADA).unwrap().is_some());
 }
 
 #[tokio::test]
@@ -196,7 +201,7 @@ async fn the_queue_is_bounded_in_bytes_and_in_commands() {
     for (queue_bytes, queue_commands) in [(10_000, 1_000), (1 << 20, 2)] {
         let config = StoreConfig { queue_commands, queue_bytes, ..config() };
         let store = start(database(&Disk::default()), &config, |_, _| {}).unwrap();
-        // Polled once each, in this one thread: the writer may take some, but not all of so many.
+        // This thread polls each call once before the next, so the writer can take some, but not all of so many.
         let large = |mpid| store.write(command(1, create(mpid)));
         let answers = futures_util::future::join_all((1..=200).map(large)).await;
         let refused = answers.iter().filter(|answer| matches!(answer, Err(StoreError::Overloaded))).count();

@@ -1,4 +1,4 @@
-//! What is verified when a store is opened, and what the files are that it makes.
+//! What is verified when a store is opened, and the files that it creates.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -16,7 +16,7 @@ use crate::store::{OpenError, Store};
 
 type Damage = fn(&WriteTransaction);
 
-/// One bit there made one tenant read and write another's data.
+/// A single damaged bit in these rows once made one tenant read and write the data of another.
 #[tokio::test]
 async fn what_every_call_depends_on_is_verified_at_open() {
     let disk = disk_with(1, 0).await;
@@ -47,7 +47,8 @@ async fn what_every_call_depends_on_is_verified_at_open() {
     }
     let copy = disk.after_power_loss();
     tamper(&copy, |transaction| assert!(transaction.delete_table(PROFILES).unwrap()));
-    assert!(matches!(try_store_on(&copy, |_, _| {}), Err(OpenError::Damaged { .. })), "not made anew, and empty");
+    let refused = try_store_on(&copy, |_, _| {});
+    assert!(matches!(refused, Err(OpenError::Damaged { .. })), "a missing table is not created again, empty");
 }
 
 fn in_directory(directory: &TempDir) -> StoreConfig {
@@ -60,7 +61,7 @@ async fn an_empty_or_a_foreign_file_is_refused_by_name_and_left_alone() {
     let config = in_directory(&directory);
     let file = config.data_dir.join("cameo.redb");
     let store = Store::open(&config, |_, _| {}).unwrap();
-    store.write(command(1, create(1))).await.unwrap();
+    store.write(command(1, create(ADA))).await.unwrap();
     store.close().await;
     drop(store);
     for bytes in [&b""[..], b"not a store", &[0; 8_192], &[0xff; 10_000]] {
@@ -72,9 +73,9 @@ async fn an_empty_or_a_foreign_file_is_refused_by_name_and_left_alone() {
     }
 }
 
-/// A start that was broken off leaves a file beside the store's place; it is made anew.
+/// An interrupted start leaves an unfinished file beside the store's place. The next start replaces it.
 #[tokio::test]
-async fn a_store_is_made_whole_or_not_at_all_and_for_one_user_and_process() {
+async fn a_store_is_created_whole_or_not_at_all_and_for_one_user_and_process() {
     let directory = TempDir::new().unwrap();
     let config = in_directory(&directory);
     std::fs::create_dir(&config.data_dir).unwrap();
@@ -90,6 +91,6 @@ async fn a_store_is_made_whole_or_not_at_all_and_for_one_user_and_process() {
     std::fs::remove_file(config.data_dir.join("cameo.redb")).unwrap();
     std::fs::write(config.data_dir.join("cameo.redb.new"), "half").unwrap();
     let store = Store::open(&config, |_, _| {}).unwrap();
-    assert_eq!(store.write(command(1, create(1))).await.unwrap().outcome, WriteOutcome::Created);
+    assert_eq!(store.write(command(1, create(ADA))).await.unwrap().outcome, WriteOutcome::Created);
     assert!(!config.data_dir.join("cameo.redb.new").exists());
 }
