@@ -1,17 +1,17 @@
 //! Crashes at every moment of a busy run.
 //!
-//! The run is recorded once: every call to the disk, and between which calls the store told subscribers of events and
-//! answered its callers. Then it is cut at one call after another, and the store is opened on the disks that a crash at
-//! that moment may leave.
+//! The run is recorded once: every call to the disk, and between which of these calls the store published events and
+//! replied to callers. Then the run is cut at one call after another, and the store is opened on the disks that a crash
+//! at that moment may leave. Each time, the following holds:
 //!
-//! - The store opens, and without a walk over the whole file.
+//! - The store opens without a walk over the whole file.
 //! - It holds the run up to the end of some batch: whole batches, and no part of the next.
-//! - No batch is missing of which a subscriber was told or a caller had an answer.
-//! - A request that is sent again is answered as it was at first, and applied only if it was lost.
+//! - No batch is missing that a subscriber or a caller has learned of.
+//! - A repeated request gets its first result, and is applied again only if it was lost.
 //! - All of this still holds after a second crash while the store was being opened.
 //!
-//! Deliberately absent: a crash while redb makes the file, which redb then refuses. A store makes its file beside its
-//! place, and moves it there when it is whole.
+//! Deliberately absent: a crash while redb creates the file. redb then refuses the file, but a store creates its file
+//! beside its place and renames it when it is complete.
 
 use std::collections::BTreeSet;
 use std::panic::resume_unwind;
@@ -34,26 +34,26 @@ use crate::store::backend::Backend;
 use crate::store::pages;
 use crate::store::{Store, StoreError, Written};
 
-/// Decides the commands, and what each crash leaves.
+/// The seed of the commands, and of what each crash leaves.
 const SEED: u64 = 7;
-/// Of commands that are queued at once: each round is a batch, or a few.
+/// Rounds of commands. The commands of a round are queued at once, and make one batch or a few.
 const ROUNDS: usize = 200;
-/// Of the cuts between two writes, one in so many is made. Those at a sync are all made.
+/// One in this many cuts between two writes is tested. All cuts at a sync are tested.
 const WRITES_PER_CUT: usize = 16;
-/// Of the stores that are opened, one in so many crashes again meanwhile.
+/// One in this many stores crashes again while it is being opened.
 const CUTS_PER_REPAIR: usize = 8;
-/// Requests that are sent again to each store that was opened.
+/// Requests that are repeated on each store that was opened.
 const RETRIES: usize = 4;
 
 #[test]
-fn a_crash_at_any_moment_keeps_what_was_answered_and_no_half_of_anything() {
+fn a_crash_at_any_moment_keeps_every_reported_write_and_no_part_of_a_batch() {
     let recording = Recording::of_a_busy_run();
     recording.check_answers();
     let images = recording.sweep(WRITES_PER_CUT);
     assert!(images > 1_000, "only {images}");
 }
 
-/// The same, cut at every call.
+/// The same test, cut at every call.
 #[test]
 #[ignore = "takes a minute; the test above cuts at a sample of the calls"]
 fn a_crash_at_every_moment() {
@@ -61,9 +61,9 @@ fn a_crash_at_every_moment() {
     println!("{} disks were opened", recording.sweep(1));
 }
 
-/// Imports fill batches of their own, which are synced before their answers like any other.
+/// A batch of imports alone is synced before its callers get their results, like any other batch.
 #[test]
-fn a_batch_of_imports_alone_is_on_disk_when_it_is_answered() {
+fn a_batch_of_imports_alone_is_on_disk_when_its_callers_have_their_results() {
     let disk = Disk::default();
     let watch = Watch::new(&disk);
     let store = store_on(&disk, watch.listener());
@@ -79,19 +79,19 @@ fn a_batch_of_imports_alone_is_on_disk_when_it_is_answered() {
     }
 }
 
-/// A failing disk leaves what a crash leaves, and the caller is told that the outcome is unknown.
+/// A failing disk leaves what a crash leaves, and the caller learns that the outcome is unknown.
 #[test]
 fn a_disk_that_fails_at_any_call_of_a_commit_leaves_all_of_it_or_nothing() {
     let mut random = StdRng::seed_from_u64(SEED);
     for calls in 0.. {
         let disk = Disk::default();
         let store = store_on(&disk, |_, _| {});
-        write_together(&store, &[command(1, create(1))], &Watch::new(&disk));
+        write_together(&store, &[command(1, create(ADA))], &Watch::new(&disk));
         disk.refuse(Fault::ChangesFrom(disk.operations() + calls));
-        let answers = write_together(&store, &[command(2, increment(1))], &Watch::new(&disk));
+        let answers = write_together(&store, &[command(2, increment(ADA))], &Watch::new(&disk));
         let answer = &answers[0].0;
         if answer.is_ok() {
-            assert!(calls > 5, "a commit is more than that");
+            assert!(calls > 5, "a commit makes more calls than that");
             break;
         }
         assert!(matches!(answer, Err(StoreError::Failed)), "{answer:?}");
@@ -100,18 +100,18 @@ fn a_disk_that_fails_at_any_call_of_a_commit_leaves_all_of_it_or_nothing() {
             let survivor = reopen(&Disk::holding(replay.crash(crash, &mut random)));
             let events = events(&survivor);
             assert!([1, 2].contains(&events.len()), "call {calls}, {crash:?}");
-            assert_eq!(stored(&survivor, 1).unwrap(), events.last().unwrap().profile, "call {calls}, {crash:?}");
+            assert_eq!(stored(&survivor, ADA).unwrap(), events.last().unwrap().profile, "call {calls}, {crash:?}");
         }
     }
 }
 
-/// The end of the log that an answer told of; 0 if it was of no write.
+/// The end of the log that a caller learned of. 0 if its command was only validated.
 fn reached(answer: &Written) -> u64 {
     answer.place.unwrap_or_default().get()
 }
 
-/// Opens the store on what a crash has left. Fails where redb would have to walk over the whole file, which takes minutes
-/// if it is large.
+/// Opens the store on what a crash has left. Fails if redb would have to walk over the whole file, which takes minutes
+/// for a large one.
 fn reopen(disk: &Disk) -> Store {
     let mut builder = Database::builder();
     builder.set_repair_callback(redb::RepairSession::abort);
@@ -121,33 +121,33 @@ fn reopen(disk: &Disk) -> Store {
     start(database, &config(), |_, _| {}).unwrap()
 }
 
-/// What a run did to the disk, and what it promised meanwhile.
+/// What a run did to the disk, and what the store promised along the way.
 struct Recording {
     journal: Vec<Operation>,
     /// The first stands for the empty store.
     batches: Vec<Batch>,
     answered: Vec<Answered>,
-    /// Every profile that ever was, of all workspaces.
+    /// Every mpid that ever had a profile, in any workspace.
     mpids: BTreeSet<i64>,
 }
 
 /// The state at the end of a batch.
 struct Batch {
-    /// Calls to the disk before subscribers were told of its events.
+    /// Calls to the disk before the store published the batch's events.
     told_at: usize,
     holds: State,
 }
 
-/// A command that was not refused, and its answer.
+/// A command that was not refused, and its result.
 struct Answered {
     command: Command,
     answer: Written,
     when: Moment,
-    /// Whether it is the first with its request id.
+    /// Whether it is the first command with its request id.
     is_first: bool,
 }
 
-/// The first is the empty store.
+/// The states after each batch. The first is the empty store.
 fn batches_of(watch: &Watch, file_made_at: usize) -> Vec<Batch> {
     let mut holds = vec![Holdings::default(); WORKSPACES.len()];
     let mut batches = vec![Batch { told_at: file_made_at, holds: holds.clone() }];
@@ -163,7 +163,7 @@ fn batches_of(watch: &Watch, file_made_at: usize) -> Vec<Batch> {
 impl Recording {
     fn of_a_busy_run() -> Self {
         let disk = Disk::default();
-        drop(Database::builder().create_with_backend(disk.clone()).unwrap()); // See the module.
+        drop(Database::builder().create_with_backend(disk.clone()).unwrap()); // No crash here: see the module.
         let file_made_at = disk.operations();
         let watch = Watch::new(&disk);
         let store = store_on(&disk, watch.listener());
@@ -177,7 +177,7 @@ impl Recording {
                 answered.push(Answered { command, answer, when, is_first });
             }
         }
-        close(&store); // It can crash there too.
+        close(&store); // Recorded too: a crash may happen while the store closes.
         let batches = batches_of(&watch, file_made_at);
         assert!(batches.len() > ROUNDS / 2, "the run writes");
         let mpids = batches.iter().flat_map(|batch| &batch.holds).flat_map(|held| held.histories.keys().copied());
@@ -185,7 +185,7 @@ impl Recording {
         Self { journal: disk.journal(), batches, answered, mpids }
     }
 
-    /// Every caller was given the profile that the log has.
+    /// Checks that every caller got the profile that the log has.
     fn check_answers(&self) {
         let last = &self.batches.last().unwrap().holds;
         for Answered { command, answer, .. } in &self.answered {
@@ -197,7 +197,7 @@ impl Recording {
         }
     }
 
-    /// Returns the number of crashed disks that were opened.
+    /// Crashes at the chosen calls. Returns how many crashed disks were opened.
     fn sweep(&self, writes_per_cut: usize) -> usize {
         let cuts = &self.cuts(writes_per_cut);
         let workers = thread::available_parallelism().map_or(1, usize::from);
@@ -209,7 +209,7 @@ impl Recording {
         })
     }
 
-    /// The calls before which to crash: around each sync and each change of length, and some of those between.
+    /// The calls before which to crash: all around a sync or a change of the file's length, and a sample of the others.
     fn cuts(&self, writes_per_cut: usize) -> Vec<usize> {
         let is_write = |operation: Option<&Operation>| matches!(operation, Some(Operation::Write { .. }));
         let amid_writes = |cut: usize| is_write(self.journal.get(cut - 1)) && is_write(self.journal.get(cut));
@@ -243,9 +243,9 @@ impl Recording {
         images
     }
 
-    /// The last batch of which a subscriber or a caller knew.
+    /// The last batch that a subscriber or a caller knew of.
     fn promised_at(&self, cut: usize) -> usize {
-        self.batches.iter().rposition(|batch| batch.told_at <= cut).expect("the first was there before")
+        self.batches.iter().rposition(|batch| batch.told_at <= cut).expect("the empty store comes before any cut")
     }
 
     /// Opens the store on what a crash has left, and checks what it holds.
@@ -258,7 +258,7 @@ impl Recording {
             let head = holds[place(&command.workspace)].log.len() as u64;
             assert!(
                 reached(answer) <= head,
-                "an answer was lost: sequence {}, the log ends at {head}",
+                "a reported write was lost: sequence {}, the log ends at {head}",
                 reached(answer)
             );
         }
@@ -267,18 +267,18 @@ impl Recording {
         Repaired { store, disk, repair, batch }
     }
 
-    /// A message for a failed check: the states are too long to print.
+    /// The message of a failed check. The states themselves are too long to print.
     fn difference(&self, found: &State, promised: usize) -> String {
         let heads = |state: &State| state.iter().map(|held| held.log.len()).collect::<Vec<_>>();
         let like = self.batches.iter().position(|batch| heads(&batch.holds) == heads(found));
         let promised_heads = heads(&self.batches[promised].holds);
         format!(
-            "what is there is no batch from {promised} on: heads {:?}, promised {promised_heads:?}; by its heads it is batch {like:?}",
+            "no batch from {promised} on has this state: heads {:?} of batch {like:?}, promised {promised_heads:?}",
             heads(found),
         )
     }
 
-    /// Crashes while the store is being opened. If it was open by then, what it showed to readers must be there again.
+    /// Crashes while the store is being opened. If it was already open, the state that its readers saw must be kept.
     fn crash_in_repair(&self, image: Image, cut: usize, first: &Repaired, random: &mut StdRng) -> usize {
         let again = random.random_range(0..=first.repair.len());
         let mut replay = Replay::of(image);
@@ -292,7 +292,7 @@ impl Recording {
         crashes.len()
     }
 
-    /// Callers that do not know what became of their requests send them again.
+    /// Repeats requests, as callers do that do not know the outcome of their first attempt.
     fn check_retries(&self, repaired: &Repaired, random: &mut StdRng) {
         let first: Vec<_> = self.answered.iter().filter(|one| one.is_first).collect();
         let retried: Vec<_> = first.sample(random, RETRIES).copied().collect();
@@ -302,7 +302,7 @@ impl Recording {
         let heads = &self.batches[repaired.batch].holds;
         let mut answers = write_together(&repaired.store, &commands, &Watch::new(&repaired.disk));
 
-        assert_eq!(answers.pop().unwrap().0.unwrap().outcome, WriteOutcome::Created, "writes go on");
+        assert_eq!(answers.pop().unwrap().0.unwrap().outcome, WriteOutcome::Created, "the store accepts new writes");
         for (first, (answer, _)) in retried.into_iter().zip(answers) {
             let head = heads[place(&first.command.workspace)].log.len() as u64;
             if first.when.batches <= repaired.batch {
@@ -312,7 +312,7 @@ impl Recording {
             } else if let Ok(answer) = answer
                 && answer.outcome != WriteOutcome::Unchanged
             {
-                assert!(reached(&answer) > head, "it was lost, so it is applied now");
+                assert!(reached(&answer) > head, "a lost request is applied now");
             }
         }
     }
@@ -328,7 +328,7 @@ struct Repaired {
     batch: usize,
 }
 
-/// Names the crash when a test fails.
+/// Prints which crash was being tested when a check fails.
 struct Case(String);
 
 impl Drop for Case {
@@ -341,5 +341,5 @@ impl Drop for Case {
 
 fn crashes_of(replay: &Replay) -> &'static [Crash] {
     const ALL: [Crash; 4] = [Crash::LoseAll, Crash::KeepAll, Crash::Scatter, Crash::Tear];
-    if replay.is_synced() { &ALL[..1] } else { &ALL } // With nothing to lose, they are all the same.
+    if replay.is_synced() { &ALL[..1] } else { &ALL } // With nothing to lose, all crashes are alike.
 }

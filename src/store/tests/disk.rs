@@ -1,8 +1,9 @@
-//! A disk in memory that can lose power at any moment, and can be told to fail.
+//! A disk in memory that can lose power at any moment, and that a test can make fail.
 //!
-//! It keeps a journal of every call that changes it. A [`Replay`] plays the journal up to some call, and makes the disks
-//! that a crash at that moment may leave. What was synced is on all of them. What was not may be there, or not, or in
-//! part. As redb assumes of a real disk, a crash changes no byte that was not being written.
+//! - The disk keeps a journal of every call that changes it. A [`Replay`] plays the journal up to some call, and makes
+//!   the disks that a crash at that moment may leave.
+//! - Synced bytes are on all of these disks. Unsynced bytes may be there, or not, or in part.
+//! - A crash changes no byte that was not being written. redb assumes the same of a real disk.
 
 use std::io;
 use std::ops::Range;
@@ -13,11 +14,12 @@ use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use redb::StorageBackend;
 
+/// Bytes of a chunk: the unit in which images share memory.
 const CHUNK: usize = 4_096;
-/// What a disk writes at a time.
+/// Bytes that a disk writes as one.
 const SECTOR: usize = 512;
 
-/// The bytes of a file. Copies share the chunks in which they do not differ, so thousands of them are cheap.
+/// The bytes of a file. Copies share the chunks that are equal, so thousands of copies are cheap.
 #[derive(Debug, Clone, Default)]
 pub struct Image {
     /// `None` for a chunk of zeros.
@@ -36,13 +38,13 @@ pub enum Operation {
 /// What becomes of the calls since the last sync.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Crash {
-    /// All of them are lost.
+    /// All are lost.
     LoseAll,
-    /// None is lost: the process ends, but not the machine.
+    /// None is lost: the process ends, but the machine keeps running.
     KeepAll,
-    /// Some of them are lost, and the others happen in another order.
+    /// Some are lost, and the others take effect in another order.
     Scatter,
-    /// The same, and a part of one write is lost.
+    /// As `Scatter`, and a part of one write is lost.
     Tear,
 }
 
@@ -52,24 +54,24 @@ pub enum Fault {
     Reads,
     Writes,
     Syncs,
-    /// Each that changes it, once there have been so many.
+    /// Each call that changes the disk, after this many such calls.
     ChangesFrom(usize),
 }
 
-/// The disk. Its clones are handles to the same one.
+/// The disk. Clones are handles to the same disk.
 #[derive(Debug, Clone, Default)]
 pub struct Disk(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
     written: Image,
-    /// What a loss of power leaves for certain.
+    /// What is left after a power loss that keeps nothing unsynced.
     synced: Image,
     journal: Vec<Operation>,
     fault: Option<Fault>,
 }
 
-/// The disk at one moment of its past.
+/// A disk at one moment of its past.
 #[derive(Debug, Clone, Default)]
 pub struct Replay {
     synced: Image,
@@ -77,28 +79,28 @@ pub struct Replay {
 }
 
 impl Disk {
-    /// A disk that holds this, safely.
+    /// A disk that holds this image, synced.
     pub fn holding(image: Image) -> Self {
         let state = State { written: image.clone(), synced: image, ..State::default() };
         Self(Arc::new(Mutex::new(state)))
     }
 
-    /// The disk that a loss of power at this moment leaves, if nothing but what was synced has reached it.
+    /// The disk after a power loss at this moment, if only synced bytes have reached it.
     pub fn after_power_loss(&self) -> Self {
         Self::holding(self.state().synced.clone())
     }
 
-    /// Makes calls fail from now on; none, if it is told of no fault.
+    /// Makes calls fail from now on. `None` ends the fault.
     pub fn refuse(&self, fault: impl Into<Option<Fault>>) {
         self.state().fault = fault.into();
     }
 
-    /// How many calls have changed it so far.
+    /// How many calls have changed the disk so far.
     pub fn operations(&self) -> usize {
         self.state().journal.len()
     }
 
-    /// Every call that has changed it so far, in order.
+    /// Every call that has changed the disk so far, in order.
     pub fn journal(&self) -> Vec<Operation> {
         self.state().journal.clone()
     }
@@ -163,12 +165,12 @@ impl StorageBackend for Disk {
 }
 
 impl Replay {
-    /// Begins with a disk that holds this.
+    /// Begins with a disk that holds this image, synced.
     pub fn of(image: Image) -> Self {
         Self { synced: image, unsynced: Vec::new() }
     }
 
-    /// Of a disk that was empty, up to one of its calls.
+    /// Plays the first calls of a disk that was empty.
     pub fn up_to(disk: &Disk, operations: usize) -> Self {
         let mut replay = Self::default();
         disk.journal()[..operations].iter().for_each(|operation| replay.play(operation));
@@ -182,7 +184,7 @@ impl Replay {
         }
     }
 
-    /// Whether there is nothing that a crash could lose.
+    /// Whether a crash could lose nothing.
     pub fn is_synced(&self) -> bool {
         self.unsynced.is_empty()
     }
@@ -215,7 +217,7 @@ impl Replay {
     }
 }
 
-/// Few of them or many, in any order.
+/// A random share of the operations, in any order.
 fn some_of(operations: &[Operation], random: &mut StdRng) -> Vec<Operation> {
     let share = random.random_range(0.0..=1.0);
     let mut some: Vec<_> = operations.iter().filter(|_| random.random_bool(share)).cloned().collect();
@@ -232,7 +234,7 @@ impl Operation {
         }
     }
 
-    /// The beginning of a write, to the byte, or some of its sectors.
+    /// A part of a write: its first bytes, or some of its sectors.
     fn part(&self, random: &mut StdRng) -> Vec<Self> {
         let Self::Write { offset, data } = self else { return Vec::new() };
         let write = |part: Range<usize>| Self::Write { offset: offset + part.start, data: data[part].into() };
@@ -271,13 +273,14 @@ impl Image {
     fn set_len(&mut self, len: usize) {
         self.chunks.resize(len.div_ceil(CHUNK), None);
         if let Some(Some(last)) = self.chunks.last_mut().filter(|_| len < self.len && !len.is_multiple_of(CHUNK)) {
-            Arc::make_mut(last)[len % CHUNK..].fill(0); // What is cut off does not come back.
+            Arc::make_mut(last)[len % CHUNK..].fill(0); // So that bytes that are cut off do not come back.
         }
         self.len = len;
     }
 }
 
-/// The chunks under `len` bytes at `offset`: each with its bytes in the chunk, and in what is read or written.
+/// The chunks that `len` bytes at `offset` lie in. Each comes with its range in the chunk, and its range in the bytes
+/// that are read or written.
 fn pieces(offset: usize, len: usize) -> impl Iterator<Item = (usize, Range<usize>, Range<usize>)> {
     let end = offset + len;
     let chunks = offset / CHUNK..end.div_ceil(CHUNK);
@@ -296,9 +299,9 @@ mod tests {
 
     use super::*;
 
-    /// Of a write of nines over a synced page of ones, a crash leaves ones and nines, and nothing that neither wrote.
+    /// A page of ones is synced, then overwritten with nines. A crash leaves only ones and nines.
     #[test]
-    fn a_crash_keeps_what_was_synced_and_loses_what_was_not_in_part_or_in_whole() {
+    fn a_crash_keeps_synced_bytes_and_may_lose_any_part_of_the_others() {
         let disk = Disk::default();
         disk.write(100, &[1; CHUNK]).unwrap();
         disk.sync_data().unwrap();
@@ -322,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_off_a_file_does_not_come_back() {
+    fn bytes_that_are_cut_off_a_file_do_not_come_back() {
         let disk = Disk::default();
         disk.write(0, &[1; 2 * CHUNK]).unwrap();
         disk.set_len(10).unwrap();

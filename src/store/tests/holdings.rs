@@ -1,4 +1,4 @@
-//! What a store holds: as its log says, and as its tables say. The two must be the same.
+//! What a store holds, according to its log and according to its tables. Both must be equal.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,7 +29,7 @@ pub struct Holdings {
 }
 
 impl Holdings {
-    /// Reads everything from a store, which may know no other profiles than these.
+    /// Reads everything from a store, which must not have profiles other than these.
     pub fn read_from(store: &Store, workspace: &str, mpids: &BTreeSet<i64>) -> Self {
         let Some(id) = store.workspace_id(&Workspace::parse(workspace).unwrap()) else { return Self::default() };
         let snapshot = store.snapshot().unwrap();
@@ -62,7 +62,7 @@ impl Holdings {
             Ok(1)
         };
         assert_eq!(snapshot.profiles(id, PageStart::default(), Micros::new(0), EVERYTHING, count).unwrap(), None);
-        assert_eq!(listed, holds.profiles.len(), "there are no profiles without an event");
+        assert_eq!(listed, holds.profiles.len(), "every profile has an event");
         for key in identities().iter().map(IdentityKey::of) {
             let owner = snapshot.owner(id, &key).unwrap();
             holds.owners.extend(owner.map(|owner| (key, owner.get())));
@@ -70,7 +70,7 @@ impl Holdings {
         holds
     }
 
-    /// Adds an event, and what follows from it: its profile is as the event has it, and owns its identities.
+    /// Adds an event and its consequences: the profile is as the event has it, and owns its identities.
     pub fn append(&mut self, event: &Bytes) {
         self.log.push(event.clone());
         let Event { sequence, mpid, profile, .. } = Event::decode(event.clone()).unwrap();

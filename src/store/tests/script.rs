@@ -1,4 +1,4 @@
-//! Random commands for a busy run: the same ones for the same seed.
+//! Random commands for a busy run. The same seed gives the same commands.
 
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
@@ -13,18 +13,21 @@ use crate::model::{Limits, Mpid, NewProfile, Patch, ProfileKey, Workspace};
 use crate::proto::v1::{Identity, Profile, ProfilePatch};
 
 pub const WORKSPACES: [&str; 3] = ["a/b/1", "a/b/2", "a/b/3"];
-/// A mpid that no command of a script uses.
+/// An mpid that no command of a script uses.
 pub const UNUSED_MPID: i64 = 1_000;
-/// So few that commands meet: they create what exists, and take what another profile owns.
+/// Few mpids, so that commands collide: they create existing profiles, and take identities of other profiles.
 const MPIDS: i64 = 10;
+/// The most commands in a round.
 const COMMANDS_PER_ROUND: usize = 6;
+/// The most bytes of a note: a little less than a page of redb, so that the file grows.
+const NOTE_BYTES: usize = 4_000;
 
 /// Draws commands of every kind.
 pub struct Script {
     random: StdRng,
-    /// A round takes a second.
+    /// Each round advances the time by a second.
     time: i64,
-    /// Commands with a request id, some of which are sent again.
+    /// Commands with a request id. Some are sent again.
     with_id: Vec<Command>,
 }
 
@@ -33,7 +36,7 @@ impl Script {
         Self { random: StdRng::seed_from_u64(seed), time: 0, with_id: Vec::new() }
     }
 
-    /// Commands to queue at once.
+    /// Draws the commands of a round, to queue at once.
     pub fn round(&mut self) -> Vec<Command> {
         self.time += SECOND;
         let commands = self.random.random_range(1..=COMMANDS_PER_ROUND);
@@ -104,14 +107,13 @@ impl Script {
         identities().sample(&mut self.random, some).cloned().collect()
     }
 
-    /// As large as a page at most: enough for the file to grow.
     fn note(&mut self) -> Struct {
-        let note = "x".repeat(self.random.random_range(0..4_000));
+        let note = "x".repeat(self.random.random_range(0..NOTE_BYTES));
         Struct { fields: [("note".to_owned(), Value { kind: Some(Kind::StringValue(note)) })].into() }
     }
 }
 
-/// All identities that occur.
+/// All identities that a script uses.
 pub fn identities() -> Vec<Identity> {
     let named = |kind: &str, number| Identity {
         r#type: kind.into(),

@@ -1,4 +1,4 @@
-//! When exactly a store tells of events and answers its callers: between which calls to its disk.
+//! Records when a store publishes events and replies to callers: between which calls to its disk.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -10,25 +10,25 @@ use crate::command::Command;
 use crate::model::LogId;
 use crate::store::{Committed, Store, StoreError, Written};
 
-/// How far a store has come.
+/// A moment in the run of a store.
 #[derive(Debug, Clone, Copy)]
 pub struct Moment {
     /// Calls to the disk so far.
     pub operations: usize,
-    /// Batches of which it has told.
+    /// Batches that the store has published so far.
     pub batches: usize,
 }
 
-/// A batch of which the store has told.
+/// A batch that the store has published.
 #[derive(Debug, Clone)]
 pub struct Told {
-    /// Calls to the disk before that.
+    /// Calls to the disk before it was published.
     pub operations: usize,
     pub events: Vec<Committed>,
 }
 
-/// Notes when the store tells of events and when it answers. It does so on the writer's own thread, so the writer makes no
-/// further call to the disk before that.
+/// Notes when the store publishes events and when it replies. It runs on the writer's own thread, so the writer makes
+/// no call to the disk in between.
 #[derive(Debug, Clone)]
 pub struct Watch {
     disk: Disk,
@@ -40,7 +40,7 @@ impl Watch {
         Self { disk: disk.clone(), told: Arc::default() }
     }
 
-    /// Goes to the store as `on_commit`.
+    /// The `on_commit` to give to the store.
     pub fn listener(&self) -> impl FnMut(LogId, &[Committed]) + Send + 'static {
         let Self { disk, told } = self.clone();
         move |_, events| told.lock().unwrap().push(Told { operations: disk.operations(), events: events.to_vec() })
@@ -50,13 +50,13 @@ impl Watch {
         Moment { operations: self.disk.operations(), batches: self.told.lock().unwrap().len() }
     }
 
-    /// Every batch so far.
+    /// Every batch that was published so far.
     pub fn told(&self) -> Vec<Told> {
         self.told.lock().unwrap().clone()
     }
 }
 
-/// The caller's end of a write.
+/// The caller of a write. It notes when it is woken with the result.
 struct Caller {
     watch: Watch,
     answered: Mutex<Option<Moment>>,
@@ -76,15 +76,15 @@ impl Wake for Caller {
     }
 }
 
-/// The answer to a write, and when it was given.
+/// The result of a write, and when the caller got it.
 pub type Answer = (Result<Written, StoreError>, Moment);
 
-/// Queues all of them at once, in this order, and waits for their answers.
+/// Queues all commands at once, in this order, and waits for their results.
 pub fn write_together(store: &Store, commands: &[Command], watch: &Watch) -> Vec<Answer> {
     answers_to(commands.iter().map(|command| store.write(command.clone())), watch)
 }
 
-/// Starts all of them at once, in this order, and waits for their answers.
+/// Starts all writes at once, in this order, and waits for their results.
 pub fn answers_to(
     writes: impl Iterator<Item = impl Future<Output = Result<Written, StoreError>>>,
     watch: &Watch,
@@ -111,7 +111,7 @@ fn answer_to(
     Some((answer, answered))
 }
 
-/// Closes a store outside of any runtime.
+/// Closes a store from a test that has no async runtime.
 pub fn close(store: &Store) {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(store.close());
