@@ -1,4 +1,4 @@
-//! What is bounded: a batch in bytes and in pages, its answers, and the workspaces.
+//! Bounds: the bytes, the pages and the results of a batch, the queue, the free disk space, and the workspaces.
 
 use std::sync::{Arc, Mutex};
 
@@ -13,9 +13,16 @@ use crate::proto::v1::{Profile, WriteOutcome};
 use crate::store::apply::{Reply, State, decide};
 use crate::store::logs::{Logs, Workspaces};
 use crate::store::tables::Tables;
-use crate::store::{Store, StoreError};
+use crate::store::{PAGE, Store, StoreError};
 
-/// Decides a command on what a disk holds, and writes nothing.
+/// The most bytes of pages that a batch makes dirty.
+const DIRTY_BYTES: usize = 128 << 20;
+/// About as many bytes of results as a batch holds.
+const HELD_BYTES: usize = 8_000_000;
+/// Free space that other processes may take during a test. It is far more than a batch takes.
+const ROOM_FOR_OTHERS: u64 = 1 << 30;
+
+/// Decides a command against the store on a disk, and writes nothing.
 fn decided<T>(
     disk: &Disk,
     command: &Command,
@@ -30,16 +37,16 @@ fn decided<T>(
     read(decide(&State { origin: ORIGIN, tables: &tables, logs: &logs }, command, reply).unwrap())
 }
 
-/// 8,000 such records once took a gigabyte.
+/// A copy of the profile for each record would be costly: 8,000 such records once took a gigabyte.
 #[tokio::test]
-async fn no_profile_is_made_for_an_import() {
+async fn an_import_gets_no_copy_of_the_profile() {
     let disk = Disk::default();
     let store = store_on(&disk, |_, _| {});
-    store.write(command(1, set_large_attributes(1))).await.unwrap();
-    store.write(with_id(command(1, increment(1)), "r")).await.unwrap();
+    store.write(command(1, set_large_attributes(ADA))).await.unwrap();
+    store.write(with_id(command(1, increment(ADA)), "r")).await.unwrap();
     store.close().await;
-    let check = Command { validate_only: true, ..command(2, increment(1)) };
-    let (nothing, repeat) = (command(2, set_large_attributes(1)), with_id(command(2, increment(1)), "r"));
+    let check = Command { validate_only: true, ..command(2, increment(ADA)) };
+    let (nothing, repeat) = (command(2, set_large_attributes(ADA)), with_id(command(2, increment(ADA)), "r"));
     for command in [check, nothing, repeat] {
         let profile =
             |reply| decided(&disk, &command, reply, |decision| decision.written.profile.map(|bytes| bytes.len()));
@@ -48,14 +55,14 @@ async fn no_profile_is_made_for_an_import() {
     }
 }
 
-/// Calls whose answers are large take turns, though they write nothing.
+/// Calls with large results go into several batches, even if they write nothing.
 #[tokio::test]
-async fn the_answers_of_a_batch_are_bounded_where_nothing_is_written() {
+async fn the_results_of_a_batch_are_bounded_even_if_nothing_is_written() {
     let store = store();
-    store.write(command(1, set_large_attributes(1))).await.unwrap();
-    store.write(with_id(command(1, increment(1)), "r")).await.unwrap();
-    let check = || Command { validate_only: true, ..command(2, increment(1)) };
-    let repeat = || with_id(command(2, increment(1)), "r");
+    store.write(command(1, set_large_attributes(ADA))).await.unwrap();
+    store.write(with_id(command(1, increment(ADA)), "r")).await.unwrap();
+    let check = || Command { validate_only: true, ..command(2, increment(ADA)) };
+    let repeat = || with_id(command(2, increment(ADA)), "r");
     let held = Arc::new(Mutex::new((0, 0)));
     let counted = async |command| {
         let answer = store.write(command).await.unwrap();
@@ -67,60 +74,61 @@ async fn the_answers_of_a_batch_are_bounded_where_nothing_is_written() {
     join_all(calls).await;
     let (bytes, answers) = *held.lock().unwrap();
     assert_eq!(answers, 200);
-    assert!(bytes > 4 * 8_000_000, "several batches' worth: {bytes}");
+    assert!(bytes > 4 * HELD_BYTES, "as much as several batches: {bytes}");
 }
 
-/// Each row of the index lies on a page of its own, so a few records of many identities dirty as much as many of few.
+/// Each row of the index lies on a page of its own. So a few records with many identities make as many pages dirty as
+/// many records with few.
 #[tokio::test]
 async fn a_batch_is_bounded_by_the_pages_that_its_identities_make_dirty() {
+    const IDENTITIES: usize = 100;
+    const PAGES: usize = IDENTITIES + 2; // One more for the profile, and one for its event.
     let batches = Arc::new(Mutex::new(Vec::new()));
     let told = Arc::clone(&batches);
     let store = store_on(&Disk::default(), move |_, events| told.lock().unwrap().push(events.len()));
     let record = |mpid| {
-        let emails: Vec<_> = (0..100).map(|n| format!("{mpid}-{n}@x")).collect();
+        let emails: Vec<_> = (0..IDENTITIES).map(|n| format!("{mpid}-{n}@x")).collect();
         command(1, create_with(mpid, with_emails(emails.iter().map(String::as_str))))
     };
     let import = async |mpid| store.import(record(mpid)).await?.await;
     for answer in join_all((1..=1_056).map(import)).await {
         assert_eq!(answer.unwrap().outcome, WriteOutcome::Created);
     }
-    // 128 MiB of pages: 102 for each record.
-    let most = (128 << 20) / (102 * 4_096) + 1;
+    let most = DIRTY_BYTES / (PAGES * PAGE) + 1;
     let batches = batches.lock().unwrap();
     assert!(batches.iter().all(|records| *records <= most), "{batches:?}, at most {most}");
     assert!(batches.len() > 3, "{batches:?}");
 }
 
 #[tokio::test]
-async fn on_a_nearly_full_disk_a_batch_takes_at_most_half_of_what_must_stay_free() {
+async fn a_disk_with_too_little_free_space_refuses_writes_but_not_checks() {
     let disk = rustix::fs::statvfs(".").unwrap();
     let free = disk.f_bavail * disk.f_frsize;
     let batches = Arc::new(Mutex::new(Vec::new()));
     let told = Arc::clone(&batches);
-    // All but a gigabyte, which others may take meanwhile: so half of it is far more than a batch.
-    let config = StoreConfig { min_free_bytes: free.saturating_sub(1 << 30), ..config() };
+    let config = StoreConfig { min_free_bytes: free.saturating_sub(ROOM_FOR_OTHERS), ..config() };
     let store = start(database(&Disk::default()), &config, move |_, events| {
         told.lock().unwrap().push(events.len());
     });
     let store = store.unwrap();
-    assert!(store.write(command(1, create(1))).await.is_ok());
+    assert!(store.write(command(1, create(ADA))).await.is_ok());
 
     let full = StoreConfig { min_free_bytes: u64::MAX, ..config };
     let store = start(database(&Disk::default()), &full, |_, _| {}).unwrap();
-    let refused = store.write(command(1, create(1))).await;
+    let refused = store.write(command(1, create(ADA))).await;
     assert!(matches!(refused, Err(StoreError::DiskFull { .. })), "{refused:?}");
-    let check = Command { validate_only: true, ..command(1, create(1)) };
-    assert!(store.write(check).await.is_ok(), "it writes nothing");
+    let check = Command { validate_only: true, ..command(1, create(ADA)) };
+    assert!(store.write(check).await.is_ok(), "a check writes nothing");
 }
 
 #[tokio::test]
-async fn a_workspace_past_the_limit_does_not_come_into_being() {
+async fn a_workspace_past_the_limit_is_not_created() {
     let store = store();
     let with_limit = |name: &str, limit, command: Command| {
         let limits = Limits { workspaces: limit, ..Limits::default() };
         Command { workspace: Workspace::parse(name).unwrap(), limits, ..command }
     };
-    let create = |name: &str, limit| with_limit(name, limit, command(1, create(1)));
+    let create = |name: &str, limit| with_limit(name, limit, command(1, create(ADA)));
     assert!(store.write(create("a/b/1", 2)).await.is_ok());
     assert!(store.write(create("a/b/2", 2)).await.is_ok());
     let refused = store.write(create("a/b/3", 2)).await;
@@ -128,14 +136,14 @@ async fn a_workspace_past_the_limit_does_not_come_into_being() {
     let check = Command { validate_only: true, ..create("a/b/3", 2) };
     assert!(matches!(store.write(check).await, Err(StoreError::TooManyWorkspaces { limit: 2 })));
     assert_eq!(store.workspace_id(&Workspace::parse("a/b/3").unwrap()), None);
-    let there = with_limit("a/b/2", 1, command(1, increment(1)));
-    assert!(store.write(there).await.is_ok(), "one that is there is written to, though the limit was lowered");
+    let existing = with_limit("a/b/2", 1, command(1, increment(ADA)));
+    assert!(store.write(existing).await.is_ok(), "an existing workspace stays writable after the limit is lowered");
     assert!(store.write(create("a/b/3", 3)).await.is_ok());
 }
 
 #[test]
-fn a_command_weighs_what_it_was_parsed_into() {
-    let small = command(1, create(1)).weight();
+fn a_command_weighs_what_it_takes_once_parsed() {
+    let small = command(1, create(ADA)).weight();
     let list = (0..10_000).map(|_| prost_types::Value {
         kind: Some(prost_types::value::Kind::StructValue(prost_types::Struct {
             fields: [("k".to_owned(), prost_types::Value { kind: None })].into(),
@@ -148,21 +156,21 @@ fn a_command_weighs_what_it_was_parsed_into() {
         Profile { user_attributes: Some(prost_types::Struct { fields: attributes.into() }), ..Profile::default() };
     let create = crate::command::Create {
         profile: Box::new(crate::model::NewProfile { profile, identities: Vec::new() }),
-        ..create(1)
+        ..create(ADA)
     };
     let large = command(1, create).weight();
     assert!(small < 2_000, "{small}");
-    assert!(large > 10_000 * 600, "each is a node of a B-tree: {large}");
-    let patch = command(1, set_large_attributes(1)).weight();
+    assert!(large > 10_000 * 600, "each entry takes a node of a B-tree: {large}");
+    let patch = command(1, set_large_attributes(ADA)).weight();
     assert!(patch > 4 * 60_000, "a patch: {patch}");
     let etag = crate::model::Etag::parse("x".repeat(64)).unwrap();
-    let with_etag = command(1, crate::command::Delete { etag, ..delete(1) }).weight();
-    assert!(with_etag >= command(1, delete(1)).weight() + 64);
+    let with_etag = command(1, crate::command::Delete { etag, ..delete(ADA) }).weight();
+    assert!(with_etag >= command(1, delete(ADA)).weight() + 64);
 }
 
-/// Two calls that do not fit together are still both served, one after the other.
+/// Exactly the calls that succeeded have written an event.
 #[tokio::test]
-async fn what_a_full_queue_refuses_leaves_no_trace() {
+async fn a_call_that_a_full_queue_refuses_leaves_no_trace() {
     let config = StoreConfig { queue_commands: 1, ..config() };
     let store: Store = start(database(&Disk::default()), &config, |_, _| {}).unwrap();
     let answers = join_all((1..=50).map(|mpid| store.write(command(1, create(mpid))))).await;

@@ -1,4 +1,7 @@
-//! Rows that have rotted, pages that cannot be read, disks that fail, files that are no store.
+//! Damaged rows and keys, pages that cannot be read, and disks that fail.
+//!
+//! Damage affects only the calls that need the damaged rows. No call returns wrong data, or takes a row for absent that
+//! damage hides.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,17 +20,26 @@ use crate::model::page_token::PageStart;
 use crate::model::{Filter, Limits, Mpid, Place, ProfileKey};
 use crate::proto::v1::{Profile, ProfilePatch};
 use crate::store::backend::Backend;
-use crate::store::rows::{Head, HeadRow, OwnerRow};
+use crate::store::rows::{Head, HeadRow, OwnerKey, OwnerRow};
 use crate::store::tables::{EVENTS, HEADS, IDENTITIES, PROFILES};
 use crate::store::{EventPage, PAGE, PageSize, Past, ScrubReport, Store, StoreError, WorkspaceId};
 
+/// The number of the only workspace.
 pub(super) const ID: WorkspaceId = WorkspaceId(1);
+/// Bytes of the key of a profile's row: the workspace and the mpid.
+const PROFILE_KEY: usize = 4 + 8;
+/// Bytes of the key of an identity's row: the workspace and the hash.
+const IDENTITY_KEY: usize = 4 + 16;
+/// The first byte of a page of redb.
+const LEAF: u8 = 1;
+const BRANCH: u8 = 2;
 
 fn mpid(number: i64) -> Mpid {
     Mpid::new(number).unwrap()
 }
 
-/// A closed store with so many profiles, each with its own email `{mpid}@x`, and then as many updates of the first.
+/// A closed store with profiles from 1 to `profiles`, each with the email `{mpid}@x`. The first was updated `updates`
+/// times.
 pub(super) async fn disk_with(profiles: i64, updates: usize) -> Disk {
     let disk = Disk::default();
     let store = store_on(&disk, |_, _| {});
@@ -41,7 +53,7 @@ pub(super) async fn disk_with(profiles: i64, updates: usize) -> Disk {
     disk
 }
 
-fn owner_key(email_value: &str) -> [u8; 20] {
+fn owner_key(email_value: &str) -> OwnerKey {
     let parsed = ParsedIdentity::parse("identity", email(email_value), &Limits::default()).unwrap();
     OwnerRow::key(ID, ORIGIN.secret.hash(ID, &parsed.key))
 }
@@ -98,7 +110,7 @@ async fn a_damaged_identity_does_not_lead_to_another_person() {
     assert_eq!(find(&store, "3@x").unwrap(), 3);
 }
 
-/// Index and profile are pages of their own, and one may be older than the other.
+/// The index and the profile lie on different pages, and one page may be an older version.
 #[tokio::test]
 async fn an_identity_that_the_profile_does_not_have_is_damage() {
     let disk = disk_with(2, 0).await;
@@ -111,17 +123,17 @@ async fn an_identity_that_the_profile_does_not_have_is_damage() {
     assert_eq!(find(&store, "2@x").unwrap(), 2);
 }
 
-/// Once such a command was kept by halves, and two events got one number.
+/// Once, half of such a command was committed, and two events got the same number.
 #[tokio::test]
 async fn a_command_that_meets_a_damaged_identity_changes_nothing() {
     let disk = Disk::default();
     let store = store_on(&disk, |_, _| {});
-    store.write(command(1, create_with(1, with_emails(["a@x", "b@x", "c@x"])))).await.unwrap();
-    store.write(command(1, create_with(2, with_emails(["d@x"])))).await.unwrap();
+    store.write(command(1, create_with(ADA, with_emails(["a@x", "b@x", "c@x"])))).await.unwrap();
+    store.write(command(1, create_with(GRACE, with_emails(["d@x"])))).await.unwrap();
     store.close().await;
     tamper(&disk, |transaction| turn_bit_of_owner(transaction, "b@x"));
     let store = store_on(&disk, |_, _| {});
-    let before = stored(&store, 1).unwrap();
+    let before = stored(&store, ADA).unwrap();
 
     let unlink = ProfilePatch {
         remove_identities: vec![email("a@x"), email("b@x")],
@@ -131,25 +143,25 @@ async fn a_command_that_meets_a_damaged_identity_changes_nothing() {
     let take =
         ProfilePatch { add_identities: vec![email("d@x"), email("b@x")], take_identities: true, ..Default::default() };
     let commands = [
-        command(2, update(1, unlink)),
-        command(2, delete(1)),
-        command(2, update(2, take)),
-        command(2, increment(2)),
-        command(2, Delete { allow_missing: true, ..delete(1) }),
-        command(2, increment(2)),
+        command(2, update(ADA, unlink)),
+        command(2, delete(ADA)),
+        command(2, update(GRACE, take)),
+        command(2, increment(GRACE)),
+        command(2, Delete { allow_missing: true, ..delete(ADA) }),
+        command(2, increment(GRACE)),
     ];
     let answers = join_all(commands.into_iter().map(|command| store.write(command))).await;
 
     let numbers: Vec<_> = answers.iter().map(|answer| answer.as_ref().ok().map(number)).collect();
     assert_eq!(numbers, [None, None, None, Some(3), None, Some(4)]);
     assert!(answers.iter().filter(|answer| answer.is_err()).all(is_corrupt));
-    assert_eq!(stored(&store, 1).unwrap(), before);
-    assert_eq!([find(&store, "a@x").unwrap(), find(&store, "d@x").unwrap()], [1, 2]);
+    assert_eq!(stored(&store, ADA).unwrap(), before);
+    assert_eq!([find(&store, "a@x").unwrap(), find(&store, "d@x").unwrap()], [ADA, GRACE]);
     assert!(matches!(find(&store, "new@x"), Err(StoreError::ProfileNotFound { .. })));
     assert_eq!(events(&store).iter().map(|event| event.sequence).collect::<Vec<_>>(), [1, 2, 3, 4]);
 }
 
-/// The disk with a bit of these bytes turned, wherever they stand in its file.
+/// A copy of the disk with one bit of these bytes flipped, wherever they occur in the file.
 fn with_rotten(disk: &Disk, bytes: &[u8], bit: usize) -> Disk {
     let whole = bytes_of(disk);
     let copy = disk_of(&whole);
@@ -162,13 +174,13 @@ fn with_rotten(disk: &Disk, bytes: &[u8], bit: usize) -> Disk {
     copy
 }
 
-/// A key that has rotted hides its row, but stays where it was: beside the place where the row is looked for.
+/// A damaged key hides its row, but stays where it was: beside the place where the row is looked for.
 #[tokio::test]
-async fn no_second_profile_is_created_where_a_key_has_rotted() {
+async fn no_second_profile_is_created_where_a_key_is_damaged() {
     let disk = disk_with(5, 0).await;
     let keys: Vec<u8> = (1..=5_i64).flat_map(|mpid| [&1_u32.to_le_bytes()[..], &mpid.to_le_bytes()].concat()).collect();
-    let third = 2 * (4 + 8) * 8; // The keys of a leaf stand side by side.
-    for bit in third..third + (4 + 8) * 8 {
+    let third = 2 * PROFILE_KEY * 8; // The keys of a leaf stand side by side.
+    for bit in third..third + PROFILE_KEY * 8 {
         let store = store_on(&with_rotten(&disk, &keys, bit), |_, _| {});
         assert!(is_corrupt(&stored(&store, 3)), "bit {bit}");
         assert!(is_corrupt(&store.write(command(2, create(3))).await), "bit {bit}");
@@ -176,13 +188,13 @@ async fn no_second_profile_is_created_where_a_key_has_rotted() {
 }
 
 #[tokio::test]
-async fn no_second_owner_is_made_where_the_key_of_an_identity_has_rotted() {
+async fn no_second_owner_is_created_where_the_key_of_an_identity_is_damaged() {
     let disk = disk_with(5, 0).await;
     let mut owners: Vec<_> = (1..=5).map(|mpid| (owner_key(&format!("{mpid}@x")), format!("{mpid}@x"))).collect();
     owners.sort();
     let keys: Vec<u8> = owners.iter().flat_map(|(key, _)| *key).collect();
-    let (third, address) = (2 * 20 * 8, &*owners[2].1);
-    for bit in third..third + 20 * 8 {
+    let (third, address) = (2 * IDENTITY_KEY * 8, &*owners[2].1);
+    for bit in third..third + IDENTITY_KEY * 8 {
         let store = store_on(&with_rotten(&disk, &keys, bit), |_, _| {});
         assert!(is_corrupt(&find(&store, address)), "bit {bit}");
         let second = store.write(command(2, create_with(9, with_emails([address])))).await;
@@ -191,7 +203,7 @@ async fn no_second_owner_is_made_where_the_key_of_an_identity_has_rotted() {
 }
 
 #[tokio::test]
-async fn a_list_gives_what_precedes_the_damage_and_where_to_go_on() {
+async fn a_list_delivers_what_precedes_the_damage_and_says_where_to_continue() {
     let disk = disk_with(9, 0).await;
     tamper(&disk, |transaction| [4, 5].iter().for_each(|mpid| turn_bit_of_profile(transaction, *mpid)));
     let store = store_on(&disk, |_, _| {});
@@ -220,7 +232,8 @@ async fn a_list_gives_what_precedes_the_damage_and_where_to_go_on() {
     assert_eq!(nothing.unwrap(), None);
 }
 
-/// The profiles in pages of so many, over all damage, and how often the list was broken off.
+/// Lists all profiles in pages of `items`, and continues behind damage. Returns the profiles, and how often the list
+/// met damage.
 fn list_over_damage(store: &Store, items: usize) -> (Vec<i64>, usize) {
     let (mut listed, mut start, mut breaks) = (Vec::new(), PageStart::default(), 0);
     loop {
@@ -234,25 +247,24 @@ fn list_over_damage(store: &Store, items: usize) -> (Vec<i64>, usize) {
             Err(_) => PageStart { over_damage: true, ..start },
         };
         breaks += usize::from(start.over_damage);
-        assert!(breaks < 10, "it goes round in a circle");
+        assert!(breaks < 10, "the list goes round in a circle");
     }
 }
 
-/// A key in a page above the rows leads a page of the list to rows behind, or before, those that it should begin with.
+/// A damaged key in a page above the rows leads a page of the list to rows behind, or before, its first.
 #[tokio::test]
-async fn a_list_that_is_led_astray_leaves_nothing_out_without_a_word() {
+async fn a_list_that_is_led_astray_leaves_nothing_out_silently() {
     const BRANCH_HEADER: usize = 8;
     const CHILD: usize = 16 + 8;
-    const KEY: usize = 4 + 8;
     let disk = disk_with(400, 0).await;
     let whole = bytes_of(&disk);
     let mut led_astray = 0;
-    for page in (1..whole.len() / PAGE).filter(|page| whole[page * PAGE] == 2) {
+    for page in (1..whole.len() / PAGE).filter(|page| whole[page * PAGE] == BRANCH) {
         let branch = &whole[page * PAGE..(page + 1) * PAGE];
         let keys = usize::from(u16::from_le_bytes([branch[2], branch[3]]));
         let first = BRANCH_HEADER + CHILD * (keys + 1);
         for (key, bit) in (0..keys.min(8)).flat_map(|key| [0, 2, 4, 5, 6, 7, 8].map(|bit| (key, bit))) {
-            let at = page * PAGE + first + KEY * key + 4 + bit / 8; // The low bytes of an mpid.
+            let at = page * PAGE + first + PROFILE_KEY * key + 4 + bit / 8; // The low bytes of an mpid.
             let copy = disk_of(&whole);
             copy.write(at as u64, &[whole[at] ^ (1 << (bit % 8))]).unwrap();
             let Some(store) = store_if_sound(&copy) else { continue };
@@ -266,13 +278,13 @@ async fn a_list_that_is_led_astray_leaves_nothing_out_without_a_word() {
     assert!(led_astray > 0);
 }
 
-/// The rows of a page that cannot be read are lost, and no others, wherever the page lies.
+/// Only the rows of the unreadable page are lost, wherever the page lies.
 #[tokio::test]
-async fn a_list_goes_on_behind_a_page_that_cannot_be_read() {
+async fn a_list_continues_behind_a_page_that_cannot_be_read() {
     let disk = disk_with(400, 0).await;
     let whole = bytes_of(&disk);
     let mut unreadable = 0;
-    for page in (1..whole.len() / PAGE).filter(|page| whole[page * PAGE] == 1) {
+    for page in (1..whole.len() / PAGE).filter(|page| whole[page * PAGE] == LEAF) {
         let copy = disk_of(&whole);
         copy.write((page * PAGE) as u64, &[0; PAGE]).unwrap();
         let Some(store) = store_if_sound(&copy) else { continue };
@@ -299,7 +311,7 @@ fn page_of_events(store: &Store, after: u64, filter: &Filter) -> (Vec<u64>, Resu
 }
 
 #[tokio::test]
-async fn a_log_gives_what_precedes_the_damage_and_where_to_go_on() {
+async fn a_log_delivers_what_precedes_the_damage_and_says_where_to_continue() {
     let disk = disk_with(1, 19).await; // 20 events, all of one profile.
     tamper(&disk, |transaction| [1, 8, 9, 10, 20].iter().for_each(|event| turn_bit_of_event(transaction, *event)));
     let store = store_on(&disk, |_, _| {});
@@ -323,7 +335,7 @@ async fn a_log_gives_what_precedes_the_damage_and_where_to_go_on() {
     assert_eq!(number(&store.write(command(2, increment(1))).await.unwrap()), 21);
 }
 
-/// The head is kept elsewhere, so that a lost end is not a shorter log.
+/// The head is kept apart from the log, so a log that has lost its last events is not mistaken for a shorter one.
 #[tokio::test]
 async fn a_log_that_has_lost_its_end_or_its_middle_says_so() {
     let disk = disk_with(1, 9).await;
@@ -345,7 +357,7 @@ async fn a_log_that_has_lost_its_end_or_its_middle_says_so() {
 }
 
 #[tokio::test]
-async fn a_log_that_was_trimmed_refuses_what_lies_before_its_floor() {
+async fn a_trimmed_log_refuses_places_before_its_floor() {
     let disk = disk_with(1, 9).await;
     tamper(&disk, |transaction| {
         let mut events = transaction.open_table(EVENTS).unwrap();
@@ -366,22 +378,23 @@ async fn a_log_that_was_trimmed_refuses_what_lies_before_its_floor() {
     }
     store.write(command(2, increment(1))).await.unwrap();
     let expired = page_of_events(&store, 3, &Filter::default()).1;
-    assert!(matches!(expired, Err(StoreError::Expired { .. })), "nor after the log has grown: {expired:?}");
+    assert!(matches!(expired, Err(StoreError::Expired { .. })), "also after the log has grown: {expired:?}");
 }
 
-/// 3,001 events of one profile, of which a page has 50: the walk along its chain is done once.
+/// Ada has 3,001 events, and one more while they are read. All pages together deliver each event once.
 #[tokio::test]
-async fn a_long_history_is_walked_once_and_its_pages_go_on_from_there() {
+async fn a_long_history_is_read_in_pages_while_it_grows() {
+    const ITEMS: usize = 50;
     let disk = Disk::default();
     let store = store_on(&disk, |_, _| {});
-    store.write(command(1, create(1))).await.unwrap();
+    store.write(command(1, create(ADA))).await.unwrap();
     for _ in 0..30 {
-        join_all((0..100).map(|_| store.write(command(1, increment(1))))).await;
+        join_all((0..100).map(|_| store.write(command(1, increment(ADA))))).await;
     }
-    let of_one = crate::proto::v1::EventFilter { mpids: vec![1], ..Default::default() };
-    let filter = Filter::parse(Some(of_one)).unwrap();
+    let of_ada = crate::proto::v1::EventFilter { mpids: vec![ADA], ..Default::default() };
+    let filter = Filter::parse(Some(of_ada)).unwrap();
     let (cursors, mut start, mut seen) = (store.cursors(&workspace()), Start::Earliest, Vec::new());
-    let size = PageSize { items: 50, bytes: usize::MAX };
+    let size = PageSize { items: ITEMS, bytes: usize::MAX };
     loop {
         let mut took = 0;
         let page = store.list_events(&workspace(), &start, &filter, size, |event| {
@@ -390,22 +403,22 @@ async fn a_long_history_is_walked_once_and_its_pages_go_on_from_there() {
             Ok(1)
         });
         let page = page.unwrap();
-        assert!(took <= 50);
+        assert!(took <= ITEMS);
         if page.complete {
             break;
         }
-        if seen.len() == 50 {
-            store.write(command(2, increment(1))).await.unwrap(); // The chain grows meanwhile.
+        if seen.len() == ITEMS {
+            store.write(command(2, increment(ADA))).await.unwrap(); // The chain grows meanwhile.
         }
         start = Start::After(cursors.at(page.through).to_string());
     }
     assert_eq!(seen, (1..=3_002).collect::<Vec<_>>());
 }
 
-/// redb would read nothing more until it is opened anew; here the callers who need the page are refused, and no other,
-/// and when the disk works again so does every call.
+/// redb alone would refuse all reads until the file is opened again. Here only the calls that need the page fail, and
+/// once the disk works again, so does every call.
 #[tokio::test]
-async fn a_read_that_the_disk_refuses_concerns_that_call_alone() {
+async fn a_failed_read_of_the_disk_fails_that_call_alone() {
     for cache_bytes in [0, 64 << 10] {
         let disk = disk_with(300, 0).await;
         let backend = Backend::new(disk.clone());
@@ -419,45 +432,45 @@ async fn a_read_that_the_disk_refuses_concerns_that_call_alone() {
         disk.refuse(Fault::Reads);
         assert!(refused() > 300, "{} of 600 with a cache of {cache_bytes} bytes", refused());
         disk.refuse(None);
-        assert_eq!(refused(), 0, "nothing of it is kept");
+        assert_eq!(refused(), 0, "no failed read was cached");
         assert!(!store.failed().is_cancelled());
         assert_eq!(number(&store.write(command(2, increment(1))).await.unwrap()), 301);
     }
 }
 
 #[tokio::test]
-async fn a_write_or_a_sync_that_fails_ends_the_store_and_the_caller_is_told() {
+async fn a_failed_write_or_sync_ends_the_store_and_the_caller_learns_it() {
     for fault in [Fault::Writes, Fault::Syncs] {
         let disk = Disk::default();
         let store = store_on(&disk, |_, _| {});
-        store.write(command(1, create(1))).await.unwrap();
+        store.write(command(1, create(ADA))).await.unwrap();
 
         disk.refuse(fault);
-        assert!(matches!(store.write(command(1, create(2))).await, Err(StoreError::Failed)), "{fault:?}");
+        assert!(matches!(store.write(command(1, create(GRACE))).await, Err(StoreError::Failed)), "{fault:?}");
         assert!(store.failed().is_cancelled());
         disk.refuse(None);
-        let later = store.write(command(1, create(3))).await;
-        assert!(matches!(later, Err(StoreError::Failed)), "{fault:?}: what it lost is not known");
+        let later = store.write(command(1, create(ALAN))).await;
+        assert!(matches!(later, Err(StoreError::Failed)), "{fault:?}: what the disk has lost is unknown");
 
         let survivor = store_on(&disk.after_power_loss(), |_, _| {});
-        assert_eq!(stored(&survivor, 1).unwrap().unwrap().mpid, 1);
-        assert_eq!(stored(&survivor, 3).unwrap(), None);
+        assert_eq!(stored(&survivor, ADA).unwrap().unwrap().mpid, ADA);
+        assert_eq!(stored(&survivor, ALAN).unwrap(), None);
     }
 }
 
 #[tokio::test]
-async fn a_panic_in_a_read_is_an_internal_error_and_no_shutdown() {
+async fn a_panic_in_a_read_is_an_internal_error_and_does_not_stop_the_store() {
     let store = Arc::new(store());
     let panicked: Result<(), StoreError> = store.on_read_pool(|_| panic!("a bug")).await;
     assert!(matches!(panicked, Err(StoreError::Panicked)));
-    assert!(store.write(command(1, create(1))).await.is_ok());
+    assert!(store.write(command(1, create(ADA))).await.is_ok());
     let damaged: Result<(), _> = crate::store::tables::guarded(crate::store::rows::Kind::Event, || panic!("redb"));
     assert!(is_corrupt(&damaged));
 }
 
 #[tokio::test]
-async fn the_scrubber_finds_what_no_call_comes_by() {
-    let disk = disk_with(600, 0).await; // More than a step.
+async fn the_scrubber_finds_damage_that_no_call_meets() {
+    let disk = disk_with(600, 0).await; // More rows than a step reads.
     tamper(&disk, |transaction| {
         turn_bit_of_profile(transaction, 300);
         turn_bit_of_owner(transaction, "7@x");
@@ -467,10 +480,10 @@ async fn the_scrubber_finds_what_no_call_comes_by() {
     let store = start(database(&disk), &config, |_, _| {}).unwrap();
     let report = first_report_after(&store, 2);
     assert_eq!(report.damaged, 3);
-    // 600 profiles, identities and events, one workspace and its head, in each pass.
+    // In each pass: 600 profiles, identities and events, one workspace and its head.
     assert!(report.rows >= 2 * 1_802, "{report:?}");
     store.close().await;
-    assert_eq!(store.scrub_report(), ScrubReport::default(), "it has ended");
+    assert_eq!(store.scrub_report(), ScrubReport::default(), "the scrubber has ended");
 }
 
 fn first_report_after(store: &Store, passes: u64) -> ScrubReport {

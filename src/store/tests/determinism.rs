@@ -1,4 +1,4 @@
-//! Two stores that apply the same commands hold the same rows, whatever their batches and restarts.
+//! Two stores that apply the same commands hold the same rows, whatever their batches and restarts are.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -49,14 +49,15 @@ fn rows(disk: &Disk) -> Rows {
     rows
 }
 
-/// Applies all of them in order: so many in flight at a time, with a restart after each group if asked for.
+/// Applies the commands in order, `in_flight` of them at a time. With `restart`, the store is restarted after each
+/// group.
 async fn apply(disk: &Disk, commands: &[Vec<u8>], in_flight: usize, restart: bool) {
     let mut store = store_on(disk, |_, _| {});
     for group in commands.chunks(in_flight) {
         let decoded = group.iter().map(|command| Command::decode(command).unwrap());
         let writes: Vec<_> = decoded.map(|command| store.write(command)).collect();
         let answers = tokio::time::timeout(Duration::from_secs(60), futures_util::future::join_all(writes)).await;
-        drop(answers.expect("they are answered"));
+        drop(answers.expect("every command gets its result"));
         if restart {
             store.close().await;
             store = store_on(disk, |_, _| {});
@@ -121,11 +122,11 @@ fn change() -> impl Strategy<Value = Change> {
 }
 
 prop_compose! {
-    /// Clocks that jump, an uptime that does not.
+    /// Commands at any time and any uptime, in no order.
     fn any_command()(
         workspace in 0_u8..3,
         time in 0_i64..200,
-        uptime in 0_i64..(3 * 24 * 60 * 60),
+        uptime in 0..3 * DAY / SECOND,
         id in any::<u128>(),
         request in prop::option::weighted(0.5, (0_u8..8, 0_u128..3)),
         silent in any::<bool>(),
@@ -153,7 +154,7 @@ prop_compose! {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
-    /// One store applies them one by one, the other in batches, with a restart after each.
+    /// One store applies the commands one by one. The other applies them in batches, with a restart after each.
     #[test]
     fn two_stores_that_apply_the_same_commands_hold_the_same_rows(
         commands in prop::collection::vec(any_command(), 1..60),
@@ -163,7 +164,7 @@ proptest! {
         let (one_by_one, in_batches) = (Disk::default(), Disk::default());
         runtime.block_on(async {
             apply(&one_by_one, &encoded, 1, false).await;
-            // A clock that is asked, or a die, would say something else by now.
+            // If a decision read a clock or a random number, this store would get other values.
             apply(&in_batches, &encoded, 7, true).await;
         });
         prop_assert_eq!(rows(&one_by_one), rows(&in_batches));
@@ -179,8 +180,8 @@ proptest! {
 }
 
 #[test]
-fn bytes_that_are_no_command_are_refused() {
-    let encoded = command(1, create(1)).encode();
+fn bytes_that_are_not_a_command_are_refused() {
+    let encoded = command(1, create(ADA)).encode();
     for at in 0..encoded.len() {
         assert!(Command::decode(&encoded[..at]).is_err(), "cut at {at}");
     }

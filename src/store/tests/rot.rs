@@ -1,4 +1,4 @@
-//! Damage of what redb itself keeps, and damage that makes a row look absent.
+//! Damage in the pages that redb keeps for itself, and damage that makes a row look absent.
 
 use redb::{ReadableTable, StorageBackend};
 
@@ -10,11 +10,17 @@ use crate::store::pages;
 use crate::store::tables::REQUESTS;
 use crate::store::tests::disk::{Crash, Replay};
 
-/// A store that was closed, with requests that had ids.
+/// Offset in redb's header of the flags, and the flag that names the slot of the latest commit.
+const FLAGS: u64 = 9;
+const SECOND_SLOT: u8 = 1;
+/// Profiles of the closed store.
+const PROFILES: i64 = 40;
+
+/// A closed store whose profiles were created by requests with ids.
 async fn closed_store() -> Disk {
     let disk = Disk::default();
     let store = store_on(&disk, |_, _| {});
-    for mpid in 1..=40 {
+    for mpid in 1..=PROFILES {
         let profile = with_emails([&*format!("{mpid}@example.org")]);
         store.write(with_id(command(mpid, create_with(mpid, profile)), &format!("id {mpid}"))).await.unwrap();
     }
@@ -23,7 +29,7 @@ async fn closed_store() -> Disk {
 }
 
 #[tokio::test]
-async fn a_lost_page_is_refused_when_the_file_is_opened_or_concerns_only_those_who_need_it() {
+async fn a_lost_page_is_refused_when_the_file_is_opened_or_affects_only_calls_that_need_it() {
     let disk = closed_store().await;
     let (mut refused, mut opened) = (0, 0);
     let whole = bytes_of(&disk);
@@ -39,7 +45,7 @@ async fn a_lost_page_is_refused_when_the_file_is_opened_or_concerns_only_those_w
             continue;
         };
         opened += 1;
-        for mpid in 1..=41 {
+        for mpid in 1..=PROFILES + 1 {
             let written = store.write(command(100, create(mpid))).await;
             let allowed = matches!(written, Ok(_) | Err(StoreError::ProfileExists { .. } | StoreError::Corrupt { .. }));
             assert!(allowed, "page {page}: {written:?}");
@@ -50,20 +56,20 @@ async fn a_lost_page_is_refused_when_the_file_is_opened_or_concerns_only_those_w
     assert!(refused > 5 && opened > 5, "{refused} refused, {opened} opened");
 }
 
-/// A single bit, which no checksum of redb's covers, says which of the last two commits is the latest.
+/// One bit says which of the last two commits is the latest. No checksum of redb covers it.
 #[tokio::test]
 async fn a_header_that_names_the_commit_before_the_last_is_refused() {
     let disk = closed_store().await;
     assert_eq!(pages::verify(&disk), Ok(()));
     let mut flags = [0];
-    disk.read(9, &mut flags).unwrap();
-    disk.write(9, &[flags[0] ^ 1]).unwrap();
+    disk.read(FLAGS, &mut flags).unwrap();
+    disk.write(FLAGS, &[flags[0] ^ SECOND_SLOT]).unwrap();
     assert!(pages::verify(&disk).is_err());
 }
 
-/// Whatever of the latest commit reached the disk.
+/// The pages verify whichever part of the latest commit has reached the disk.
 #[tokio::test]
-async fn a_crash_is_not_taken_for_damage() {
+async fn a_crash_is_not_mistaken_for_damage() {
     let disk = closed_store().await;
     let mut random = StdRng::seed_from_u64(1);
     for operations in 0..disk.operations() {
@@ -76,7 +82,7 @@ async fn a_crash_is_not_taken_for_damage() {
 }
 
 #[tokio::test]
-async fn a_request_whose_remembered_id_has_rotted_is_not_applied_again() {
+async fn a_request_whose_remembered_id_is_damaged_is_not_applied_again() {
     let disk = closed_store().await;
     tamper(&disk, |transaction| {
         let mut requests = transaction.open_table(REQUESTS).unwrap();
