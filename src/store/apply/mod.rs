@@ -11,8 +11,8 @@
 //! - A decision is a pure function of the store and the command. It reads no clock, no random number, no disk space and
 //!   no flag: everything that it depends on is in the command or in the rows.
 //! - Decide, then write. [`decide`] makes every check and encodes everything that will be written. `Tables::write` then
-//!   only writes, and fails only if redb fails. A batch whose writing fails is dropped whole, so no half of a command
-//!   is ever committed.
+//!   only writes, and fails only if redb fails. A batch whose writing fails is dropped whole, so half a command is
+//!   never committed.
 //!
 //! A new command touches these places:
 //! 1. a struct and a variant of [`Change`] in `src/command/mod.rs`, and an arm of [`Command::weight`] there;

@@ -106,8 +106,8 @@ impl<'a, 'txn> Context<'a, 'txn> {
         }
     }
 
-    /// Checks the index against the profile: the index has only the identity's hash, and only one of the two tables may
-    /// be damaged. An owner that does not exist, or does not have the identity, means damage.
+    /// Checks the index against the profile: the index has only the identity's hash, and one table may be damaged while
+    /// the other is sound. An owner that does not exist, or does not have the identity, means damage.
     fn find_by_identity(&self, key: &IdentityKey) -> Result<Option<(Mpid, Stored)>, StoreError> {
         let Some(owner) = self.owner(key)? else { return Ok(None) };
         let stored = self.stored(owner)?.ok_or(Kind::Identity.corrupt())?;

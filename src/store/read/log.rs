@@ -41,7 +41,7 @@ const ONE_BY_ONE: u64 = 64;
 /// How far a page of the log has read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EventPage {
-    /// Every matching event up to this place has been delivered.
+    /// Every matching event of the range up to this place has been delivered.
     pub through: Place,
     /// Whether this is the end of the range that the caller asked for.
     pub complete: bool,

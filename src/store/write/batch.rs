@@ -77,8 +77,8 @@ impl Disk {
         Some(disk.f_bavail.saturating_mul(disk.f_frsize))
     }
 
-    /// Returns how much space the next batch may use. A batch is bounded by an estimate only, so it may use no more
-    /// than half of what must stay free.
+    /// Returns how much space the next batch may use: what the disk has above the space that must stay free, and half
+    /// of that space. The other half is kept because the size of a batch is only estimated.
     pub(super) fn room(&self) -> Room {
         let required = self.min_free_bytes;
         let Some(free) = self.free_bytes() else { return Room::Enough(DIRTY_BYTES) };

@@ -17,7 +17,7 @@ pub(in crate::store) struct Lane {
     capacity: u32,
 }
 
-/// A command's share of its lane. It is held until the caller has its reply.
+/// A command's share of its lane. It is released just before the caller gets its reply.
 #[derive(Debug)]
 pub(in crate::store) struct Ticket {
     _command: OwnedSemaphorePermit,
