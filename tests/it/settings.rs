@@ -1,5 +1,6 @@
 //! Settings: flags, variables, the settings file, and the document that lists them.
 
+use std::fmt::Write;
 use std::path::Path;
 
 use clap::{Arg, Command};
@@ -36,7 +37,8 @@ fn tables(command: &Command) -> String {
             heading = arg.get_help_heading();
             let title = heading.map_or_else(|| format!("`cameo {}`", command.get_name()), str::to_owned);
             let gap = if tables.is_empty() { "" } else { "\n" };
-            tables += &format!("{gap}## {title}\n\n| flag | variable | default | meaning |\n|---|---|---|---|\n");
+            let head = "| flag | variable | default | meaning |\n|---|---|---|---|";
+            writeln!(tables, "{gap}## {title}\n\n{head}").unwrap();
         }
         tables += &row(arg);
     }
