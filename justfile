@@ -18,7 +18,8 @@ check:
     cargo fmt --check
     cargo clippy --all-targets -- -D warnings
     RUSTDOCFLAGS='-D warnings' cargo doc --no-deps
-    npx --yes @bufbuild/buf lint
+    .ci/buf lint
+    .ci/buf format --diff --exit-code
 
 # The load program; prints the table of the README. Takes about 15 minutes and 8 GB of disk.
 bench *flags:
