@@ -1,19 +1,43 @@
 #!/usr/bin/env python3
-"""Runs the walk of README.md against a new server and compares what it prints; with --write, writes it down instead.
+"""Runs the commands of README.md and docs/*.md and compares what they print with what is written there. Then checks
+the links of every Markdown file.
 
-A line that begins with `$ ` in a ```console block is a command, with the lines after it that a backslash or an open quote continues; the
-rest is its output. What differs from run to run (times, etags, cursors, ids) is compared by shape alone. `grpcurl` and
-`curl` must be on the PATH.
+    .ci/walk.py target/debug/cameo           # compare
+    .ci/walk.py target/debug/cameo --write   # write down what the commands print
+
+In a ```console block, a line that begins with `$ ` is a command, together with the lines that an open quote or a
+backslash continues. The rest is its output. What differs from run to run (times, etags, cursors) is compared by shape.
+
+The commands of one file share one bash in an empty directory. There `cargo run --release &` starts the given binary,
+once before the first command and again wherever the file says so. `grpcurl` and `curl` must be on the PATH.
 """
 
+import contextlib
+import difflib
+import os
 import re
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).resolve().parent.parent
 ADDRESS = "127.0.0.1:50051"
+START = "cargo run --release &"
+TIMEOUT = 120  # Seconds that the commands of one file may take.
+
+PRELUDE = """
+cargo() { exec target/release/cameo >server.log 2>&1; }
+curl() { command curl -sS "$@"; }  # Its progress is for a terminal.
+greeting() {
+    while kill -0 $! 2>/dev/null && ! grep -qs '^  listen' server.log; do sleep 0.02; done
+    cat server.log
+}
+"""
+
 SHAPES = [
     (r'"nextPageToken": "[\w-]+"', '"nextPageToken": "<token>"'),
     (r'"[0-9a-f]{32}"', '"<etag>"'),
@@ -29,63 +53,127 @@ SHAPES = [
 def shape(text: str) -> str:
     for pattern, name in SHAPES:
         text = re.sub(pattern, name, text)
-    return text.strip()
+    return text
 
 
-def commands(block: str) -> list[str]:
-    """The commands of a block, each with the output that is written after it."""
-    return re.split(r"^(?=\$ )", block, flags=re.M)[1:]
+def commands(text: str) -> list[str]:
+    """The commands of a file's console blocks, without their outputs."""
+    blocks = re.findall(r"```console\n(.*?)```", text, flags=re.S)
+    return [command(step) for block in blocks for step in re.split(r"^\$ ", block, flags=re.M)[1:]]
 
 
-def command_of(step: str) -> str:
-    """The first lines, up to one that neither ends with a backslash nor inside of single quotes."""
+def command(step: str) -> str:
+    """The first lines, up to one that does not end with a backslash and lies outside of single quotes."""
     lines = step.splitlines()
-    ends = (n for n, line in enumerate(lines) if not line.endswith("\\") and "\n".join(lines[: n + 1]).count("'") % 2 == 0)
-    return "\n".join(lines[: next(ends) + 1])
+    ends = (n for n, line in enumerate(lines, 1) if line[-1:] != "\\" and "\n".join(lines[:n]).count("'") % 2 == 0)
+    return "\n".join(lines[: next(ends)])
 
 
-def run(command: str, address: str, variables: str) -> str:
-    command = command.replace("$ curl ", "$ curl -sS ")  # Its progress is for a terminal.
-    script = variables + command.removeprefix("$ ").replace(ADDRESS, address)
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=30)
-    return (done.stdout + done.stderr).replace(address, ADDRESS).replace("\r", "").strip("\n")
+def script(steps: list[str]) -> str:
+    """What bash runs: after each command a NUL, and before the first one the server."""
+
+    def line(step: str) -> str:
+        if step.endswith("&"):
+            return f"rm -f server.log\n{step}\ngreeting\n"
+        if step.startswith("kill "):  # bash itself reports a job that was killed.
+            return f"{step}\n{{ wait $!; }} 2>/dev/null\n"
+        return f"{step}\n"
+
+    return PRELUDE + line(START) + "".join(f"printf '\\0'\n{line(step)}" for step in steps)
 
 
-def walk(text: str, address: str) -> str:
-    variables = ""
+def run(steps: list[str], binary: Path) -> list[str]:
+    """What each command prints."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    with tempfile.TemporaryDirectory() as directory:
+        release = Path(directory, "target/release")
+        release.mkdir(parents=True)
+        (release / "cameo").symlink_to(binary)
+        shell = subprocess.Popen(
+            ["bash", "-c", script(steps).replace(ADDRESS, address)],
+            cwd=directory,
+            env=os.environ | {"CAMEO_ADDR": address, "CAMEO_LOG": "warn"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            printed, _ = shell.communicate(timeout=TIMEOUT)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(shell.pid, signal.SIGKILL)
+    return printed.replace(address, ADDRESS).replace("\r", "").split("\0")[1:]
 
-    def rerun(block: re.Match[str]) -> str:
-        nonlocal variables
-        out = []
-        for step in commands(block[1]):
-            command = command_of(step)
-            out.append(f"{command}\n{run(command, address, variables)}".rstrip() + "\n")
-            if re.match(r"\$ \w+=", command):
-                variables += command.removeprefix("$ ").replace(ADDRESS, address) + "\n"
-        return "```console\n" + "".join(out) + "```"
 
-    return re.sub(r"```console\n(.*?)```", rerun, text, flags=re.S)
+def walk(text: str, binary: Path) -> str:
+    """The text, with what its commands print now."""
+    steps = commands(text)
+    ran = (f"$ {step}\n{printed}".strip() + "\n" for step, printed in zip(steps, run(steps, binary), strict=True))
+
+    def block(written: re.Match[str]) -> str:
+        return "```console\n" + "".join(next(ran) for _ in commands(written[0])) + "```"
+
+    return re.sub(r"```console\n.*?```", block, text, flags=re.S)
+
+
+def check_commands(file: Path, binary: Path, *, write: bool) -> None:
+    text = file.read_text()
+    if not commands(text):
+        return
+    walked = walk(text, binary)
+    name = str(file.relative_to(ROOT))
+    if write:
+        file.write_text(walked)
+    elif shape(walked) != shape(text):
+        written, printed = (shape(version).splitlines() for version in (text, walked))
+        difference = difflib.unified_diff(written, printed, name, f"what {name} prints", lineterm="")
+        sys.exit("\n".join(difference))
+    print(f"{name}: {len(commands(text))} commands ran as printed")
+
+
+def anchors(text: str) -> set[str]:
+    """The fragments that the headings of a file have."""
+    headings = re.findall(r"^#+ (.*)", text, flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", heading).replace(" ", "-").lower() for heading in headings}
+
+
+def broken_links(file: Path) -> Iterator[str]:
+    """Links to what does not exist: a file, a heading, a test. And paths such as `src/main.rs` that do not exist."""
+    text = re.sub(r"```.*?```", "", file.read_text(), flags=re.S)
+    for label, target in re.findall(r"\[([^\]]+)\]\(([^)\s]+)\)", text):
+        path, _, anchor = target.partition("#")
+        found = (file.parent / path) if path else file
+        test = re.fullmatch(r"`(\w+)`", label) if "/tests/" in f"/{path}" and path.endswith(".rs") else None
+        if "://" in target:
+            continue
+        if not found.exists():
+            yield f"{target} does not exist"
+        elif anchor and anchor not in anchors(found.read_text()):
+            yield f"{target} is no heading"
+        elif test and not re.search(rf"\bfn {test[1]}\(", found.read_text()):
+            yield f"{path} has no test {test[1]}"
+    for path in re.findall(r"`((?:src|tests|proto|docs|benches|clients)/[\w./-]*)`", text):
+        if not (ROOT / path).exists() and not (file.parent / path).exists():
+            yield f"{path} does not exist"
+
+
+def check_links() -> None:
+    tracked = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True)
+    files = [ROOT / name for name in tracked.stdout.splitlines()]
+    broken = [f"{file.relative_to(ROOT)}: {problem}" for file in files for problem in broken_links(file)]
+    if broken:
+        sys.exit("\n".join(broken))
+    print(f"the links of {len(files)} files lead somewhere")
 
 
 def main() -> None:
-    binary, write = sys.argv[1], "--write" in sys.argv
-    text = README.read_text()
-    begin, end = text.index("<!-- walk -->"), text.index("<!-- /walk -->")
-    with tempfile.TemporaryDirectory() as data:
-        server = subprocess.Popen(
-            [binary, "--addr", "127.0.0.1:0", "--data-dir", data, "--log", "warn"], stdout=subprocess.PIPE, text=True
-        )
-        try:
-            address = server.stdout.readline().split()[-1]
-            walked = walk(text[begin:end], address)
-        finally:
-            server.terminate()
-            server.wait(30)
-    if write:
-        README.write_text(text[:begin] + walked + text[end:])
-    elif shape(walked) != shape(text[begin:end]):
-        sys.exit(f"the walk prints otherwise than the README says:\n{walked}")
-    print(f"{walked.count('$ ')} commands of the README's walk ran as printed")
+    binary = Path(sys.argv[1]).resolve()
+    for file in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]:
+        check_commands(file, binary, write="--write" in sys.argv)
+    check_links()
 
 
 if __name__ == "__main__":
