@@ -75,8 +75,8 @@ def script(steps: list[str]) -> str:
     def line(step: str) -> str:
         if step.endswith("&"):
             return f"rm -f server.log\n{step}\ngreeting\n"
-        if step.startswith("kill "):  # bash itself reports a job that was killed.
-            return f"{step}\n{{ wait $!; }} 2>/dev/null\n"
+        if step.startswith("kill "):  # bash reports the end of the job, which the reader's prompt does too.
+            return f"{{ {step}; wait $!; }} 2>/dev/null\n"
         return f"{step}\n"
 
     return PRELUDE + line(START) + "".join(f"printf '\\0'\n{line(step)}" for step in steps)
