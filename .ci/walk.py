@@ -3,7 +3,7 @@
 the links of every Markdown file.
 
     .ci/walk.py target/debug/cameo           # compare
-    .ci/walk.py target/debug/cameo --write   # write down what the commands print
+    .ci/walk.py target/debug/cameo --write   # write down what the commands print, where it differs
 
 In a ```console block, a line that begins with `$ ` is a command, together with the lines that an open quote or a
 backslash continues. The rest is its output. What differs from run to run (times, etags, cursors) is compared by shape.
@@ -125,13 +125,14 @@ def check_commands(file: Path, binary: Path, *, write: bool) -> None:
         return
     walked = walk(text, binary)
     name = str(file.relative_to(ROOT))
-    if write:
+    written, printed = shape(text).splitlines(), shape(walked).splitlines()
+    if written == printed:
+        print(f"{name}: {len(commands(text))} commands ran as printed")
+    elif write:
         file.write_text(walked)
-    elif shape(walked) != shape(text):
-        written, printed = (shape(version).splitlines() for version in (text, walked))
-        difference = difflib.unified_diff(written, printed, name, f"what {name} prints", lineterm="")
-        sys.exit("\n".join(difference))
-    print(f"{name}: {len(commands(text))} commands ran as printed")
+        print(f"{name}: {len(commands(text))} commands ran and were written down")
+    else:
+        sys.exit("\n".join(difflib.unified_diff(written, printed, name, f"what {name} prints", lineterm="")))
 
 
 def anchors(text: str) -> set[str]:
