@@ -1,4 +1,4 @@
-//! What an event says of a change.
+//! What an event says about a change.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use super::profile::is_expired;
 use super::{Invalid, Micros};
 use crate::proto::v1::{AudienceMembership, Event, Profile};
 
-/// What happened to a profile. The number is what is stored.
+/// What happened to a profile. The store keeps the number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum EventKind {
@@ -23,7 +23,7 @@ pub enum EventKind {
 impl EventKind {
     const ALL: [Self; 3] = [Self::Created, Self::Updated, Self::Deleted];
 
-    /// As `Event.type` says it.
+    /// The name in `Event.type`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -33,7 +33,7 @@ impl EventKind {
         }
     }
 
-    /// As it is stored.
+    /// The kind with a stored number; `None` if there is no such kind.
     #[must_use]
     pub fn from_number(number: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| *kind as u8 == number)
@@ -49,7 +49,7 @@ impl EventKind {
     }
 }
 
-/// What happened to a profile that was `before` and is `after`.
+/// What happened to a profile that changed from `before` to `after`.
 #[must_use]
 pub fn kind(before: Option<&Profile>, after: Option<&Profile>) -> EventKind {
     match (before, after) {
@@ -59,8 +59,7 @@ pub fn kind(before: Option<&Profile>, after: Option<&Profile>) -> EventKind {
     }
 }
 
-/// What an event says of the change, which happened at `time`; `profile`, and what only the log knows, is left to the
-/// store.
+/// The event of a change at `time`. The store fills in `profile` and the fields that only the log knows.
 #[must_use]
 pub fn describe(before: Option<&Profile>, after: Option<&Profile>, time: Micros) -> Event {
     let empty = Profile::default();
@@ -96,7 +95,7 @@ pub fn describe(before: Option<&Profile>, after: Option<&Profile>, time: Micros)
         previous: before.map(|_| previous),
         changed_fields: Some(FieldMask { paths }),
         changed_user_attributes,
-        // Who joins anew after a membership has expired enters.
+        // A membership that has expired does not count, so joining again is entering.
         entered_audience_ids: ids_of_first(&new.audience_memberships, |m| is_in(&old.audience_memberships, m, time)),
         exited_audience_ids: ids_of_first(&old.audience_memberships, |m| is_in(&new.audience_memberships, m, time)),
         ..Event::default()
@@ -119,7 +118,7 @@ fn only(map: &Struct, keys: &[String]) -> Option<Struct> {
     (!fields.is_empty()).then_some(Struct { fields })
 }
 
-/// The audiences of those memberships that are not, by `other`, on the other side of the change.
+/// The audiences of the memberships that are not on the other side of the change, as told by `other`.
 fn ids_of_first(memberships: &[AudienceMembership], other: impl Fn(&AudienceMembership) -> bool) -> Vec<i64> {
     memberships.iter().filter(|membership| !other(membership)).map(|membership| membership.audience_id).collect()
 }

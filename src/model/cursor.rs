@@ -8,14 +8,15 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::{Invalid, Place, Workspace};
 
-/// Names one log. Random, made with the store, so that a cursor into another store is refused and never misread.
+/// Identifies one log. It is chosen at random when the store is created, so a cursor of another store is refused rather
+/// than misread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogId(pub u64);
 
-/// A place in the log of one workspace. Exclusive: reading continues after it.
+/// A place in the log of one workspace. It is exclusive: reading continues after it.
 ///
-/// On the wire: a version, the log, a hash of the workspace's name, the number of the event before it and a checksum, in
-/// base64. It is a name, not a secret: a caller that may read the workspace may read at any cursor.
+/// On the wire it is a version, the log id, a hash of the workspace's name, the sequence of the event before the place
+/// and a checksum, in base64. It is not a secret: a caller that may read the workspace may read from any cursor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cursor {
     log: LogId,
@@ -23,11 +24,11 @@ pub struct Cursor {
     place: Place,
 }
 
-/// Why a cursor cannot be read from.
-#[allow(missing_docs)] // The fields stand in the messages.
+/// Why a cursor cannot be used.
+#[allow(missing_docs)] // The messages explain the fields.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum CursorError {
-    /// We did not make it.
+    /// This service did not make it.
     #[error("{field}: not a cursor of this service")]
     Malformed { field: &'static str },
     /// It belongs to another log.
@@ -36,7 +37,7 @@ pub enum CursorError {
     /// It belongs to another workspace.
     #[error("{field}: a cursor of another workspace")]
     ForeignWorkspace { field: &'static str },
-    /// It lies past the head of the log.
+    /// It is past the head of the log.
     #[error("{field}: past the head of the log, {head}")]
     InFuture { field: &'static str, head: Place },
 }
@@ -47,7 +48,7 @@ const LENGTH: usize = BODY + 4;
 /// Characters of an encoded cursor.
 pub const TEXT: usize = LENGTH.div_ceil(3) * 4 - 2;
 
-/// Where a reader of a log begins.
+/// Where a reader of a log starts.
 #[derive(Debug, Clone)]
 pub enum Start {
     /// After the latest event.
@@ -59,7 +60,7 @@ pub enum Start {
 }
 
 impl Start {
-    /// After a cursor of a request. The empty one is that of a client which has stored none yet: it begins with the
+    /// After a cursor of a request. A client that has not stored a cursor yet sends an empty one, and starts with the
     /// oldest event.
     #[must_use]
     pub fn after(cursor: String) -> Self {
@@ -67,7 +68,7 @@ impl Start {
     }
 }
 
-/// The maker and reader of the cursors of one workspace's log.
+/// Makes and parses the cursors of one workspace's log.
 #[derive(Debug, Clone, Copy)]
 pub struct CursorSpace {
     log: LogId,
@@ -87,10 +88,10 @@ impl CursorSpace {
         Cursor { log: self.log, workspace: self.workspace, place: place.into() }
     }
 
-    /// The place in a log with these ends where a reader begins.
+    /// The place where a reader starts in a log that runs from `floor` to `head`.
     ///
     /// # Errors
-    /// As of [`CursorSpace::parse`].
+    /// Those of [`CursorSpace::parse`].
     pub fn resolve(self, start: &Start, floor: Place, head: Place) -> Result<Place, Invalid> {
         match start {
             Start::Now => Ok(head),
@@ -99,10 +100,11 @@ impl CursorSpace {
         }
     }
 
-    /// Parses a cursor of a request, and holds it against the head of the log.
+    /// Parses a cursor of a request, and checks that it is not past the head of the log.
     ///
     /// # Errors
-    /// [`Invalid::Cursor`] if it is not ours, or not of this workspace's log, or lies past `head`.
+    /// [`Invalid::Cursor`] if this service did not make it, if it is not of this workspace's log, or if it is past
+    /// `head`.
     pub fn parse(self, field: &'static str, text: &str, head: Place) -> Result<Place, Invalid> {
         let cursor = Cursor::parse(text).ok_or(CursorError::Malformed { field })?;
         if cursor.log != self.log {
@@ -119,7 +121,7 @@ impl CursorSpace {
 }
 
 impl Cursor {
-    /// As a client stores it.
+    /// The text that a client stores.
     #[must_use]
     pub fn encode(self) -> [u8; TEXT] {
         let mut raw = [0; LENGTH];
@@ -155,7 +157,7 @@ impl fmt::Display for Cursor {
     }
 }
 
-/// The low half of a hash.
+/// The low 32 bits of a hash.
 pub(super) fn low_half(hash: u64) -> u32 {
     u32::try_from(hash & u64::from(u32::MAX)).expect("masked")
 }

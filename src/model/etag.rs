@@ -3,39 +3,39 @@
 use super::limits::ETAG_CHARS;
 use super::{Invalid, LogId, Sequence};
 
-/// Names one version of a profile. Opaque to callers; it changes with each event of the profile.
+/// Identifies one version of a profile. Opaque to callers. It changes with each event of the profile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Etag(String);
 
 impl Etag {
-    /// Of the version that this event of this log made.
+    /// The etag of the version that an event of a log created.
     #[must_use]
     pub fn new(log: LogId, sequence: Sequence) -> Self {
         Self(format!("{:x}-{:08x}", sequence.get(), log.0 >> 32))
     }
 
-    /// Parses the `etag` of a request; `None` if the caller takes any version.
+    /// Parses the `etag` of a request. `None` means that the caller accepts any version.
     ///
     /// # Errors
-    /// [`Invalid::Limit`] if it is longer than any of ours.
+    /// [`Invalid::Limit`] if it is too long.
     pub fn parse(text: String) -> Result<Option<Self>, Invalid> {
         Invalid::limit("etag", "etag characters", ETAG_CHARS, text.len())?;
         Ok((!text.is_empty()).then_some(Self(text)))
     }
 
-    /// The memory that it takes beside itself, in bytes.
+    /// The bytes of memory that it owns beyond its own size.
     #[must_use]
     pub fn weight(&self) -> usize {
         self.0.capacity()
     }
 
-    /// As it stands in a message.
+    /// The text, as in a message.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The same, for a message to keep.
+    /// The text, for a message to own.
     #[must_use]
     pub fn into_string(self) -> String {
         self.0

@@ -4,12 +4,12 @@ use super::limits::{FILTER_TYPES, READER_KEYS};
 use super::{EventKind, Invalid, Mpid};
 use crate::proto::v1::EventFilter;
 
-/// A parsed filter. It is tested on what stands in the header of a row, so that nothing is decoded.
+/// A parsed filter. It tests only what the header of a row holds, so nothing is decoded.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
-    /// Bit n for the kind of number n; `None` for all.
+    /// Bit n stands for the kind with number n. `None` means all kinds.
     kinds: Option<u8>,
-    /// Sorted; empty for all.
+    /// Sorted. Empty means all profiles.
     mpids: Vec<Mpid>,
     omit_silent: bool,
 }
@@ -18,7 +18,7 @@ impl Filter {
     /// Parses the filter of a request.
     ///
     /// # Errors
-    /// [`Invalid`] if it is malformed, too large, or asks for what is not offered.
+    /// [`Invalid`] if it is malformed or too large, or uses a condition that this version does not support.
     pub fn parse(filter: Option<EventFilter>) -> Result<Self, Invalid> {
         let filter = filter.unwrap_or_default();
         refuse_not_offered("filter.audience_ids", !filter.audience_ids.is_empty())?;
@@ -47,7 +47,7 @@ impl Filter {
             && (self.mpids.is_empty() || self.mpids.binary_search(&mpid).is_ok())
     }
 
-    /// The one profile that it asks for, if it asks for one.
+    /// The profile that it selects, if it selects exactly one.
     #[must_use]
     pub fn single_mpid(&self) -> Option<Mpid> {
         match self.mpids[..] {

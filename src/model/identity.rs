@@ -1,4 +1,4 @@
-//! The names by which a person or a device is known.
+//! The identities by which a person or a device is known.
 
 use std::borrow::Cow;
 use std::fmt::Display;
@@ -11,11 +11,11 @@ use crate::proto::v1::{Identity, Profile};
 const TYPE_CHARS: usize = 64;
 const ENCODING_CHARS: usize = 32;
 const PLAIN: &str = "none";
-/// What E.164 allows.
+/// The most digits that E.164 allows.
 const PHONE_DIGITS: usize = 15;
 
-/// Other names of a type, of the vocabularies of mParticle's Events, Identity and Profile APIs, and the name by which
-/// it is matched.
+/// Other names of a type in mParticle's Events, Identity and Profile APIs, each with the name that is used for
+/// matching.
 const ALIASES: [(&str, &str); 21] = [
     ("android_aaid", "google_advertising_id"),
     ("android_advertising_id", "google_advertising_id"),
@@ -60,28 +60,28 @@ const DEVICE_TYPES: [&str; 16] = [
 ];
 const PHONE_TYPES: [&str; 5] = ["mobile_number", "phone", "phone_number", "phone_number_2", "phone_number_3"];
 
-/// By which an identity is matched: its type, its encoding and its value in normal form.
+/// What an identity is matched by: its type, its encoding and its value in normal form.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IdentityKey(Box<[u8]>);
 
-/// An identity of a request: as it is stored, and as it is matched.
+/// An identity of a request, in the form that is stored and in the form that is matched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParsedIdentity {
-    /// What goes into a profile: the value as given, the encoding never empty.
+    /// The form in a profile: the value as given, and an encoding that is never empty.
     pub identity: Identity,
-    /// What goes into the index.
+    /// The form in the index.
     pub key: IdentityKey,
 }
 
 impl IdentityKey {
-    /// Of a well-formed identity, such as a stored one.
+    /// The key of a well-formed identity, such as a stored one.
     #[must_use]
     pub fn of(identity: &Identity) -> Self {
         let (kind, encoding) = (identity.kind(), identity.encoding_or_plain());
         Self([kind, encoding, &normal_form(kind, encoding, &identity.value)].join("\0").into_bytes().into())
     }
 
-    /// A key as a store of format 1 has it, and the one that it has become; `None` if it is not a key.
+    /// A key of a store of format 1, and the key that replaces it. `None` if `former` is not a key.
     #[must_use]
     pub fn renamed(former: &[u8]) -> Option<(Self, Self)> {
         let [kind, encoding, value] =
@@ -90,22 +90,22 @@ impl IdentityKey {
         Some((Self(former.into()), key))
     }
 
-    /// For the index: equal keys have equal bytes.
+    /// The bytes for the index. Equal keys have equal bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// The identity's type, by the name by which it is matched. It is not personal data.
+    /// The identity's type, by the name that is used for matching. It is not personal data.
     #[must_use]
     pub fn kind(&self) -> &str {
         let end = self.0.iter().position(|&byte| byte == 0).unwrap_or(self.0.len());
         std::str::from_utf8(&self.0[..end]).unwrap_or_default()
     }
 
-    /// A lower bound on the encoded size of the identities that it matches: a profile keeps an identity as it was first
-    /// given. Only the value counts, in characters: in lower case it may have more bytes than as given, but never more
-    /// characters than it has bytes as given.
+    /// A lower bound on the encoded size of the identities that it matches. A profile keeps an identity as it was first
+    /// given, which may be shorter than its normal form. So only the characters of the value count: lower case may take
+    /// more bytes than the given form, but never has more characters than the given form has bytes.
     pub(super) fn least_bytes(&self) -> usize {
         let value = self.0.splitn(3, |&byte| byte == 0).nth(2).unwrap_or_default();
         std::str::from_utf8(value).map_or(0, |value| value.chars().count())
@@ -126,11 +126,11 @@ impl IdentityKey {
         }
         match [kind, encoding, value].map(std::str::from_utf8) {
             [Ok(kind), Ok(encoding), Ok(value)] => Ok(self.is_of(kind, encoding, value)),
-            _ => Identity::decode(identity).map(|identity| Self::of(&identity) == *self), // It fails, and says why.
+            _ => Identity::decode(identity).map(|identity| Self::of(&identity) == *self), // Fails with the reason.
         }
     }
 
-    /// Whether it is the key of such an identity. Only if all else is equal is the value brought into normal form.
+    /// Whether it is the key of an identity with these parts. The value is normalized only if everything else is equal.
     fn is_of(&self, kind: &str, encoding: &str, value: &str) -> bool {
         let (kind, encoding) = (kind_of(kind), or_plain(encoding));
         let rest = strip_part(&self.0, kind).and_then(|rest| strip_part(rest, encoding));
@@ -166,29 +166,29 @@ impl ParsedIdentity {
         Ok(Self { key: IdentityKey::of(&identity), identity })
     }
 
-    /// Parses a list of identities, of which none may occur twice.
+    /// Parses a list of identities without duplicates.
     ///
     /// # Errors
-    /// [`Invalid`] if one is malformed, or is there twice.
+    /// [`Invalid`] if an identity is malformed or occurs twice.
     pub fn parse_all(field: &str, identities: Vec<Identity>, limits: &Limits) -> Result<Vec<Self>, Invalid> {
         Invalid::limit(field, "identities", limits.identities, identities.len())?;
         let parse = |(index, identity)| Self::parse(format_args!("{field}[{index}]"), identity, limits);
         let parsed = identities.into_iter().enumerate().map(parse).collect::<Result<Vec<_>, _>>()?;
         match repeated(parsed.iter().map(|identity| &identity.key)) {
-            Some(index) => Err(Invalid::field(format!("{field}[{index}]"), "the same identity is there twice")),
+            Some(index) => Err(Invalid::field(format!("{field}[{index}]"), "is the same identity as an earlier one")),
             None => Ok(parsed),
         }
     }
 }
 
 impl Identity {
-    /// Whether it names a device, not a person.
+    /// Whether it identifies a device rather than a person.
     #[must_use]
     pub fn is_device(&self) -> bool {
         DEVICE_TYPES.binary_search(&self.kind()).is_ok()
     }
 
-    /// The type by which it is matched.
+    /// The type that it is matched by.
     fn kind(&self) -> &str {
         kind_of(&self.r#type)
     }
@@ -207,11 +207,11 @@ pub fn keys_of(profile: &Profile) -> Vec<IdentityKey> {
     keys
 }
 
-/// Whether an encoded `Profile` holds an identity that this key matches. It decodes nothing, and allocates only where a
+/// Whether an encoded `Profile` holds an identity that this key matches. It decodes nothing, and allocates only if a
 /// value of the key's type is not in normal form.
 ///
 /// # Errors
-/// If the profile is not well-formed up to there.
+/// If the profile is malformed before the identity.
 pub fn owns(profile: &[u8], key: &IdentityKey) -> Result<bool, DecodeError> {
     use crate::proto::field::profile::{DEVICE_IDENTITIES, USER_IDENTITIES};
     for field in wire::fields(profile) {
@@ -229,12 +229,12 @@ pub(crate) fn repeated<T: Ord>(items: impl Iterator<Item = T>) -> Option<usize> 
     items.enumerate().find_map(|(index, item)| (!seen.insert(item)).then_some(index))
 }
 
-/// What follows `part` and its separator in a key.
+/// The rest of a key after `part` and its separator.
 fn strip_part<'a>(key: &'a [u8], part: &str) -> Option<&'a [u8]> {
     key.strip_prefix(part.as_bytes())?.strip_prefix(b"\0")
 }
 
-/// The type by which an identity of this type is matched.
+/// The type that an identity of this type is matched by.
 fn kind_of(given: &str) -> &str {
     ALIASES.binary_search_by_key(&given, |(alias, _)| alias).map_or(given, |found| ALIASES[found].1)
 }
@@ -262,7 +262,7 @@ fn lowercase(value: &str) -> Cow<'_, str> {
     if value.chars().all(is_lower) { Cow::Borrowed(value) } else { Cow::Owned(value.to_lowercase()) }
 }
 
-/// The digits of the international number, without the marks of writing, `+` or the international prefix `00`.
+/// The digits of the international number, without punctuation, `+` or the international prefix `00`.
 fn phone_normal_form(value: &str) -> Cow<'_, str> {
     let mark = |c: char| c.is_whitespace() || matches!(c, '-' | '.' | '(' | ')' | '/' | '\u{a0}');
     if !value.contains(mark) {

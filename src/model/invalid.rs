@@ -1,4 +1,4 @@
-//! Why a request is refused at the door.
+//! Why a request is refused before it reaches the store.
 
 use std::fmt;
 
@@ -7,14 +7,14 @@ use super::limits::NAMED_KEY_CHARS;
 
 /// A refusal that depends on the request alone. `grpc::status` maps it.
 ///
-/// Names fields and the keys of attributes, never their values: a value may be personal data.
-#[allow(missing_docs)] // The fields stand in the messages.
+/// It names fields and the keys of attributes, never their values: a value may be personal data.
+#[allow(missing_docs)] // The messages explain the fields.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum Invalid {
     /// A field is missing or malformed.
     #[error("{field}: {problem}")]
     Field { field: String, problem: String },
-    /// A mask names what is not there.
+    /// A mask names a field that does not exist.
     #[error("{field}: {problem}")]
     Mask { field: &'static str, problem: String },
     /// A filter is malformed.
@@ -26,7 +26,7 @@ pub enum Invalid {
     /// The profile as a whole would be too large.
     #[error("the profile would take {found} bytes, over the limit of {limit}")]
     ProfileTooLarge { limit: usize, found: usize },
-    /// A cursor that cannot be read from.
+    /// A cursor cannot be used.
     #[error(transparent)]
     Cursor(#[from] CursorError),
 }
@@ -36,7 +36,7 @@ impl Invalid {
         Self::Field { field: field.to_string(), problem: problem.into() }
     }
 
-    /// Refuses what is over `limit`.
+    /// Refuses a `found` that is over `limit`.
     pub(crate) fn limit(
         field: impl fmt::Display,
         subject: &'static str,
@@ -50,7 +50,7 @@ impl Invalid {
     }
 }
 
-/// An attribute in a field that is a map, as an error names it: `patch.set_user_attributes["plan"]`.
+/// The name of an attribute in errors: its field and its key, such as `patch.set_user_attributes["plan"]`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AttributeIn<'a>(pub &'a str, pub &'a str);
 
@@ -60,7 +60,7 @@ impl fmt::Display for AttributeIn<'_> {
     }
 }
 
-/// The key of an attribute, quoted and cut to a length that leaves room for the rest of the error.
+/// The key of an attribute, quoted and truncated so that the error stays short.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct QuotedKey<'a>(pub &'a str);
 

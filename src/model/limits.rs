@@ -1,4 +1,4 @@
-//! The limits that are part of the contract, and not a setting. `config::limits` has those that are.
+//! The limits that are part of the API. A deployment cannot change them. `config::limits` has those that it can.
 
 use super::Invalid;
 use crate::config::Limits;
@@ -15,28 +15,28 @@ impl Limits {
     }
 }
 
-/// How deep lists and maps may be nested in an attribute's value, which itself is at depth 1. Each takes three levels
-/// of messages, and what decoders take by default is 100.
+/// The depth to which lists and maps may be nested in an attribute's value. The value itself is at depth 1. Each level
+/// of nesting takes three levels of messages, and decoders accept 100 levels by default.
 pub const VALUE_DEPTH: usize = 20;
-/// Values that one patch may append to one list: the writer compares each with each.
+/// Values that one patch may append to one list. The writer compares each of them with each value of the list.
 pub const APPENDED_VALUES: usize = 1_000;
-/// Characters of an attribute's key that an error names: errors travel in HTTP/2 headers, which clients bound.
+/// Characters of an attribute's key in an error. Errors travel in HTTP/2 headers, whose size clients limit.
 pub const NAMED_KEY_CHARS: usize = 64;
-/// Bytes of an audience's name, a partner's or a campaign's.
+/// Bytes of the name of an audience, a partner or a campaign.
 pub const NAME_BYTES: usize = 256;
-/// Characters of an etag; ours have at most 25.
+/// Characters of an etag. Those that the service makes have at most 25.
 pub const ETAG_CHARS: usize = 64;
 /// Characters of a `request_id`.
 pub const REQUEST_ID_CHARS: usize = 64;
-/// Profiles that one patch may take identities from: each is written with it.
+/// Profiles that one patch may take identities from. All of them are written in one commit.
 pub const TAKEN_PROFILES: usize = 10;
 /// Entries of `mpids` in a filter, and of `user_attribute_keys`.
 pub const READER_KEYS: usize = 1_000;
 /// Entries of `types` in a filter.
 pub const FILTER_TYPES: usize = 100;
-/// Items of a page that does not say how many.
+/// Items of a page if the request does not give a `page_size`.
 pub const DEFAULT_PAGE_ITEMS: usize = 100;
-/// Imports at a time: each may have a window full of small messages waiting.
+/// Imports that may run at the same time. Each may have a flow-control window full of small messages waiting.
 pub const IMPORTS: usize = 16;
-/// Refusals that an import tells of.
+/// Refusals that the response of an import lists.
 pub const IMPORT_REFUSALS: usize = 1_000;

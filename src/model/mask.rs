@@ -1,4 +1,4 @@
-//! What a reader wants to see of a profile. It cuts wire bytes; nothing is decoded.
+//! Which parts of a profile a reader wants to see. A mask cuts wire bytes and decodes nothing.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -16,9 +16,9 @@ const _: () = assert!(profile::ALL[profile::ALL.len() - 1].1 < u16::BITS);
 /// A parsed `read_mask` with its `user_attribute_keys`.
 #[derive(Debug, Clone, Default)]
 pub struct Mask {
-    /// Bit n for field n of `Profile`; `None` for all fields.
+    /// Bit n stands for field n of `Profile`. `None` means all fields.
     fields: Option<u16>,
-    /// `None` for all keys.
+    /// `None` means all keys.
     keys: Option<BTreeSet<Vec<u8>>>,
 }
 
@@ -26,7 +26,7 @@ impl Mask {
     /// Parses the mask of a request.
     ///
     /// # Errors
-    /// [`Invalid`] if it names what `Profile` does not have, or too much.
+    /// [`Invalid`] if it names a field that `Profile` does not have, or too many keys.
     pub fn parse(mask: Option<FieldMask>, keys: Vec<String>) -> Result<Self, Invalid> {
         Invalid::limit("user_attribute_keys", "keys", READER_KEYS, keys.len())?;
         let keys: BTreeSet<_> = keys.into_iter().map(String::into_bytes).collect();
@@ -41,16 +41,16 @@ impl Mask {
         })
     }
 
-    /// Whether it lets everything through.
+    /// Whether it keeps everything.
     #[must_use]
     pub fn is_all(&self) -> bool {
         self.fields.is_none() && self.keys.is_none()
     }
 
-    /// What it lets through of an encoded `Profile`.
+    /// Cuts an encoded `Profile` to what the reader wants to see.
     ///
     /// # Errors
-    /// If it is not well-formed.
+    /// If the profile is malformed.
     pub fn profile<'a>(&self, profile: &'a [u8]) -> Result<Cow<'a, [u8]>, DecodeError> {
         if self.is_all() {
             return Ok(Cow::Borrowed(profile));
@@ -71,10 +71,10 @@ impl Mask {
         Ok(Cow::Owned(cut))
     }
 
-    /// An encoded `Event` with what it lets through of the profiles inside.
+    /// Cuts the profiles inside an encoded `Event` to what the reader wants to see.
     ///
     /// # Errors
-    /// If it is not well-formed.
+    /// If the event is malformed.
     pub fn event<'a>(&self, event: &'a [u8]) -> Result<Cow<'a, [u8]>, DecodeError> {
         if self.is_all() {
             return Ok(Cow::Borrowed(event));
@@ -99,7 +99,7 @@ fn field_number(path: &str) -> Result<u32, Invalid> {
     let inner =
         profile::ALL.iter().any(|(field, _)| path.strip_prefix(field).is_some_and(|rest| rest.starts_with('.')));
     let problem = if inner {
-        "a path may not lead into a field; user_attribute_keys narrows user_attributes".to_owned()
+        "must name a whole field; user_attribute_keys selects user attributes".to_owned()
     } else {
         format!("Profile has no field {:?}", path.chars().take(64).collect::<String>())
     };

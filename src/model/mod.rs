@@ -1,16 +1,16 @@
-//! What a request may say, and what a change means.
+//! What a request may contain, and what a change means.
 //!
-//! Everything here is pure: no I/O, no clock, no transport. A value is parsed once, at the edge, into a type that
-//! cannot be wrong, and nothing deeper checks again.
+//! Everything here is pure: no I/O, no clock, no transport. A value is parsed once, at the edge, into a type that is
+//! valid by construction. Deeper code does not check it again.
 //!
-//! - [`limits`]: every limit on what a caller may send.
-//! - [`invalid`]: why a request is refused at the door.
-//! - [`workspace`], [`mpid`], [`identity`], [`profile_key`], [`etag`], [`sequence`], [`cursor`], [`page_token`]: the
-//!   names of things and places.
-//! - [`profile`], [`patch`]: what may be stored, and how it changes; by way of `room`, which refuses what fits nowhere,
-//!   and `weight`, what a parsed value takes of the queue.
-//! - [`change`]: what an event says of a change.
-//! - [`mask`], [`filter`]: what a reader wants to see; they work on wire bytes, by way of [`wire`].
+//! - [`limits`]: all limits on what a caller may send.
+//! - [`invalid`]: why a request is refused before it reaches the store.
+//! - [`workspace`], [`mpid`], [`identity`], [`profile_key`], [`etag`]: how things are identified.
+//! - [`sequence`], [`cursor`], [`page_token`]: places in a log or a list.
+//! - [`profile`], [`patch`]: what may be stored, and how it changes. `room` refuses a patch that fits into no profile,
+//!   and `weight` is the memory that a parsed value takes while it waits in the queue.
+//! - [`change`]: what an event says about a change.
+//! - [`mask`], [`filter`]: what a reader wants to see. A mask works on wire bytes, with [`wire`].
 
 pub mod change;
 pub mod cursor;

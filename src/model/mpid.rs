@@ -5,7 +5,7 @@ use std::num::NonZeroI64;
 
 use super::Invalid;
 
-/// The key of a profile in its workspace: any 64-bit integer but 0.
+/// The key of a profile in its workspace: any 64-bit integer except 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Mpid(NonZeroI64);
 
@@ -24,19 +24,19 @@ impl Mpid {
         NonZeroI64::new(mpid).map(Self)
     }
 
-    /// A positive random one.
+    /// A random positive mpid.
     #[must_use]
     pub fn draw() -> Self {
         Self::new(rand::random_range(1..=i64::MAX)).expect("the range has no 0")
     }
 
-    /// The one to try where this, which was drawn, is in use.
+    /// The mpid to try next if this one was chosen at random and is in use.
     #[must_use]
     pub fn next_drawn(self) -> Self {
         Self::new(self.get().checked_add(1).unwrap_or(1)).unwrap_or(self)
     }
 
-    /// As it stands in a message.
+    /// The number, as in a message.
     #[must_use]
     pub fn get(self) -> i64 {
         self.0.get()

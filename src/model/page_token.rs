@@ -1,7 +1,8 @@
-//! Where the next page of a list begins.
+//! Where the next page of a list starts.
 //!
-//! On the wire: a version, a hash of the workspace's name, flags, the last mpid of the page before and a checksum, in
-//! base64. It names a key, not a page, so it holds whatever is written meanwhile, and the server keeps nothing of it.
+//! On the wire a token is a version, a hash of the workspace's name, flags, the last mpid of the previous page and a
+//! checksum, in base64. It names a key rather than a page, so writes between pages do not invalidate it, and the server
+//! keeps no state for it.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -13,27 +14,27 @@ use super::{Invalid, Mpid, Workspace};
 const VERSION: u8 = 2;
 const BODY: usize = 1 + 4 + 1 + 8;
 const LENGTH: usize = BODY + 4;
-/// A flag.
+/// The flag for [`PageStart::over_damage`].
 const OVER_DAMAGE: u8 = 1;
 
-/// Where a page begins.
+/// Where a page starts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PageStart {
-    /// With the profile after this one; `None` for the first.
+    /// The page starts with the profile after this one. `None` means with the first.
     pub after: Option<Mpid>,
-    /// With the next one whose record is sound: the caller knows that there is damage.
+    /// Whether to skip damaged records at the start of the page. The caller was already told about them.
     pub over_damage: bool,
 }
 
 impl PageStart {
-    /// After a profile.
+    /// Starts after a profile.
     #[must_use]
     pub fn after(mpid: Mpid) -> Self {
         Self { after: Some(mpid), over_damage: false }
     }
 }
 
-/// The token of the page that begins there.
+/// The token of a page.
 #[must_use]
 pub fn encode(workspace: &Workspace, start: PageStart) -> String {
     let mut raw = [0; LENGTH];
@@ -46,10 +47,10 @@ pub fn encode(workspace: &Workspace, start: PageStart) -> String {
     URL_SAFE_NO_PAD.encode(raw)
 }
 
-/// Parses the `page_token` of a request; an empty one is of the first page.
+/// Parses the `page_token` of a request. An empty token is that of the first page.
 ///
 /// # Errors
-/// [`Invalid::Field`] if it is not ours, or not of this workspace.
+/// [`Invalid::Field`] if this service did not make the token, or if it is of another workspace.
 pub fn parse(workspace: &Workspace, token: &str) -> Result<PageStart, Invalid> {
     if token.is_empty() {
         return Ok(PageStart::default());

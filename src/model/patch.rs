@@ -1,4 +1,4 @@
-//! The one way in which a profile changes.
+//! Patches: the only way to change a profile.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -19,15 +19,15 @@ use super::weight::Heap;
 use super::{Invalid, Limits};
 use crate::proto::v1::{Identity, Profile, ProfilePatch};
 
-/// A patch that may be applied.
+/// A valid patch.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Patch {
     /// The identities to link.
     pub add: Vec<ParsedIdentity>,
-    /// Whether to move those that another profile owns.
+    /// Whether to take the identities in `add` that other profiles own.
     pub take: bool,
     remove: Vec<ParsedIdentity>,
-    /// The rest, as it was given.
+    /// The other fields, as they were given.
     rest: ProfilePatch,
 }
 
@@ -35,7 +35,7 @@ impl Patch {
     /// Parses the `patch` of a request.
     ///
     /// # Errors
-    /// [`Invalid`] if any of it is malformed, over its limit, or says two things of one name, or if what it brings fits
+    /// [`Invalid`] if any of it is malformed or over its limit, if it names something twice, or if what it adds fits
     /// into no profile.
     pub fn parse(mut patch: ProfilePatch, limits: &Limits) -> Result<Self, Invalid> {
         check_user_attributes(&patch, limits)?;
@@ -50,7 +50,7 @@ impl Patch {
         let keys = add.iter().chain(&remove).map(|identity| &identity.key);
         if let Some(index) = repeated(keys) {
             let field = format!("patch.remove_identities[{}]", index - add.len());
-            return Err(Invalid::field(field, "is added by the same patch"));
+            return Err(Invalid::field(field, "is also in patch.add_identities"));
         }
         check_room(&patch, &add, limits)?;
         Ok(Self { add, take: patch.take_identities, remove, rest: patch })
@@ -68,13 +68,13 @@ impl Patch {
         }
     }
 
-    /// Bytes of memory that it takes.
+    /// The memory that it takes, in bytes.
     #[must_use]
     pub fn weight(&self) -> usize {
         size_of::<Self>() + self.add.heap() + self.remove.heap() + self.rest.heap()
     }
 
-    /// Refuses what has ended at `now`.
+    /// Refuses memberships that have ended at `now`.
     ///
     /// # Errors
     /// [`Invalid::Field`].
@@ -82,13 +82,13 @@ impl Patch {
         check_not_expired("patch.join_audiences", &self.rest.join_audiences, now)
     }
 
-    /// Applies all of it to `profile`. Who owns the identities is for the store to decide, before.
+    /// Applies the patch to `profile`. The store has checked before who owns the identities.
     ///
-    /// Checks only what it changes: a profile may be over a limit that was lowered after it was written, and must still
-    /// accept changes, not least those that make it smaller.
+    /// Only what the patch changes is checked. A profile may be over a limit that was lowered after it was written, and
+    /// must still accept changes, especially those that make it smaller.
     ///
     /// # Errors
-    /// [`Invalid`] if an attribute is of the wrong type, or the patch makes something grow that is then over its limit.
+    /// [`Invalid`] if an attribute has the wrong type, or if the patch makes something grow past its limit.
     pub fn apply(&self, profile: &mut Profile, limits: &Limits) -> Result<(), Invalid> {
         let patch = &self.rest;
         let before = counts(profile);
@@ -129,7 +129,7 @@ impl Patch {
     }
 }
 
-/// How much a profile holds of each thing that [`check_growth`] limits.
+/// How many a profile has of each thing that [`check_growth`] limits.
 fn counts(profile: &Profile) -> [usize; 5] {
     let attributes = |map: &Option<Struct>| map.as_ref().map_or(0, |map| map.fields.len());
     [
@@ -141,7 +141,7 @@ fn counts(profile: &Profile) -> [usize; 5] {
     ]
 }
 
-/// Refuses a count that is over its limit and that the patch made grow.
+/// Refuses a count that the patch has increased and that is over its limit.
 fn check_growth(before: [usize; 5], after: [usize; 5], limits: &Limits) -> Result<(), Invalid> {
     let rules = [
         ("patch.add_identities", "identities", limits.identities),
@@ -157,7 +157,7 @@ fn check_growth(before: [usize; 5], after: [usize; 5], limits: &Limits) -> Resul
     Ok(())
 }
 
-/// Removes the identities of these keys from a profile.
+/// Removes the identities with these keys from a profile.
 pub fn unlink(profile: &mut Profile, keys: &[IdentityKey]) {
     retain_identities(profile, |key| !keys.contains(key));
 }
@@ -168,7 +168,7 @@ fn retain_identities(profile: &mut Profile, keep: impl Fn(&IdentityKey) -> bool)
     profile.user_identities.retain(kept);
 }
 
-/// Edits a map in place; an empty one is absent.
+/// Edits a map in place. A map that becomes empty is removed.
 fn edit(
     map: &mut Option<Struct>,
     change: impl FnOnce(&mut BTreeMap<String, Value>) -> Result<(), Invalid>,

@@ -1,4 +1,4 @@
-//! What may be stored.
+//! Which profiles may be stored.
 
 use prost::Message;
 use prost_types::value::Kind;
@@ -12,12 +12,12 @@ use super::weight::Heap;
 use super::{Invalid, Limits};
 use crate::proto::v1::{Attribution, AudienceMembership, Identity, Profile};
 
-/// A profile that may be created.
+/// A valid profile that may be created.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewProfile {
-    /// Without what the server sets: mpid, times, etag.
+    /// The profile, without the fields that the server sets: mpid, times and etag.
     pub profile: Profile,
-    /// Of all its identities.
+    /// The keys of all its identities.
     pub identities: Vec<IdentityKey>,
 }
 
@@ -38,7 +38,7 @@ impl NewProfile {
         let ids = profile.audience_memberships.iter().map(|membership| membership.audience_id);
         if let Some(index) = repeated(ids) {
             let field = format!("profile.audience_memberships[{index}]");
-            return Err(Invalid::field(field, "the same audience is there twice"));
+            return Err(Invalid::field(field, "is the same audience as an earlier one"));
         }
         let identities = device.iter().chain(&user).map(|identity| identity.key.clone()).collect();
         let profile = Profile {
@@ -52,11 +52,11 @@ impl NewProfile {
             user_attributes: profile.user_attributes.filter(|map| !map.fields.is_empty()),
             ..profile
         };
-        check_size(None, &profile, limits)?; // What the server sets comes on top.
+        check_size(None, &profile, limits)?; // The fields that the server sets are not counted yet.
         Ok(Self { profile, identities })
     }
 
-    /// Bytes of memory that it takes.
+    /// The memory that it takes, in bytes.
     #[must_use]
     pub fn weight(&self) -> usize {
         size_of::<Self>() + self.profile.heap() + self.identities.heap()
@@ -64,7 +64,7 @@ impl NewProfile {
 }
 
 impl NewProfile {
-    /// Refuses what has ended at `now`.
+    /// Refuses memberships that have ended at `now`.
     ///
     /// # Errors
     /// [`Invalid::Field`].
@@ -104,7 +104,7 @@ pub(crate) fn check_attribute(field: &str, key: &str, value: &Value, limits: &Li
     check_value_bytes(attribute, value, limits)
 }
 
-/// Refuses a key that may not be stored. It is not named: it is empty, or too long.
+/// Refuses a key that may not be stored. The error does not name the key, which is empty or too long.
 pub(crate) fn check_attribute_key(field: &str, key: &str, limits: &Limits) -> Result<(), Invalid> {
     if key.is_empty() {
         return Err(Invalid::field(field, "an attribute's key must not be empty"));
@@ -117,12 +117,12 @@ pub(crate) fn check_value_bytes(attribute: AttributeIn<'_>, value: &Value, limit
     Invalid::limit(attribute, "attribute value bytes", limits.attribute_value_bytes, value.encoded_len())
 }
 
-/// Refuses a value that JSON could not say, or that is nested too deeply, if it stands at `depth`.
+/// Refuses a value that JSON cannot represent or that is nested too deeply. `depth` is its own depth.
 pub(crate) fn check_value(attribute: AttributeIn<'_>, value: &Value, depth: usize) -> Result<(), Invalid> {
     Invalid::limit(attribute, "depth of an attribute's value", VALUE_DEPTH, depth)?;
     let check_inner = |value| check_value(attribute, value, depth + 1);
     match &value.kind {
-        None => Err(Invalid::field(attribute, "an attribute's value must not be unset; JSON null is null_value")),
+        None => Err(Invalid::field(attribute, "an attribute's value must be set; JSON null is null_value")),
         Some(Kind::NumberValue(number)) if !number.is_finite() => {
             Err(Invalid::field(attribute, "a number must be finite"))
         }
@@ -150,8 +150,8 @@ pub(crate) fn check_memberships(
     Ok(())
 }
 
-/// Refuses memberships that have ended at `now`. Not a check of the door: the repeat of a request that was in time gets
-/// its first answer.
+/// Refuses memberships that have ended at `now`. This is not part of parsing: a repeat of a request that was in time
+/// must still get the first response.
 pub(crate) fn check_not_expired(field: &str, memberships: &[AudienceMembership], now: Micros) -> Result<(), Invalid> {
     match memberships.iter().position(|membership| is_expired(membership, now)) {
         Some(index) => Err(Invalid::field(format!("{field}[{index}].expire_time"), "must lie in the future")),
@@ -176,15 +176,15 @@ pub(crate) fn check_attributions(field: &str, attributions: &[Attribution], limi
 
 fn check_timestamp(field: &str, timestamp: Option<&prost_types::Timestamp>) -> Result<(), Invalid> {
     match timestamp {
-        Some(timestamp) if !time::is_valid(timestamp) => Err(Invalid::field(field, "is not a time")),
+        Some(timestamp) if !time::is_valid(timestamp) => Err(Invalid::field(field, "is not a valid timestamp")),
         _ => Ok(()),
     }
 }
 
-/// Refuses a profile that is over the limit and larger than `before`. A profile that is over a limit because it was
-/// lowered may still change and shrink.
+/// Refuses a profile that is over the limit and larger than `before`. If the limit was lowered, a profile over it may
+/// still change and shrink.
 ///
-/// Fields that the server sets do not count as growth: a longer etag is not the caller's doing.
+/// Fields that the server sets do not count as growth: the caller cannot prevent a longer etag.
 ///
 /// # Errors
 /// [`Invalid::ProfileTooLarge`].
@@ -196,7 +196,7 @@ pub fn check_size(before: Option<&Profile>, after: &Profile, limits: &Limits) ->
     Err(Invalid::ProfileTooLarge { limit, found })
 }
 
-/// Encoded bytes of all but what the server sets.
+/// The encoded bytes of all fields that the caller sets.
 fn given_bytes(profile: &Profile) -> usize {
     let set_by_server = Profile {
         mpid: profile.mpid,
@@ -214,7 +214,7 @@ pub fn is_expired(membership: &AudienceMembership, now: Micros) -> bool {
     expiry(membership).is_some_and(|expiry| expiry <= now)
 }
 
-/// When the first of a profile's memberships ends; `None` if none does.
+/// The earliest end of a profile's memberships; `None` if none ends.
 #[must_use]
 pub fn next_expiry(profile: &Profile) -> Option<Micros> {
     profile.audience_memberships.iter().filter_map(expiry).min()
@@ -242,7 +242,7 @@ mod tests {
         assert_eq!(parse(new.profile.clone()), new);
     }
 
-    /// A profile with a key of 1 byte, an etag of `etag` bytes and, of what the caller gives, `name` bytes and more.
+    /// A profile with an mpid of 1 byte, an etag of `etag` bytes and a partner of `name` bytes, which the caller gives.
     fn profile(etag: usize, name: usize) -> Profile {
         let attribution = Attribution { partner: "p".repeat(name), ..Attribution::default() };
         Profile { mpid: 1, etag: "e".repeat(etag), attribution: vec![attribution], ..Profile::default() }

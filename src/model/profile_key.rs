@@ -1,4 +1,4 @@
-//! How a request names a profile.
+//! How a request identifies a profile.
 
 use std::fmt::Display;
 
@@ -7,12 +7,12 @@ use super::weight::Heap;
 use super::{Invalid, Limits, Mpid};
 use crate::proto::v1::{self, profile_key};
 
-/// A profile, by its mpid or by any identity that it owns.
+/// The mpid of a profile, or any identity that the profile owns.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ProfileKey {
-    /// By its mpid.
+    /// The profile's mpid.
     Mpid(Mpid),
-    /// By an identity that it owns.
+    /// An identity that the profile owns.
     Identity(ParsedIdentity),
 }
 
@@ -20,7 +20,7 @@ impl ProfileKey {
     /// Parses the `ProfileKey` in `field` of a request.
     ///
     /// # Errors
-    /// [`Invalid`] if it is absent, names no profile, or is malformed.
+    /// [`Invalid`] if it is absent, empty or malformed.
     pub fn parse(field: impl Display + Copy, key: Option<v1::ProfileKey>, limits: &Limits) -> Result<Self, Invalid> {
         match key.and_then(|key| key.key) {
             Some(profile_key::Key::Mpid(mpid)) => Mpid::parse(format_args!("{field}.mpid"), mpid).map(Self::Mpid),
@@ -31,7 +31,7 @@ impl ProfileKey {
         }
     }
 
-    /// Bytes of memory that it takes.
+    /// The memory that it takes, in bytes.
     #[must_use]
     pub fn weight(&self) -> usize {
         let heap = match self {

@@ -1,7 +1,7 @@
 //! The room that a patch needs in a profile.
 //!
-//! Only the writer knows what the profile holds already. But a patch that is over the limit by itself is refused at the
-//! door, before it takes space in the queue.
+//! Only the writer knows what the profile already holds. But a patch that is over the limit by itself is refused before
+//! it takes space in the queue.
 
 use prost::Message;
 use prost_types::ListValue;
@@ -16,7 +16,7 @@ const GROWTH: usize = 4;
 /// A number as an attribute's value.
 const NUMBER_BYTES: usize = 9;
 
-/// Refuses a patch that fits into no profile. `add` holds its identities; `patch` is without them.
+/// Refuses a patch that fits into no profile. `add` holds its new identities, which `patch` no longer holds.
 ///
 /// # Errors
 /// [`Invalid::ProfileTooLarge`].
@@ -24,13 +24,14 @@ pub(super) fn check_room(patch: &ProfilePatch, add: &[ParsedIdentity], limits: &
     let limit = limits.profile_bytes;
     let identities: usize = add.iter().map(|identity| field_bytes(identity.key.least_bytes())).sum();
     if identities + GROWTH * patch.encoded_len() <= limit {
-        return Ok(()); // Most patches stop here: to find repeated values takes quadratic time.
+        return Ok(()); // Most patches end here, without the search for duplicates, which takes quadratic time.
     }
     let found = identities + least_bytes(patch);
     if found <= limit { Ok(()) } else { Err(Invalid::ProfileTooLarge { limit, found }) }
 }
 
-/// The smallest encoded size of a profile after the patch, without identities and flags: what it makes of an empty one.
+/// The encoded size of an empty profile after the patch, which is the smallest that any profile can have. It leaves out
+/// identities and flags.
 fn least_bytes(patch: &ProfilePatch) -> usize {
     let incremented = patch.increment_user_attributes.keys().map(|key| attribute_bytes(key, NUMBER_BYTES));
     let appended = patch.append_user_attributes.iter().map(|(key, list)| attribute_bytes(key, list_bytes(list)));
@@ -44,12 +45,12 @@ fn least_bytes(patch: &ProfilePatch) -> usize {
     maps.chain(memberships).chain(attributions).sum()
 }
 
-/// Bytes of one attribute in its map, given those of its value.
+/// The bytes of one attribute in its map, given the bytes of its value.
 fn attribute_bytes(key: &str, value: usize) -> usize {
     field_bytes(field_bytes(key.len()) + field_bytes(value))
 }
 
-/// Bytes of a list as an attribute's value. A value that the list holds already is not appended, so each counts once.
+/// The bytes of a list as an attribute's value. Duplicates are not appended, so each distinct value counts once.
 fn list_bytes(list: &ListValue) -> usize {
     field_bytes(distinct(&list.values).map(|value| field_bytes(value.encoded_len())).sum())
 }
@@ -58,7 +59,7 @@ fn distinct<T: PartialEq>(items: &[T]) -> impl Iterator<Item = &T> {
     items.iter().enumerate().filter(|(index, item)| !items[..*index].contains(item)).map(|(_, item)| item)
 }
 
-/// Bytes of a field with its key, which takes one byte: all field numbers here are below 16.
+/// The bytes of a field with its key. The key takes one byte, because all field numbers here are below 16.
 fn field_bytes(length: usize) -> usize {
     wire::delimited_len(1, length)
 }
@@ -98,7 +99,7 @@ mod tests {
         Limits { profile_bytes, ..Limits::default() }
     }
 
-    /// One patch for each thing that takes room, and one for all of them.
+    /// One patch for each thing that takes room, and one with all of them.
     fn patches() -> Vec<ProfilePatch> {
         let nested = value(Kind::ListValue(list([value(Kind::BoolValue(false)), value(Kind::NullValue(0))])));
         let appended =
@@ -148,7 +149,7 @@ mod tests {
         assert_eq!((least.encoded_len(), least_bytes(&least)), (5, 18));
     }
 
-    /// A profile keeps an identity as it was first given, perhaps in fewer bytes than the patch gives it in.
+    /// A profile keeps an identity as it was first given, which may be shorter than the form in the patch.
     #[test]
     fn an_identity_counts_as_in_its_shortest_form() {
         let forms = [

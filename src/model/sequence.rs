@@ -1,9 +1,9 @@
-//! Numbers of events, and the places between them.
+//! The numbers of events, and the places between events.
 
 use std::fmt;
 use std::num::NonZeroU64;
 
-/// The number of an event in its workspace: from 1, without holes, in commit order.
+/// The number of an event in its workspace. Numbers start at 1, have no holes and follow the order of commits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Sequence(NonZeroU64);
 
@@ -18,7 +18,7 @@ impl Sequence {
         NonZeroU64::new(number).map(Self)
     }
 
-    /// As it stands in a message.
+    /// The number, as in a message.
     #[must_use]
     pub fn get(self) -> u64 {
         self.0.get()
@@ -26,22 +26,22 @@ impl Sequence {
 }
 
 impl Place {
-    /// Before the first event.
+    /// The place before the first event.
     pub const START: Self = Self(0);
 
-    /// After the event of this number; the start for 0.
+    /// The place after the event with this number; the start if it is 0.
     #[must_use]
     pub fn after(number: u64) -> Self {
         Self(number)
     }
 
-    /// How many events of the log lie before it, as it stands in a message.
+    /// The number of the event right before it, as in a message; 0 at the start.
     #[must_use]
     pub fn get(self) -> u64 {
         self.0
     }
 
-    /// The number of the event after it.
+    /// The number of the event right after it.
     ///
     /// # Panics
     /// After 2^64 - 1 events.
@@ -50,13 +50,13 @@ impl Place {
         self.checked_next().expect("a log ends before its numbers do")
     }
 
-    /// The same; `None` at the end of all numbers, which a damaged row may name.
+    /// As [`Self::next`], but `None` after the largest number, which a damaged row may hold.
     #[must_use]
     pub fn checked_next(self) -> Option<Sequence> {
         Sequence::new(self.0.checked_add(1)?)
     }
 
-    /// The event right before it; `None` at the start.
+    /// The number of the event right before it; `None` at the start.
     #[must_use]
     pub fn last(self) -> Option<Sequence> {
         Sequence::new(self.0)

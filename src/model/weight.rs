@@ -1,8 +1,8 @@
-//! How much memory a parsed value takes, so that what waits for the writer can be bounded.
+//! How much memory a parsed value takes. The queue of the writer is bounded by it.
 //!
-//! The encoded size does not tell: a map of one entry takes 14 bytes on the wire and more than 632 in memory, because a
-//! B-tree allocates whole nodes. So the value is walked, and each allocation counts with the size that was asked for.
-//! What the allocator adds does not count.
+//! The encoded size is no measure: a map of one entry takes 14 bytes on the wire and more than 632 in memory, because a
+//! B-tree allocates whole nodes. So each allocation of the value is counted, with the requested size. The overhead of
+//! the allocator is not counted.
 
 use std::collections::BTreeMap;
 
@@ -14,14 +14,14 @@ use crate::proto::v1::{Attribution, AudienceMembership, Identity, Profile, Profi
 
 /// A value that may own memory.
 pub(super) trait Heap {
-    /// Bytes that it owns beyond its own size.
+    /// The bytes of memory that it owns beyond its own size.
     fn heap(&self) -> usize;
 }
 
-/// Entries of a node of a B-tree, as the standard library has them.
+/// The entries that a B-tree node of the standard library can hold.
 const NODE_ENTRIES: usize = 11;
-/// Entries that fill a node in a tree that grows at its end, one of them in the level above. Maps mostly arrive in
-/// order, and then this is exact. In any other order, nodes are fuller.
+/// The entries per node in a tree that grows at its end, including one in the level above. Maps mostly arrive in order,
+/// and then this is exact. In any other order, nodes are fuller.
 const SPLIT_ENTRIES: usize = 7;
 
 impl<V: Heap> Heap for BTreeMap<String, V> {
@@ -31,10 +31,10 @@ impl<V: Heap> Heap for BTreeMap<String, V> {
     }
 }
 
-/// All nodes of a tree of `len` entries.
+/// The bytes of all nodes of a tree of `len` entries.
 fn tree_bytes(len: usize, entry: usize) -> usize {
     let pointer = size_of::<usize>();
-    let leaf = (NODE_ENTRIES * entry).next_multiple_of(pointer) + 2 * pointer; // Its parent, its place there, its length.
+    let leaf = (NODE_ENTRIES * entry).next_multiple_of(pointer) + 2 * pointer; // Parent, index in the parent, length.
     let (mut bytes, mut node, mut entries) = (0, leaf, len);
     while entries > 0 {
         let nodes = 1 + entries.saturating_sub(NODE_ENTRIES).div_ceil(SPLIT_ENTRIES);
@@ -90,7 +90,7 @@ macro_rules! owns_nothing {
 }
 owns_nothing!(bool, i64, f64, Timestamp);
 
-/// Names every field, so that one that is added is not forgotten.
+/// Names every field, so that a new field does not compile until it is added here.
 macro_rules! owns_its_fields {
     ($($type:ty { $($field:ident),* })*) => {$(
         impl Heap for $type {

@@ -9,15 +9,15 @@ use prost::{DecodeError, encoding::encoded_len_varint};
 /// One field of an encoded message.
 #[derive(Debug, Clone, Copy)]
 pub struct Field<'a> {
-    /// Its number.
+    /// The field number.
     pub tag: u32,
-    /// Key and value, as they stand in the message.
+    /// The key and the value, as in the message.
     pub whole: &'a [u8],
     /// The value of a length-delimited field; empty for any other.
     pub value: &'a [u8],
 }
 
-/// The fields of an encoded message, in the order in which they stand there.
+/// The fields of an encoded message, in their order in the message.
 #[must_use]
 pub fn fields(message: &[u8]) -> Fields<'_> {
     Fields(message)
@@ -43,17 +43,17 @@ impl<'a> Fields<'a> {
         if wire_type == WireType::LengthDelimited {
             let mut peek = self.0;
             let length = usize::try_from(decode_varint(&mut peek)?).unwrap_or(usize::MAX);
-            value = peek.get(..length).unwrap_or_default(); // If it is cut short, `skip_field` refuses it.
+            value = peek.get(..length).unwrap_or_default(); // If it is truncated, `skip_field` fails.
         }
         skip_field(wire_type, tag, &mut self.0, DecodeContext::default())?;
         Ok(Field { tag, whole: &start[..start.len() - self.0.len()], value })
     }
 }
 
-/// The value of the first length-delimited field of this number.
+/// The value of the first field with this number, which must be length-delimited.
 ///
 /// # Errors
-/// If the message is not well-formed up to there.
+/// If the message is malformed before the field.
 pub fn find(message: &[u8], tag: u32) -> Result<Option<&[u8]>, DecodeError> {
     for field in fields(message) {
         let field = field?;
@@ -64,13 +64,13 @@ pub fn find(message: &[u8], tag: u32) -> Result<Option<&[u8]>, DecodeError> {
     Ok(None)
 }
 
-/// Bytes of a length-delimited field.
+/// The bytes of a length-delimited field with a value of `length` bytes.
 #[must_use]
 pub fn delimited_len(tag: u32, length: usize) -> usize {
     key_len(tag) + encoded_len_varint(length as u64) + length
 }
 
-/// Writes the key and length of a length-delimited field; its value is for the caller to write.
+/// Writes the key and length of a length-delimited field. The caller writes the value.
 pub fn put_delimited_header(tag: u32, length: usize, out: &mut impl BufMut) {
     encode_key(tag, WireType::LengthDelimited, out);
     encode_varint(length as u64, out);

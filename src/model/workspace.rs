@@ -1,4 +1,4 @@
-//! The unit of tenancy, of order and of retention.
+//! Workspaces: the unit of tenancy, order and retention.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use super::Invalid;
 
 const PART_CHARS: usize = 64;
 
-/// `{org}/{account}/{workspace}`, each part 1 to 64 of `A-Za-z0-9_-`. Cheap to clone.
+/// `{org}/{account}/{workspace}`, each part 1 to 64 characters of `A-Za-z0-9_-`. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Workspace(Arc<str>);
 
@@ -15,7 +15,7 @@ impl Workspace {
     /// Parses the field `workspace` of a request.
     ///
     /// # Errors
-    /// [`Invalid::Field`] if it is not three such parts.
+    /// [`Invalid::Field`] if it is not three valid parts.
     pub fn parse(name: &str) -> Result<Self, Invalid> {
         let well_formed = name.split('/').count() == 3 && name.split('/').all(is_part);
         if !well_formed {
@@ -25,7 +25,7 @@ impl Workspace {
         Ok(Self(name.into()))
     }
 
-    /// The name as it was given.
+    /// The name.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

@@ -1,4 +1,4 @@
-//! What a patch does, and what it is refused for.
+//! What a patch does, and why it is refused.
 
 use super::*;
 use crate::proto::v1::{Attribution, AudienceMembership};
@@ -31,7 +31,7 @@ fn parse(patch: ProfilePatch) -> Patch {
     Patch::parse(patch, &Limits::default()).unwrap()
 }
 
-/// A patch that says something in every field.
+/// A patch with every field set.
 fn full() -> ProfilePatch {
     ProfilePatch {
         is_opted_out: Some(false),
@@ -64,7 +64,7 @@ fn set(key: &str, value: Value) -> ProfilePatch {
     ProfilePatch { set_user_attributes: Some(map([(key, value)])), ..ProfilePatch::default() }
 }
 
-/// A profile with three of everything, and limits that it was within before they were lowered.
+/// A profile with three of everything, and limits that were lowered since it was written.
 fn over_every_limit() -> (Profile, Limits) {
     let names = ["k1", "k2", "long key"];
     let attributes = Some(Struct { fields: names.map(|name| (name.to_owned(), text("long value"))).into() });
