@@ -1,10 +1,10 @@
 //! Generates the protobuf code without protoc: protox compiles, tonic-prost-build generates.
 //!
-//! - The API, `proto/cameo/v1`, takes two passes. The first makes the messages and the clients. The second makes the
-//!   servers, whose responses are already encoded when they reach the codec (`grpc::codec`): what is stored is what is
-//!   sent.
-//! - The numbers of its fields, for the code that cuts wire bytes (`model::wire`).
-//! - The messages of the store, `proto/cameo/storage/v1`. No caller sees them, so reflection does not serve them.
+//! - The API in `proto/cameo/v1`, in two passes. The first pass makes the messages and the clients. The second makes
+//!   the servers. Their responses are already encoded when they reach the codec (`grpc::codec`), because stored bytes
+//!   are sent as they are.
+//! - The field numbers of the API, for the code that cuts wire bytes (`model::wire`).
+//! - The messages of the store in `proto/cameo/storage/v1`. They are internal, so reflection does not serve them.
 
 use std::fmt::Write;
 use std::fs;
@@ -28,7 +28,7 @@ fn main() -> Result<()> {
     let mut files = proto_files(API)?;
     files.extend(proto_files(ERRORS)?);
     let api = compile(files)?;
-    let encoded = api.encode_file_descriptor_set(); // The comments are in here only: the pool drops them.
+    let encoded = api.encode_file_descriptor_set(); // Unlike the pool, this keeps the comments.
     fs::write(out.join("descriptors.bin"), &encoded)?;
     let descriptors = FileDescriptorSet::decode(&*encoded)?;
     generate_api(descriptors.clone())?;
@@ -49,7 +49,7 @@ fn proto_files(directory: &str) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// With imports, so that reflection serves a closed set, and with comments, so that it documents.
+/// Includes imports, so that reflection serves a complete set, and comments, so that it serves the documentation.
 fn compile(files: Vec<PathBuf>) -> Result<protox::Compiler> {
     let mut compiler = protox::Compiler::new([Path::new("proto")])?;
     compiler.include_imports(true).include_source_info(true);
@@ -84,7 +84,7 @@ fn generate_servers(descriptors: FileDescriptorSet, out: &Path) -> Result<()> {
     Ok(builder.compile_fds(descriptors)?)
 }
 
-/// Every message that an RPC of ours responds with.
+/// The response messages of our RPCs.
 fn responses(descriptors: &FileDescriptorSet) -> Vec<String> {
     let files = descriptors.file.iter().filter(|file| file.package() == "cameo.v1");
     let methods = files.flat_map(|file| &file.service).flat_map(|service| &service.method);
@@ -98,7 +98,7 @@ fn generate_storage(out: &Path) -> Result<()> {
     let descriptors = compile(proto_files(STORAGE)?)?.encode_file_descriptor_set();
     let builder = tonic_prost_build::configure()
         .btree_map(".") // Equal messages have equal bytes.
-        .build_client(false) // An import would bring in the services of the API once more.
+        .build_client(false) // Otherwise the services of imported API files would be generated again.
         .build_server(false)
         .out_dir(out)
         .extern_path(".google.rpc", "::tonic_types::pb")
@@ -106,11 +106,11 @@ fn generate_storage(out: &Path) -> Result<()> {
     Ok(builder.compile_fds(FileDescriptorSet::decode(&*descriptors)?)?)
 }
 
-/// A module for each message, with a constant for each of its fields and a list of all of them.
+/// A module for each message, with a constant for each field and a list of all fields.
 fn field_numbers(pool: &DescriptorPool) -> Result<String> {
     let mut code = String::new();
     for message in pool.all_messages() {
-        // Attributes are a Struct: cutting a profile to some of them goes into it.
+        // Attributes are a Struct, so cutting a profile to some attributes cuts inside a Struct.
         let is_struct = message.full_name().starts_with("google.protobuf.Struct");
         if message.package_name() == "cameo.v1" || is_struct {
             write_module(&message, &mut code)?;
@@ -127,11 +127,11 @@ fn write_module(message: &MessageDescriptor, code: &mut String) -> Result<()> {
         writeln!(code, "    pub const {}: u32 = {number};", name.to_uppercase())?;
         write!(list, "({name:?}, {number}), ")?;
     }
-    writeln!(code, "    /// All of them, by number.\n    pub const ALL: &[(&str, u32)] = &[{list}];\n}}")?;
+    writeln!(code, "    /// All fields, ordered by number.\n    pub const ALL: &[(&str, u32)] = &[{list}];\n}}")?;
     Ok(())
 }
 
-/// The name in snake case. A nested message, such as the entry of a map, follows the name of the message around it.
+/// The message's name in snake case. The name of a nested message, such as a map entry, starts with that of its parent.
 fn module_name(message: &MessageDescriptor) -> String {
     let mut name = String::new();
     for character in message.full_name()[message.package_name().len()..].chars() {
@@ -141,5 +141,5 @@ fn module_name(message: &MessageDescriptor) -> String {
             _ => name.push(character.to_ascii_lowercase()),
         }
     }
-    if name == "struct" { "struct_message".to_owned() } else { name } // A keyword.
+    if name == "struct" { "struct_message".to_owned() } else { name } // `struct` is a keyword.
 }

@@ -1,32 +1,32 @@
-//! The clocks of this machine. The store asks them here for each command and each read; nothing deeper does.
+//! The clocks of this machine. The store reads them for each command and each read; no code below the store does.
 //!
-//! - [`Clock::now`] follows the machine's clock, but does not go back with it by less than [`CORRECTION`]: what has
-//!   expired stays expired. Set back by more, the clock was wrong before, and is followed.
-//! - [`Clock::uptime`] counts the time for which the store has been served, over all its restarts. No setting of the
-//!   machine's clock moves it. Request ids age by it.
+//! - [`Clock::now`] follows the machine's clock, but ignores steps back of less than [`CORRECTION`], so that what has
+//!   expired stays expired. A larger step back is followed: it means that the clock was wrong before.
+//! - [`Clock::uptime`] is the total time for which the store has been served, over all restarts. It does not depend on
+//!   the machine's wall clock. It determines the age of request ids.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::model::Micros;
 
-/// A step back that is followed.
+/// The smallest step back that is followed.
 pub const CORRECTION: Duration = Duration::from_secs(60 * 60);
 
 /// See the module.
 #[derive(Debug)]
 pub struct Clock {
-    /// The latest time that was told.
+    /// The latest time that was returned.
     latest: AtomicI64,
     uptime_at_start: Micros,
     started: Instant,
 }
 
 impl Clock {
-    /// Goes on where the store left off: with its uptime, and the time of its latest event.
+    /// Continues from the uptime of the store and the time of its latest event.
     #[must_use]
     pub fn new(uptime: Micros, latest_event: Option<Micros>) -> Self {
-        // Without events, the machine's clock is taken as it is: 1970 is far behind it.
+        // Without events, this is 1970. Any machine's clock is later, so it is followed.
         let latest = AtomicI64::new(latest_event.unwrap_or_default().get());
         Self { latest, uptime_at_start: uptime, started: Instant::now() }
     }
@@ -37,20 +37,20 @@ impl Clock {
         self.tell(machine_time().unwrap_or_default())
     }
 
-    /// How long the store has been served in all.
+    /// How long the store has been served in total.
     #[must_use]
     pub fn uptime(&self) -> Micros {
         self.uptime_at_start.plus(self.started.elapsed())
     }
 
-    /// What to say when the machine's clock says `machine`.
+    /// The time to return when the machine's clock shows `machine`.
     fn tell(&self, machine: Micros) -> Micros {
         let latest = self.latest.load(Ordering::Relaxed);
         if machine.get() < latest && machine.plus(CORRECTION).get() > latest {
             return Micros::new(latest);
         }
         if machine.get() > latest {
-            // Another thread may have told a later time meanwhile.
+            // Another thread may have returned a later time in the meantime.
             return Micros::new(self.latest.fetch_max(machine.get(), Ordering::Relaxed).max(machine.get()));
         }
         self.latest.store(machine.get(), Ordering::Relaxed);
@@ -58,7 +58,7 @@ impl Clock {
     }
 }
 
-/// The clock of the machine; `None` before 1970, which no clock of a machine in order says.
+/// The machine's clock; `None` before 1970, which a working clock never shows.
 #[must_use]
 pub fn machine_time() -> Option<Micros> {
     SystemTime::now().duration_since(UNIX_EPOCH).ok().map(Micros::of)

@@ -1,4 +1,4 @@
-//! The generated messages and clients of `proto/cameo`; the comments there are the API reference.
+//! The generated messages and clients of `proto/cameo`. The comments there are the API reference.
 
 /// Package `cameo.v1`.
 #[allow(clippy::all, clippy::pedantic, missing_docs)] // Generated.
@@ -6,20 +6,21 @@ pub mod v1 {
     tonic::include_proto!("cameo.v1");
 }
 
-/// Package `cameo.storage.v1`: what the store writes beside the messages of the API. Reflection does not serve it.
+/// Package `cameo.storage.v1`: what the store writes in addition to the messages of the API. Reflection does not serve
+/// it.
 #[allow(clippy::all, clippy::pedantic, missing_docs)] // Generated.
 pub mod storage {
     tonic::include_proto!("storage/cameo.storage.v1");
 }
 
-/// The numbers of the fields of `cameo.v1` and of `google.protobuf.Struct`, for code that cuts wire bytes: a module for
-/// each message, such as `field::profile::USER_ATTRIBUTES`, with `ALL` of its fields by name.
+/// The field numbers of `cameo.v1` and `google.protobuf.Struct`, for code that cuts wire bytes. Each message has a
+/// module with a constant for each field, such as `field::profile::USER_ATTRIBUTES`, and a list `ALL` of its fields.
 #[allow(missing_docs)] // Generated.
 pub mod field {
     include!(concat!(env!("OUT_DIR"), "/field.rs"));
 }
 
-/// Every file of the API with its imports and comments, as reflection serves it.
+/// The files of the API with their imports and comments, as reflection serves them.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
 #[cfg(test)]
