@@ -1,4 +1,5 @@
-//! A command as bytes, and back. What comes back is parsed like a request: into types that cannot be wrong.
+//! Encodes commands as bytes and decodes them. Decoding parses like a request, into types that are valid by
+//! construction.
 
 use prost::Message;
 use uuid::Uuid;
@@ -7,10 +8,10 @@ use super::{Change, Command, Create, Delete, RequestId, Stamp, Update};
 use crate::model::{Etag, Invalid, Limits, Micros, Mpid, NewProfile, Patch, ProfileKey, Workspace};
 use crate::proto::storage;
 
-/// Bytes that are not a command.
+/// Why bytes are not a command.
 #[derive(Debug, thiserror::Error)]
 pub enum Undecodable {
-    /// They are not the message.
+    /// They are not an encoded `Command` message.
     #[error("not an encoded command")]
     Malformed(#[from] prost::DecodeError),
     /// A field is missing or wrong.
@@ -22,7 +23,7 @@ pub enum Undecodable {
 }
 
 impl Command {
-    /// As bytes. Equal commands have equal bytes.
+    /// The command as bytes. Equal commands have equal bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let change = match &self.change {
@@ -60,10 +61,10 @@ impl Command {
         message.encode_to_vec()
     }
 
-    /// From bytes.
+    /// The command with these bytes.
     ///
     /// # Errors
-    /// [`Undecodable`] if no command has these bytes.
+    /// [`Undecodable`] if the bytes are not a command.
     pub fn decode(bytes: &[u8]) -> Result<Self, Undecodable> {
         let message = storage::Command::decode(bytes)?;
         let limits = decode_limits(&message.limits.ok_or(Undecodable::Field("limits"))?)?;
@@ -140,7 +141,7 @@ fn encode_limits(limits: &Limits) -> storage::Limits {
     }
 }
 
-/// The limits that judge no write are those of this process; no command depends on them.
+/// Limits that do not apply to writes get their defaults: no command depends on them.
 fn decode_limits(limits: &storage::Limits) -> Result<Limits, Undecodable> {
     let number = |limit: u64| usize::try_from(limit).map_err(|_| Undecodable::Field("limits"));
     Ok(Limits {

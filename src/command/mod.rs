@@ -1,7 +1,7 @@
-//! What the store is asked to write. A command is complete in itself: two stores that apply the same commands in the same
-//! order end in the same state.
+//! What the store is asked to write. A command is complete in itself: two stores that apply the same commands in the
+//! same order end in the same state.
 //!
-//! `encoding` is its form as bytes.
+//! `encoding` turns commands into bytes and back.
 
 mod encoding;
 
@@ -19,43 +19,44 @@ use crate::model::{Etag, Invalid, Limits, Micros, Mpid, NewProfile, Patch, Profi
 pub struct Command {
     /// The workspace to write to.
     pub workspace: Workspace,
-    /// What the clocks said when it was made, and the id of its event.
+    /// When it was made, and the id of its event.
     pub stamp: Stamp,
-    /// Who asks. `None` without authentication.
+    /// The caller. `None` without authentication.
     pub actor: Option<String>,
-    /// Makes a retry safe; `None` if the caller did not ask for that.
+    /// Makes a retry safe. `None` if the caller gave no request id.
     pub request: Option<RequestId>,
-    /// Marks its events: see `Event.silent`.
+    /// Whether its events are silent: see `Event.silent`.
     pub silent: bool,
-    /// Decide, but do not write.
+    /// Whether to check it without writing anything.
     pub validate_only: bool,
-    /// What it is judged by.
+    /// The limits that apply to it.
     pub limits: Limits,
-    /// What it changes.
+    /// The change to make.
     pub change: Change,
 }
 
-/// What is drawn and read off the clocks for a command.
+/// The times of a command and the id of its event. The store sets them, so that applying the command reads no clock and
+/// uses no randomness.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
-    /// The time of day, by which memberships expire. Event times follow it, but never go back.
+    /// The wall-clock time. It decides which memberships have expired. Event times follow it, but never go back.
     pub time: Micros,
     /// See [`crate::clock::Clock::uptime`].
     pub uptime: Micros,
-    /// The id of its first event. Where it has several, they count up from here.
+    /// The id of its first event. Further events have the ids that follow.
     pub event_id: Uuid,
 }
 
-/// The id of a request, and what was asked under it.
+/// The id of a request, and a fingerprint of the request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestId {
-    /// As given.
+    /// The id as the caller gave it.
     pub id: String,
-    /// Of everything else in the request.
+    /// A hash of everything else in the request.
     pub fingerprint: u128,
 }
 
-/// What a command changes.
+/// The change that a command makes.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Change {
     /// See [`Create`].
@@ -69,41 +70,41 @@ pub enum Change {
 /// Creates a profile.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Create {
-    /// What it holds.
+    /// The profile to create.
     pub profile: Box<NewProfile>,
-    /// Its key.
+    /// The mpid of the profile.
     pub mpid: Mpid,
-    /// Whether the key was drawn: then it gives way if it is in use.
+    /// Whether the mpid was chosen at random. If it is already in use, the profile gets the next free one.
     pub drawn: bool,
 }
 
 /// Applies a patch.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Update {
-    /// The profile.
+    /// The profile to change.
     pub key: ProfileKey,
-    /// What changes.
+    /// The patch to apply.
     pub patch: Box<Patch>,
-    /// The version to change; `None` for any.
+    /// The etag that the profile must have. `None` means any.
     pub etag: Option<Etag>,
-    /// The drawn key of a profile that is created if there is none and `key` is an identity; `None` if none is to be
-    /// created.
+    /// A random mpid for the profile that is created if none exists and `key` is an identity. `None` means that no
+    /// profile is created.
     pub create_as: Option<Mpid>,
 }
 
 /// Deletes a profile.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Delete {
-    /// The profile.
+    /// The profile to delete.
     pub key: ProfileKey,
-    /// The version to delete; `None` for any.
+    /// The etag that the profile must have. `None` means any.
     pub etag: Option<Etag>,
-    /// Whether it is in order that there is none.
+    /// Whether a profile that does not exist is not an error.
     pub allow_missing: bool,
 }
 
 impl Command {
-    /// The memory that it takes while it waits, in bytes: what it was parsed into, not what was sent.
+    /// The memory that it takes while it waits, in bytes. This is the size after parsing, not the encoded size.
     #[must_use]
     pub fn weight(&self) -> usize {
         let etag = |etag: &Option<Etag>| etag.as_ref().map_or(0, Etag::weight);
@@ -129,7 +130,7 @@ impl RequestId {
         Ok((!id.is_empty()).then_some(id))
     }
 
-    /// Of a request of `method`, from which the id was taken out.
+    /// The id of a request of `method`, and the fingerprint of `request`, which no longer contains the id.
     #[must_use]
     pub fn new(id: String, method: &str, request: &impl Message) -> Self {
         let mut bytes = method.as_bytes().to_vec();

@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// How much memory the rings take together, and how much they may take.
 ///
-/// - Only the writer adds, and after it has added it sheds whatever is over the capacity.
-/// - What a ring has taken it gives back: when a segment leaves it, or when the ring itself is dropped.
-/// - The numbers guard no other memory, so relaxed ordering is enough.
+/// - Only the writer adds to the rings. Afterwards it sheds what is over the capacity.
+/// - A ring gives back what it has taken, when a segment leaves it or when the ring is dropped.
+/// - The counters protect no other memory, so relaxed ordering is enough.
 #[derive(Debug)]
 pub(super) struct Budget {
     capacity: usize,
@@ -19,7 +19,7 @@ impl Budget {
         Self { capacity, taken: AtomicUsize::new(0), clock: AtomicU64::new(0) }
     }
 
-    /// Whether there is no memory at all, so that encoding an event for a ring would be wasted work.
+    /// Whether the capacity is 0. Encoding an event for a ring would then be wasted work.
     pub fn is_nothing(&self) -> bool {
         self.capacity == 0
     }
@@ -36,8 +36,8 @@ impl Budget {
         self.taken() > self.capacity
     }
 
-    /// Whether to go on shedding. It stops at 7/8 of the capacity, so that finding the least recently used channels
-    /// is paid for once per eighth of it and not once per event.
+    /// Whether to continue shedding. Shedding stops at 7/8 of the capacity, so that the search for the least recently
+    /// used channels happens once for each eighth of the capacity rather than once for each event.
     pub fn must_shed(&self) -> bool {
         self.taken() > self.capacity - self.capacity / 8
     }
@@ -46,12 +46,12 @@ impl Budget {
         self.taken.load(Ordering::Relaxed)
     }
 
-    /// The number of publications so far: time enough to tell which channel was used before which.
+    /// The number of publications so far. It serves as a clock that tells which channel was used before which.
     pub fn now(&self) -> u64 {
         self.clock.load(Ordering::Relaxed)
     }
 
-    /// Moves the clock on by a publication. Readers only look at it, so they do not contend for it.
+    /// Advances the clock by one publication. Readers only read the clock, so they do not contend for it.
     pub fn tick(&self) -> u64 {
         self.clock.fetch_add(1, Ordering::Relaxed) + 1
     }

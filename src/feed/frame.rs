@@ -1,4 +1,4 @@
-//! Encoded `SubscribeResponse`s. One that carries an event is put together from stored bytes; nothing is decoded.
+//! Encoded `SubscribeResponse`s. The frame of an event is built from the stored bytes, without decoding them.
 
 use bytes::Bytes;
 use prost::Message;
@@ -10,11 +10,11 @@ use crate::proto::field::subscribe_response::{CAUGHT_UP, CURSOR, EVENT, HEARTBEA
 /// A message of the stream other than an event.
 #[derive(Debug, Clone)]
 pub enum Notice {
-    /// The first.
+    /// The first message.
     Opened(crate::proto::v1::Opened),
     /// Everything up to the head has been delivered.
     CaughtUp(crate::proto::v1::CaughtUp),
-    /// Nothing happened.
+    /// Nothing was sent for the heartbeat interval.
     Heartbeat(crate::proto::v1::Heartbeat),
 }
 
@@ -24,7 +24,7 @@ pub fn event(cursors: CursorSpace, sequence: Sequence, event: &[u8]) -> Bytes {
     encode(cursors, sequence.into(), EVENT, event)
 }
 
-/// The frame of a notice, at a place.
+/// The frame of a notice, with the cursor of a place.
 #[must_use]
 pub fn notice(cursors: CursorSpace, place: Place, notice: &Notice) -> Bytes {
     let (tag, message) = match notice {

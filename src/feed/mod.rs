@@ -1,13 +1,14 @@
-//! What subscribers see: each is a pull loop over the log, with a cursor and a filter and nothing else.
+//! The event streams. Each subscriber is a pull loop over the log, with a cursor and a filter.
 //!
-//! - After a commit the writer calls [`Feed::publish`], which tells a number, the new head, to those who wait.
-//!   Subscribers then read `(cursor, head]` themselves: catching up and being live are one code path ([`stream`]).
-//! - Recent events lie in a `ring` that all subscribers of a workspace share (its `channel`), encoded once ([`frame`]).
-//!   A subscriber that is further behind reads the log in bounded pages. So a slow subscriber costs no memory.
-//! - The rings of all workspaces share one `budget`. Past it, the least recently used workspace gives up its oldest
-//!   events first; its subscribers then read them from the log.
+//! - After a commit the writer calls [`Feed::publish`], which gives waiting subscribers one number, the new head.
+//!   Subscribers then read `(cursor, head]` themselves, so catching up and being live are one code path ([`stream`]).
+//! - Recent events are kept in a `ring`, encoded once ([`frame`]). All subscribers of a workspace share it through the
+//!   `channel` of the workspace. A subscriber that is further behind reads the log in bounded pages, so a slow
+//!   subscriber takes no extra memory.
+//! - The rings of all workspaces share one `budget`. If they exceed it, the least recently used workspace loses its
+//!   oldest events first. Its subscribers then read them from the log.
 //!
-//! Locks: no two are ever held at once. The map's is released before a ring's is taken.
+//! Locks: no thread holds two at once. The lock of the map is released before that of a ring is taken.
 
 mod budget;
 mod channel;
@@ -31,7 +32,7 @@ use ring::Segment;
 
 pub use stream::{FeedError, Subscribe, Subscriber};
 
-/// Entries of dropped channels are swept when the map has grown to this, or to twice what the last sweep left.
+/// The map is swept of dropped channels when it has this many entries, or twice as many as the last sweep left.
 const SWEEP_AT: usize = 64;
 
 /// All channels. Cheap to clone.
@@ -43,9 +44,9 @@ pub struct Feed {
     draining: Arc<AtomicBool>,
 }
 
-/// The channel of each workspace that has subscribers. A channel that its last subscriber has dropped leaves its entry
-/// behind until the next sweep, so there are never more entries than [`SWEEP_AT`] or twice the most channels ever alive
-/// at once.
+/// The channel of each workspace that has subscribers. After the last subscriber has left, the entry remains until the
+/// next sweep. So there are never more entries than [`SWEEP_AT`] or twice the peak number of channels, whichever is
+/// more.
 #[derive(Debug)]
 struct Channels {
     by_workspace: HashMap<Workspace, Weak<Channel>>,
@@ -60,8 +61,8 @@ impl Feed {
         Self { channels, budget: Arc::new(Budget::new(config.ring_bytes)), config, draining: Arc::default() }
     }
 
-    /// Tells subscribers what was committed. Called by the writer, in order; the events of a workspace without
-    /// subscribers cost one look into a map.
+    /// Tells subscribers what was committed. The writer calls it in commit order. The events of a workspace without
+    /// subscribers cost one map lookup.
     pub fn publish(&self, log: LogId, committed: &[Committed]) {
         for run in committed.chunk_by(|left, right| left.workspace == right.workspace) {
             let workspace = &run[0].workspace;
@@ -74,7 +75,7 @@ impl Feed {
         }
     }
 
-    /// Appends events to the ring of a channel, then takes the budget back below its capacity.
+    /// Appends events to the ring of a channel, then sheds events if the budget is exceeded.
     fn keep(&self, channel: &Channel, segments: Vec<Segment>) {
         channel.append(segments);
         if self.budget.is_over() {
@@ -82,11 +83,11 @@ impl Feed {
         }
     }
 
-    /// Sheds from the least recently used channel first. It looks at every channel, but only once for each eighth of
-    /// the budget that is published.
+    /// Sheds events, from the least recently used channel first. It looks at every channel, but only once for each
+    /// eighth of the budget that is published.
     fn shed(&self) {
         let mut channels = self.channels().alive(); // The map's lock ends here.
-        channels.sort_by_cached_key(|channel| channel.last_use()); // Cached: it may change while they are sorted.
+        channels.sort_by_cached_key(|channel| channel.last_use()); // Cached: it may change during the sort.
         for channel in channels {
             if !self.budget.must_shed() {
                 return;
@@ -95,12 +96,12 @@ impl Feed {
         }
     }
 
-    /// Ends all streams, each with its cursor, and those that are opened later.
+    /// Ends all streams, each with its cursor. Streams that are opened later end too.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::SeqCst);
         let channels = self.channels().alive();
         for channel in channels {
-            channel.head.send_modify(|_| {}); // Wakes those who wait: they look at the flag after the head.
+            channel.head.send_modify(|_| {}); // Wakes waiting subscribers, which read the flag after the head.
         }
     }
 
@@ -108,8 +109,8 @@ impl Feed {
         self.draining.load(Ordering::SeqCst)
     }
 
-    /// The channel of a workspace. A subscriber must read the head of the log after it has joined: what was committed
-    /// before is in the log, and what is committed later is published.
+    /// The channel of a workspace. A subscriber must join the channel first and then read the head of the log: earlier
+    /// commits are then in the log, and later ones are published to the channel.
     fn channel(&self, workspace: &Workspace) -> Arc<Channel> {
         let mut channels = self.channels();
         channels.get(workspace).unwrap_or_else(|| channels.insert(workspace.clone(), Channel::new(&self.budget)))
@@ -138,7 +139,8 @@ impl Channels {
         channel
     }
 
-    /// The next sweep comes after as many inserts as this one leaves entries, so sweeping costs each insert little.
+    /// Removes the entries of dropped channels. The next sweep follows after at least as many inserts as this one
+    /// leaves entries, so the cost per insert is small.
     fn sweep(&mut self) {
         self.by_workspace.retain(|_, channel| channel.strong_count() > 0);
         self.sweep_at = SWEEP_AT.max(2 * self.by_workspace.len());

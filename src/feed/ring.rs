@@ -1,7 +1,8 @@
 //! The recent events of one workspace, as encoded frames that all its subscribers share.
 //!
-//! The ring is a run of segments without a gap: the writer appends, and the oldest are shed when the rings of all
-//! workspaces together take too much memory. A reader takes a whole segment by reference and walks it without the lock.
+//! The ring is a run of segments without a gap. The writer appends segments. The oldest are shed when the rings of all
+//! workspaces together take too much memory. A reader takes a reference to a whole segment and reads it without the
+//! lock.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,14 +15,14 @@ use crate::model::cursor::CursorSpace;
 use crate::model::{EventKind, Mpid, Place, Sequence};
 use crate::store::{Committed, EventRef};
 
-/// Events of a segment: what a subscriber that has stopped reading keeps alive at most.
+/// The most events of a segment. A subscriber that has stopped reading keeps one segment in memory.
 pub(super) const SEGMENT_EVENTS: usize = 64;
-/// Bytes of a page of the log, by the same reason; one event may be larger.
+/// The most bytes of a segment, for the same reason. The last event may take a segment past it.
 pub(super) const SEGMENT_BYTES: usize = 128 << 10;
 
-/// What `Bytes` allocates beside the bytes of a frame, once the frame has been sent.
+/// What `Bytes` allocates in addition to the bytes of a frame, once the frame has been sent.
 const FRAME_OVERHEAD: usize = 3 * size_of::<usize>();
-/// The two counts beside what an `Arc` holds.
+/// The two reference counts of an `Arc`.
 const ARC_OVERHEAD: usize = 2 * size_of::<usize>();
 
 /// An event, ready to be sent.
@@ -31,7 +32,7 @@ pub(super) struct Entry {
     pub mpid: Mpid,
     pub kind: EventKind,
     pub silent: bool,
-    /// The encoded `SubscribeResponse`; the encoded `Event` is its end.
+    /// The encoded `SubscribeResponse`. It ends with the encoded `Event`.
     pub frame: Bytes,
     event_len: usize,
 }
@@ -47,18 +48,18 @@ impl Entry {
     }
 }
 
-/// Events in order.
+/// Consecutive events, in order.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Segment {
     pub entries: Vec<Entry>,
-    /// Nothing matching up to here is missing.
+    /// No matching event at or before this place is missing.
     pub through: Place,
-    /// Of the frames.
+    /// The bytes of all frames.
     bytes: usize,
 }
 
 impl Segment {
-    /// Of events that were committed in a row: as many segments as it takes.
+    /// Makes as many segments as needed from events that were committed in a row.
     pub fn encode(cursors: CursorSpace, committed: &[Committed]) -> Vec<Self> {
         let mut segments = vec![Self::with_room(committed.len())];
         for (at, &Committed { sequence, mpid, kind, silent, ref event, .. }) in committed.iter().enumerate() {
@@ -72,12 +73,12 @@ impl Segment {
         segments
     }
 
-    /// Most commits are of a single event: a vector that grows by itself would have room for four.
+    /// An empty segment. Most commits have a single event, but a vector that grows by itself would have room for four.
     fn with_room(events: usize) -> Self {
         Self { entries: Vec::with_capacity(events.min(SEGMENT_EVENTS)), ..Self::default() }
     }
 
-    /// Adds an event, and returns the bytes that it takes.
+    /// Adds an event, and returns the bytes of its frame.
     pub fn push(&mut self, cursors: CursorSpace, event: EventRef<'_>) -> usize {
         let entry = Entry::encode(cursors, event);
         let bytes = entry.frame.len();
@@ -90,12 +91,12 @@ impl Segment {
         self.entries.len() >= SEGMENT_EVENTS || self.bytes >= SEGMENT_BYTES
     }
 
-    /// Whether it holds the event after a place that it reaches past.
+    /// Whether it holds the event after a place. The place must be before [`Self::through`].
     fn follows(&self, place: Place) -> bool {
         self.entries.first().is_some_and(|entry| entry.sequence <= place.next())
     }
 
-    /// The memory that it takes in a ring. Of a small event a third is not its frame.
+    /// The memory that it takes in a ring, in bytes. For a small event, a third of it is overhead beyond the frame.
     pub fn weight(&self) -> usize {
         let own = size_of::<Self>() + size_of::<Arc<Self>>() + ARC_OVERHEAD;
         let entries = self.entries.capacity() * size_of::<Entry>();
@@ -106,7 +107,7 @@ impl Segment {
 #[derive(Debug)]
 pub(super) struct Ring {
     segments: VecDeque<Arc<Segment>>,
-    /// The weight of the segments: what it has taken from the budget.
+    /// The weight of the segments, which is what the ring has taken from the budget.
     weight: usize,
     budget: Arc<Budget>,
 }
@@ -129,7 +130,7 @@ impl Ring {
         self.segments.push_back(Arc::new(segment));
     }
 
-    /// Takes out the oldest segments until the budget is content or none is left. They are for the caller to drop.
+    /// Takes out the oldest segments until the rings fit the budget again or none is left. The caller drops them.
     pub fn shed(&mut self) -> Vec<Arc<Segment>> {
         let mut shed = Vec::new();
         while self.budget.must_shed() {
@@ -139,11 +140,11 @@ impl Ring {
             self.weight -= weight;
             shed.push(oldest);
         }
-        self.segments.shrink_to_fit(); // A workspace that was busy once must not keep the room for it.
+        self.segments.shrink_to_fit(); // A workspace that was busy once must not keep the memory.
         shed
     }
 
-    /// The segment that holds the event after this place; `None` if it was shed or is yet to come.
+    /// The segment with the event after this place; `None` if it was shed or does not exist yet.
     pub fn after(&self, place: Place) -> Option<Arc<Segment>> {
         let behind = self.segments.partition_point(|segment| segment.through <= place);
         let segment = self.segments.get(behind)?;
@@ -162,7 +163,7 @@ pub(super) mod tests {
     use super::*;
     use crate::model::{LogId, Workspace};
 
-    /// A segment of events of 100 bytes.
+    /// A segment with events of 100 bytes.
     pub fn segment(sequences: std::ops::RangeInclusive<u64>) -> Segment {
         let cursors = CursorSpace::new(LogId(1), &Workspace::parse("a/b/c").unwrap());
         let mut segment = Segment { through: Place::after(*sequences.end()), ..Segment::default() };
@@ -183,11 +184,11 @@ pub(super) mod tests {
         let mut ring = ring(4 * segment(1..=4).weight());
         ring.extend(vec![segment(5..=8), segment(9..=12)]);
         let found = |ring: &Ring, after| ring.after(Place::after(after)).map(|segment| segment.through.get());
-        assert_eq!(found(&ring, 3), None, "4 was never there");
+        assert_eq!(found(&ring, 3), None, "4 was never in the ring");
         assert_eq!(found(&ring, 4), Some(8));
         assert_eq!(found(&ring, 7), Some(8));
         assert_eq!(found(&ring, 8), Some(12));
-        assert_eq!(found(&ring, 12), None, "13 is yet to come");
+        assert_eq!(found(&ring, 12), None, "13 does not exist yet");
         assert!(ring.shed().is_empty(), "there is room");
 
         ring.extend(vec![segment(13..=16), segment(17..=20)]);

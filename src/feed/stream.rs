@@ -1,9 +1,9 @@
 //! One subscriber: a pull loop.
 //!
-//! - It pulls; nothing is pushed to it. It holds a cursor, at most one segment, and waits for a number to grow.
-//! - Whatever it answers carries a cursor that is true: nothing matching at or before it is undelivered.
-//! - The segment after the cursor comes from the ring if it is there, else from the log. Both are the same events, so
-//!   catching up meets live without a gap or a repeat, whichever is faster.
+//! - Nothing is pushed to it. It holds a cursor and at most one segment, and waits for the head to grow.
+//! - Every message carries a true cursor: every matching event at or before it has been delivered.
+//! - The segment after the cursor comes from the ring if it is there, and otherwise from the log. Both hold the same
+//!   events, so a subscriber moves from the log to the ring without a gap or a repeat.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,35 +25,35 @@ use crate::store::{LogBounds, PageSize, Past, Store, StoreError};
 /// What a subscriber asks for.
 #[derive(Debug)]
 pub struct Subscribe {
-    /// Of which workspace. It need not exist yet.
+    /// The workspace whose events to stream. It need not exist yet.
     pub workspace: Workspace,
-    /// Where to begin.
+    /// Where the stream starts.
     pub start: Start,
-    /// Which events.
+    /// The events to deliver.
     pub filter: Filter,
-    /// What of their profiles.
+    /// The parts to deliver of the profiles inside the events.
     pub mask: Mask,
-    /// After how long a silence to say that one is alive.
+    /// How long the stream may send nothing before it sends a heartbeat.
     pub heartbeat: Duration,
-    /// Whether to end where the log ended at the beginning.
+    /// Whether to end the stream where the log ended when the stream was opened.
     pub until_caught_up: bool,
 }
 
 /// Why a stream ends.
-#[allow(missing_docs)] // The fields stand in the messages.
+#[allow(missing_docs)] // The fields are cursors.
 #[derive(Debug, thiserror::Error)]
 pub enum FeedError {
     /// The start is not a place in the log.
     #[error(transparent)]
     Invalid(#[from] Invalid),
-    /// The log could not be read, or no longer holds what follows.
+    /// The log could not be read, or no longer holds the next event.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The next event is damaged. The cursor leads past it, and past those after it that are.
+    /// The next event is damaged. The cursor skips it, and any damaged events right after it.
     #[error("a stored event is corrupt")]
     Damaged { past: Cursor },
-    /// The subscriber took nothing for too long.
-    #[error("the subscriber took nothing for too long")]
+    /// The subscriber read nothing for too long.
+    #[error("the subscriber read nothing for too long")]
     Stalled { cursor: Cursor },
     /// The server is shutting down.
     #[error("the server is shutting down")]
@@ -74,11 +74,11 @@ pub struct Subscriber {
     until_caught_up: bool,
     /// Where the log ended when the stream was opened.
     target: Place,
-    /// Everything matching at or before it has been answered.
+    /// Every matching event at or before it has been delivered.
     cursor: Place,
     phase: Phase,
     segment: Option<(Arc<Segment>, usize)>,
-    /// Boxed, as it must not move; set anew only when it fires.
+    /// Boxed because it must not move. It is reset only when it fires.
     timer: Pin<Box<Sleep>>,
     answered_at: Instant,
 }
@@ -95,7 +95,7 @@ impl Subscriber {
     /// Opens a stream.
     ///
     /// # Errors
-    /// [`FeedError`] if it cannot begin where it is asked to.
+    /// [`FeedError`] if it cannot start where the caller asks.
     pub fn open(feed: &Feed, store: Arc<Store>, subscribe: Subscribe) -> Result<Self, FeedError> {
         let Subscribe { workspace, start, filter, mask, heartbeat, until_caught_up } = subscribe;
         let channel = feed.channel(&workspace);
@@ -122,10 +122,10 @@ impl Subscriber {
         })
     }
 
-    /// The next message, encoded; `None` when the stream has ended well.
+    /// The next message, encoded. `None` means that the stream has ended with OK.
     ///
     /// # Errors
-    /// [`FeedError`], after which there is nothing.
+    /// [`FeedError`], which ends the stream.
     pub async fn next(&mut self) -> Option<Result<Bytes, FeedError>> {
         if self.phase == Phase::Ended {
             return None;
@@ -139,7 +139,7 @@ impl Subscriber {
     }
 
     async fn advance(&mut self) -> Option<Result<Bytes, FeedError>> {
-        // The transport has not asked for another message since the last one: the client took nothing.
+        // The transport has not asked for a message since the last one, because the client read nothing.
         if self.answered_at.elapsed() > self.feed.config.stall_timeout {
             return Some(Err(self.stalled()));
         }
@@ -166,11 +166,11 @@ impl Subscriber {
             }
             let head = *self.head.borrow_and_update();
             if self.feed.is_draining() {
-                continue; // Set after the look above; had it been set after this one, the wait would end at once.
+                continue; // It began since the check above. If it begins later, `wait` returns at once.
             }
             if self.cursor < head {
                 if self.answered_at.elapsed() >= self.heartbeat {
-                    return Some(Ok(self.heartbeat())); // So that a long way without a match can be resumed.
+                    return Some(Ok(self.heartbeat())); // A long run without a match can then be resumed.
                 }
                 match self.load(head).await {
                     Ok(segment) => self.segment = Some((segment, 0)),
@@ -183,12 +183,12 @@ impl Subscriber {
         }
     }
 
-    /// The next matching event of the segment in hand. Moves the cursor past those that do not match.
+    /// The next matching event of the current segment. Moves the cursor past events that do not match.
     fn next_of_segment(&mut self) -> Option<Result<Bytes, FeedError>> {
         let (segment, at) = self.segment.as_mut()?;
         while let Some(entry) = segment.entries.get(*at) {
             if self.phase == Phase::CatchingUp && Place::from(entry.sequence) > self.target {
-                self.cursor = self.target; // First say that the stream has caught up.
+                self.cursor = self.target; // First report that the stream has caught up.
                 return None;
             }
             *at += 1;
@@ -221,7 +221,7 @@ impl Subscriber {
         self.store.on_read_pool(move |store| read_segment(store, &workspace, cursors, after, head, &filter)).await
     }
 
-    /// Where the log is damaged, the cursor to go on from.
+    /// The error of a failed read. If an event is damaged, it holds the cursor to continue from.
     fn refused(&self, error: StoreError) -> FeedError {
         match error {
             StoreError::Corrupt { past: Some(Past::Event(past)), .. } => {
@@ -231,14 +231,14 @@ impl Subscriber {
         }
     }
 
-    /// Until there is something to read, or something to say.
+    /// Waits until there is something to read (`None`) or something to send.
     async fn wait(&mut self) -> Option<Result<Bytes, FeedError>> {
         tokio::select! {
             biased;
             () = &mut self.timer => {
                 let due = self.answered_at + self.heartbeat;
                 if due.elapsed() > self.feed.config.stall_timeout {
-                    return Some(Err(self.stalled())); // The heartbeat was due long ago, and the transport did not ask for it.
+                    return Some(Err(self.stalled())); // The transport never asked for the heartbeat that was due.
                 }
                 if due > Instant::now() {
                     self.timer.as_mut().reset(due);
@@ -274,7 +274,7 @@ impl Subscriber {
     }
 }
 
-/// The ends of the log when a stream is opened, and the place where it begins.
+/// The bounds of the log when a stream is opened, and the place where the stream starts.
 fn begin(
     store: &Store,
     workspace: &Workspace,

@@ -1,10 +1,11 @@
-//! The memory of the feed: what the rings take together, who gives it up, and that the map of channels is bounded.
+//! The memory of the feed: what the rings take together, which workspace is shed first, and the bound of the map of
+//! channels.
 
 use super::ring::tests::segment;
 use super::*;
 use crate::model::Place;
 
-/// A feed with room for so many segments of ten events. It sheds down to 7/8 of that.
+/// A feed with room for this many segments of ten events. It sheds down to 7/8 of that.
 fn feed(segments: usize) -> Feed {
     Feed::new(FeedConfig { ring_bytes: segments * segment(1..=10).weight(), ..FeedConfig::default() })
 }
@@ -19,7 +20,7 @@ fn publish(feed: &Feed, channel: &Channel, first: u64) {
     assert!(feed.budget.taken() <= feed.config.ring_bytes, "never over its capacity after a publication");
 }
 
-/// Whether the event after this one can be had without the log. To ask is a use.
+/// Whether the event after this one is in the ring. The call counts as a use.
 fn holds(channel: &Channel, after: u64) -> bool {
     channel.segment_after(Place::after(after)).is_some()
 }
@@ -35,8 +36,8 @@ fn one_budget_serves_many_workspaces() {
         }
     }
     assert!(feed.budget.taken() > feed.config.ring_bytes / 2, "it is used");
-    assert!(holds(&channels[99], 190), "it was the last");
-    assert!(!holds(&channels[0], 190), "there is not room for all");
+    assert!(holds(&channels[99], 190), "it was published last");
+    assert!(!holds(&channels[0], 190), "there is no room for all");
 }
 
 #[test]
@@ -51,8 +52,8 @@ fn the_least_recently_used_workspace_gives_up_its_events_first() {
         publish(&feed, &busy, 1 + 10 * nth); // The last of them is the 17th.
         assert!(holds(&read, 0), "published before the idle one, but read since");
     }
-    assert!(holds(&busy, 0), "nothing of it had to go");
-    assert!(!holds(&idle, 20) && holds(&idle, 30), "the oldest three of it had to");
+    assert!(holds(&busy, 0), "none of its segments were shed");
+    assert!(!holds(&idle, 20) && holds(&idle, 30), "its oldest three segments were shed");
 }
 
 #[test]
@@ -67,7 +68,7 @@ fn within_a_workspace_the_oldest_events_go_first() {
     assert!(held.is_sorted(), "there is no gap");
 }
 
-/// A workspace without readers does not stay recent by being written to.
+/// Writes alone do not make a workspace recently used: its subscribers must read.
 #[test]
 fn a_busy_workspace_whose_subscribers_have_stopped_does_not_push_out_others() {
     let feed = feed(16);
@@ -104,7 +105,7 @@ fn events_that_do_not_fit_are_left_to_the_log() {
     assert!(holds(&channel, 2_000) && !holds(&channel, 0));
 }
 
-/// The writer sheds from channels that are being read, made and dropped, and nothing waits for anything forever.
+/// The writer sheds from channels while they are read, created and dropped, without a deadlock.
 #[test]
 fn subscribers_come_and_go_while_the_writer_sheds() {
     let feed = feed(16);
