@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
-use crate::client::{Latency, latency};
-use crate::fixture::{Dice, Fixture, SAMPLES, mpid};
+use crate::figures::{Latency, float, latency};
+use crate::fixture::{Fixture, SAMPLES};
+use crate::profiles::{Dice, mpid};
 
 // As in `cameo::store`.
 pub const PROFILES: TableDefinition<(u32, i64), &[u8]> = TableDefinition::new("profiles_v1");
@@ -52,7 +53,7 @@ pub struct Commits {
 
 impl Commits {
     pub fn updates_per_second(&self) -> f64 {
-        crate::report::float(self.latency.len() * self.batch) / self.elapsed.as_secs_f64()
+        float(self.latency.len() * self.batch) / self.elapsed.as_secs_f64()
     }
 }
 

@@ -8,13 +8,15 @@ use cameo::proto::v1::profile_key::Key;
 use cameo::proto::v1::{BatchGetProfilesRequest, ProfileKey};
 use prost::Message;
 
-use crate::Plan;
 use crate::child::Child;
 use crate::client::Work;
-use crate::fixture::{Dice, Fixture, WORKSPACE, mpid};
+use crate::figures::count;
+use crate::fixture::Fixture;
 use crate::lookup::{By, Lookup};
+use crate::plan::Plan;
+use crate::profiles::{Dice, WORKSPACE, mpid};
 use crate::redis::{self, Mget};
-use crate::report::{Report, count};
+use crate::report::Report;
 use crate::side::{GrpcCalls, Side, take_turns, warm_up};
 
 /// Profiles that a call asks for.

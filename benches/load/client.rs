@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use bytes::{Buf, BufMut, Bytes};
-use hdrhistogram::Histogram;
 use http::uri::PathAndQuery;
 use tokio::task::JoinSet;
 use tonic::client::Grpc;
@@ -17,14 +16,8 @@ use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
-use crate::fixture::Dice;
-
-/// Microseconds, within 1 %.
-pub type Latency = Histogram<u64>;
-
-pub fn latency() -> Latency {
-    Histogram::new(2).expect("two digits are few enough")
-}
+use crate::figures::{Latency, float, latency};
+use crate::profiles::Dice;
 
 /// Takes messages as they are.
 #[derive(Debug, Clone, Copy)]
@@ -93,7 +86,7 @@ pub struct Outcome {
 
 impl Outcome {
     pub fn per_second(&self) -> f64 {
-        crate::report::float(self.calls) / self.elapsed.as_secs_f64()
+        float(self.calls) / self.elapsed.as_secs_f64()
     }
 }
 

@@ -24,11 +24,13 @@ use tonic::client::Grpc;
 use tonic::transport::Channel;
 use tonic::{Request, Streaming};
 
-use crate::Plan;
 use crate::child::Child;
-use crate::client::{Latency, RawCodec, call, connect, latency};
-use crate::fixture::{Dice, Fixture, WORKSPACE};
-use crate::report::{Report, count, float, median, quantile};
+use crate::client::{RawCodec, call, connect};
+use crate::figures::{Latency, count, float, latency, median, quantile};
+use crate::fixture::Fixture;
+use crate::plan::Plan;
+use crate::profiles::{Dice, WORKSPACE};
+use crate::report::Report;
 use crate::update::Update;
 
 const SUBSCRIBERS: [usize; 3] = [1, 100, 1_000];

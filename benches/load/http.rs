@@ -11,12 +11,14 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use crate::Plan;
 use crate::child::Child;
 use crate::client::{Caller, Outcome, closed_loop};
-use crate::fixture::{Dice, Fixture, WORKSPACE, mpid};
+use crate::figures::count;
+use crate::fixture::Fixture;
 use crate::lookup::{By, CLIENTS, CONNECTIONS, Lookup};
-use crate::report::{Report, count};
+use crate::plan::Plan;
+use crate::profiles::{Dice, WORKSPACE, mpid};
+use crate::report::Report;
 use crate::side::{Calls, GrpcCalls, Side, take_turns, warm_up};
 
 /// Clients on a connection each.

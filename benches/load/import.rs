@@ -18,13 +18,15 @@ use tokio::task::block_in_place;
 use tonic::Request;
 use tonic::client::Grpc;
 
-use crate::Plan;
 use crate::bare::transactions;
 use crate::child::Child;
 use crate::client::{RawCodec, connect};
-use crate::fixture::{Fixture, WORKSPACE, mpid, profile};
+use crate::figures::{count, float, median, micros_of};
+use crate::fixture::Fixture;
 use crate::inserts::insert_all;
-use crate::report::{Report, count, float, median, micros_of};
+use crate::plan::Plan;
+use crate::profiles::{WORKSPACE, mpid, profile};
+use crate::report::Report;
 
 /// A round takes minutes for a million profiles.
 const MAX_ROUNDS: u32 = 3;

@@ -12,7 +12,7 @@ use anyhow::Context;
 use redb::{Database, ReadOnlyDatabase, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
 use crate::bare::{EVENTS, PROFILES, WORKSPACE};
-use crate::fixture::mpid;
+use crate::profiles::mpid;
 
 // As in `cameo::store`.
 const IDENTITIES: TableDefinition<&[u8; 20], &[u8; 17]> = TableDefinition::new("identities_v2");

@@ -11,11 +11,13 @@ use cameo::proto::v1::profile_key::Key;
 use prost::Message;
 use tonic::client::Grpc;
 
-use crate::Plan;
 use crate::child::Child;
 use crate::client::{Work, call, connect};
-use crate::fixture::{Dice, Fixture, WORKSPACE, mpid, user_identities};
-use crate::report::{Report, count};
+use crate::figures::count;
+use crate::fixture::Fixture;
+use crate::plan::Plan;
+use crate::profiles::{Dice, WORKSPACE, mpid, user_identities};
+use crate::report::Report;
 use crate::side::{GrpcCalls, Side, take_turns, warm_up};
 
 /// Enough to keep two processors busy; more only wait longer.

@@ -21,12 +21,15 @@ mod batch;
 mod child;
 mod client;
 mod fanout;
+mod figures;
 mod fixture;
 mod http;
 mod import;
 mod inserts;
 mod lookup;
 mod memory;
+mod plan;
+mod profiles;
 mod redis;
 mod reference;
 mod report;
@@ -41,6 +44,7 @@ use clap::{Parser, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 
 use fixture::{Fixture, Needs};
+use plan::Plan;
 use report::Report;
 
 /// Cameo's, so that no reference is slower for the want of it.
@@ -79,13 +83,6 @@ enum Part {
     Fanout,
     Memory,
     Import,
-}
-
-/// How long a turn is, and how many rounds there are.
-#[derive(Debug, Clone, Copy)]
-struct Plan {
-    duration: Duration,
-    rounds: u32,
 }
 
 fn main() -> anyhow::Result<()> {

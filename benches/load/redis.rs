@@ -17,8 +17,10 @@ use tokio::process::Command;
 use tokio::task::JoinSet;
 
 use crate::child::{Child, spawn};
-use crate::client::{Latency, Outcome, gather, latency};
-use crate::fixture::{Dice, Fixture, Stored, mpid};
+use crate::client::{Outcome, gather};
+use crate::figures::{Latency, latency};
+use crate::fixture::{Fixture, Stored};
+use crate::profiles::{Dice, mpid};
 use crate::side::Calls;
 
 const PROGRAM: &str = "redis-server";

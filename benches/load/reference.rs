@@ -31,7 +31,7 @@ use tower::Service;
 
 use crate::child::{Child, spawn};
 use crate::client::RawCodec;
-use crate::fixture::{mpid, user_identities};
+use crate::profiles::{mpid, user_identities};
 
 /// Instead of an index: there are no more.
 const END: u64 = u64::MAX;

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use tonic::transport::Channel;
 
-use crate::Plan;
 use crate::child::Child;
 use crate::client::{Outcome, Work, callers, closed_loop, connect};
+use crate::figures::{count, float, median, micros_of, quantile};
 use crate::fixture::Fixture;
-use crate::report::{count, float, median, micros_of, quantile};
+use crate::plan::Plan;
 
 /// Fills the caches: long enough to touch nearly every page, one profile at a time.
 const WARM_UP_PER_MILLION: Duration = Duration::from_secs(15);

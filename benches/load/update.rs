@@ -10,12 +10,14 @@ use cameo::proto::v1::UpdateProfileRequest;
 use cameo::proto::v1::profile_key::Key;
 use prost::Message;
 
-use crate::Plan;
 use crate::bare::{Bare, Commit, Commits, transactions};
 use crate::child::Child;
 use crate::client::{Outcome, Work, callers, closed_loop, connect};
-use crate::fixture::{Dice, Fixture, WORKSPACE, mpid, patch};
-use crate::report::{Report, count, float, median, micros, micros_of, quantile};
+use crate::figures::{count, float, median, micros, micros_of, quantile};
+use crate::fixture::Fixture;
+use crate::plan::Plan;
+use crate::profiles::{Dice, WORKSPACE, mpid, patch};
+use crate::report::Report;
 
 /// Each has one update in flight.
 const CLIENTS: [usize; 3] = [1, 16, 256];
