@@ -1,9 +1,9 @@
-//! Bare redb: what durable updates are held against.
+//! Bare redb, which durable updates are compared with.
 //!
-//! Its file is a copy of Cameo's store, so it begins with the same rows in the same pages. A commit does what the
-//! cheapest service on redb would have to do for a batch of updates: for each it writes one profile row at a random key
-//! that exists and appends one event row, both as large as those that Cameo writes. Nothing is read, decoded, checked
-//! or sent.
+//! Its file is a copy of Cameo's store, so it starts with the same rows in the same pages. A commit does the minimum
+//! that a service on redb must do for a batch of updates. For each update it writes one profile row at a random
+//! existing key and appends one event row. Both rows are ones that Cameo wrote. Nothing is read, decoded, checked or
+//! sent.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -17,20 +17,22 @@ use crate::figures::{Latency, float, latency};
 use crate::fixture::{Fixture, SAMPLES};
 use crate::profiles::{Dice, mpid};
 
-// As in `cameo::store`.
+// The tables of `cameo::store`.
 pub const PROFILES: TableDefinition<(u32, i64), &[u8]> = TableDefinition::new("profiles_v1");
 pub const EVENTS: TableDefinition<(u32, u64), &[u8]> = TableDefinition::new("events_v1");
-/// The only workspace.
+/// The number of the only workspace.
 pub const WORKSPACE: u32 = 1;
+/// Where the header of a redb file holds the numbers of its last two transactions.
+const TRANSACTION_NUMBERS: [u64; 2] = [168, 296];
 
-/// How a commit is kept. Each costs more than the one before.
+/// How redb makes a commit durable. Each kind costs more than the one before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Commit {
-    /// One sync. After a crash, which of two states is whole is found by checksums, and all of the file is walked.
+    /// One sync. After a crash, redb walks the whole file and uses checksums to find which of two states is complete.
     OnePhase,
-    /// Two syncs. After a crash the state that counts is known to be whole.
+    /// Two syncs. After a crash, the latest state is known to be complete.
     TwoPhase,
-    /// Two syncs, and the free pages are stored as well, so that nothing is walked. What Cameo does.
+    /// Two syncs, and the free pages are stored too, so redb does not walk the file after a crash. Cameo uses this.
     QuickRepair,
 }
 
@@ -39,12 +41,12 @@ pub struct Bare {
     profiles: u64,
     dice: Dice,
     last_event: u64,
-    /// Rows as Cameo wrote them for updates.
+    /// Rows that Cameo wrote for updates.
     profile_rows: Vec<Vec<u8>>,
     event_rows: Vec<Vec<u8>>,
 }
 
-/// What came of a run.
+/// The results of a run.
 pub struct Commits {
     pub batch: u64,
     pub elapsed: Duration,
@@ -77,7 +79,7 @@ impl Bare {
         Ok(Self { database, profiles, dice, last_event, profile_rows, event_rows })
     }
 
-    /// Commits batches for `duration`, one after the other.
+    /// Commits one batch after another for `duration`.
     pub fn run(&mut self, batch: u64, commit: Commit, duration: Duration) -> anyhow::Result<Commits> {
         let start = Instant::now();
         let mut latency = latency();
@@ -110,13 +112,12 @@ impl Bare {
     }
 }
 
-/// The number of the latest transaction of a redb file that another process may have open: the larger of the two in its
-/// header, where redb's format has them. It counts one for each commit.
+/// The number of the latest transaction of a redb file, which another process may have open. It is the larger of the
+/// two numbers in the header, and grows by one with each commit.
 pub fn transactions(file: &Path) -> anyhow::Result<u64> {
-    const OFFSETS: [u64; 2] = [168, 296];
     let file = File::open(file)?;
     let mut latest = 0;
-    for offset in OFFSETS {
+    for offset in TRANSACTION_NUMBERS {
         let mut number = [0; 8];
         file.read_exact_at(&mut number, offset)?;
         latest = latest.max(u64::from_le_bytes(number));

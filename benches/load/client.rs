@@ -1,7 +1,8 @@
-//! Connections, and calls in a closed loop: each client has one call in flight, and makes the next when it is answered.
+//! Connections, and calls in a closed loop: each client has one call in flight, and makes the next call after the
+//! response.
 //!
-//! Client and server share the processors, so the client does as little as it can: requests are encoded by hand or by
-//! prost, answers are not decoded, and only what tells a right answer from a wrong one is looked at.
+//! Client and server share the processors, so the client does as little as possible. It does not decode responses, and
+//! reads only what is needed to check them.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use tonic::{Request, Status};
 use crate::figures::{Latency, float, latency};
 use crate::profiles::Dice;
 
-/// Takes messages as they are.
+/// A codec for messages that are already encoded.
 #[derive(Debug, Clone, Copy)]
 pub struct RawCodec;
 
@@ -53,7 +54,7 @@ impl Decoder for RawCodec {
     type Error = Status;
 
     fn decode(&mut self, message: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(message.copy_to_bytes(message.remaining()))) // By reference: nothing is copied.
+        Ok(Some(message.copy_to_bytes(message.remaining()))) // A reference: no bytes are copied.
     }
 }
 
@@ -66,10 +67,10 @@ pub async fn connect(addr: SocketAddr, connections: usize) -> anyhow::Result<Vec
     Ok(channels)
 }
 
-/// What the clients ask.
+/// The requests of the clients.
 pub trait Work: Send + Sync + 'static {
     const PATH: &'static str;
-    /// What an answer is held against.
+    /// What a response is checked against.
     type Expected: Send;
 
     fn request(&self, dice: &mut Dice) -> (Bytes, Self::Expected);
@@ -77,7 +78,7 @@ pub trait Work: Send + Sync + 'static {
     fn is_right(&self, answer: &[u8], expected: &Self::Expected) -> bool;
 }
 
-/// What came of it.
+/// The results of all clients of a turn.
 pub struct Outcome {
     pub calls: u64,
     pub elapsed: Duration,
@@ -90,22 +91,22 @@ impl Outcome {
     }
 }
 
-/// One call.
+/// Makes a call, and checks its response.
 pub async fn call<W: Work>(grpc: &mut Grpc<Channel>, work: &W, dice: &mut Dice) -> anyhow::Result<Bytes> {
     let (request, expected) = work.request(dice);
     grpc.ready().await?;
     let answer = grpc.unary(Request::new(request), PathAndQuery::from_static(W::PATH), RawCodec).await?.into_inner();
-    ensure!(work.is_right(&answer, &expected), "{} gave a wrong answer of {} bytes", W::PATH, answer.len());
+    ensure!(work.is_right(&answer, &expected), "{} returned a wrong response of {} bytes", W::PATH, answer.len());
     Ok(answer)
 }
 
 /// One client: it has one call in flight.
 pub trait Caller: Send + 'static {
-    /// Makes a call, and checks its answer.
+    /// Makes a call, and checks its response.
     fn call(&mut self, dice: &mut Dice) -> impl Future<Output = anyhow::Result<()>> + Send;
 }
 
-/// A client by gRPC.
+/// A client that calls over gRPC.
 pub struct GrpcCaller<W> {
     grpc: Grpc<Channel>,
     work: Arc<W>,
@@ -118,13 +119,13 @@ impl<W: Work> Caller for GrpcCaller<W> {
     }
 }
 
-/// `clients` of them, spread over the channels.
+/// As many clients as asked for, spread over the channels.
 pub fn callers<W: Work>(channels: &[Channel], clients: usize, work: &Arc<W>) -> impl Iterator<Item = GrpcCaller<W>> {
     let channels = channels.iter().cycle().take(clients);
     channels.map(|channel| GrpcCaller { grpc: Grpc::new(channel.clone()), work: Arc::clone(work) })
 }
 
-/// All of them, for `duration`.
+/// Runs all clients for `duration`.
 pub async fn closed_loop<C: Caller>(
     callers: impl IntoIterator<Item = C>,
     duration: Duration,
@@ -150,7 +151,7 @@ async fn one_client(mut caller: impl Caller, mut dice: Dice, end: Instant) -> an
     Ok(latency)
 }
 
-/// What came of all clients, when the last has ended.
+/// The results of all clients, after the last one has ended.
 pub async fn gather(start: Instant, mut running: JoinSet<anyhow::Result<Latency>>) -> anyhow::Result<Outcome> {
     let mut all = latency();
     while let Some(latency) = running.join_next().await {

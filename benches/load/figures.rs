@@ -4,14 +4,18 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-/// Microseconds, within 1 %.
+/// The significant digits of a latency: two are exact to 1 %.
+const DIGITS: u8 = 2;
+
+/// Latencies in microseconds.
 pub type Latency = Histogram<u64>;
 
+/// No latencies yet.
 pub fn latency() -> Latency {
-    Histogram::new(2).expect("two digits are few enough")
+    Histogram::new(DIGITS).expect("a histogram allows up to five digits")
 }
 
-/// The middle one, or the mean of the two in the middle; 0 of none.
+/// The middle value, or the mean of the two middle values. It is 0 if there are no values.
 pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
@@ -22,19 +26,19 @@ pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     }
 }
 
-#[allow(clippy::cast_precision_loss)] // Counts of what a program does in minutes.
+#[allow(clippy::cast_precision_loss)] // What a program counts in minutes stays far below 2^53.
 pub fn float(count: u64) -> f64 {
     count as f64
 }
 
-/// A rounded number, with a comma at each thousand.
+/// A rounded number with thousands separators.
 pub fn count(value: f64) -> String {
     let digits = format!("{value:.0}");
     let groups: Vec<_> = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy).collect();
     groups.join(",")
 }
 
-/// In the unit that fits.
+/// A number of microseconds, in the unit that fits.
 pub fn micros(value: f64) -> String {
     match value {
         ..1_000.0 => format!("{value:.0} µs"),
@@ -47,7 +51,7 @@ pub fn micros_of(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e6
 }
 
-/// The median over the rounds of a quantile, as text.
+/// The median of a quantile over the rounds, as text.
 pub fn quantile<'a>(rounds: impl IntoIterator<Item = &'a Latency>, quantile: f64) -> String {
     micros(median(rounds.into_iter().map(|latency| float(latency.value_at_quantile(quantile)))))
 }

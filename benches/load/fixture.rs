@@ -1,4 +1,4 @@
-//! A store that holds the profiles, and what is prepared from it.
+//! A store that holds the profiles, and what the measurements need besides.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use cameo::clock::machine_time;
 use cameo::command::{Change, Command, Create, Update};
 use cameo::config::StoreConfig;
 use cameo::model::{Limits, Mpid, NewProfile, Patch, ProfileKey, Workspace, wire};
+use cameo::proto::field::get_profile_response;
 use cameo::store::{Snapshot, Store, WorkspaceId};
 use futures_util::{StreamExt, stream};
 use tempfile::TempDir;
@@ -16,35 +17,37 @@ use crate::child::Child;
 use crate::profiles::{Dice, WORKSPACE, mpid, patch, profile};
 use crate::reference;
 
-/// Updates made before anything is measured: the rows that they leave are what [`crate::bare`] writes.
+/// Updates that are made before the measurements. [`crate::bare`] writes the rows that they leave.
 pub const SAMPLES: u64 = 1_000;
 /// Writes in flight while the store is filled: enough for the largest batches.
 const IN_FLIGHT: usize = 2_048;
+/// A check that profiles are as large as real ones.
+const MIN_PROFILE_BYTES: usize = 300;
 
-/// What is to be prepared besides the store.
+/// What to prepare in addition to the store.
 #[derive(Debug, Clone, Copy)]
 pub struct Needs {
-    /// [`Fixture::profile_bytes`], for whoever looks profiles up.
+    /// [`Fixture::profile_bytes`], for measurements that look profiles up.
     pub lengths: bool,
-    /// The reference, which takes the lengths too.
+    /// The reference. It needs `lengths` too.
     pub reference: bool,
-    /// The copy for [`crate::bare`].
+    /// The copy of the store for [`crate::bare`].
     pub copy: bool,
 }
 
-/// What all measurements share. The directory goes with it.
+/// What all measurements share. Dropping it removes the files.
 pub struct Fixture {
     pub profiles: u64,
-    /// Of each encoded profile, by its index, before anything was updated.
+    /// The encoded length of each profile, by index, before any measurement has updated it.
     pub profile_bytes: Arc<[u32]>,
     pub store: StoreConfig,
     dir: TempDir,
 }
 
 impl Fixture {
-    /// Fills a store, and closes it. The reference is filled from it.
+    /// Fills a store and closes it, and starts the reference with its profiles.
     pub async fn build(profiles: u64, needs: Needs) -> anyhow::Result<(Self, Option<Child>)> {
-        // Not in the system's directory for temporary files: that may lie in memory, where a sync costs nothing.
+        // Not in the system's temporary directory, which may be in memory, where a sync costs nothing.
         let parent = env!("CARGO_TARGET_TMPDIR");
         std::fs::create_dir_all(parent)?;
         let dir = tempfile::Builder::new().prefix("load-").tempdir_in(parent)?;
@@ -71,12 +74,12 @@ impl Fixture {
         self.store.data_dir.join("cameo.redb")
     }
 
-    /// For files of a measurement's own.
+    /// A directory for the files of a measurement.
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    /// For [`crate::bare`].
+    /// The copy of the store for [`crate::bare`].
     pub fn bare_file(&self) -> PathBuf {
         self.dir.path().join("bare.redb")
     }
@@ -135,12 +138,12 @@ impl Stored {
         let now = machine_time().context("a clock")?;
         let profile = self.snapshot.profile(self.workspace, valid(mpid(index)), now, <[u8]>::to_vec)?;
         let profile = profile.context("the profile was written")?;
-        ensure!(profile.len() > 300, "a profile is as large as a real one");
+        ensure!(profile.len() > MIN_PROFILE_BYTES, "a profile is as large as a real one");
         Ok(profile)
     }
 }
 
-/// The lengths of the profiles, and a reference that answers them, as far as they are needed.
+/// The lengths of the profiles, and a reference that returns them, if they are needed.
 async fn read_all(store: &Store, profiles: u64, needs: Needs) -> anyhow::Result<(Vec<u32>, Option<Child>)> {
     let mut lengths = Vec::new();
     if !needs.lengths {
@@ -154,7 +157,7 @@ async fn read_all(store: &Store, profiles: u64, needs: Needs) -> anyhow::Result<
         lengths.push(u32::try_from(profile.len())?);
         if let Some(reference) = &mut reference {
             let mut answer = Vec::new();
-            wire::put_delimited(1, &profile, &mut answer); // `GetProfileResponse.profile`.
+            wire::put_delimited(get_profile_response::PROFILE, &profile, &mut answer);
             reference.add(index, &answer).await?;
         }
     }

@@ -1,8 +1,8 @@
-//! Bare redb that inserts: what imports are held against.
+//! Inserts into bare redb, which imports are compared with.
 //!
-//! It inserts the very rows that Cameo's import wrote, in the order in which it wrote them, into a file that holds only
-//! the tables. They are read from Cameo's file, a commit's worth at a time, while the clock stands still. Within a
-//! commit nothing is read, decoded, checked or sent.
+//! The rows are those that Cameo's import wrote, in the same order. They go into a file that holds only the tables.
+//! They are read from Cameo's file, one commit at a time, which is not timed. A commit reads, decodes, checks and sends
+//! nothing.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -14,12 +14,14 @@ use redb::{Database, ReadOnlyDatabase, ReadableDatabase, ReadableTable, TableDef
 use crate::bare::{EVENTS, PROFILES, WORKSPACE};
 use crate::profiles::mpid;
 
-// As in `cameo::store`.
+/// The table of identities of `cameo::store`.
 const IDENTITIES: TableDefinition<&[u8; 20], &[u8; 17]> = TableDefinition::new("identities_v2");
-/// Of the file that rows are read from.
+/// Where the row of an identity holds its owner, after a format and a checksum.
+const OWNER: std::ops::RangeFrom<usize> = 9..;
+/// The cache of the file that rows are read from, in bytes.
 const SOURCE_CACHE: usize = 64 << 20;
 
-/// Of an identity: its key, and a format, a checksum and its owner.
+/// The key and the row of an identity.
 type OwnerRow = ([u8; 20], [u8; 17]);
 
 /// The rows of a profile.
@@ -31,13 +33,13 @@ struct Record {
     event: Vec<u8>,
 }
 
-/// Inserts all records of the file `from`, whose server has ended, into `to`, which is made anew. Answers how long it
-/// took.
+/// Inserts all records of the file `from` into a new file `to`, and returns how long the commits took. The server of
+/// `from` must have ended.
 pub fn insert_all(from: &Path, to: &Path, batch: usize, cache_bytes: usize) -> anyhow::Result<Duration> {
     let source = Database::builder().set_cache_size(SOURCE_CACHE).open_read_only(from)?;
     let mut records = records(&source)?;
     let database = Database::builder().set_cache_size(cache_bytes).create(to)?;
-    commit(&database, &[])?; // Makes the tables.
+    commit(&database, &[])?; // Creates the tables.
     let mut elapsed = Duration::ZERO;
     loop {
         let next = records.by_ref().take(batch).collect::<anyhow::Result<Vec<_>>>()?;
@@ -53,7 +55,7 @@ pub fn insert_all(from: &Path, to: &Path, batch: usize, cache_bytes: usize) -> a
     Ok(elapsed)
 }
 
-/// In the order of the events, which is that of the import.
+/// All records, in the order of their events, which is the order of the import.
 fn records(source: &ReadOnlyDatabase) -> anyhow::Result<impl Iterator<Item = anyhow::Result<Record>>> {
     let transaction = source.begin_read()?;
     let profiles = transaction.open_table(PROFILES)?;
@@ -73,7 +75,7 @@ fn records(source: &ReadOnlyDatabase) -> anyhow::Result<impl Iterator<Item = any
     }))
 }
 
-/// The rows of all identities, by their owner: the keys are hashes that only Cameo can make.
+/// The rows of all identities, by owner. They are read because their keys are hashes that only Cameo can make.
 fn identities(
     table: &impl ReadableTable<&'static [u8; 20], &'static [u8; 17]>,
 ) -> anyhow::Result<HashMap<i64, Vec<OwnerRow>>> {
@@ -81,13 +83,13 @@ fn identities(
     for row in table.iter()? {
         let (key, row) = row?;
         let (key, row) = (*key.value(), *row.value());
-        let owner = i64::from_le_bytes(row[9..].try_into()?);
+        let owner = i64::from_le_bytes(row[OWNER].try_into()?);
         owned.entry(owner).or_default().push((key, row));
     }
     Ok(owned)
 }
 
-/// With the safeguards that Cameo has.
+/// Commits records, with the same safeguards as Cameo.
 fn commit(database: &Database, records: &[Record]) -> anyhow::Result<()> {
     let mut transaction = database.begin_write()?;
     transaction.set_two_phase_commit(true);

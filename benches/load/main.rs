@@ -1,20 +1,22 @@
-//! The load program: what Cameo costs, against what it could cost at best.
+//! The load program: what Cameo costs, compared with the least that the same work can cost.
 //!
 //! ```sh
 //! cargo bench --bench load -- [--profiles N] [--seconds S] [--rounds R] [--only PARTS]
 //! ```
 //!
-//! A map, in reading order:
+//! The modules, in reading order:
 //!
-//! - [`fixture`]: the profiles, and a store that holds them.
-//! - [`child`]: the servers, each a process of its own, and what the system says of them.
-//! - [`reference`]: the service that lookups are held against; it answers the same bytes from memory.
-//! - [`client`]: connections, and calls in a closed loop; [`side`]: the sides of a comparison, which take turns.
-//! - [`lookup`], [`batch`], [`http`], [`update`], [`fanout`], [`memory`], [`import`]: one measurement each; [`redis`]
-//!   is what batches are held against, [`bare`] the redb that updates are, and [`inserts`] the one that imports are.
-//! - [`report`]: medians and tables.
+//! - [`profiles`]: the profiles, as a function of their index. [`fixture`]: a store that holds them.
+//! - [`child`]: the servers, each in its own process, and their CPU time and memory.
+//! - [`client`]: connections, and calls in a closed loop. [`plan`]: how long the clients run. [`side`]: the sides of a
+//!   comparison, which take turns.
+//! - [`lookup`], [`batch`], [`http`], [`update`], [`fanout`], [`memory`], [`import`]: one measurement each.
+//! - What they are compared with: [`reference`] for lookups, [`redis`] for batches, [`bare`] redb for updates, and
+//!   [`inserts`] into bare redb for imports.
+//! - [`figures`]: latencies and medians. [`report`]: tables and the summary.
 //!
-//! The machine may be noisy, so what is compared takes short turns, and the median of many rounds is told.
+//! The machine may be noisy. So the sides of a comparison take short turns, and the report shows the median of many
+//! rounds.
 
 mod bare;
 mod batch;
@@ -47,7 +49,7 @@ use fixture::{Fixture, Needs};
 use plan::Plan;
 use report::Report;
 
-/// Cameo's, so that no reference is slower for the want of it.
+/// Cameo's allocator, so that no reference is slower because it lacks it.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -60,16 +62,16 @@ struct Args {
     /// Seconds of each turn.
     #[arg(long, default_value = "1")]
     seconds: NonZeroU32,
-    /// Rounds, in each of which all that is compared has one turn.
+    /// Rounds. In each round, every side of a comparison has one turn.
     #[arg(long, default_value = "25")]
     rounds: NonZeroU32,
-    /// What to measure; everything if it is not given.
+    /// What to measure. The default is everything.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Part::value_variants().to_vec())]
     only: Vec<Part>,
-    /// cargo passes it.
+    /// `cargo bench` passes this flag. It has no effect.
     #[arg(long, hide = true)]
     bench: bool,
-    /// Be the reference service.
+    /// Run as the reference service.
     #[arg(long, hide = true)]
     serve_reference: bool,
 }
@@ -91,7 +93,7 @@ fn main() -> anyhow::Result<()> {
     if args.serve_reference { runtime.block_on(reference::serve()) } else { runtime.block_on(until_signal(&args)) }
 }
 
-/// Whoever ends us early ends the servers too, and leaves no files.
+/// Measures until a signal arrives. A signal ends the servers too, and the files are removed.
 async fn until_signal(args: &Args) -> anyhow::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::select! {
@@ -113,7 +115,7 @@ async fn measure(args: &Args) -> anyhow::Result<()> {
     let mut report = Report::begin(&fixture, plan)?;
     if let Some(reference) = reference {
         lookup::measure(&fixture, &reference, plan, &mut report).await?;
-    } // The reference ends here, and gives its memory back.
+    } // The reference ends here, which frees its memory.
     if wants(Part::Batch) {
         batch::measure(&fixture, plan, &mut report).await?;
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// How long a turn is, and how many rounds there are.
+/// The length of a turn and the number of rounds.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan {
     pub duration: Duration,

@@ -9,8 +9,10 @@ use uuid::Uuid;
 
 /// The workspace of all profiles.
 pub const WORKSPACE: &str = "acme/main/web";
+/// The price of every purchase.
+const PRICE: f64 = 20.5;
 
-/// Splitmix64: a bijection that leaves no trace of order. Keys made by it are unique and spread evenly.
+/// Splitmix64: a bijection whose results have no visible order. Keys made with it are unique and evenly spread.
 fn mix(index: u64) -> u64 {
     let mut z = index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -18,7 +20,7 @@ fn mix(index: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Random enough for keys, and costs nothing.
+/// Random numbers that are good enough to choose keys, and cheap.
 #[derive(Debug)]
 pub struct Dice(u64);
 
@@ -32,7 +34,7 @@ impl Dice {
         mix(self.0)
     }
 
-    /// Below `bound`. The bias is one in 2^64 / `bound`.
+    /// A number below `bound`. The bias is at most `bound` / 2^64.
     pub fn below(&mut self, bound: u64) -> u64 {
         self.roll() % bound
     }
@@ -42,12 +44,12 @@ impl Dice {
     }
 }
 
-/// Positive, as a drawn one is.
+/// The mpid of a profile. It is positive, like those that the server chooses.
 pub fn mpid(index: u64) -> i64 {
     (mix(index) >> 1).cast_signed().max(1)
 }
 
-/// The user identities of a profile, by which it is looked up.
+/// The user identities of a profile, which lookups use.
 pub fn user_identities(index: u64) -> [Identity; 2] {
     let name = format!("customer-{:016x}", mix(index));
     let email = format!("{name}@example.com");
@@ -58,6 +60,7 @@ fn identity(kind: &str, value: String) -> Identity {
     Identity { r#type: kind.into(), encoding: "none".into(), value }
 }
 
+/// The profile with an index.
 pub fn profile(index: u64) -> Profile {
     let dice = &mut Dice::new(!index);
     let (high, low) = (dice.roll(), dice.roll());
@@ -109,7 +112,7 @@ fn number(cents: u64) -> Value {
     Value { kind: Some(Kind::NumberValue(f64::from(cents) / 100.0)) }
 }
 
-/// One to three.
+/// One to three memberships.
 fn memberships(dice: &mut Dice) -> Vec<AudienceMembership> {
     let audiences = [(17_918, "Decor Remarketing"), (20_411, "Newsletter"), (31_007, "High Value, Likely to Churn")];
     let count = 1 + usize::try_from(dice.below(3)).expect("an index");
@@ -121,12 +124,12 @@ fn memberships(dice: &mut Dice) -> Vec<AudienceMembership> {
     audiences.into_iter().take(count).map(membership).collect()
 }
 
-/// What a purchase does: it sets one attribute and increments another, so that it always changes the profile.
+/// The update after a purchase. It sets one attribute and increments another, so it always changes the profile.
 pub fn patch(dice: &mut Dice) -> ProfilePatch {
     let bought = Value { kind: Some(Kind::StringValue(category(dice).into())) };
     ProfilePatch {
         set_user_attributes: Some(Struct { fields: [("last_purchase_category".to_owned(), bought)].into() }),
-        increment_user_attributes: [("ltv".to_owned(), 20.5)].into(),
+        increment_user_attributes: [("ltv".to_owned(), PRICE)].into(),
         ..ProfilePatch::default()
     }
 }

@@ -1,7 +1,8 @@
-//! Redis: what batches are held against.
+//! Redis, which batches are compared with.
 //!
-//! It holds the same bytes: to the mpid, as decimal text, the encoded profile. Its protocol is spoken on the bare
-//! connection, and of an answer no more is read than the count and the lengths of its values.
+//! It holds the same bytes: the key is the mpid as decimal text, and the value is the encoded profile. The client
+//! speaks the protocol directly on the connection. Of a response it reads only the number and the lengths of the
+//! values.
 
 use std::collections::VecDeque;
 use std::io::Write;
@@ -24,20 +25,22 @@ use crate::profiles::{Dice, mpid};
 use crate::side::Calls;
 
 const PROGRAM: &str = "redis-server";
-/// For it to listen.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Values set before the answers are read, which the buffers of the connection must hold.
+/// How long to wait until Redis listens, and how long between attempts to connect.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+const START_INTERVAL: Duration = Duration::from_millis(20);
+/// Values that are set before the responses are read. The buffers of the connection must hold the responses.
 const PIPELINED: u64 = 1_000;
-/// More than one answer.
+/// The read buffer of a connection, in bytes: larger than one response.
 const BUFFER: usize = 128 << 10;
 
-/// A Redis that holds the profiles of the store, which nobody may have open; `None` where there is no Redis.
+/// Starts a Redis that holds the profiles of the store, which no process may have open. `None` if Redis is not
+/// installed.
 pub async fn start(fixture: &Fixture) -> anyhow::Result<Option<Child>> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     if !std::env::split_paths(&path).any(|dir| dir.join(PROGRAM).is_file()) {
         return Ok(None);
     }
-    let addr = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?; // Free again at once.
+    let addr = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?; // Redis takes over this free port.
     let mut command = Command::new(PROGRAM);
     command.args(["--bind", "127.0.0.1", "--port", &addr.port().to_string(), "--loglevel", "warning"]);
     command.args(["--save", "", "--appendonly", "no", "--dir"]).arg(fixture.dir());
@@ -94,14 +97,14 @@ impl Calls for Mget {
     }
 }
 
-/// Draws what is asked for.
+/// Chooses the keys of a request.
 struct Draw {
     batch: u32,
     profile_bytes: Arc<[u32]>,
 }
 
 impl Draw {
-    /// A request, and the length of all values that it asks for.
+    /// A request, and the total length of the values that it asks for.
     fn request(&self, dice: &mut Dice) -> (Vec<u8>, usize) {
         let mut expected = 0;
         let mut keys = Vec::new();
@@ -128,7 +131,7 @@ fn put_command(words: &[&[u8]], out: &mut Vec<u8>) {
 }
 
 fn put_number(kind: char, number: usize, out: &mut Vec<u8>) {
-    write!(out, "{kind}{number}\r\n").expect("a Vec takes anything");
+    write!(out, "{kind}{number}\r\n").expect("writing to a Vec cannot fail");
 }
 
 struct Connection {
@@ -143,12 +146,12 @@ impl Connection {
         Ok(Self { stream: BufReader::with_capacity(BUFFER, stream), line: Vec::new() })
     }
 
-    /// To one that has been started just now.
+    /// Connects to a Redis that has just been started.
     async fn patiently(addr: SocketAddr) -> anyhow::Result<Self> {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + START_TIMEOUT;
         loop {
             match Self::open(addr).await {
-                Err(_) if Instant::now() < end => tokio::time::sleep(Duration::from_millis(20)).await,
+                Err(_) if Instant::now() < end => tokio::time::sleep(START_INTERVAL).await,
                 connection => return connection.context("Redis does not listen"),
             }
         }
@@ -172,17 +175,17 @@ impl Connection {
             }
             let Some((began, expected)) = waiting.pop_front() else { return Ok(latency) };
             let (count, bytes) = self.values().await?;
-            ensure!((count, bytes) == (draw.batch as usize, expected), "Redis gave {count} values of {bytes} bytes");
+            ensure!((count, bytes) == (draw.batch as usize, expected), "Redis sent {count} values of {bytes} bytes");
             latency.record(began.elapsed().as_micros().try_into()?)?;
         }
     }
 
-    /// Reads over an array of values: how many there are, and the bytes of all.
+    /// Skips an array of values. Returns their number and their total length.
     async fn values(&mut self) -> anyhow::Result<(usize, usize)> {
         let count = self.number(b'*').await?;
         let mut bytes = 0;
         for _ in 0..count {
-            let length = self.number(b'$').await?; // Of a value that is not there, -1, which is none.
+            let length = self.number(b'$').await?; // -1 for a missing value, which fails to parse.
             self.skip(length + 2).await?;
             bytes += length;
         }
@@ -191,7 +194,7 @@ impl Connection {
 
     async fn number(&mut self, kind: u8) -> anyhow::Result<usize> {
         let line = self.line().await?;
-        ensure!(line.first() == Some(&kind), "Redis answers {:?}", String::from_utf8_lossy(line));
+        ensure!(line.first() == Some(&kind), "Redis responded {:?}", String::from_utf8_lossy(line));
         Ok(std::str::from_utf8(&line[1..])?.parse()?)
     }
 

@@ -1,10 +1,10 @@
-//! The service that lookups are held against: `GetProfile` from a map in memory.
+//! The service that lookups are compared with: `GetProfile` from a map in memory.
 //!
-//! It is what a gRPC service with tonic can do at best: the answers are encoded beforehand, each the very bytes that
-//! Cameo answers, and they are copied once. Its transport is set as Cameo's is.
+//! It is the fastest that a gRPC service with tonic can be. Its responses are the same bytes as Cameo's. They are
+//! encoded in advance and copied once. Its transport has the same settings as Cameo's.
 //!
-//! It is this program, started once more. It reads the answers from its standard input, says where it listens, and ends
-//! when its input does.
+//! It is a second process of this program. It reads the responses from its standard input, prints its address, and ends
+//! when its input is closed.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -33,10 +33,12 @@ use crate::child::{Child, spawn};
 use crate::client::RawCodec;
 use crate::profiles::{mpid, user_identities};
 
-/// Instead of an index: there are no more.
+/// Sent instead of an index: no more responses follow.
 const END: u64 = u64::MAX;
+/// The buffer of each end of the pipe, in bytes.
+const PIPE_BUFFER: usize = 1 << 20;
 
-/// A reference that is being filled.
+/// A reference that is being filled with responses.
 pub struct Filling {
     process: tokio::process::Child,
     stdin: BufWriter<ChildStdin>,
@@ -46,7 +48,7 @@ impl Filling {
     pub fn start() -> anyhow::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         let mut process = spawn(command.arg("--serve-reference").stdin(Stdio::piped()))?;
-        let stdin = BufWriter::with_capacity(1 << 20, process.stdin.take().expect("it was piped"));
+        let stdin = BufWriter::with_capacity(PIPE_BUFFER, process.stdin.take().expect("it was piped"));
         Ok(Self { process, stdin })
     }
 
@@ -69,15 +71,15 @@ struct Answers {
     by_identity: HashMap<String, i64>,
 }
 
-/// The other end of [`Filling`].
+/// Reads the responses that [`Filling`] sends, and serves them.
 pub async fn serve() -> anyhow::Result<()> {
-    let mut stdin = BufReader::with_capacity(1 << 20, std::io::stdin());
+    let mut stdin = BufReader::with_capacity(PIPE_BUFFER, std::io::stdin());
     let answers = Arc::new(Answers::read(&mut stdin)?);
-    // Nothing more comes: it is closed when the parent is done, or gone.
+    // No more input follows. The input is closed when the parent is done or has ended.
     let closed = tokio::task::spawn_blocking(move || stdin.read(&mut [0]));
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("the reference is listening on {}", listener.local_addr()?);
-    // As in `cameo::server`.
+    // The settings of `cameo::server`.
     tonic::transport::Server::builder()
         .accept_http1(true)
         .initial_stream_window_size(64 << 10)
@@ -133,7 +135,7 @@ impl NamedService for Reference {
 
 type Answering<T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
 
-/// Has one method, so the path is not looked at.
+/// There is only one method, so the path is ignored.
 impl Service<http::Request<Body>> for Reference {
     type Response = http::Response<Body>;
     type Error = Infallible;

@@ -1,4 +1,4 @@
-//! Medians and tables.
+//! The report: tables and a summary, in Markdown on standard output.
 
 use std::fmt::Write;
 
@@ -6,13 +6,13 @@ use crate::figures::{count, float};
 use crate::fixture::Fixture;
 use crate::plan::Plan;
 
-/// What is printed: each table when it is there, and at the end what it comes to.
+/// Prints each table as soon as it is complete, and the summary at the end.
 pub struct Report {
     summary: Vec<[String; 3]>,
 }
 
 impl Report {
-    /// Prints what was measured, and on what.
+    /// Prints the number of profiles, the machine and the plan.
     pub fn begin(fixture: &Fixture, plan: Plan) -> anyhow::Result<Self> {
         let processors = std::thread::available_parallelism()?;
         println!(
@@ -26,12 +26,13 @@ impl Report {
         Ok(Self { summary: Vec::new() })
     }
 
-    #[allow(clippy::unused_self)] // A table is printed when it is there: it is part of the report all the same.
+    /// Prints a table.
+    #[allow(clippy::unused_self)] // A table belongs to the report although it is printed at once.
     pub fn table(&mut self, title: &str, columns: &[&str], rows: &[Vec<String>]) {
         print!("\n### {title}\n\n{}", markdown(columns, rows));
     }
 
-    /// A line of the summary. The target may be empty.
+    /// Adds a row to the summary. The target may be empty.
     pub fn claim(&mut self, what: impl Into<String>, measured: impl Into<String>, target: impl Into<String>) {
         self.summary.push([what.into(), measured.into(), target.into()]);
     }
@@ -45,7 +46,7 @@ impl Report {
 fn markdown(columns: &[&str], rows: &[Vec<String>]) -> String {
     let mut table = format!("| {} |\n|---{}|\n", columns.join(" | "), "|---:".repeat(columns.len() - 1));
     for row in rows {
-        writeln!(table, "| {} |", row.join(" | ")).expect("a String takes anything");
+        writeln!(table, "| {} |", row.join(" | ")).expect("writing to a String cannot fail");
     }
     table
 }

@@ -11,17 +11,18 @@ use crate::figures::{count, float, median, micros_of, quantile};
 use crate::fixture::Fixture;
 use crate::plan::Plan;
 
-/// Fills the caches: long enough to touch nearly every page, one profile at a time.
+/// How long a side runs to fill the caches, for each million profiles. This is enough to touch nearly every page, one
+/// profile at a time.
 const WARM_UP_PER_MILLION: Duration = Duration::from_secs(15);
 
 /// What the clients of a side do.
 #[tonic::async_trait]
 pub trait Calls: Send + Sync {
-    /// Calls for `duration`. The same seed asks for the same.
+    /// Calls for `duration`. The same seed makes the same requests.
     async fn run(&self, duration: Duration, seed: u64) -> anyhow::Result<Outcome>;
 }
 
-/// Calls by gRPC.
+/// Clients that call over gRPC.
 pub struct GrpcCalls<W> {
     channels: Vec<Channel>,
     clients: usize,
@@ -41,28 +42,30 @@ impl<W: Work> Calls for GrpcCalls<W> {
     }
 }
 
-/// A server and its clients, and what they did in each round.
+/// A server, its clients, and the results of each round.
 pub struct Side<'a> {
     name: String,
     server: &'a Child,
     calls: Box<dyn Calls + 'a>,
-    /// Profiles that a call asks for.
+    /// Profiles per call.
     batch: u32,
     rounds: Vec<Round>,
 }
 
 struct Round {
     outcome: Outcome,
-    /// Microseconds of the server's threads for each profile: this the noise of others and the client do not touch.
+    /// CPU time of the server per profile, in microseconds. Unlike the rate, it does not depend on the client or on
+    /// other programs.
     processor: f64,
 }
 
 impl<'a> Side<'a> {
-    /// Of calls for one profile.
+    /// A side whose calls ask for one profile each.
     pub fn new(name: impl Into<String>, server: &'a Child, calls: impl Calls + 'a) -> Self {
         Self::of_batches(1, name, server, calls)
     }
 
+    /// A side whose calls ask for `batch` profiles each.
     pub fn of_batches(batch: u32, name: impl Into<String>, server: &'a Child, calls: impl Calls + 'a) -> Self {
         Self { name: name.into(), server, calls: Box::new(calls), batch, rounds: Vec::new() }
     }
@@ -76,21 +79,22 @@ impl<'a> Side<'a> {
         Ok(())
     }
 
-    /// Profiles a second, in each round.
+    /// Profiles per second in each round.
     fn rates(&self) -> impl Iterator<Item = f64> {
         self.rounds.iter().map(|round| round.outcome.per_second() * f64::from(self.batch))
     }
 
-    /// The median.
+    /// The median of profiles per second.
     pub fn rate(&self) -> f64 {
         median(self.rates())
     }
 
-    /// How many times as many profiles a second as the other: the median of the rounds.
+    /// Profiles per second relative to the other side: the median of the ratios of the rounds.
     pub fn ratio_to(&self, other: &Self) -> f64 {
         median(self.rates().zip(other.rates()).map(|(ours, theirs)| ours / theirs))
     }
 
+    /// A row of a table: name, rate, ratio, p50, p99 and CPU time of the server.
     pub fn row(&self, ratio: String) -> Vec<String> {
         let latencies = || self.rounds.iter().map(|round| &round.outcome.latency);
         vec![
@@ -104,12 +108,12 @@ impl<'a> Side<'a> {
     }
 }
 
-/// How long each side runs before anything is measured.
+/// How long each side runs before the measurement starts.
 pub fn warm_up(fixture: &Fixture) -> Duration {
     WARM_UP_PER_MILLION.mul_f64(float(fixture.profiles) / 1e6)
 }
 
-/// Gives each side one turn in every round, after the caches are filled. Each goes first as often as the others.
+/// Fills the caches, then gives each side one turn in every round. Every side goes first equally often.
 pub async fn take_turns(sides: &mut [Side<'_>], warm_up: Duration, plan: Plan) -> anyhow::Result<()> {
     for side in &mut *sides {
         side.turn(warm_up, 0).await?;
