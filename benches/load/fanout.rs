@@ -1,10 +1,10 @@
-//! Events to subscribers: how many, and how soon.
+//! Events to subscribers: how many per second, and how soon.
 //!
-//! How soon is told twice. Both ends are read from the one clock of this machine:
-//! - from `Event.time`, which the server took when the request came in, to when the event was received. So the commit
-//!   is in it, and whatever the write waited for;
-//! - from when the writer had its answer, which is sent right after the commit, to when the event was received. An
-//!   event that came before the answer did counts as 0.
+//! The delay of an event is measured in two ways, both with the clock of this machine:
+//! - from `Event.time`, which the server takes when the write arrives, until the event is received. This includes the
+//!   commit and all waiting of the write;
+//! - from when the writer has received its response, which is sent right after the commit, until the event is received.
+//!   If the event arrives before the response, the delay counts as 0.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use anyhow::{Context, ensure};
 use bytes::Bytes;
 use cameo::clock::machine_time;
 use cameo::model::{Micros, wire};
+use cameo::proto::field::{event, subscribe_response, update_profile_response};
 use cameo::proto::v1::SubscribeRequest;
 use http::uri::PathAndQuery;
 use prost::Message;
@@ -36,64 +37,60 @@ use crate::update::Update;
 const SUBSCRIBERS: [usize; 3] = [1, 100, 1_000];
 const STREAMS_PER_CONNECTION: usize = 200;
 const MIN_CONNECTIONS: usize = 4;
-/// Deliveries a second at the steady rate, but never more updates a second than the second number: well below what
-/// the server can do, so that what is measured is not a queue.
+/// The most deliveries per second, and the most updates per second, at the steady rate. Both are well below what the
+/// server can do, so that no queue is measured.
 const STEADY_DELIVERIES: usize = 20_000;
 const STEADY_UPDATES: usize = 100;
 /// Writers at saturation, each with one update in flight.
 const WRITERS: usize = 64;
-/// Deliveries whose times are kept, of each second, by all subscribers together.
+/// A guess of the updates per second at saturation. It decides which deliveries are sampled.
+const SATURATED_UPDATES: usize = 1_000;
+/// Deliveries per second whose times are kept, over all subscribers.
 const SAMPLED: usize = 10_000;
-/// For the last subscriber to receive the last event.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// Fields of `SubscribeResponse`, `Event` and `UpdateProfileResponse`.
-const CURSOR: u32 = 1;
-const EVENT: u32 = 4;
-const EVENT_SEQUENCE: u32 = 2;
-const EVENT_TIME: u32 = 4;
-const WRITTEN_CURSOR: u32 = 2;
+const HEARTBEAT: Duration = Duration::from_secs(15);
+/// How long to wait until the last subscriber has received the last event.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(120);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Rate {
-    /// So many updates a second, whether or not the ones before were answered.
+    /// This many updates per second, without waiting for the responses of earlier ones.
     Steady(usize),
-    /// As many as the server takes.
+    /// As many updates as the server accepts.
     Saturated,
 }
 
-/// What is read of an event.
+/// The parts of an event that are read.
 struct Seen<'a> {
     cursor: &'a [u8],
     sequence: u64,
     event: &'a [u8],
 }
 
-/// When an event was received. Microseconds since 1970, as all times here.
+/// When an event was received. All times are microseconds since 1970.
 struct Delivery {
     sequence: u64,
     received: i64,
-    /// `Event.time`.
-    taken_in: i64,
+    /// `Event.time`: when the write arrived at the server.
+    arrived: i64,
 }
 
-/// What a subscriber tells at the end.
+/// The results of a subscriber.
 struct Account {
     events: u64,
     deliveries: Vec<Delivery>,
-    /// The sequences of all events by their cursors. Only the first subscriber keeps them.
+    /// The sequences of all events, by cursor. Only the first subscriber keeps them.
     cursors: HashMap<Vec<u8>, u64>,
 }
 
-/// When each write was answered, by the cursor of its event.
+/// When the response to each write was received, by the cursor of its event.
 type Answers = HashMap<Vec<u8>, i64>;
 
 struct Round {
     updates: u64,
     deliveries: u64,
-    /// Until the last subscriber had the last event.
+    /// The time until the last subscriber had received the last event.
     elapsed: Duration,
-    since_taken_in: Latency,
+    since_arrived: Latency,
     since_answered: Latency,
 }
 
@@ -110,15 +107,15 @@ pub async fn measure(fixture: &Fixture, plan: Plan, report: &mut Report) -> anyh
         }
     }
     let columns = [
-        "Subscribers, rate",
+        "Subscribers, update rate",
         "updates/s",
         "deliveries/s",
-        "taken in to received, p50",
+        "arrival of the write to receipt of the event, p50",
         "p99",
-        "answered to received, p50",
+        "response to the writer to receipt of the event, p50",
         "p99",
     ];
-    report.table("Fan-out", &columns, &rows);
+    report.table("Fan-out: events to subscribers", &columns, &rows);
     cameo.stop().await
 }
 
@@ -137,7 +134,7 @@ async fn one_round(
     let mut head = 0;
     for (index, channel) in (0..subscribers).zip(channels.iter().cycle()) {
         let stream;
-        (stream, head) = subscribe(channel, Duration::from_secs(15)).await?;
+        (stream, head) = subscribe(channel, HEARTBEAT).await?;
         running.spawn(receive(stream, head, Arc::clone(&last), every, index == 0));
     }
 
@@ -148,28 +145,28 @@ async fn one_round(
         Rate::Steady(rate) => write_steadily(&writers, &work, rate, duration, head).await?,
         Rate::Saturated => write_saturating(&writers, &work, duration, head).await?,
     };
-    // Whoever receives the event of this one is done.
+    // A subscriber that has received the event of the following update is done.
     let updates = answers.len() as u64 + 1;
     last.store(head + updates, Ordering::Release);
     call(&mut Grpc::new(writers), &*work, &mut Dice::new(head)).await?;
-    let accounts = timeout(PATIENCE, running.join_all()).await.context("subscribers are too far behind")?;
+    let accounts = timeout(DELIVERY_TIMEOUT, running.join_all()).await.context("subscribers are too far behind")?;
     let elapsed = start.elapsed();
     let accounts = accounts.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
     ensure!(accounts.iter().all(|account| account.events == updates), "every subscriber received every event");
-    let (since_taken_in, since_answered) = delays(&accounts, &answers)?;
+    let (since_arrived, since_answered) = delays(&accounts, &answers)?;
     let deliveries = accounts.iter().map(|account| account.events).sum();
-    Ok(Round { updates, deliveries, elapsed, since_taken_in, since_answered })
+    Ok(Round { updates, deliveries, elapsed, since_arrived, since_answered })
 }
 
-/// A guess, for how many deliveries to sample.
+/// The updates per second to expect. It decides how many deliveries are sampled.
 fn expected_rate(rate: Rate) -> usize {
     match rate {
         Rate::Steady(rate) => rate,
-        Rate::Saturated => 1_000,
+        Rate::Saturated => SATURATED_UPDATES,
     }
 }
 
-/// Opens a stream, and reads on until it has caught up. Answers with where the log ended.
+/// Opens a stream, and reads until it has caught up. Returns the stream and the sequence of the latest event.
 pub async fn subscribe(channel: &Channel, heartbeat: Duration) -> anyhow::Result<(Streaming<Bytes>, u64)> {
     let request = SubscribeRequest {
         workspace: WORKSPACE.into(),
@@ -192,7 +189,7 @@ pub async fn subscribe(channel: &Channel, heartbeat: Duration) -> anyhow::Result
     Ok((stream, head.unwrap_or_default()))
 }
 
-/// Until the event of number `last`, which is not known at first.
+/// Receives events up to the sequence `last`, which is set after the writers are done.
 async fn receive(
     mut stream: Streaming<Bytes>,
     after: u64,
@@ -210,7 +207,7 @@ async fn receive(
         account.events += 1;
         if sequence.is_multiple_of(every) {
             let received = now();
-            account.deliveries.push(Delivery { sequence, received, taken_in: seen.time()? });
+            account.deliveries.push(Delivery { sequence, received, arrived: seen.time()? });
         }
         if keeps_cursors {
             account.cursors.insert(seen.cursor.to_vec(), sequence);
@@ -220,14 +217,15 @@ async fn receive(
 }
 
 impl<'a> Seen<'a> {
-    /// `None` if the message is of something else. Reads no further than it must: the profiles come last.
+    /// The event of a message; `None` if the message has none. Reads only the start of the event: the profiles come
+    /// later.
     fn read(message: &'a [u8]) -> anyhow::Result<Option<Self>> {
-        let Some(event) = wire::find(message, EVENT)? else { return Ok(None) };
-        let cursor = wire::find(message, CURSOR)?.context("a cursor")?;
+        let Some(event) = wire::find(message, subscribe_response::EVENT)? else { return Ok(None) };
+        let cursor = wire::find(message, subscribe_response::CURSOR)?.context("a cursor")?;
         let mut fields = wire::fields(event);
         let sequence = loop {
             let field = fields.next().context("a sequence")??;
-            if field.tag == EVENT_SEQUENCE {
+            if field.tag == event::SEQUENCE {
                 break prost::encoding::decode_varint(&mut &field.whole[1..])?;
             }
         };
@@ -235,7 +233,7 @@ impl<'a> Seen<'a> {
     }
 
     fn time(&self) -> anyhow::Result<i64> {
-        let encoded = wire::find(self.event, EVENT_TIME)?.context("a time")?;
+        let encoded = wire::find(self.event, event::TIME)?.context("a time")?;
         Ok(Micros::from_timestamp(&prost_types::Timestamp::decode(encoded)?).get())
     }
 }
@@ -284,11 +282,12 @@ async fn write_saturating(
     Ok(answers.into_iter().flatten().collect())
 }
 
-/// The cursor of the write's event, and when it was answered.
+/// Makes a write. Returns the cursor of its event, and when the response was received.
 async fn write(grpc: &mut Grpc<Channel>, work: &Update, dice: &mut Dice) -> anyhow::Result<(Vec<u8>, i64)> {
     let answer = call(grpc, work, dice).await?;
     let answered = now();
-    Ok((wire::find(&answer, WRITTEN_CURSOR)?.context("a cursor")?.to_vec(), answered))
+    let cursor = wire::find(&answer, update_profile_response::CURSOR)?.context("a cursor")?;
+    Ok((cursor.to_vec(), answered))
 }
 
 /// Microseconds since 1970.
@@ -296,21 +295,22 @@ fn now() -> i64 {
     machine_time().unwrap_or_default().get()
 }
 
+/// The delays of the sampled deliveries: since the write arrived, and since its response was received.
 fn delays(accounts: &[Account], answers: &Answers) -> anyhow::Result<(Latency, Latency)> {
     let keeps_cursors = accounts.iter().find(|account| !account.cursors.is_empty());
-    let cursors = &keeps_cursors.context("one subscriber keeps them")?.cursors;
+    let cursors = &keeps_cursors.context("one subscriber keeps the cursors")?.cursors;
     let answered: HashMap<u64, i64> =
         answers.iter().filter_map(|(cursor, answered)| Some((*cursors.get(cursor)?, *answered))).collect();
     ensure!(answered.len() == answers.len(), "every write has an event with its cursor");
-    let (mut since_taken_in, mut since_answered) = (latency(), latency());
+    let (mut since_arrived, mut since_answered) = (latency(), latency());
     for delivery in accounts.iter().flat_map(|account| &account.deliveries) {
-        since_taken_in.record((delivery.received - delivery.taken_in).try_into().unwrap_or(0))?;
-        // The last write of all has no entry.
+        since_arrived.record((delivery.received - delivery.arrived).try_into().unwrap_or(0))?;
+        // The last write, which ends the round, has no entry.
         if let Some(answered) = answered.get(&delivery.sequence) {
             since_answered.record((delivery.received - answered).try_into().unwrap_or(0))?;
         }
     }
-    Ok((since_taken_in, since_answered))
+    Ok((since_arrived, since_answered))
 }
 
 fn tell(subscribers: usize, rate: Rate, rounds: &[Round], report: &mut Report) -> Vec<String> {
@@ -318,24 +318,24 @@ fn tell(subscribers: usize, rate: Rate, rounds: &[Round], report: &mut Report) -
         count(median(rounds.iter().map(|round| float(of(round)) / round.elapsed.as_secs_f64())))
     };
     let (updates, deliveries) = (per_second(|round| round.updates), per_second(|round| round.deliveries));
-    let taken_in = |q| quantile(rounds.iter().map(|round| &round.since_taken_in), q);
+    let arrived = |q| quantile(rounds.iter().map(|round| &round.since_arrived), q);
     let answered = |q| quantile(rounds.iter().map(|round| &round.since_answered), q);
-    let name = match rate {
-        Rate::Steady(_) => "steady",
-        Rate::Saturated => "saturated",
+    let subscribers = match subscribers {
+        1 => "1 subscriber".to_owned(),
+        many => format!("{} subscribers", count(float(many as u64))),
     };
-    let measured = match rate {
-        Rate::Steady(_) => format!("p50 {}, p99 {} after the answer", answered(0.5), answered(0.99)),
-        Rate::Saturated => format!("{deliveries} deliveries/s of {updates} updates/s"),
+    let (name, what, measured) = match rate {
+        Rate::Steady(rate) => (
+            format!("{subscribers}, {rate} updates/s"),
+            "time from the response to the writer to the receipt of the event",
+            format!("p50 {}, p99 {}", answered(0.5), answered(0.99)),
+        ),
+        Rate::Saturated => (
+            format!("{subscribers}, as many updates as possible"),
+            "deliveries",
+            format!("{deliveries}/s ({updates} updates/s)"),
+        ),
     };
-    report.claim(format!("Fan-out to {subscribers}, {name}"), measured, "");
-    vec![
-        format!("{}, {name}", count(float(subscribers as u64))),
-        updates,
-        deliveries,
-        taken_in(0.5),
-        taken_in(0.99),
-        answered(0.5),
-        answered(0.99),
-    ]
+    report.claim(format!("Fan-out to {name}: {what}"), measured, "");
+    vec![name, updates, deliveries, arrived(0.5), arrived(0.99), answered(0.5), answered(0.99)]
 }

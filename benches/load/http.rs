@@ -1,4 +1,4 @@
-//! The Profile API's lookup over HTTP/1.1, against `GetProfile` on the same server.
+//! Lookups over HTTP/1.1, compared with `GetProfile` on the same server.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -21,13 +21,13 @@ use crate::profiles::{Dice, WORKSPACE, mpid};
 use crate::report::Report;
 use crate::side::{Calls, GrpcCalls, Side, take_turns, warm_up};
 
-/// Clients on a connection each.
+/// Clients that call over HTTP, each on its own connection.
 struct HttpCalls {
     addr: SocketAddr,
     profiles: u64,
 }
 
-/// Uniformly random keys.
+/// A client that looks uniformly random profiles up.
 struct HttpCaller {
     requests: SendRequest<Empty<Bytes>>,
     host: String,
@@ -64,7 +64,7 @@ impl Caller for HttpCaller {
         let (head, body) = self.requests.send_request(request).await?.into_parts();
         let body = body.collect().await?.to_bytes();
         let right = head.status == StatusCode::OK && body.starts_with(format!("{{\"mpid\":{mpid},").as_bytes());
-        ensure!(right, "{mpid} over HTTP gave {} and a wrong answer of {} bytes", head.status, body.len());
+        ensure!(right, "GET of {mpid} returned {} and {} bytes, which is wrong", head.status, body.len());
         Ok(())
     }
 }
@@ -80,11 +80,11 @@ pub async fn measure(fixture: &Fixture, plan: Plan, report: &mut Report) -> anyh
     take_turns(&mut sides, warm_up(fixture), plan).await?;
     let [http, grpc] = &sides;
     let ratio = http.ratio_to(grpc);
-    let measured = format!("{} calls/s, {ratio:.2} of gRPC", count(http.rate()));
-    report.claim("Lookups by mpid over HTTP", measured, "");
-    let columns = ["", "calls/s", "of gRPC", "p50", "p99", "server's CPU per call"];
+    let measured = format!("{ratio:.2} ({} calls/s)", count(http.rate()));
+    report.claim("Lookup by mpid over HTTP: calls/s, relative to gRPC on the same server", measured, "");
+    let columns = ["Transport", "calls/s", "relative to gRPC", "p50", "p99", "server CPU per call"];
     let rows = [http.row(format!("{ratio:.2}")), grpc.row("1".into())];
-    report.table(&format!("Lookups by mpid over HTTP, {CLIENTS} in flight"), &columns, &rows);
+    report.table(&format!("Lookups by mpid over HTTP and gRPC, {CLIENTS} calls in flight"), &columns, &rows);
     drop(sides);
     cameo.stop().await
 }

@@ -1,5 +1,5 @@
-//! `ImportProfiles` into an empty store, against bare redb that [`crate::inserts`] the same rows; and what it does to
-//! the server's memory.
+//! `ImportProfiles` into an empty store, compared with bare redb that [`crate::inserts`] the same rows; and the memory
+//! of the server during an import.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,48 +28,48 @@ use crate::plan::Plan;
 use crate::profiles::{WORKSPACE, mpid, profile};
 use crate::report::Report;
 
-/// A round takes minutes for a million profiles.
+/// A limit for the rounds: a round takes minutes for a million profiles.
 const MAX_ROUNDS: u32 = 3;
-/// Records to a commit of bare redb: what Cameo commits at most, and more.
+/// Records per commit of bare redb: the most that Cameo puts into a commit of single calls, and of imports.
 const BATCHES: [usize; 2] = [512, 4_096];
-/// For the import that is to show that memory does not grow.
+/// The cache of the import that shows whether memory grows, in bytes.
 const SMALL_CACHE: usize = 64 << 20;
-/// How often the memory is looked at.
+/// How often the memory is measured during an import.
 const SAMPLES: usize = 10;
 
-/// The records, encoded, in order.
+/// The encoded records, in order.
 type Records = Arc<[Bytes]>;
 
-/// What came of an import.
+/// The results of an import.
 struct Import {
     answer: ImportProfilesResponse,
     elapsed: Duration,
-    /// Microseconds of the server's threads for each record.
+    /// CPU time of the server per record, in microseconds.
     processor: f64,
-    /// Commits of it.
+    /// The number of commits.
     commits: u64,
-    /// Resident memory of the server in KiB: before, and when each tenth had been sent.
+    /// Resident memory of the server in KiB: before the import, and after each tenth of the records was sent.
     resident: Vec<u32>,
 }
 
-/// Each on a fresh store.
+/// A round, on a new store.
 struct Round {
     cameo: Import,
-    /// The same records once more.
+    /// A second import of the same records.
     again: Import,
-    /// Records to a commit, and the time of bare redb: as many as Cameo had, and then [`BATCHES`].
+    /// The records per commit of bare redb, and its time: first as many as Cameo, then [`BATCHES`].
     bare: Vec<(usize, Duration)>,
 }
 
 impl Round {
-    /// Records a second, of those of bare redb.
-    fn of_bare(&self, nth: usize) -> f64 {
+    /// Cameo's records per second, relative to those of bare redb.
+    fn to_bare(&self, nth: usize) -> f64 {
         self.bare[nth].1.div_duration_f64(self.cameo.elapsed)
     }
 
-    /// Of bare redb in the batches that suit it best.
-    fn of_best(&self) -> f64 {
-        (0..self.bare.len()).map(|nth| self.of_bare(nth)).fold(f64::INFINITY, f64::min)
+    /// The same, relative to bare redb at its fastest.
+    fn to_best(&self) -> f64 {
+        (0..self.bare.len()).map(|nth| self.to_bare(nth)).fold(f64::INFINITY, f64::min)
     }
 }
 
@@ -91,7 +91,7 @@ pub async fn measure(fixture: &Fixture, plan: Plan, report: &mut Report) -> anyh
     Ok(())
 }
 
-/// All of a profile.
+/// The record that creates a profile.
 fn record(index: u64) -> Bytes {
     let profile = profile(index);
     let patch = ProfilePatch {
@@ -123,20 +123,20 @@ fn store_file(store: &StoreConfig) -> PathBuf {
     store.data_dir.join("cameo.redb")
 }
 
-/// Rounded.
+/// The mean number of records per commit, rounded.
 fn per_commit(import: &Import, records: usize) -> usize {
-    let commits = usize::try_from(import.commits).expect("so many fit in a file");
+    let commits = usize::try_from(import.commits).expect("a file holds fewer commits");
     (records + commits / 2) / commits
 }
 
-/// Into an empty store, and then the same again, by a server of its own.
+/// Starts a server on an empty store, and imports the records twice.
 async fn import_twice(store: &StoreConfig, records: &Records) -> anyhow::Result<(Import, Import)> {
     let server = Child::cameo(store).await?;
     let (file, expected) = (store_file(store), i64::try_from(records.len())?);
     let first = import(&server, &file, records).await?;
     ensure!(first.answer.created == expected && first.commits > 0, "each record created a profile");
     let again = import(&server, &file, records).await?;
-    ensure!(again.answer.unchanged == expected && again.commits == 0, "each record found its profile as it is");
+    ensure!(again.answer.unchanged == expected && again.commits == 0, "no record changed its profile");
     server.stop().await?;
     Ok((first, again))
 }
@@ -166,12 +166,13 @@ async fn import(server: &Child, file: &Path, records: &Records) -> anyhow::Resul
     Ok(Import { answer, elapsed, processor, commits: transactions(file)? - before, resident })
 }
 
-/// Says when each tenth was sent. Flow control holds it back, so the server has taken nearly as much.
+/// The records as a stream that reports when each tenth was sent. Flow control holds it back, so the server has read
+/// nearly as much.
 fn sending(records: Records, progress: UnboundedSender<()>) -> impl Stream<Item = Bytes> {
     let tenth = move |sent: usize, records: &Records| sent * SAMPLES / records.len();
     stream::iter((0..records.len()).map(move |index| {
         if tenth(index + 1, &records) > tenth(index, &records) {
-            let _ = progress.send(()); // Whoever no longer listens has failed, and says so.
+            let _ = progress.send(()); // A receiver that is gone has failed, and returns its own error.
         }
         records[index].clone()
     }))
@@ -187,25 +188,29 @@ fn tell_rates(rounds: &[Round], small: &Import, records: usize, report: &mut Rep
     let first: Vec<_> = rounds.iter().map(|round| &round.cameo).collect();
     let again: Vec<_> = rounds.iter().map(|round| &round.again).collect();
     let mut rows = vec![
-        cameo_row("Cameo", &first),
-        cameo_row(&format!("Cameo, with a cache of {}", mebibytes(SMALL_CACHE)), &[small]),
-        cameo_row("Cameo, the same again: nothing changes", &again),
+        cameo_row("Cameo, into an empty store", &first),
+        cameo_row(&format!("Cameo, into an empty store, with a cache of {}", mebibytes(SMALL_CACHE)), &[small]),
+        cameo_row("Cameo, the same records again, which change nothing", &again),
     ];
     for nth in 0..=BATCHES.len() {
         let bare = || rounds.iter().map(|round| &round.bare[nth]);
         let batch = count(median(bare().map(|(batch, _)| float(*batch as u64))));
-        let name = format!("bare redb, {batch} to a commit{}", if nth == 0 { " as Cameo had" } else { "" });
+        let name = format!("bare redb, {batch} per commit{}", if nth == 0 { " (as many as Cameo)" } else { "" });
         let rate = count(median(bare().map(|(_, elapsed)| rate(*elapsed))));
-        let ratio = median(rounds.iter().map(|round| round.of_bare(nth)));
+        let ratio = median(rounds.iter().map(|round| round.to_bare(nth)));
         rows.push(vec![name, rate, format!("{ratio:.2}"), String::new()]);
     }
-    let alike = median(rounds.iter().map(|round| round.of_bare(0)));
-    let best = median(rounds.iter().map(Round::of_best));
-    let measured =
-        format!("{} records/s, {alike:.2} of bare redb at Cameo's own batch size; {best:.2} at its best", rows[0][1]);
-    report.claim("Import into an empty store", measured, "≥ 0.70 of bare redb that inserts the same rows");
-    report.claim("The same import again", format!("{} records/s", rows[2][1]), "");
-    let columns = ["", "records/s", "Cameo, of this", "server's CPU per record"];
+    let alike = median(rounds.iter().map(|round| round.to_bare(0)));
+    let best = median(rounds.iter().map(Round::to_best));
+    let claim = "Import into an empty store: records/s, relative to bare redb that inserts the same rows";
+    report.claim(
+        format!("{claim}, as many per commit as suits it best"),
+        format!("{best:.2} ({} records/s)", rows[0][1]),
+        "≥ 0.70",
+    );
+    report.claim(format!("{claim}, as many per commit as Cameo"), format!("{alike:.2}"), "");
+    report.claim("Import of the same records again, which change nothing", format!("{} records/s", rows[2][1]), "");
+    let columns = ["Writer", "records/s", "Cameo relative to this", "server CPU per record"];
     report.table(&format!("Imports of {} profiles", count(float(records as u64))), &columns, &rows);
 }
 
@@ -215,16 +220,20 @@ fn tell_memory(rounds: &[Round], cache_bytes: usize, small: &Import, report: &mu
     let default = (0..=SAMPLES).map(|sample| median(of_rounds.iter().map(|round| round[sample]))).collect();
     let row = |cache, resident: Vec<f64>| {
         let resident = resident.into_iter().map(|kib| count(kib / 1024.0));
-        [format!("cache of {}", mebibytes(cache))].into_iter().chain(resident).collect::<Vec<_>>()
+        [mebibytes(cache)].into_iter().chain(resident).collect::<Vec<_>>()
     };
     let rows = [row(cache_bytes, default), row(SMALL_CACHE, kib(small))];
     let columns: Vec<_> = (1..=SAMPLES).map(|tenth| format!("{} %", tenth * 100 / SAMPLES)).collect();
-    let columns: Vec<_> = ["", "before"].into_iter().chain(columns.iter().map(String::as_str)).collect();
-    report.table("Resident memory of the server while it imports, in MiB", &columns, &rows);
+    let columns: Vec<_> = ["Cache", "before"].into_iter().chain(columns.iter().map(String::as_str)).collect();
+    report.table(
+        "Resident memory of the server during an import, by the share of records sent, in MiB",
+        &columns,
+        &rows,
+    );
 
     let [half, all] = [1 + SAMPLES / 2, 1 + SAMPLES].map(|column| &rows[1][column]);
-    let name = format!("Memory over an import, with a cache of {}", mebibytes(SMALL_CACHE));
-    report.claim(name, format!("{half} MiB at 50 %, {all} MiB at 100 %"), "flat");
+    let name = format!("Server memory during an import, with a cache of {}", mebibytes(SMALL_CACHE));
+    report.claim(name, format!("{half} MiB after half of the records, {all} MiB after all"), "no growth");
 }
 
 fn mebibytes(bytes: usize) -> String {

@@ -1,10 +1,11 @@
-//! `GetProfile` by mpid and by identity, against the [`crate::reference`].
+//! `GetProfile` by mpid and by identity, compared with the [`crate::reference`].
 
 use std::sync::Arc;
 
 use anyhow::ensure;
 use bytes::Bytes;
 use cameo::model::wire;
+use cameo::proto::field::get_profile_response;
 use cameo::proto::v1::GetProfileRequest;
 use cameo::proto::v1::ProfileKey;
 use cameo::proto::v1::profile_key::Key;
@@ -20,13 +21,13 @@ use crate::profiles::{Dice, WORKSPACE, mpid, user_identities};
 use crate::report::Report;
 use crate::side::{GrpcCalls, Side, take_turns, warm_up};
 
-/// Enough to keep two processors busy; more only wait longer.
+/// Enough to keep two processors busy. More clients would only wait longer.
 pub const CLIENTS: usize = 64;
 pub const CONNECTIONS: usize = 4;
-/// Lookups compared byte by byte before anything is measured.
+/// Responses that are compared byte by byte before the measurement.
 const COMPARED: u64 = 1_000;
-/// `GetProfileResponse.profile`.
-const PROFILE: u32 = 1;
+/// The reference, as the report calls it.
+const REFERENCE: &str = "a tonic service that returns the same bytes from memory";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum By {
@@ -34,7 +35,7 @@ pub enum By {
     Identity,
 }
 
-/// Uniformly random keys.
+/// Lookups of uniformly random profiles.
 #[derive(Debug, Clone)]
 pub struct Lookup {
     by: By,
@@ -63,7 +64,7 @@ impl Work for Lookup {
         let key = Some(ProfileKey { key: Some(key) });
         let request = GetProfileRequest { workspace: WORKSPACE.into(), key, ..GetProfileRequest::default() };
         let profile = self.profile_bytes[usize::try_from(index).expect("an index")];
-        (request.encode_to_vec().into(), wire::delimited_len(PROFILE, profile as usize))
+        (request.encode_to_vec().into(), wire::delimited_len(get_profile_response::PROFILE, profile as usize))
     }
 
     fn is_right(&self, answer: &[u8], expected: &usize) -> bool {
@@ -80,31 +81,31 @@ pub async fn measure(fixture: &Fixture, reference: &Child, plan: Plan, report: &
         let calls = async |server| GrpcCalls::connect(server, CONNECTIONS, CLIENTS, work.clone()).await;
         let mut sides = [
             Side::new(format!("Cameo, {name}"), &cameo, calls(&cameo).await?),
-            Side::new(format!("reference, {name}"), reference, calls(reference).await?),
+            Side::new(format!("{REFERENCE}, {name}"), reference, calls(reference).await?),
         ];
         take_turns(&mut sides, warm_up(fixture), plan).await?;
         rows.extend(tell(name, &sides, report));
     }
-    let columns = ["", "calls/s", "of reference", "p50", "p99", "server's CPU per call"];
-    report.table(&format!("Lookups, {CLIENTS} in flight on {CONNECTIONS} connections"), &columns, &rows);
+    let columns = ["Service, key", "calls/s", "relative to the tonic service", "p50", "p99", "server CPU per call"];
+    report.table(&format!("Lookups, {CLIENTS} calls in flight on {CONNECTIONS} connections"), &columns, &rows);
     cameo.stop().await
 }
 
-/// Both answer the same bytes.
+/// Checks that both servers return the same bytes.
 async fn compare(cameo: &Child, reference: &Child, work: &Lookup) -> anyhow::Result<()> {
     let mut cameo = Grpc::new(connect(cameo.addr, 1).await?.remove(0));
     let mut reference = Grpc::new(connect(reference.addr, 1).await?.remove(0));
     for seed in 0..COMPARED {
         let ours = call(&mut cameo, work, &mut Dice::new(seed)).await?;
         let theirs = call(&mut reference, work, &mut Dice::new(seed)).await?;
-        ensure!(ours == theirs, "the reference answers something else");
+        ensure!(ours == theirs, "the reference returns other bytes than Cameo");
     }
     Ok(())
 }
 
 fn tell(name: &str, [cameo, reference]: &[Side<'_>; 2], report: &mut Report) -> [Vec<String>; 2] {
     let ratio = cameo.ratio_to(reference);
-    let measured = format!("{} calls/s, {ratio:.2} of the reference", count(cameo.rate()));
-    report.claim(format!("Lookups {name}"), measured, "≥ 0.90 of a server that answers the same bytes from memory");
+    let measured = format!("{ratio:.2} ({} calls/s)", count(cameo.rate()));
+    report.claim(format!("Lookup {name}: calls/s, relative to {REFERENCE}"), measured, "≥ 0.90");
     [cameo.row(format!("{ratio:.2}")), reference.row("1".into())]
 }

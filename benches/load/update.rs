@@ -1,13 +1,13 @@
-//! Durable updates, against [`crate::bare`] redb; and what redb's two safeguards cost.
+//! Durable updates, compared with [`crate::bare`] redb; and what redb's two safeguards cost.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::ensure;
 use bytes::Bytes;
-use cameo::proto::v1::ProfileKey;
-use cameo::proto::v1::UpdateProfileRequest;
+use cameo::proto::field::update_profile_response::OUTCOME;
 use cameo::proto::v1::profile_key::Key;
+use cameo::proto::v1::{ProfileKey, UpdateProfileRequest, WriteOutcome};
 use prost::Message;
 
 use crate::bare::{Bare, Commit, Commits, transactions};
@@ -19,14 +19,17 @@ use crate::plan::Plan;
 use crate::profiles::{Dice, WORKSPACE, mpid, patch};
 use crate::report::Report;
 
-/// Each has one update in flight.
+/// Clients, each with one update in flight.
 const CLIENTS: [usize; 3] = [1, 16, 256];
 const CONNECTIONS: usize = 4;
+/// Updates per commit, for the cost of redb's safeguards.
 const BATCHES: [u64; 3] = [1, 16, 256];
-/// Commits of bare redb need no time to get going.
+/// The length of a turn for that cost. Bare redb needs no time to reach its speed.
 const COMMIT_TURN: Duration = Duration::from_millis(250);
+/// The end of a response: the field `outcome`, a varint, is UPDATED.
+const UPDATED: [u8; 2] = [(OUTCOME << 3).to_le_bytes()[0], WriteOutcome::Updated as u8];
 
-/// A purchase of a random person.
+/// Purchases by random people.
 pub struct Update {
     pub profiles: u64,
 }
@@ -45,22 +48,21 @@ impl Work for Update {
         (request.encode_to_vec().into(), ())
     }
 
-    /// The last field is the outcome, and it says UPDATED.
     fn is_right(&self, answer: &[u8], (): &()) -> bool {
-        answer.ends_with(&[0x18, 2])
+        answer.ends_with(&UPDATED)
     }
 }
 
-/// One turn of each.
+/// One turn of each side.
 struct Round {
     cameo: Outcome,
-    /// Updates to a commit that Cameo made.
+    /// Updates per commit of Cameo.
     batch: f64,
-    /// Microseconds of the server's threads for each.
+    /// CPU time of the server per update, in microseconds.
     processor: f64,
-    /// In batches of as many updates as there are clients.
+    /// Bare redb, with one update per client in each commit.
     bare: Commits,
-    /// In batches as Cameo made them.
+    /// Bare redb, with as many updates in each commit as Cameo.
     bare_alike: Commits,
 }
 
@@ -73,10 +75,10 @@ pub async fn measure(fixture: &Fixture, plan: Plan, report: &mut Report) -> anyh
         for round in 0..=plan.rounds {
             rounds.push(one_round(fixture, &cameo, &mut bare, clients, plan.duration, round.into()).await?);
         }
-        rounds.remove(0); // It filled the caches.
+        rounds.remove(0); // This round filled the caches.
         rows.extend(tell(clients, &rounds, report));
     }
-    let columns = ["", "updates/s", "Cameo, of this", "p50", "p99", "server's CPU per update"];
+    let columns = ["Writer", "updates/s", "Cameo relative to this", "p50", "p99", "server CPU per update"];
     report.table("Durable updates", &columns, &rows);
     commit_costs(&mut bare, plan, report)?;
     cameo.stop().await
@@ -95,7 +97,7 @@ async fn one_round(
     let (before, processor) = (transactions(&fixture.store_file())?, server.processor_time()?);
     let cameo = closed_loop(callers(&channels, clients, &work), duration, seed).await?;
     let commits = transactions(&fixture.store_file())? - before;
-    ensure!(commits > 0, "updates that were answered were committed");
+    ensure!(commits > 0, "updates are committed before the response");
     let batch = float(cameo.calls) / float(commits);
     let processor = micros_of(server.processor_time()?.saturating_sub(processor)) / float(cameo.calls);
 
@@ -113,11 +115,12 @@ fn tell(clients: usize, rounds: &[Round], report: &mut Report) -> [Vec<String>; 
         let ratios = rounds.iter().map(|round| round.cameo.per_second() / bare(round).updates_per_second());
         format!("{:.2}", median(ratios))
     };
-    let (of_bare, of_alike) = (ratio_to(|round| &round.bare), ratio_to(|round| &round.bare_alike));
+    let (to_bare, to_alike) = (ratio_to(|round| &round.bare), ratio_to(|round| &round.bare_alike));
     let updates = count(median(ours()));
     let name = if clients == 1 { "1 client".to_owned() } else { format!("{clients} clients") };
-    let measured = format!("{updates} updates/s, {of_bare} of bare redb; {of_alike} at Cameo's own batch size");
-    report.claim(format!("Durable updates, {name}"), measured, "bare redb that commits the same rows");
+    let claim = format!("Durable updates, {name}: updates/s, relative to bare redb that commits the same rows");
+    report.claim(format!("{claim}, {clients} per commit"), format!("{to_bare} ({updates} updates/s)"), "");
+    report.claim(format!("{claim}, as many per commit as Cameo"), &*to_alike, "");
 
     let latencies = || rounds.iter().map(|round| &round.cameo.latency);
     let batch = median(rounds.iter().map(|round| round.batch));
@@ -130,12 +133,12 @@ fn tell(clients: usize, rounds: &[Round], report: &mut Report) -> [Vec<String>; 
             quantile(latencies(), 0.99),
             format!("{:.0} µs", median(rounds.iter().map(|round| round.processor))),
         ],
-        bare_row(format!("bare redb, {clients} to a commit"), rounds, |round| &round.bare, of_bare),
+        bare_row(format!("bare redb, {clients} per commit (one per client)"), rounds, |round| &round.bare, to_bare),
         bare_row(
-            format!("bare redb, {batch:.1} to a commit as Cameo had"),
+            format!("bare redb, {batch:.1} per commit (as many as Cameo)"),
             rounds,
             |round| &round.bare_alike,
-            of_alike,
+            to_alike,
         ),
     ]
 }
@@ -167,8 +170,14 @@ fn commit_costs(bare: &mut Bare, plan: Plan, report: &mut Report) -> anyhow::Res
             format!("{:+.0} %", 100.0 * (quick_repair / two_phase - 1.0)),
         ]);
     }
-    let columns =
-        ["Updates to a commit", "neither", "two-phase", "and quick-repair", "two-phase costs", "quick-repair costs"];
-    report.table("A commit of bare redb, median time", &columns, &rows);
+    let columns = [
+        "Updates per commit",
+        "no safeguard",
+        "two-phase commit",
+        "two-phase commit and quick-repair",
+        "added by two-phase commit",
+        "added by quick-repair",
+    ];
+    report.table("Median time of a commit of bare redb, by its safeguards", &columns, &rows);
     Ok(())
 }
