@@ -13,16 +13,16 @@ OUT = HERE / "src"
 
 
 def main() -> None:
-    # Not of `proto/google`: googleapis-common-protos has those stubs, and ours would come to lie beside or before them.
+    # Not those of `proto/google`: googleapis-common-protos has these stubs, and ours would conflict with them.
     sources = sorted((PROTO / "cameo").rglob("*.proto"))
     if not sources:
         raise SystemExit(f"no .proto files under {PROTO / 'cameo'}")
-    shutil.rmtree(OUT / "cameo", ignore_errors=True)  # So that nothing outlives its .proto file.
+    shutil.rmtree(OUT / "cameo", ignore_errors=True)  # Removes stubs whose .proto file is gone.
     flags = [f"--proto_path={PROTO}", f"--proto_path={WELL_KNOWN}"]
     flags += [f"--{kind}={OUT}" for kind in ("python_out", "pyi_out", "grpc_python_out")]
     if protoc.main(["protoc", *flags, *map(str, sources)]) != 0:
         raise SystemExit("protoc failed")
-    print(f"generated {len(sources)} files' stubs into {OUT / 'cameo'}")
+    print(f"generated stubs of {len(sources)} files into {OUT / 'cameo'}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Tests the client against the real server: $CAMEO_BIN, or else ../../target/debug/cameo (`cargo build`).
-# Arguments go to pytest.
+# Tests the client against a real server: $CAMEO_BIN, or ../../target/debug/cameo if that is not set (`cargo build`).
+# Arguments are passed to pytest.
 set -euo pipefail
 
 if [[ -n "${CAMEO_BIN:-}" ]]; then
-    CAMEO_BIN="$(realpath "$CAMEO_BIN")" # It may be relative to the folder we are called from.
+    CAMEO_BIN="$(realpath "$CAMEO_BIN")" # It may be relative to the current folder, which changes below.
     export CAMEO_BIN
 fi
 cd "$(dirname "${BASH_SOURCE[0]}")"

@@ -1,7 +1,7 @@
 """Counts the changes of a workspace by type, in SQLite, each exactly once.
 
-A change that is counted twice makes the sum wrong for ever. So the count and the cursor go into one transaction: a
-crash keeps both or neither.
+A change that was counted twice would make the sum wrong forever. So the count and the cursor are stored in one
+transaction: after a crash, the database holds both or neither.
 """
 
 import argparse
@@ -19,7 +19,7 @@ _SCHEMA = """
 
 
 class Counts:
-    """The counts, and, as a `CursorStore`, the place up to which they are counted."""
+    """The counts, and a `CursorStore` with the cursor up to which changes are counted."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._database = sqlite3.connect(path)

@@ -1,6 +1,6 @@
-"""Imports a CSV file: the first column identifies the profile, each other one is the user attribute of its heading.
+"""Imports a CSV file. The first column identifies the profile; every other column is a user attribute.
 
-Prints counts, and which records were refused and why, but no value: values are personal data.
+Prints counts, and which records were refused and why. It prints no values, because they are personal data.
 """
 
 import argparse
@@ -13,12 +13,12 @@ from cameo_client import CameoError, Client, Identity, ProfilePatch, connect, ex
 
 
 class Misshapen(Exception):
-    """A row has not as many cells as there are headings."""
+    """The number of cells in a row is not the number of headings."""
 
 
 def records(rows: Iterable[list[str]], kind: str) -> Iterator[tuple[Identity, ProfilePatch]]:
-    """A record for each row after the headings. Attributes are strings; an empty cell leaves its attribute as it is."""
-    filled = (row for row in rows if row)  # A line with nothing on it is no row.
+    """A record for each row after the headings. Attributes are strings. An empty cell changes nothing."""
+    filled = (row for row in rows if row)  # Skips empty lines.
     headings = next(filled, [])
     for number, row in enumerate(filled, start=1):
         if len(row) != len(headings):
@@ -32,9 +32,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--address", default="127.0.0.1:50051")
     parser.add_argument("--workspace", default="acme/main/web")
-    parser.add_argument("--type", required=True, help="of the identities in the first column, such as customer_id")
-    parser.add_argument("--silent", action="store_true", help="let subscribers pass over it")
-    parser.add_argument("file", help="in UTF-8, with headings")
+    parser.add_argument("--type", required=True, help="identity type of the first column, such as customer_id")
+    parser.add_argument("--silent", action="store_true", help="let subscribers skip the events of the import")
+    parser.add_argument("file", help="a CSV file in UTF-8, with headings")
     return parser.parse_args()
 
 
@@ -44,12 +44,12 @@ def report(answer: ImportProfilesResponse) -> None:
     for refusal in answer.refusals:
         print(f"record {refusal.position + 1}: {explain(refusal.error)}")
     if answer.refused > len(answer.refusals):
-        print(f"and {answer.refused - len(answer.refusals)} records more")
+        print(f"and {answer.refused - len(answer.refusals)} more records")
 
 
 def main() -> None:
     args = arguments()
-    # A spreadsheet may begin the file with a byte order mark; a cell may hold line ends, which are the reader's to see.
+    # A spreadsheet may write a byte order mark. `newline=""` because cells may contain line ends.
     with open(args.file, encoding="utf-8-sig", newline="") as file, connect(args.address) as channel:
         client = Client(channel, args.workspace)
         report(client.import_profiles(records(csv.reader(file), args.type), silent=args.silent))

@@ -20,8 +20,8 @@ def arguments() -> argparse.Namespace:
     key = parser.add_mutually_exclusive_group(required=True)
     key.add_argument("--mpid", type=int, dest="key")
     key.add_argument("--identity", type=identity, dest="key", metavar="TYPE=VALUE")
-    parser.add_argument("--field", action="append", default=[], help="answer only this field; may be repeated")
-    parser.add_argument("--attribute", action="append", default=[], help="of the user attributes only this one")
+    parser.add_argument("--field", action="append", default=[], help="print only this field; repeatable")
+    parser.add_argument("--attribute", action="append", default=[], help="print only this user attribute; repeatable")
     return parser.parse_args()
 
 

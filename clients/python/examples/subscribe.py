@@ -1,4 +1,4 @@
-"""Prints every change of a workspace, and goes on where it left off when it is started again."""
+"""Prints every change of a workspace. When it is started again, it continues where it left off."""
 
 import argparse
 import sys
@@ -10,15 +10,15 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--address", default="127.0.0.1:50051")
     parser.add_argument("--workspace", default="acme/main/web")
-    parser.add_argument("--cursor-file", default="cameo.cursor", help="where to remember how far this program came")
-    parser.add_argument("--earliest", action="store_true", help="without a cursor, begin with the oldest event")
-    parser.add_argument("--until-caught-up", action="store_true", help="end when everything so far is printed")
-    parser.add_argument("--type", action="append", default=[], help="only this type of event; may be repeated")
+    parser.add_argument("--cursor-file", default="cameo.cursor", help="where to store the cursor between runs")
+    parser.add_argument("--earliest", action="store_true", help="start with the oldest event if no cursor is stored")
+    parser.add_argument("--until-caught-up", action="store_true", help="end when all changes so far are printed")
+    parser.add_argument("--type", action="append", default=[], help="only this type of event; repeatable")
     return parser.parse_args()
 
 
 def handle(event: Event) -> None:
-    # Keys and numbers only: values are personal data.
+    # Prints only keys and numbers: values are personal data.
     print(event.sequence, event.type, event.mpid, *event.changed_user_attributes, flush=True)
 
 

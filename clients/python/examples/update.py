@@ -1,4 +1,4 @@
-"""Changes a profile, and creates it if it is not there."""
+"""Changes a profile. Creates it if it does not exist."""
 
 import argparse
 import json
@@ -10,7 +10,7 @@ from cameo_client import CameoError, Client, Identity, ProfilePatch, connect
 
 
 def assignment(text: str) -> tuple[str, Any]:
-    """`plan=pro` sets a string; what reads as JSON, such as `visits=3` or `tags=["a"]`, sets that."""
+    """Parses KEY=VALUE. A value that is JSON, as in `visits=3` or `tags=["a"]`, is parsed; any other is a string."""
     key, _, value = text.partition("=")
     try:
         return key, json.loads(value)
@@ -37,7 +37,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--remove", action="append", default=[], metavar="KEY")
     parser.add_argument("--increment", action="append", default=[], type=increment, metavar="KEY=NUMBER")
     parser.add_argument("--add-identity", action="append", default=[], type=identity, metavar="TYPE=VALUE")
-    parser.add_argument("--etag", default="", help="refuse if the profile has changed since it had this etag")
+    parser.add_argument("--etag", default="", help="fail if the profile no longer has this etag")
     return parser.parse_args()
 
 

@@ -1,12 +1,12 @@
 """A client of Cameo.
 
-- `client`: connecting, looking up, listing, changing, importing.
-- `subscription`: the stream of changes, which resumes.
-- `cursors`: where a subscriber remembers how far it came.
-- `errors`: what the service refuses, and why.
-- `retry`: waiting and asking again.
+- `client`: connects, and looks up, lists, changes and imports profiles.
+- `subscription`: the stream of changes, which resumes after a break.
+- `cursors`: where a subscriber stores its cursor.
+- `errors`: the errors of the service.
+- `retry`: which calls are retried, and when.
 
-The messages are generated, as `cameo.v1.*_pb2`: see `generate.py`. The most used are here too.
+The messages are generated as `cameo.v1.*_pb2`: see `generate.py`. This package exports the most common ones.
 """
 
 from cameo.v1.event_pb2 import Event

@@ -1,4 +1,4 @@
-"""Looks profiles up, lists, changes and imports them, and subscribes to their changes, in one workspace."""
+"""A client of one workspace: it looks up, lists, changes and imports profiles, and subscribes to their changes."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ from .retry import call
 from .subscription import Subscription
 
 Key = int | Identity
-"""What names a profile: its mpid, or any identity that it owns."""
+"""The key of a profile: its mpid, or any identity that it owns."""
 
 _TIMEOUT_SECONDS = 10.0
 _EDIT_ATTEMPTS = 10
 
 _CHANNEL_OPTIONS = (
-    # A peer that vanished without a word is noticed within 30 s, also on a stream on which we only listen.
+    # Detects within 30 s that the server is gone, even on a stream that only receives.
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.http2.ping_timeout_ms", 10_000),  # Without it a ping has a minute, whatever the line above says.
+    ("grpc.http2.ping_timeout_ms", 10_000),  # Without it, pings time out after a minute, despite the line above.
     ("grpc.http2.max_pings_without_data", 0),
-    # By default a channel waits up to two minutes between attempts to connect, and fails every call meanwhile.
+    # By default, a channel waits up to two minutes between attempts to connect, and fails every call until then.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.max_reconnect_backoff_ms", 5_000),
@@ -53,20 +53,21 @@ _CHANNEL_OPTIONS = (
 
 
 def connect(address: str) -> grpc.Channel:
-    """A channel in the clear to `host:port`. Close it when done, or use it in a `with` statement."""
+    """Opens a channel to `host:port`, without TLS. Close it after use, or use it in a `with` statement."""
     return grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
 
 
 class Client:
-    """One workspace. Thread-safe, as the channel is.
+    """A client of one workspace. It is thread-safe, like the channel.
 
-    Methods raise `CameoError`. They ask again, for at most `timeout` seconds, where the service cannot be reached or
-    says when to come back; a write has a `request_id`, so that it is applied once. `import_profiles` does neither.
+    Methods raise `CameoError`. If the service cannot be reached or asks for a retry, they retry for at most `timeout`
+    seconds. A write carries a `request_id`, so retries do not apply it twice. `import_profiles` has neither retries nor
+    request ids.
     """
 
     def __init__(self, channel: grpc.Channel, workspace: str) -> None:
         self.workspace = workspace
-        # For what has no method here; `retry.call` adds retries and readable errors.
+        # For calls that have no method here. `retry.call` adds retries and readable errors.
         self.profiles = ProfileServiceStub(channel)
         self.events = EventServiceStub(channel)
 
@@ -79,7 +80,7 @@ class Client:
         min_cursor: str = "",
         timeout: float = _TIMEOUT_SECONDS,
     ) -> Profile:
-        """The profile: whole, or only the fields of `read_mask` and the attributes of `user_attribute_keys`."""
+        """Returns a profile, or only its fields in `read_mask` and its attributes in `user_attribute_keys`."""
         request = GetProfileRequest(
             workspace=self.workspace,
             key=_profile_key(key),
@@ -98,10 +99,11 @@ class Client:
         min_cursor: str = "",
         timeout: float = _TIMEOUT_SECONDS,
     ) -> list[Profile | CameoError]:
-        """For each key, in order, what `get_profile` would return or raise, all in one state of the store.
+        """Returns, for each key in order, what `get_profile` would return or raise, all from one state of the store.
 
-        The service refuses more than 1,000 keys: several batches are several states, which only the caller can allow.
-        Where the answer would grow too large, a key has LIMIT_EXCEEDED, with code RESOURCE_EXHAUSTED: ask for it again.
+        The service refuses more than 1,000 keys. This method does not split them, because several batches would come
+        from several states. Keys that would make the response too large get LIMIT_EXCEEDED with the code
+        RESOURCE_EXHAUSTED: ask for them in another call.
         """
         request = BatchGetProfilesRequest(
             workspace=self.workspace,
@@ -119,10 +121,10 @@ class Client:
         read_mask: Sequence[str] = (),
         user_attribute_keys: Sequence[str] = (),
     ) -> Iterator[Profile]:
-        """All profiles, by mpid. A page is fetched when the one before is used up; 0 leaves its size to the service.
+        """Returns all profiles in the order of their mpids. Fetches a page when the previous one is used up.
 
-        A profile that exists throughout comes exactly once, whatever is written meanwhile. The pages are not one state
-        of the store.
+        A `page_size` of 0 leaves the size to the service. A profile that exists from the first page to the last is
+        returned exactly once, regardless of other writes. The pages do not come from one state of the store.
         """
         request = ListProfilesRequest(
             workspace=self.workspace,
@@ -132,7 +134,7 @@ class Client:
         )
         while True:
             page = call(self.profiles.ListProfiles, request, _TIMEOUT_SECONDS)
-            yield from page.profiles  # It may have none, and yet not be the last.
+            yield from page.profiles  # A page without profiles is not necessarily the last.
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token
@@ -147,10 +149,10 @@ class Client:
         request_id: str = "",
         timeout: float = _TIMEOUT_SECONDS,
     ) -> UpdateProfileResponse:
-        """Changes the profile; answers it as it is now, what was done, and the cursor of the event.
+        """Changes a profile. Returns the profile after the change, the outcome, and the cursor of the event.
 
-        If this raises UNAVAILABLE or DEADLINE_EXCEEDED, nobody knows whether the change was made. Whoever must know
-        passes a `request_id` of their own, and calls again with the same one.
+        If this raises UNAVAILABLE or DEADLINE_EXCEEDED, it is unknown whether the change was made. To be able to find
+        out, pass your own `request_id`, and call again with the same one.
         """
         request = UpdateProfileRequest(
             workspace=self.workspace,
@@ -163,10 +165,10 @@ class Client:
         return call(self.profiles.UpdateProfile, request, timeout)
 
     def edit_profile(self, key: Key, edit: Callable[[Profile], ProfilePatch]) -> UpdateProfileResponse:
-        """Changes the profile by a patch that depends on what it holds, as if nobody else wrote meanwhile.
+        """Changes a profile by a patch that depends on its current content, without overwriting other changes.
 
-        `edit` gets the profile and answers the patch. If another write comes in between, it is asked again with the
-        newer profile; after ten times the last ETAG_MISMATCH is raised.
+        `edit` receives the profile and returns the patch. If another write happens in between, `edit` is called again
+        with the newer profile. After ten attempts this raises the last ETAG_MISMATCH.
         """
         for _ in range(_EDIT_ATTEMPTS - 1):
             try:
@@ -183,16 +185,18 @@ class Client:
         silent: bool = False,
         timeout: float | None = None,
     ) -> ImportProfilesResponse:
-        """Applies the patches in order, and creates the profiles that do not exist. Answers counts and refusals.
+        """Applies patches in order, and creates the profiles that do not exist. Returns counts and refusals.
 
-        `records` is iterated over in another thread, as the service takes them. What it raises ends the import after
-        the record before, and is raised here. A record that is refused changes nothing, and the others go on: `explain`
-        says why. `silent` marks the events for subscribers that omit such.
+        Another thread iterates over `records`, as fast as the service reads them. If `records` raises, the import ends
+        after the previous record, and this method raises the same exception. A refused record changes nothing, and the
+        import continues; `explain` gives the reason. `silent` marks the events for subscribers that leave out silent
+        ones.
 
-        It is never repeated, as `records` cannot be rewound. If this raises, each record was applied whole or not at
-        all, in order; `metadata["records"]`, where the service could still say it, is how many it dealt with for
-        certain. To import everything again is safe, since what is there already changes nothing, unless it increments:
-        then give each record a `request_id`, through `profiles.ImportProfiles`.
+        An import is never retried, because `records` cannot be rewound. If this raises, every record was applied whole
+        or not at all, and in order. `metadata["records"]`, if the service could still send it, is the number of records
+        whose outcome is known. Importing everything again is safe, because a patch that is already applied changes
+        nothing. Records that increment are the exception: give each of them a `request_id`, with
+        `profiles.ImportProfiles`.
         """
         failures: list[BaseException] = []
         requests = _import_requests(self.workspace, records, silent, failures)
@@ -217,9 +221,10 @@ class Client:
         heartbeat_interval: timedelta | None = None,
         until_caught_up: bool = False,
     ) -> Subscription:
-        """The changes after the stored cursor.
+        """Subscribes to the changes after the stored cursor.
 
-        If none is stored yet: from the oldest event held with `earliest`, else from now. See `Subscription`.
+        If no cursor is stored yet, it starts with the oldest event that the log holds (`earliest`) or from now. See
+        `Subscription`.
         """
         request = SubscribeRequest(
             workspace=self.workspace,
@@ -250,13 +255,13 @@ def _found(result: BatchGetProfilesResult) -> Profile | CameoError:
 def _import_requests(
     workspace: str, records: Iterable[tuple[Key, ProfilePatch]], silent: bool, failures: list[BaseException]
 ) -> Iterator[ImportProfilesRequest]:
-    """A message for each record. Ends where `records` raises, which it leaves in `failures`."""
-    head: dict[str, Any] = {"workspace": workspace, "silent": silent}  # The first message says it for all.
+    """A message for each record. If `records` raises, it ends and puts the exception into `failures`."""
+    head: dict[str, Any] = {"workspace": workspace, "silent": silent}  # In the first message, it applies to all.
     try:
         for key, patch in records:
             yield ImportProfilesRequest(key=_profile_key(key), patch=patch, **head)
             head = {}
     except GeneratorExit:  # The call is over.
         raise
-    except BaseException as failure:  # grpcio would log it and not raise it, or wait for ever if it is a SystemExit.
+    except BaseException as failure:  # grpcio would log it instead of raising it, or hang if it is a SystemExit.
         failures.append(failure)

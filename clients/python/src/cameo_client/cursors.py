@@ -1,4 +1,4 @@
-"""Where a subscriber remembers how far it came."""
+"""Where a subscriber stores its cursor."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Protocol
 
 
 class CursorStore(Protocol):
-    """Remembers one cursor of one subscriber. A cursor is an opaque ASCII string of at most 64 characters."""
+    """Stores the cursor of one subscriber. A cursor is an opaque ASCII string of at most 64 characters."""
 
     def load(self) -> str | None:
-        """The cursor that was saved last; None if there never was one."""
+        """Returns the cursor that was saved last; None if none was saved."""
 
     def save(self, cursor: str) -> None:
-        """Replaces the cursor. When this returns, it must survive whatever the subscriber's work survives."""
+        """Replaces the cursor. When this returns, the cursor must be as durable as the results of the subscriber."""
 
 
 class FileCursor:
-    """A cursor in a file of its own, which holds the old cursor or the new one whole, also after a power failure.
+    """Stores a cursor in a file. Even after a power failure, the file holds the complete old or new cursor.
 
-    One subscriber at a time may use the file. Its folder must exist.
+    Only one subscriber at a time may use the file. Its folder must exist.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -37,13 +37,13 @@ class FileCursor:
         with self._draft.open("w", encoding="ascii") as draft:
             draft.write(cursor)
             draft.flush()
-            os.fsync(draft.fileno())  # Before the rename, which could otherwise outlive the content.
+            os.fsync(draft.fileno())  # Before the rename, which could otherwise become durable before the content.
         self._draft.replace(self._path)
         _sync_folder(self._path.parent)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes a rename durable: the name belongs to the folder, not to the file."""
+    """Makes a rename durable: the folder holds the name, so the folder must be synced."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,6 +1,6 @@
-"""What the service says when it refuses: google.rpc error details, unpacked.
+"""The errors of the service, with their google.rpc error details unpacked.
 
-No message here holds an identity value or an attribute value: the service sends none.
+No error holds an identity value or an attribute value: the service sends none.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ _Detail = TypeVar("_Detail", bound=Message)
 
 
 class FieldViolation(NamedTuple):
-    """A field of the request, and what is wrong with it."""
+    """A field of the request that is wrong, and why."""
 
     field: str
     description: str
 
 
 class CameoError(Exception):
-    """A call failed; or one key of a batch, or one record of an import."""
+    """The error of a call, of one key of a batch, or of one record of an import."""
 
     code: grpc.StatusCode
     message: str
     reason: str
     """A name of `ErrorReason` without its prefix, such as `ETAG_MISMATCH`. Empty if the service was not reached."""
     metadata: Mapping[str, str]
-    """What belongs to the reason, such as `owner_mpid`: see `error_reason.proto`."""
+    """Details of the reason, such as `owner_mpid`: see `error_reason.proto`."""
     field_violations: Sequence[FieldViolation]
-    """Which fields of the request are wrong, and why."""
+    """The fields of the request that are wrong, and why."""
     retry_delay: timedelta | None
-    """How long the service asks to be left alone, if it does."""
+    """How long the service asks the caller to wait before a retry. None if it does not."""
 
     def __init__(
         self,
@@ -61,25 +61,25 @@ class CameoError(Exception):
 
     @property
     def is_transient(self) -> bool:
-        """Whether the same request may succeed later: nobody answered, or the service said when to come back."""
+        """Whether a retry may succeed: the service could not be reached, or it asked for a retry."""
         return self.code is grpc.StatusCode.UNAVAILABLE or self.retry_delay is not None
 
 
 class CursorRefused(CameoError):
-    """A stream cannot resume after the cursor.
+    """A stream cannot resume from the cursor.
 
-    Trying again does not help, and to start elsewhere unasked would lose events in silence. So the application has to
-    decide: usually it rebuilds its copy, and starts anew from `earliest` with an empty store.
+    A retry does not help, and starting elsewhere would silently lose events. So the application has to decide. Usually
+    it rebuilds its data, and starts again from `earliest` with an empty cursor store.
     """
 
 
 def translate(rpc_error: grpc.RpcError) -> CameoError:
-    """The error that an exception of grpcio stands for."""
+    """Translates an exception of grpcio."""
     return _error(rpc_error.code(), rpc_error.details() or "", _status(rpc_error))
 
 
 def explain(status: status_pb2.Status) -> CameoError:
-    """The error that a status inside an answer stands for: of a key of a batch, or of a record of an import."""
+    """Translates a status inside a response: that of a key of a batch, or of a record of an import."""
     return _error(_CODES.get(status.code, grpc.StatusCode.UNKNOWN), status.message, status)
 
 
@@ -101,12 +101,12 @@ def _error(code: grpc.StatusCode, message: str, status: status_pb2.Status) -> Ca
 def _status(rpc_error: grpc.RpcError) -> status_pb2.Status:
     try:
         return rpc_status.from_call(rpc_error) or status_pb2.Status()
-    except ValueError:  # Details that contradict the status, as a proxy may make them, say nothing.
+    except ValueError:  # The details contradict the status, which a proxy may have changed. They are ignored.
         return status_pb2.Status()
 
 
 def _detail(status: status_pb2.Status, kind: type[_Detail]) -> _Detail:
-    """The detail of this kind, empty if there is none."""
+    """The detail of this kind; an empty one if there is none."""
     detail = kind()
     for packed in status.details:
         packed.Unpack(detail)  # Does nothing if it is of another kind.

@@ -1,4 +1,4 @@
-"""Trying again: how long to wait, and which calls."""
+"""Retries: which calls are retried, and how long to wait."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _Response = TypeVar("_Response")
 
 
 class Backoff:
-    """Waits that double, with full jitter: clients that lost the server together do not come back together."""
+    """Exponential backoff with full jitter, so that clients that lost the server together do not all return at once."""
 
     def __init__(self) -> None:
         self.reset()
@@ -29,19 +29,19 @@ class Backoff:
         self._ceiling = _FIRST_SECONDS
 
     def next(self, at_least: timedelta | None = None) -> float:
-        """Seconds to wait before the next attempt."""
+        """Returns the seconds to wait before the next attempt, and doubles the limit of the jitter."""
         jitter = random.uniform(0, self._ceiling)
         self._ceiling = min(2 * self._ceiling, _LONGEST_SECONDS)
         return jitter + (at_least.total_seconds() if at_least else 0.0)
 
 
 def call(method: Callable[..., _Response], request: _Request, timeout: float) -> _Response:
-    """Calls a unary method until it is answered or refused for good, for at most `timeout` seconds.
+    """Calls a unary method, and retries transient errors for at most `timeout` seconds.
 
     The request must be safe to repeat: a read, or a write with a `request_id`.
 
     Raises:
-        CameoError: the last answer.
+        CameoError: the error of the last attempt.
     """
     deadline = time.monotonic() + timeout
     backoff = Backoff()

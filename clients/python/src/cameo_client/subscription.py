@@ -1,9 +1,9 @@
-"""Every change, in order, across restarts of either side.
+"""Every change, in order, across restarts of the client and the server.
 
-- An event's cursor is stored after the event was handled, never before: whoever dies in between gets the event again.
-- Every other message's cursor is stored as well. It says that nothing before it is missing, so a subscriber whose
-  filter rarely matches does not fall behind the log.
-- A stream that breaks is opened again after the last cursor. One that cannot resume raises; it never skips.
+- The cursor of an event is stored after the event was handled. A program that dies in between gets the event again.
+- The cursors of all other messages are stored too. A cursor means that nothing before it is missing, so a subscriber
+  whose filter rarely matches does not fall behind the log.
+- A stream that breaks is opened again after the last cursor. If it cannot resume, it raises rather than skip events.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ _log = logging.getLogger(__name__)
 
 
 class Delivery(NamedTuple):
-    """An event, and the cursor to resume after once it is handled."""
+    """An event, and the cursor to resume from after the event is handled."""
 
     event: Event
     cursor: str
 
 
 class Subscription:
-    """An endless iterable of deliveries; with `until_caught_up` it ends at the head of the log.
+    """An endless iterable of deliveries. With `until_caught_up`, it ends at the head of the log.
 
-    To ask for the next delivery is to say that the last one is handled. So `break` leaves the last one unhandled, and
-    it comes again; `stop()` and one more turn of the loop does not.
+    Asking for the next delivery confirms that the last one is handled. So `break` leaves the last delivery unhandled,
+    and it arrives again. To leave the loop with the last delivery handled, call `stop()` and let the loop continue.
 
     Iterating raises:
-        CursorRefused: the stored cursor cannot be resumed from.
-        CameoError: the request was refused, or the stream failed in a way that opening it again does not cure.
+        CursorRefused: the stream cannot resume from the stored cursor.
+        CameoError: the request was refused, or the stream failed with an error that a new stream does not fix.
     """
 
     def __init__(self, events: EventServiceStub, request: SubscribeRequest, store: CursorStore | None = None) -> None:
-        """`request` says where to start if there is no cursor yet. Without a store, a restart starts there again."""
+        """`request` decides where to start if no cursor is stored. Without a store, every run starts there."""
         self._events = events
         self._request = request
         self._store = store
@@ -62,13 +62,13 @@ class Subscription:
             self._advance(message.cursor)
 
     def stop(self) -> None:
-        """Ends the iteration, from any thread: at once if it waits, else when the delivery in hand is handled."""
+        """Ends the iteration, from any thread: at once if it is waiting, otherwise after the current delivery."""
         self._stopped.set()
         if self._stream is not None:
             self._stream.cancel()
 
     def _messages(self) -> Iterator[SubscribeResponse]:
-        """The messages of one stream after another, each opened where the one before broke off."""
+        """The messages of consecutive streams. Each stream starts where the previous one broke."""
         backoff = Backoff()
         wait = 0.0
         while not self._stopped.wait(wait):
@@ -90,15 +90,15 @@ class Subscription:
             finally:
                 self._close()
             wait = backoff.next(broken.retry_delay if broken else None)
-            _log.info("the stream broke off (%s); opening it again in %.1f s", broken or "it just ended", wait)
+            _log.info("the stream broke (%s); opening it again in %.1f s", broken or "it just ended", wait)
 
     def _open(self) -> Iterator[SubscribeResponse]:
         request = SubscribeRequest()
         request.CopyFrom(self._request)
         if self._cursor is not None:
-            request.cursor = self._cursor  # Takes the place of any other start.
+            request.cursor = self._cursor  # Replaces any other start.
         stream = self._stream = self._events.Subscribe(request)
-        if self._stopped.is_set():  # By somebody who could not see the stream yet.
+        if self._stopped.is_set():  # `stop` was called before it could see this stream.
             stream.cancel()
         return stream
 
@@ -108,12 +108,12 @@ class Subscription:
 
     def _advance(self, cursor: str) -> None:
         if cursor == self._cursor:
-            return  # A quiet workspace costs no write.
+            return  # Heartbeats of a quiet workspace are not written.
         if self._store is not None:
             self._store.save(cursor)
         self._cursor = cursor
 
 
 def _is_curable(error: CameoError) -> bool:
-    """Whether to open the stream again. A handler that took too long is no reason to give up: it is done now."""
+    """Whether to open the stream again. If a handler took too long (SUBSCRIBER_STALLED), it has finished by now."""
     return error.is_transient or error.reason == "SUBSCRIBER_STALLED"
