@@ -29,7 +29,7 @@ def client(server: Server) -> Iterator[Client]:
 
 @pytest.fixture
 def run() -> Iterator[Callable[..., Program]]:
-    """Starts programs, and ends those that the test left."""
+    """Starts programs, and kills those that are still running after the test."""
     programs: list[Program] = []
 
     def start(*command: str, stderr: int | None = None) -> Program:

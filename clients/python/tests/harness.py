@@ -1,4 +1,4 @@
-"""A real server, other processes, and waiting for them: on conditions, with deadlines, never by sleeping it out."""
+"""A real server and other processes. Tests wait for conditions with deadlines; they never sleep."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from cameo_client import Client, Delivery, ProfilePatch, Subscription
 
 CAMEO_BIN = Path(os.environ.get("CAMEO_BIN") or Path(__file__).parents[3] / "target" / "debug" / "cameo").resolve()
 DEADLINE = 60.0
-"""Seconds after which whatever is awaited counts as never coming: generous, for machines that are busy."""
+"""Seconds after which a wait fails. It is long, because machines may be busy."""
 
 _GREETING = "cameo is listening on "
 
 
 class Lines:
-    """The lines that a process writes to its standard output, as they come."""
+    """The lines that a process writes to its standard output."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._lines: queue.Queue[str | None] = queue.Queue()
@@ -35,7 +35,7 @@ class Lines:
             raise TimeoutError("the process wrote no line in time") from None
 
     def rest(self) -> list[str]:
-        """What is left of the output of a process that ends or has ended."""
+        """The remaining lines of a process that ends or has ended."""
         return list(iter(self.next, None))
 
     def _read(self, stream: IO[str]) -> None:
@@ -49,7 +49,7 @@ class Program:
     """A child process."""
 
     def __init__(self, *command: str | os.PathLike[str], stderr: int | IO[bytes] | None = None) -> None:
-        # What configures a server of the developer's must not configure ours.
+        # Settings of the developer's own server must not apply to the test's server.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("CAMEO_")}
         self._process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=stderr, stdin=subprocess.DEVNULL, text=True, env=environment
@@ -57,7 +57,7 @@ class Program:
         self.lines = Lines(self._process.stdout)
 
     def stop(self, how: signal.Signals) -> int:
-        """Sends the signal; answers the exit code."""
+        """Sends a signal, and returns the exit code."""
         self._process.send_signal(how)
         return self.wait()
 
@@ -65,13 +65,13 @@ class Program:
         return self._process.wait(timeout=DEADLINE)
 
     def reap(self) -> None:
-        """Whatever happened, nothing is left."""
+        """Kills the process, if it is still running."""
         self._process.kill()
         self._process.wait()
 
 
 class Server:
-    """A server on a data directory of its own. It keeps its port when it starts again."""
+    """A server with its own data directory. It keeps its port when it is restarted."""
 
     def __init__(self, folder: Path) -> None:
         self._data_dir = folder / "data"
@@ -95,7 +95,7 @@ class Server:
 
 
 class Reader(threading.Thread):
-    """Iterates over a subscription, and keeps what it gets."""
+    """Iterates over a subscription, and keeps the deliveries."""
 
     def __init__(self, subscription: Subscription) -> None:
         super().__init__(daemon=True)
@@ -116,12 +116,12 @@ class Reader(threading.Thread):
                 self._changed.notify_all()
 
     def wait_for(self, count: int) -> None:
-        """Until it has got so many deliveries."""
+        """Waits until it has this many deliveries."""
         with self._changed:
             enough = self._changed.wait_for(lambda: self._failure or len(self.deliveries) >= count, DEADLINE)
         if self._failure is not None:
             raise self._failure
-        assert enough, f"{len(self.deliveries)} of {count} deliveries came in time"
+        assert enough, f"{len(self.deliveries)} of {count} deliveries arrived in time"
 
     def end(self) -> None:
         self._subscription.stop()
@@ -136,7 +136,7 @@ class Reader(threading.Thread):
 
 
 class Writer(threading.Thread):
-    """Writes so many events, as fast as it can, but none before it is allowed to: so it cannot outrun a test."""
+    """Writes a number of events as fast as it can. Each write must be allowed first, so it cannot outrun the test."""
 
     def __init__(self, client: Client, steps: int) -> None:
         super().__init__(daemon=True)
@@ -170,6 +170,6 @@ def setting(**attributes: object) -> ProfilePatch:
 
 
 def count_up(client: Client, mpid: int, request_id: str = "") -> str:
-    """A write that shows if it is applied twice. Answers the cursor of its event."""
+    """A write that shows whether it was applied twice. Returns the cursor of its event."""
     patch = ProfilePatch(increment_user_attributes={"steps": 1})
     return client.update_profile(mpid, patch, allow_missing=True, request_id=request_id, timeout=DEADLINE).cursor

@@ -21,7 +21,7 @@ def records(count: int = RECORDS) -> Iterator[Record]:
         yield mpid, setting(number=mpid)
 
 
-def test_an_import_counts_and_tells_what_was_refused(client: Client) -> None:
+def test_an_import_returns_counts_and_refusals(client: Client) -> None:
     position = 1_234
 
     def with_one_refused() -> Iterator[Record]:
@@ -46,20 +46,20 @@ def test_an_import_counts_and_tells_what_was_refused(client: Client) -> None:
     assert isinstance(refused, CameoError), "a record that is refused creates nothing"
 
 
-def test_an_import_creates_who_is_named_by_an_identity(client: Client) -> None:
+def test_an_import_creates_a_profile_that_is_named_by_an_identity(client: Client) -> None:
     answer = client.import_profiles([(ADA, setting(plan="pro")), (ADA, setting(plan="free"))])
     assert (answer.created, answer.updated) == (1, 1)
     assert client.get_profile(ADA).user_attributes["plan"] == "free"
 
 
-def test_records_are_taken_as_the_service_takes_them(client: Client) -> None:
+def test_records_are_consumed_as_the_service_reads_them(client: Client) -> None:
     reader = Reader(client.subscribe(earliest=True))
     reader.start()
 
     def waiting() -> Iterator[Record]:
         for at, record in enumerate(records()):
             if at == RECORDS // 2:
-                reader.wait_for(at)  # Which it never has, if the records are collected first.
+                reader.wait_for(at)  # This would fail if all records were collected before the first is sent.
             yield record
 
     assert client.import_profiles(waiting()).created == RECORDS
@@ -69,8 +69,8 @@ def test_records_are_taken_as_the_service_takes_them(client: Client) -> None:
 
 
 @pytest.mark.parametrize("kind", [ValueError, SystemExit])
-def test_what_the_records_raise_is_raised(client: Client, kind: type[BaseException]) -> None:
-    """Also a SystemExit, for which grpcio would wait for ever."""
+def test_an_exception_of_the_records_is_raised(client: Client, kind: type[BaseException]) -> None:
+    """This includes SystemExit, with which grpcio would hang."""
 
     def broken() -> Iterator[Record]:
         yield from records(3)
@@ -90,7 +90,7 @@ def test_a_refused_import_has_its_reason(client: Client) -> None:
     assert refused.value.metadata == {"records": "0"}
 
 
-def test_an_import_has_the_time_that_it_is_given(client: Client) -> None:
+def test_an_import_fails_after_its_timeout(client: Client) -> None:
     over = threading.Event()
 
     def stuck() -> Iterator[Record]:
@@ -105,7 +105,7 @@ def test_an_import_has_the_time_that_it_is_given(client: Client) -> None:
     assert refused.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
-def test_an_import_that_broke_off_left_whole_records_and_may_be_repeated(server: Server, client: Client) -> None:
+def test_an_import_that_broke_off_applied_whole_records_and_can_be_repeated(server: Server, client: Client) -> None:
     def killing() -> Iterator[Record]:
         for at, record in enumerate(records()):
             if at == RECORDS // 2:
@@ -126,7 +126,7 @@ def test_an_import_that_broke_off_left_whole_records_and_may_be_repeated(server:
     assert (again.created, again.unchanged) == (RECORDS - len(applied), len(applied))
 
 
-def test_a_silent_import_is_passed_over_by_who_asks_for_it(client: Client) -> None:
+def test_a_subscriber_can_leave_out_a_silent_import(client: Client) -> None:
     count_up(client, 42)
     client.import_profiles(records(3), silent=True)
     client.import_profiles([(43, setting(plan="pro"))])

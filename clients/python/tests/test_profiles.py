@@ -27,7 +27,7 @@ def test_a_profile_is_found_by_mpid_and_by_identity(client: Client) -> None:
     assert client.get_profile(ADA) == ada
 
 
-def test_a_mask_trims_the_answer(client: Client) -> None:
+def test_a_mask_trims_the_profile(client: Client) -> None:
     create_ada(client)
     masked = client.get_profile(ADA, read_mask=["mpid", "user_attributes"], user_attribute_keys=["plan"])
     expected = Profile(mpid=42)
@@ -35,7 +35,7 @@ def test_a_mask_trims_the_answer(client: Client) -> None:
     assert masked == expected
 
 
-def test_a_read_may_ask_to_see_a_write(client: Client) -> None:
+def test_a_read_with_min_cursor_sees_the_write(client: Client) -> None:
     create_ada(client)
     written = client.update_profile(42, setting(plan="free"))
     seen = client.get_profile(42, min_cursor=written.cursor)
@@ -64,7 +64,7 @@ def test_a_malformed_key_of_a_batch_is_named(client: Client) -> None:
     assert [violation.field for violation in malformed.field_violations] == ["keys[1].mpid"]
 
 
-def test_a_batch_is_read_as_one_profile_is(client: Client) -> None:
+def test_a_batch_takes_the_same_options_as_a_lookup(client: Client) -> None:
     create_ada(client)
     mask = {"read_mask": ["mpid", "user_attributes"], "user_attribute_keys": ["plan"]}
     assert client.batch_get_profiles([ADA], **mask) == [client.get_profile(ADA, **mask)]
@@ -91,12 +91,12 @@ def test_a_list_has_each_profile_once_by_mpid(client: Client) -> None:
     assert list(masked) == [Profile(mpid=mpid, user_attributes={}) for mpid in mpids]
 
 
-def test_a_page_is_fetched_when_the_one_before_is_used_up(client: Client) -> None:
+def test_a_page_is_fetched_when_the_previous_one_is_used_up(client: Client) -> None:
     for mpid in range(1, 26):
         count_up(client, mpid)
     profiles = client.list_profiles(page_size=10)
     assert [profile.mpid for profile in islice(profiles, 10)] == list(range(1, 11))
-    count_up(client, 100)  # Only who has not asked for the third page yet can see it.
+    count_up(client, 100)  # It is listed only because the third page has not been fetched yet.
     count_up(client, 11)
     eleventh = next(profiles)
     assert eleventh.user_attributes["steps"] == 2, "the second page was fetched too early"
@@ -116,7 +116,7 @@ def test_an_update_needs_the_etag_it_names(client: Client) -> None:
     assert client.get_profile(42) == written.profile
 
 
-def test_an_edit_is_asked_again_when_somebody_wrote_in_between(client: Client) -> None:
+def test_an_edit_is_repeated_after_a_write_in_between(client: Client) -> None:
     create_ada(client)
     attempts = count(1)
 

@@ -1,4 +1,4 @@
-"""Subscribers that are programs of their own, and are killed."""
+"""Subscribers in their own processes, which are killed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Run = Callable[..., Program]
 def test_a_killed_subscriber_resumes_from_its_cursor_file(
     server: Server, client: Client, run: Run, tmp_path: Path
 ) -> None:
-    """At least once: only what was in hand when it died may come again."""
+    """At least once: only the event that it was handling when it died may arrive again."""
     command = [sys.executable, EXAMPLES / "subscribe.py", "--address", server.address, "--earliest"]
     command += ["--cursor-file", tmp_path / "cursor"]
     writer = Writer(client, STEPS)
@@ -42,7 +42,7 @@ def test_a_killed_subscriber_resumes_from_its_cursor_file(
 
 
 def read_and_kill(subscriber: Program, handled: int, at: int) -> int:
-    """Kills the subscriber when it has come so far. Answers the last sequence that it handled."""
+    """Kills the subscriber at a sequence. Returns the last sequence that it handled."""
     sequences: list[int] = []
     while line := subscriber.lines.next():
         sequences.append(sequence_of(line))
@@ -59,7 +59,7 @@ def sequence_of(line: str) -> int:
 
 
 def test_a_killed_counter_counts_each_change_once(server: Server, client: Client, run: Run, tmp_path: Path) -> None:
-    """Exactly once: the count and the cursor are one transaction."""
+    """Exactly once: the count and the cursor are stored in one transaction."""
     database = tmp_path / "counts.sqlite"
     command = [sys.executable, EXAMPLES / "count.py", "--address", server.address, "--database", database]
     writer = Writer(client, STEPS)
@@ -69,7 +69,7 @@ def test_a_killed_counter_counts_each_change_once(server: Server, client: Client
         writer.allow(STEPS_A_ROUND)
         counter = run(*command)
         while (line := counter.lines.next()) != f"{already + STEPS_A_ROUND // 2} changes":
-            assert line is not None, "the counter ended by itself"
+            assert line is not None, "the counter ended too early"
         counter.stop(signal.SIGKILL)
     writer.finish()
 
@@ -80,7 +80,7 @@ def test_a_killed_counter_counts_each_change_once(server: Server, client: Client
 
 
 def test_a_counter_that_dies_after_each_change_counts_each_once(client: Client, tmp_path: Path) -> None:
-    """It always dies between its own transaction and the moment when the subscription would store the cursor."""
+    """It always dies after its own transaction and before the subscription stores the cursor."""
     for _ in range(5):
         count_up(client, 42)
     with closing(Counts(tmp_path / "counts.sqlite")) as counts:
@@ -100,7 +100,7 @@ def test_the_lookup_and_update_examples_run(server: Server, run: Run) -> None:
     assert lookup.wait() == 0
 
 
-def test_the_import_example_tells_counts_and_refusals_but_no_value(
+def test_the_import_example_prints_counts_and_refusals_but_no_values(
     server: Server, client: Client, run: Run, tmp_path: Path
 ) -> None:
     people = tmp_path / "people.csv"

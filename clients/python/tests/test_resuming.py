@@ -1,4 +1,4 @@
-"""Answers that a healthy server does not give on demand, from a server that follows a script."""
+"""Responses that a healthy server does not send on demand, from a server that follows a script."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def refusal(code: grpc.StatusCode, reason: str, *others: Message, **metadata: st
 
 @dataclass
 class Script(EventServiceServicer):
-    """One stream after another, and what they were opened with."""
+    """The streams to send, one after another, and the requests that opened them."""
 
     streams: list[Stream]
     requests: list[SubscribeRequest] = field(default_factory=list)
@@ -69,7 +69,7 @@ def script() -> Iterator[Script]:
 
 
 def sequences(script: Script) -> list[int]:
-    """What a subscriber gets until it has the eighth event."""
+    """The sequences that a subscriber receives up to the eighth event."""
     got = []
     with connect(f"127.0.0.1:{script.port}") as channel:
         subscription = Client(channel, "acme/main/web").subscribe()
@@ -80,7 +80,7 @@ def sequences(script: Script) -> list[int]:
     return got
 
 
-def test_a_draining_server_is_left_alone_as_long_as_it_asks(script: Script) -> None:
+def test_a_subscriber_waits_as_long_as_a_draining_server_asks(script: Script) -> None:
     delay = Duration()
     delay.FromTimedelta(RETRY_DELAY)
     draining = refusal(grpc.StatusCode.UNAVAILABLE, "SERVER_DRAINING", RetryInfo(retry_delay=delay))
@@ -103,11 +103,11 @@ def test_a_stream_that_just_ends_is_opened_again(script: Script) -> None:
     assert [request.cursor for request in script.requests] == ["", "began", "after-7"]
 
 
-def test_a_subscriber_that_fell_behind_the_log_is_told(script: Script) -> None:
+def test_a_subscriber_that_fell_behind_the_log_gets_an_error(script: Script) -> None:
     expired = refusal(grpc.StatusCode.OUT_OF_RANGE, "CURSOR_EXPIRED", oldest_sequence="1200")
     script.streams = [[SEVENTH, expired]]
     with pytest.raises(CursorRefused) as refused:
         sequences(script)
     assert refused.value.reason == "CURSOR_EXPIRED"
     assert refused.value.metadata == {"oldest_sequence": "1200"}
-    assert len(script.requests) == 1, "it must not be tried again"
+    assert len(script.requests) == 1, "it must not be retried"

@@ -36,7 +36,7 @@ def test_subscriber_survives_a_server_restart_without_gap_or_repeat(
     reader.wait_for(steps)
     reader.end()
     assert reader.sequences == list(range(1, steps + 1))
-    # Each step was applied once, though the writer could not know which of its requests had got through.
+    # Each step was applied once, although the writer could not know which of its requests had succeeded.
     counted = [event.profile.user_attributes["steps"] for event, _ in reader.deliveries]
     assert counted == reader.sequences
     assert cursor.load() == reader.deliveries[-1].cursor
@@ -55,18 +55,18 @@ def test_a_subscriber_that_was_away_resumes_after_its_cursor(client: Client, tmp
     assert [event.sequence for event, _ in drained] == [4, 5]
 
 
-def test_an_event_that_was_not_handled_comes_again(client: Client, tmp_path: Path) -> None:
+def test_an_event_that_was_not_handled_arrives_again(client: Client, tmp_path: Path) -> None:
     cursor = FileCursor(tmp_path / "cursor")
     for _ in range(3):
         count_up(client, 42)
     for event, _ in client.subscribe(cursor, earliest=True):
         if event.sequence == 2:
-            break  # As if the program died while it handled the event.
+            break  # As if the program had died while it handled the event.
     first, _ = next(iter(client.subscribe(cursor)))
     assert first.sequence == 2
 
 
-def test_stop_counts_the_event_in_hand_as_handled(client: Client, tmp_path: Path) -> None:
+def test_stop_counts_the_current_event_as_handled(client: Client, tmp_path: Path) -> None:
     cursor = FileCursor(tmp_path / "cursor")
     for _ in range(3):
         count_up(client, 42)
@@ -78,8 +78,8 @@ def test_stop_counts_the_event_in_hand_as_handled(client: Client, tmp_path: Path
     assert first.sequence == 3
 
 
-def test_a_subscriber_that_saw_no_event_still_knows_its_place(client: Client, tmp_path: Path) -> None:
-    """It began at `now`. What happens while it is away must not be lost, though it never got an event."""
+def test_a_subscriber_that_received_no_event_has_a_cursor(client: Client, tmp_path: Path) -> None:
+    """It started from now. It must not lose events while it is away, although it never received one."""
     cursor = FileCursor(tmp_path / "cursor")
     count_up(client, 42)
     assert list(client.subscribe(cursor, until_caught_up=True)) == []
@@ -130,10 +130,10 @@ def test_a_cursor_of_another_log_is_refused(client: Client, tmp_path: Path) -> N
     with pytest.raises(CursorRefused) as refused:
         list(client.subscribe(cursor, earliest=True))
     assert refused.value.reason == "CURSOR_FOREIGN"
-    assert cursor.load() == before, "only the application may give its place up"
+    assert cursor.load() == before, "only the application may discard the cursor"
 
 
-def test_a_garbled_cursor_is_refused(client: Client, tmp_path: Path) -> None:
+def test_a_malformed_cursor_is_refused(client: Client, tmp_path: Path) -> None:
     cursor = FileCursor(tmp_path / "cursor")
     cursor.save("garbage")
     with pytest.raises(CursorRefused) as refused:
@@ -141,7 +141,7 @@ def test_a_garbled_cursor_is_refused(client: Client, tmp_path: Path) -> None:
     assert refused.value.reason == "CURSOR_MALFORMED"
 
 
-def test_an_empty_cursor_begins_with_the_oldest_event(client: Client, tmp_path: Path) -> None:
+def test_an_empty_cursor_starts_with_the_oldest_event(client: Client, tmp_path: Path) -> None:
     client.update_profile(1, ProfilePatch(), allow_missing=True)
     cursor = FileCursor(tmp_path / "cursor")
     cursor.save("")
