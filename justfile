@@ -21,7 +21,7 @@ check:
     .ci/buf lint
     .ci/buf format --diff --exit-code
 
-# The load program; prints the table of the README. Takes about 15 minutes and 8 GB of disk.
+# The load program. It prints the tables of docs/benchmarks.md, and takes about 15 minutes and 8 GB of disk.
 bench *flags:
     cargo bench --bench load -- {{flags}}
 

@@ -14,9 +14,9 @@ OUT = HERE / "src"
 
 def main() -> None:
     # Not those of `proto/google`: googleapis-common-protos has these stubs, and ours would conflict with them.
-    sources = sorted((PROTO / "cameo").rglob("*.proto"))
+    sources = sorted((PROTO / "cameo/v1").glob("*.proto"))
     if not sources:
-        raise SystemExit(f"no .proto files under {PROTO / 'cameo'}")
+        raise SystemExit(f"no .proto files in {PROTO / 'cameo/v1'}")
     shutil.rmtree(OUT / "cameo", ignore_errors=True)  # Removes stubs whose .proto file is gone.
     flags = [f"--proto_path={PROTO}", f"--proto_path={WELL_KNOWN}"]
     flags += [f"--{kind}={OUT}" for kind in ("python_out", "pyi_out", "grpc_python_out")]

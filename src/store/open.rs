@@ -44,9 +44,19 @@ const FILE_MODE: u32 = 0o600;
 pub(super) struct Opened {
     pub database: Database,
     /// The lock on the data directory, held as long as the store is open. `None` in tests, which use no file.
-    pub lock: Option<File>,
+    pub lock: Option<DirectoryLock>,
     pub path: PathBuf,
     pub facts: Facts,
+}
+
+/// The lock on a data directory. Dropping it releases the lock, also while a process that was just forked still holds a
+/// copy of the file's descriptor.
+pub(super) struct DirectoryLock(File);
+
+impl Drop for DirectoryLock {
+    fn drop(&mut self) {
+        let _ = self.0.unlock(); // If that fails, closing the file releases the lock.
+    }
 }
 
 /// What every call depends on.
@@ -108,12 +118,12 @@ fn unpanicked<T>(path: &Path, open: impl FnOnce() -> Result<T, OpenError>) -> Re
 }
 
 /// Locks the directory, so that only one process uses it.
-fn lock(directory: &Path) -> Result<File, OpenError> {
+fn lock(directory: &Path) -> Result<DirectoryLock, OpenError> {
     let path = directory.join(LOCK);
     let of_lock = |source| OpenError::Directory { path: path.clone(), source };
     let file = open_file(&path, true).map_err(of_lock)?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(DirectoryLock(file)),
         Err(TryLockError::WouldBlock) => Err(OpenError::Locked { path: directory.to_owned() }),
         Err(TryLockError::Error(error)) => Err(of_lock(error)),
     }

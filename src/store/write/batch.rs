@@ -104,7 +104,7 @@ pub(super) fn commit<'c>(
     let mut transaction = database.begin_write()?;
     // Whichever part of a commit reaches the disk, the file holds one whole state. Quick repair turns this on by
     // itself, but the store depends on it, so it is set here too. It costs a commit of one update 28 %, and one of 256
-    // updates 1 %: see benches/README.md.
+    // updates 1 %: see docs/benchmarks.md.
     transaction.set_two_phase_commit(true);
     // After a crash the store opens at once. Otherwise redb would walk over the whole file: 6 s for 2.3 GB. It costs a
     // commit of one update 52 %, and one of 256 updates 2 %.

@@ -8,7 +8,6 @@
 //! - If redb cannot write or sync, the batch fails and the writer ends. A failed fsync is never retried.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -18,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::super::apply::{Reply, Written};
 use super::super::error::StoreError;
 use super::super::logs::Logs;
+use super::super::open::DirectoryLock;
 use super::super::read::SnapshotTables;
 use super::super::rows::Origin;
 use super::super::{Committed, Shared};
@@ -63,7 +63,7 @@ pub(in crate::store) struct Writer {
     pub logs: Logs,
     pub on_commit: OnCommit,
     /// The lock on the data directory. It is released after the file is closed. `None` in tests.
-    pub _lock: Option<File>,
+    pub _lock: Option<DirectoryLock>,
 }
 
 /// The writer and the commands that it has taken off the queue.
