@@ -10,20 +10,12 @@ use prost_types::Timestamp;
 use tonic::Code;
 
 use crate::harness::*;
-use crate::profiles::sample;
 
 fn code_and_reason(result: &Found) -> (Code, String) {
     match result {
         Found::Found(profile) => panic!("found {profile:?}"),
         Found::Error(error) => (Code::from(error.code), reason_of(error)),
     }
-}
-
-/// The reason in an error that came inside a response.
-pub fn reason_of(error: &tonic_types::pb::Status) -> String {
-    let info = tonic_types::RpcStatusExt::get_details_error_info(error).expect("ErrorInfo");
-    assert_eq!(info.domain, "cameo");
-    info.reason
 }
 
 fn found(result: &Found) -> &Profile {
@@ -120,7 +112,7 @@ async fn a_batch_sees_one_state_of_the_store() {
 /// What would pass the limit of an answer has its own error, and is there when it is asked for again.
 #[tokio::test]
 async fn a_batch_is_bounded_in_bytes() {
-    let server = TestServer::start_with(|config| config.limits.response_bytes = 10_000).await;
+    let server = TestServer::start_with(limits(|limits| limits.response_bytes = 10_000)).await;
     let client = server.client().await;
     for mpid in 1..=4 {
         let profile = Profile { user_attributes: Some(map([("a", text(&"v".repeat(4_000)))])), ..with_mpid(mpid) };

@@ -4,7 +4,6 @@ use cameo::proto::v1::subscribe_response::Message;
 use cameo::proto::v1::*;
 
 use crate::harness::*;
-use crate::profiles::{distinct, only, profile_fields};
 
 /// Creates profile `mpid`, then increments it so that the log has `events` more events.
 async fn write(client: &Client, mpid: i64, events: usize) {
@@ -12,10 +11,6 @@ async fn write(client: &Client, mpid: i64, events: usize) {
     for _ in 0..events {
         client.update_with(request.clone()).await.unwrap();
     }
-}
-
-fn sequences_of(events: &[Event]) -> Vec<u64> {
-    events.iter().map(|event| event.sequence).collect()
 }
 
 #[tokio::test]
@@ -63,7 +58,7 @@ async fn an_empty_cursor_means_earliest() {
 
     assert_eq!(client.subscribe_from(after("")).await.sequences(2).await, [1, 2]);
 
-    let start = Some(list_events_request::Start::Cursor(String::new()));
+    let start = page_after("");
     let page = client.list(ListEventsRequest { start, ..list_request() }).await.unwrap();
     assert_eq!(page.events.iter().map(|event| event.sequence).collect::<Vec<_>>(), [1, 2]);
 }
@@ -77,7 +72,7 @@ async fn an_event_says_what_happened_and_who_asked_for_it() {
         request_id: "first".into(),
         ..create_request()
     };
-    let created = client.profiles.clone().create_profile(request).await.unwrap().into_inner();
+    let created = client.create_with(request).await.unwrap();
     client.delete(1).await.unwrap();
 
     let log = client.log().await;
@@ -161,7 +156,7 @@ async fn until_caught_up_ends_where_the_log_ended_when_it_began() {
     let server = TestServer::start().await;
     let client = server.client().await;
     write(&client, 1, 200).await;
-    let of_two = Some(EventFilter { mpids: vec![2], ..Default::default() });
+    let of_two = of_profiles(&[2]);
     for (filter, head, expected) in [(None, 200, 200), (of_two, 201, 1)] {
         let request = SubscribeRequest { start: earliest(), filter, until_caught_up: true, ..subscribe_request() };
         let mut stream = client.subscribe(request).await.unwrap();
@@ -182,7 +177,7 @@ async fn pages_of_events_follow_each_other_and_a_stream_takes_their_cursor() {
     for (sequences, last) in [(vec![1, 2], false), (vec![3, 4], false), (vec![5], true)] {
         let page = client.list(request.clone()).await.unwrap();
         assert_eq!((sequences_of(&page.events), page.caught_up), (sequences, last));
-        request.start = Some(list_events_request::Start::Cursor(page.cursor));
+        request.start = page_after(&page.cursor);
     }
     let Some(list_events_request::Start::Cursor(last)) = request.start else { unreachable!() };
     let mut stream = client.subscribe_from(after(&last)).await;
@@ -199,12 +194,12 @@ async fn a_profiles_history_is_whole_across_deletion_and_rebirth() {
         write(&client, 2, 3).await;
         client.delete(1).await.unwrap();
     }
-    let filter = Some(EventFilter { mpids: vec![1], ..Default::default() });
+    let filter = of_profiles(&[1]);
     let mut request = ListEventsRequest { filter, page_size: 4, ..list_request() };
     let first = client.list(request.clone()).await.unwrap();
     assert_eq!(sequences_of(&first.events), [1, 2, 6, 7]);
     assert!(!first.caught_up);
-    request.start = Some(list_events_request::Start::Cursor(first.cursor));
+    request.start = page_after(&first.cursor);
     let second = client.list(request).await.unwrap();
     assert_eq!(sequences_of(&second.events), [8, 12]);
     assert!(second.caught_up);
@@ -295,11 +290,7 @@ async fn pages_go_on_past_very_many_events_that_do_not_match() {
 async fn a_silent_stream_has_heartbeats_whose_cursor_moves_on() {
     let server = TestServer::start().await;
     let client = server.client().await;
-    let request = SubscribeRequest {
-        heartbeat_interval: Some(prost_types::Duration { seconds: 1, nanos: 0 }),
-        filter: Some(EventFilter { mpids: vec![2], ..Default::default() }),
-        ..subscribe_request()
-    };
+    let request = SubscribeRequest { heartbeat_interval: seconds(1), filter: of_profiles(&[2]), ..subscribe_request() };
     let mut stream = client.subscribe(request).await.unwrap();
     let (opened_at, _) = stream.opened().await;
     assert!(matches!(stream.message().await.1, Message::CaughtUp(_)));
@@ -327,7 +318,7 @@ async fn workspaces_have_logs_of_their_own() {
     for (workspace, events) in [("a/b/c", 2), ("a/b/d", 3), ("a/b/c", 1)] {
         for _ in 0..events {
             let request = CreateProfileRequest { workspace: workspace.into(), ..create_request() };
-            client.profiles.clone().create_profile(request).await.unwrap();
+            client.create_with(request).await.unwrap();
         }
     }
     for workspace in ["a/b/c", "a/b/d"] {

@@ -142,7 +142,7 @@ async fn ordered_without_holes_for_a_thousand_subscribers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn unique_where_catching_up_meets_live() {
     for ring_bytes in [0, 20_000, 4 << 20] {
-        let server = TestServer::start_with(|config| config.feed.ring_bytes = ring_bytes).await;
+        let server = TestServer::start_with(ring(ring_bytes)).await;
         let done = Arc::new(AtomicBool::new(false));
         let mut writers = JoinSet::new();
         for mpid in 1..=4 {
@@ -195,7 +195,7 @@ async fn the_last_write_reaches_a_stream_that_was_opened_during_it() {
                 let workspace = format!("acme/{racer}/{race}");
                 let profile = Some(with_mpid(1));
                 let create = CreateProfileRequest { workspace: workspace.clone(), profile, ..create_request() };
-                let created = writer.profiles.clone().create_profile(create).await.unwrap().into_inner();
+                let created = writer.create_with(create).await.unwrap();
                 let update = UpdateProfileRequest {
                     workspace: workspace.clone(),
                     patch: Some(increment("n")),
@@ -295,7 +295,7 @@ async fn truthful_cursors_on_every_message() {
         let patch = Some(increment("n"));
         client.update_with(UpdateProfileRequest { allow_missing, patch, ..update_request(n % 5 + 1) }).await.unwrap();
     }
-    let filter = Some(EventFilter { mpids: vec![3], ..Default::default() });
+    let filter = of_profiles(&[3]);
     let request = SubscribeRequest { start: earliest(), filter, until_caught_up: true, ..subscribe_request() };
     let mut messages = Vec::new();
     let mut stream = client.subscribe(request.clone()).await.unwrap();
@@ -334,8 +334,8 @@ async fn truthful_cursors_of_heartbeats_while_catching_up() {
         client.update(1, increment("n")).await.unwrap();
         client.update(2, increment("n")).await.unwrap();
     }
-    let filter = Some(EventFilter { mpids: vec![1], ..Default::default() });
-    let heartbeat_interval = Some(prost_types::Duration { seconds: 1, nanos: 0 });
+    let filter = of_profiles(&[1]);
+    let heartbeat_interval = seconds(1);
     let request = SubscribeRequest { start: earliest(), filter, heartbeat_interval, ..subscribe_request() };
     let mut stream = server.client().await.subscribe(request.clone()).await.unwrap();
 
@@ -383,8 +383,8 @@ async fn read_your_writes() {
                 let key = Some(by_mpid(mpid));
                 let request = GetProfileRequest { key, min_cursor: written.cursor.clone(), ..get_request() };
                 assert_eq!(reader.get_with(request).await.unwrap(), profile);
-                let start = Some(list_events_request::Start::Cursor(written.cursor));
-                let filter = Some(EventFilter { mpids: vec![mpid], ..Default::default() });
+                let start = page_after(&written.cursor);
+                let filter = of_profiles(&[mpid]);
                 let later = reader.list(ListEventsRequest { start, filter, ..list_request() }).await.unwrap();
                 assert!(later.events.is_empty(), "the cursor is that of the write's own event");
             }
@@ -532,7 +532,7 @@ async fn a_full_disk_refuses_writes_and_goes_on_reading() {
     client.create(with_mpid(1)).await.unwrap();
     let dir = server.stop().await;
 
-    let server = TestServer::start_on(dir, |config| config.store.min_free_bytes = u64::MAX).await;
+    let server = TestServer::reopen_with(dir, full_disk).await;
     let client = server.client().await;
     let refused = client.update(1, increment("n")).await.unwrap_err();
     assert_eq!((refused.code(), &*reason(&refused)), (Code::ResourceExhausted, "STORAGE_FULL"));
@@ -547,7 +547,7 @@ async fn a_repeated_request_gets_the_first_answer() {
     let server = TestServer::start().await;
     let client = server.client().await;
     let create = CreateProfileRequest { request_id: "create".into(), ..create_request() };
-    let created = client.profiles.clone().create_profile(create.clone()).await.unwrap().into_inner();
+    let created = client.create_with(create.clone()).await.unwrap();
     let mpid = created.profile.as_ref().unwrap().mpid;
     let update =
         UpdateProfileRequest { request_id: "update".into(), patch: Some(increment("n")), ..update_request(mpid) };
@@ -558,7 +558,7 @@ async fn a_repeated_request_gets_the_first_answer() {
 
     let server = server.restart().await;
     let client = server.client().await;
-    assert_eq!(client.profiles.clone().create_profile(create).await.unwrap().into_inner(), created);
+    assert_eq!(client.create_with(create).await.unwrap(), created);
     assert_eq!(client.update_with(update).await.unwrap(), updated);
     assert_eq!(client.delete_with(delete).await.unwrap(), deleted);
     assert_eq!(client.log().await.len(), 4);

@@ -11,7 +11,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::harness::*;
-use crate::profiles::sample;
 
 /// What the Profile API of mParticle answers for its example customer.
 const SAMPLE: &str = include_str!("../data/userprofile-sample.json");
@@ -19,7 +18,7 @@ const SAMPLE: &str = include_str!("../data/userprofile-sample.json");
 const FIELDS: &str = "fields=device_identities,user_identities,user_attributes,audience_memberships,attribution";
 const MPID: &str = "9080350317581165000";
 
-async fn get(server: &TestServer, target: &str) -> HttpAnswer {
+async fn get(server: &TestServer, target: &str) -> HttpResponse {
     http(server.addr, "GET", &format!("{WORKSPACE}/{target}"), &[], "").await
 }
 
@@ -30,7 +29,7 @@ async fn with_sample() -> TestServer {
 }
 
 #[track_caller]
-fn assert_problem(answer: &HttpAnswer, status: u16, reason: &str, field: &str) {
+fn assert_problem(answer: &HttpResponse, status: u16, reason: &str, field: &str) {
     assert_eq!(answer.status, status, "{answer:?}");
     assert_eq!(answer.header("content-type"), "application/problem+json");
     assert_eq!(answer.header("cache-control"), "no-store");
@@ -425,7 +424,7 @@ async fn what_is_malformed_is_400_and_names_the_field() {
 
 #[tokio::test]
 async fn a_body_over_the_limit_is_413() {
-    let server = TestServer::start_with(|config| config.limits.request_bytes = 100).await;
+    let server = TestServer::start_with(limits(|limits| limits.request_bytes = 100)).await;
     server
         .client()
         .await
@@ -444,11 +443,11 @@ async fn a_body_over_the_limit_is_413() {
 /// The rate is of one workspace; who asks too often is told when to come back.
 #[tokio::test]
 async fn a_workspace_that_asks_too_often_gets_429_and_when_to_come_back() {
-    let server = TestServer::start_with(|config| config.server.http_rate = 3).await;
+    let server = TestServer::start_with(http_rate(3)).await;
     let client = server.client().await;
     client.create(with_mpid(1)).await.unwrap();
     let elsewhere = CreateProfileRequest { workspace: "acme/main/app".into(), ..create_request() };
-    client.profiles.clone().create_profile(elsewhere).await.unwrap();
+    client.create_with(elsewhere).await.unwrap();
 
     let mut answers = Vec::new();
     for _ in 0..60 {

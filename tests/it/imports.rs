@@ -18,7 +18,6 @@ use tokio::sync::mpsc;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use crate::bulk::reason_of;
 use crate::harness::*;
 
 #[tokio::test]
@@ -372,7 +371,7 @@ async fn a_shutdown_ends_an_import_and_says_how_far_it_came() {
     assert_eq!((status.code(), &*reason(&status)), (Code::Unavailable, "SERVER_DRAINING"));
     assert_eq!(metadata(&status, "records"), "3");
     assert!(status.get_details_retry_info().is_some());
-    let server = TestServer::start_on(dir, |_| {}).await;
+    let server = TestServer::reopen(dir).await;
     assert_eq!(server.client().await.all_profiles(0).await.len(), 3);
 }
 
@@ -424,7 +423,7 @@ async fn a_record_that_removes_its_own_name_is_refused() {
 
 #[tokio::test]
 async fn an_import_ends_where_the_disk_is_full() {
-    let server = TestServer::start_with(|config| config.store.min_free_bytes = u64::MAX).await;
+    let server = TestServer::start_with(full_disk).await;
     let status = server.client().await.import(vec![record(by_mpid(1), increment("n"))]).await.unwrap_err();
     assert_eq!((status.code(), &*reason(&status)), (Code::ResourceExhausted, "STORAGE_FULL"));
     assert_eq!(metadata(&status, "records"), "0");
@@ -432,7 +431,7 @@ async fn an_import_ends_where_the_disk_is_full() {
 
 #[tokio::test]
 async fn a_record_that_is_too_large_ends_the_import_after_those_before_it() {
-    let server = TestServer::start_with(|config| config.limits.request_bytes = 10_000).await;
+    let server = TestServer::start_with(limits(|limits| limits.request_bytes = 10_000)).await;
     let client = server.client().await;
     let large = set([("a", text(&"v".repeat(10_000)))]);
     let records =
@@ -447,7 +446,7 @@ async fn a_record_that_is_too_large_ends_the_import_after_those_before_it() {
 /// An import cannot shut others out: calls have their own share of the queue.
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_are_answered_while_imports_fill_the_queue() {
-    let server = TestServer::start_with(|config| config.store.queue_commands = 1).await;
+    let server = TestServer::start_with(queue_of_one).await;
     let client = server.client().await;
     let imports: Vec<_> = (0..4)
         .map(|_| {

@@ -9,14 +9,13 @@ use tonic::Code;
 use tonic_types::StatusExt;
 
 use crate::harness::*;
-use crate::refusals::assert_refused;
 
 const INVALID: Code = Code::InvalidArgument;
 const EXHAUSTED: Code = Code::ResourceExhausted;
 
 /// A server with these limits, and a client of it.
 async fn limited(change: impl FnOnce(&mut Limits)) -> (TestServer, Client) {
-    let server = TestServer::start_with(|config| change(&mut config.limits)).await;
+    let server = TestServer::start_with(limits(change)).await;
     let client = server.client().await;
     (server, client)
 }
@@ -186,7 +185,7 @@ async fn an_answer_takes_as_many_bytes_as_it_may() {
         let first = BatchGetProfilesResponse { results: whole.results[..1].to_vec() }.encoded_len();
         let bytes = first + client.get(2).await.unwrap().encoded_len();
         let server =
-            TestServer::start_on(server.stop().await, |config| config.limits.response_bytes = bytes - over).await;
+            TestServer::reopen_with(server.stop().await, limits(|limits| limits.response_bytes = bytes - over)).await;
         let results = server.client().await.batch(batch()).await.unwrap();
         let found = results.iter().filter(|result| matches!(result, batch_get_profiles_result::Result::Found(_)));
         assert_eq!(found.count(), 2 - over, "{over} past the limit");
@@ -231,11 +230,13 @@ async fn a_profile_over_a_lowered_limit_can_be_changed() {
     for patch in [attributes(3), identities(3), memberships(3), attributions(3)] {
         client.update(1, patch).await.unwrap();
     }
-    let server = TestServer::start_on(server.stop().await, |config| {
-        let limits = &mut config.limits;
-        (limits.attributes, limits.identities, limits.audience_memberships, limits.attributions) = (1, 1, 1, 1);
-        limits.attribute_key_bytes = 1;
-    })
+    let server = TestServer::reopen_with(
+        server.stop().await,
+        limits(|limits| {
+            (limits.attributes, limits.identities, limits.audience_memberships, limits.attributions) = (1, 1, 1, 1);
+            limits.attribute_key_bytes = 1;
+        }),
+    )
     .await;
     let client = server.client().await;
     let fewer = ProfilePatch {

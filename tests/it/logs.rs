@@ -8,7 +8,6 @@ use serde_json::Value;
 use tempfile::NamedTempFile;
 use tonic::Code;
 
-use crate::damage::{damage_profile, edit};
 use crate::harness::*;
 
 const ADA: i64 = 1;

@@ -16,7 +16,6 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::damage::{EVENTS, damage_profile, edit};
 use crate::harness::*;
 
 const HEADS: TableDefinition<u32, &[u8]> = TableDefinition::new("heads_v1");
@@ -26,7 +25,7 @@ const HEAD_KIND: u64 = 3;
 /// A refusal, as it came.
 enum Answer {
     Grpc(Status),
-    Http(HttpAnswer),
+    Http(HttpResponse),
 }
 
 impl Answer {
@@ -83,7 +82,7 @@ fn grpc(refusal: impl Future<Output = Status> + 'static) -> Producer {
     Box::pin(async { Answer::Grpc(refusal.await) })
 }
 
-fn over_http(refusal: impl Future<Output = HttpAnswer> + 'static) -> Producer {
+fn over_http(refusal: impl Future<Output = HttpResponse> + 'static) -> Producer {
     Box::pin(async { Answer::Http(refusal.await) })
 }
 
@@ -197,7 +196,7 @@ async fn cursor_expired() -> Status {
         }
         transaction.open_table(HEADS).unwrap().insert(1, &*head_row(2, 3)).unwrap();
     });
-    let server = TestServer::start_on(dir, |_| {}).await;
+    let server = TestServer::reopen(dir).await;
     let client = server.client().await;
     client
         .subscribe(SubscribeRequest { start: after(&beginning), ..subscribe_request() })
@@ -252,8 +251,8 @@ async fn request_id_reused() -> Status {
     let client = server.client().await;
     let request =
         |mpid| CreateProfileRequest { request_id: "r1".into(), profile: Some(with_mpid(mpid)), ..create_request() };
-    client.profiles.clone().create_profile(request(1)).await.unwrap();
-    client.profiles.clone().create_profile(request(2)).await.unwrap_err()
+    client.create_with(request(1)).await.unwrap();
+    client.create_with(request(2)).await.unwrap_err()
 }
 
 async fn subscriber_stalled() -> Status {
@@ -270,7 +269,7 @@ async fn server_draining() -> Status {
 }
 
 async fn overloaded() -> Status {
-    let server = TestServer::start_with(|config| config.store.queue_commands = 1).await;
+    let server = TestServer::start_with(queue_of_one).await;
     let client = server.client().await;
     within(async {
         loop {
@@ -285,15 +284,15 @@ async fn overloaded() -> Status {
 }
 
 async fn quota_exceeded() -> Status {
-    let server = TestServer::start_with(|config| config.limits.workspaces = 1).await;
+    let server = TestServer::start_with(limits(|limits| limits.workspaces = 1)).await;
     let client = server.client().await;
     client.create(with_mpid(1)).await.unwrap();
     let request = CreateProfileRequest { workspace: "acme/main/other".into(), ..create_request() };
-    client.profiles.clone().create_profile(request).await.map(|_| ()).unwrap_err()
+    client.create_with(request).await.map(|_| ()).unwrap_err()
 }
 
 async fn storage_full() -> Status {
-    let server = TestServer::start_with(|config| config.store.min_free_bytes = u64::MAX).await;
+    let server = TestServer::start_with(full_disk).await;
     server.client().await.create(with_mpid(1)).await.unwrap_err()
 }
 
@@ -302,7 +301,7 @@ async fn record_corrupt() -> Status {
     server.client().await.create(with_mpid(404)).await.unwrap();
     let dir = server.stop().await;
     edit(&dir, |transaction| damage_profile(transaction, 404));
-    let server = TestServer::start_on(dir, |_| {}).await;
+    let server = TestServer::reopen(dir).await;
     let client = server.client().await;
     client.get(404).await.unwrap_err()
 }
@@ -358,8 +357,8 @@ where
 }
 
 /// gRPC has no limit on the rate.
-async fn rate_limited() -> HttpAnswer {
-    let server = TestServer::start_with(|config| config.server.http_rate = 1).await;
+async fn rate_limited() -> HttpResponse {
+    let server = TestServer::start_with(http_rate(1)).await;
     server.client().await.create(with_mpid(1)).await.unwrap();
     within(async {
         loop {

@@ -5,20 +5,10 @@ use std::future::Future;
 use cameo::proto::v1::*;
 use prost_types::value::Kind;
 use prost_types::{Timestamp, Value};
-use tonic::{Code, Status};
+use tonic::Code;
 use tonic_types::StatusExt;
 
 use crate::harness::*;
-
-/// Asserts the code and the reason, and that the details name `field` where that is not empty.
-#[track_caller]
-pub fn assert_refused<T: std::fmt::Debug>(answer: Result<T, Status>, code: Code, expected: &str, field: &str) {
-    let status = answer.expect_err("it should be refused");
-    assert_eq!((status.code(), &*reason(&status)), (code, expected), "{status:?}");
-    let violations = status.get_details_bad_request().map(|details| details.field_violations).unwrap_or_default();
-    let named: Vec<_> = violations.iter().map(|violation| violation.field.as_str()).collect();
-    assert!(field.is_empty() || named == [field], "{named:?} instead of {field}: {status:?}");
-}
 
 /// Runs a test on a server whose log holds two events, profile 1 with an email and profile 2, and asserts that
 /// nothing changed.
@@ -48,7 +38,7 @@ async fn a_malformed_workspace() {
             let request = GetProfileRequest { workspace: workspace.clone(), ..get_request() };
             assert_refused(client.get_with(request).await, invalid, "FIELD_INVALID", "workspace");
             let request = CreateProfileRequest { workspace: workspace.clone(), ..create_request() };
-            let answer = client.profiles.clone().create_profile(request).await;
+            let answer = client.create_with(request).await;
             assert_refused(answer, invalid, "FIELD_INVALID", "workspace");
             let request = UpdateProfileRequest { workspace: workspace.clone(), ..update_request(1) };
             assert_refused(client.update_with(request).await, invalid, "FIELD_INVALID", "workspace");
@@ -151,8 +141,8 @@ async fn a_page_or_a_batch_that_cannot_be() {
     refusing(|client| async move {
         let invalid = Code::InvalidArgument;
         let other = CreateProfileRequest { workspace: "other/work/space".into(), ..create_request() };
-        client.profiles.clone().create_profile(other.clone()).await.unwrap();
-        client.profiles.clone().create_profile(other).await.unwrap();
+        client.create_with(other.clone()).await.unwrap();
+        client.create_with(other).await.unwrap();
         let elsewhere = ListProfilesRequest { workspace: "other/work/space".into(), page_size: 1, ..page_request() };
         let foreign = client.page(elsewhere).await.unwrap().next_page_token;
         let own = client.page(ListProfilesRequest { page_size: 1, ..page_request() }).await.unwrap().next_page_token;
@@ -263,7 +253,7 @@ async fn a_profile_that_cannot_be_created() {
         let wrong_side = Profile { user_identities: vec![identity("ios_idfa", "i")], ..with_mpid(3) };
         assert_refused(client.create(wrong_side).await, invalid, "FIELD_INVALID", "profile.user_identities[0].type");
         let request = CreateProfileRequest { profile: None, ..create_request() };
-        let answer = client.profiles.clone().create_profile(request).await;
+        let answer = client.create_with(request).await;
         assert_refused(answer, invalid, "FIELD_INVALID", "profile");
     })
     .await;
@@ -315,7 +305,7 @@ async fn a_cursor_that_cannot_be_read_from() {
     refusing(|client| async move {
         let own = client.list(list_request()).await.unwrap().cursor;
         let request = CreateProfileRequest { workspace: "other/work/space".into(), ..create_request() };
-        let other_workspace = client.profiles.clone().create_profile(request).await.unwrap().into_inner().cursor;
+        let other_workspace = client.create_with(request).await.unwrap().cursor;
         let stranger = TestServer::start().await;
         let other_log = stranger.client().await.create(Profile::default()).await.unwrap().cursor;
 
@@ -342,7 +332,7 @@ async fn a_cursor_past_the_head_of_the_log() {
 async fn assert_cursor_refused(client: &Client, cursor: &str, code: Code, expected: &str) {
     let subscribe = SubscribeRequest { start: after(cursor), ..subscribe_request() };
     assert_refused(client.subscribe(subscribe).await.map(|_| ()), code, expected, "");
-    let start = Some(list_events_request::Start::Cursor(cursor.into()));
+    let start = page_after(cursor);
     assert_refused(client.list(ListEventsRequest { start, ..list_request() }).await, code, expected, "");
     let key = Some(by_mpid(1));
     let get = GetProfileRequest { key, min_cursor: cursor.into(), ..get_request() };

@@ -205,7 +205,7 @@ fn run_all(truth: &Truth, cases: &[Case]) -> Vec<Outcome> {
 async fn run(truth: &Truth, case: &Case) -> Outcome {
     let mut outcome = Outcome::default();
     let dir = Arc::new(TempDir::new().unwrap());
-    let file = truth::file(dir.path());
+    let file = store_file(dir.path());
     std::fs::create_dir(file.parent().unwrap()).unwrap();
     std::fs::write(file, damaged(truth, case)).unwrap();
     let Some(server) = open(&dir, &mut outcome).await else { return outcome };
@@ -226,7 +226,7 @@ async fn run(truth: &Truth, case: &Case) -> Outcome {
 
 /// `None` if the file is refused.
 async fn open(dir: &Arc<TempDir>, outcome: &mut Outcome) -> Option<TestServer> {
-    match TestServer::try_start_on(Arc::clone(dir), truth::config).await {
+    match TestServer::try_reopen_with(Arc::clone(dir), straight_from_the_file).await {
         Ok(server) => Some(server),
         Err(ServerError::Open(OpenError::Damaged { .. } | OpenError::Format { .. } | OpenError::Storage { .. })) => {
             outcome.refused = true;

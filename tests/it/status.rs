@@ -8,11 +8,7 @@ use cameo::proto::field::server_limits;
 use cameo::proto::v1::*;
 use tonic::Code;
 
-use crate::damage::{damage_profile, edit};
 use crate::harness::*;
-use crate::refusals::assert_refused;
-
-const ANOTHER_WORKSPACE: &str = "acme/main/app";
 
 /// The scrubber's report, as soon as it says so.
 async fn scrubbed(client: &Client, condition: impl Fn(&Scrub) -> bool) -> Scrub {
@@ -57,11 +53,11 @@ async fn status_shows_how_the_store_and_a_log_grow() {
     assert_eq!(status.log, Some(LogEnds { oldest_sequence: 1, head_sequence: 20 }));
     let grown = status.store.unwrap();
     assert_eq!(grown.workspaces, 1);
-    let file = fs::metadata(server.dir.path().join("data/cameo.redb")).unwrap().len();
+    let file = fs::metadata(store_file(server.dir.path())).unwrap().len();
     assert_eq!(grown.file_bytes, Some(file));
     assert!(grown.file_bytes > store.file_bytes);
     assert_eq!(client.status("").await.unwrap().log, None);
-    assert_eq!(client.status(ANOTHER_WORKSPACE).await.unwrap().log, None);
+    assert_eq!(client.status(OTHER_WORKSPACE).await.unwrap().log, None);
 }
 
 #[tokio::test]
@@ -141,7 +137,7 @@ async fn every_limit_of_the_status_has_the_name_of_its_flag() {
 
 #[tokio::test]
 async fn the_scrubber_walks_over_a_sound_store_again_and_again() {
-    let server = TestServer::start_with(|config| config.store.scrub_rate = 100_000).await;
+    let server = TestServer::start_with(scrub_rate(100_000)).await;
     let client = server.client().await;
     client.create(with_mpid(1)).await.unwrap();
     let begun = scrubbed(&client, |scrub| scrub.passes > 0).await;
@@ -152,7 +148,7 @@ async fn the_scrubber_walks_over_a_sound_store_again_and_again() {
 
 #[tokio::test]
 async fn a_scrubber_that_is_turned_off_says_so() {
-    let server = TestServer::start_with(|config| config.store.scrub_rate = 0).await;
+    let server = TestServer::start_with(scrub_rate(0)).await;
     assert_eq!(server.client().await.status("").await.unwrap().scrub, Some(Scrub::default()));
 }
 

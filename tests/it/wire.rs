@@ -12,7 +12,6 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use crate::harness::*;
-use crate::profiles::sample;
 
 const METHODS: [&str; 10] = [
     "/cameo.v1.ProfileService/GetProfile",

@@ -257,7 +257,7 @@ impl<'f> Probe<'f> {
             if cursor.is_empty() {
                 return Some(walk);
             }
-            request.start = Some(list_events_request::Start::Cursor(cursor));
+            request.start = page_after(&cursor);
         }
         self.findings.wrong.push(format!("{what}: it has no end"));
         None
@@ -336,12 +336,10 @@ impl<'f> Probe<'f> {
             }
         }
         let creates = self.held.creates.iter();
-        let answers = creates.map(|(request, first)| async move {
-            (first, client.profiles.clone().create_profile(request.clone()).await)
-        });
+        let answers = creates.map(|(request, first)| async move { (first, client.create_with(request.clone()).await) });
         for (first, answer) in all(answers).await {
             match answer {
-                Ok(answer) => self.findings.expect("repeated create", answer.get_ref(), first),
+                Ok(answer) => self.findings.expect("repeated create", &answer, first),
                 Err(status) => self.findings.refused("repeated create", &status, &[]),
             }
         }
@@ -383,7 +381,7 @@ impl<'f> Probe<'f> {
             if device { &mut profile.device_identities } else { &mut profile.user_identities }.push(identity.clone());
             let request =
                 CreateProfileRequest { workspace: name.clone(), profile: Some(profile), ..Default::default() };
-            (owner.mpid, client.profiles.clone().create_profile(request).await)
+            (owner.mpid, client.create_with(request).await)
         });
         for (owner, answer) in all(answers).await {
             match answer {
@@ -398,7 +396,7 @@ impl<'f> Probe<'f> {
         let answers = self.held.profiles.keys().map(|mpid| async move {
             let profile = Some(with_mpid(*mpid));
             let request = CreateProfileRequest { workspace: name.clone(), profile, ..Default::default() };
-            (*mpid, client.profiles.clone().create_profile(request).await)
+            (*mpid, client.create_with(request).await)
         });
         for (mpid, answer) in all(answers).await {
             match answer {
@@ -431,9 +429,9 @@ impl<'f> Probe<'f> {
             let user_identities = vec![identity("email", &format!("new{mpid}@example.org"))];
             let profile = Some(Profile { user_identities, ..with_mpid(mpid) });
             let request = CreateProfileRequest { workspace: self.held.name.clone(), profile, ..Default::default() };
-            match self.client.profiles.clone().create_profile(request).await {
+            match self.client.create_with(request).await {
                 Ok(created) => {
-                    let profile = created.into_inner().profile.unwrap();
+                    let profile = created.profile.unwrap();
                     self.findings.expect("created", &identities(&profile).count(), &1);
                     self.wrote(profile);
                 }

@@ -1,10 +1,8 @@
 //! The store before the damage, and what it holds.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::sync::Arc;
 
-use cameo::config::Config;
 use cameo::proto::v1::*;
 use futures_util::{StreamExt, stream};
 use tempfile::TempDir;
@@ -52,23 +50,11 @@ pub fn identities(profile: &Profile) -> impl Iterator<Item = &Identity> {
     profile.user_identities.iter().chain(&profile.device_identities)
 }
 
-pub fn config(config: &mut Config) {
-    config.store.cache_bytes = 1 << 20;
-    config.store.scrub_rate = 0;
-    config.store.min_free_bytes = 0;
-    config.feed.ring_bytes = 0; // So that streams read the file.
-}
-
-/// The store's file below a directory.
-pub fn file(dir: &Path) -> std::path::PathBuf {
-    dir.join("data/cameo.redb")
-}
-
 pub async fn build(dir: Arc<TempDir>) -> Truth {
     let mut older = Vec::new();
     let mut workspaces: Vec<_> = WORKSPACES.map(|(name, ..)| Held { name: name.into(), ..Held::default() }).into();
     for round in 0..=5 {
-        let server = TestServer::start_on(Arc::clone(&dir), config).await;
+        let server = TestServer::reopen_with(Arc::clone(&dir), straight_from_the_file).await;
         let client = server.client().await;
         for (held, (_, profiles, rounds)) in workspaces.iter_mut().zip(WORKSPACES) {
             match round {
@@ -82,7 +68,7 @@ pub async fn build(dir: Arc<TempDir>) -> Truth {
             }
         }
         server.stop().await;
-        older.push(std::fs::read(file(dir.path())).unwrap());
+        older.push(std::fs::read(store_file(dir.path())).unwrap());
     }
     Truth { file: older.pop().unwrap(), older, workspaces }
 }
@@ -112,7 +98,7 @@ async fn create(client: &Client, held: &mut Held, count: i64) {
         }
     });
     let send = |request: CreateProfileRequest| async move {
-        let response = client.profiles.clone().create_profile(request.clone()).await.unwrap().into_inner();
+        let response = client.create_with(request.clone()).await.unwrap();
         (request, response)
     };
     let answers: Vec<_> = stream::iter(requests).map(send).buffered(IN_FLIGHT).collect().await;

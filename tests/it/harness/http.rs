@@ -1,0 +1,56 @@
+//! Requests over HTTP/1.1, each on a connection of its own.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::header::HeaderValue;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use super::within;
+
+/// A response, read to its end.
+#[derive(Debug)]
+pub struct HttpResponse {
+    pub status: u16,
+    pub headers: hyper::HeaderMap,
+    pub body: Bytes,
+}
+
+impl HttpResponse {
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error} in {:?}", self.body))
+    }
+
+    /// The value of a header; empty if there is none.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+/// Sends a request to the Profile API. `target` is the part of the path after `/userprofile/v1/`.
+pub async fn http(addr: SocketAddr, method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> HttpResponse {
+    let mut request = hyper::Request::builder().method(method).uri(format!("/userprofile/v1/{target}"));
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    http_request(addr, request.body(body.to_owned()).unwrap()).await
+}
+
+/// Sends any request.
+pub async fn http_request<B>(addr: SocketAddr, mut request: hyper::Request<B>) -> HttpResponse
+where
+    B: hyper::body::Body<Data: Send, Error: std::error::Error + Send + Sync> + Send + 'static,
+{
+    request.headers_mut().insert("host", HeaderValue::from_static("localhost"));
+    within(async {
+        let connection = TokioIo::new(TcpStream::connect(addr).await.unwrap());
+        let (mut client, connection) = hyper::client::conn::http1::handshake(connection).await.unwrap();
+        tokio::spawn(connection);
+        let (parts, body) = client.send_request(request).await.unwrap().into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        HttpResponse { status: parts.status.as_u16(), headers: parts.headers, body }
+    })
+    .await
+}
