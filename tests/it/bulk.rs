@@ -37,8 +37,8 @@ async fn a_batch_answers_each_key_in_order_with_the_profile_or_its_own_error() {
     let keys = [
         by_mpid(-7),
         by_identity(identity("email", " example-customer-mxr15@EXAMPLE.com")),
-        by_mpid(404),
-        by_identity(identity("email", "nobody@x.com")),
+        by_mpid(NOBODY),
+        by_identity(identity("email", "nobody@example.com")),
         by_mpid(0),
         ProfileKey { key: None },
         by_identity(identity("Email", "x")),
@@ -82,11 +82,11 @@ async fn a_batch_is_masked_as_a_lookup_is() {
 async fn a_batch_sees_one_state_of_the_store() {
     let server = TestServer::start().await;
     let client = server.client().await;
-    client.create(with_mpid(1)).await.unwrap();
-    client.create(with_mpid(2)).await.unwrap();
+    client.create(with_mpid(ADA)).await.unwrap();
+    client.create(with_mpid(GRACE)).await.unwrap();
     let token = || vec![identity("other", "token")];
     let take = move || ProfilePatch { add_identities: token(), take_identities: true, ..ProfilePatch::default() };
-    client.update(1, take()).await.unwrap();
+    client.update(ADA, take()).await.unwrap();
     let writer = client.clone();
     let writing = tokio::spawn(async move {
         for round in 0.. {
@@ -97,7 +97,7 @@ async fn a_batch_sees_one_state_of_the_store() {
     within(async {
         // Until one follows the other often enough.
         while states.windows(2).filter(|pair| pair[0] != pair[1]).count() < 50 {
-            let keys = [by_mpid(1), by_mpid(2), by_identity(identity("other", "token"))];
+            let keys = [by_mpid(ADA), by_mpid(GRACE), by_identity(identity("other", "token"))];
             let results = client.batch(batch_request(keys)).await.unwrap();
             let has = |index: usize| !found(&results[index]).user_identities.is_empty();
             assert!(has(0) != has(1), "exactly one has it: {results:?}");
@@ -124,7 +124,7 @@ async fn a_batch_is_bounded_in_bytes() {
     assert_eq!([&results[0], &results[1]].map(|result| found(result).mpid), [1, 2]);
     let full = (Code::ResourceExhausted, "LIMIT_EXCEEDED".to_owned());
     assert_eq!([&results[2], &results[3]].map(code_and_reason), [full.clone(), full]);
-    let rest = client.batch(batch_request([by_mpid(3), by_mpid(4)])).await.unwrap();
+    let rest = client.batch(batch_request([by_mpid(ALAN), by_mpid(4)])).await.unwrap();
     assert_eq!([&rest[0], &rest[1]].map(|result| found(result).mpid), [3, 4]);
     let page = client.page(page_request()).await.unwrap();
     assert_eq!(page.profiles.len(), 3, "a page ends with the profile that passes the limit");
@@ -139,7 +139,7 @@ async fn a_list_is_in_the_order_of_mpids_and_passes_over_the_deleted() {
     for mpid in [3, i64::MAX, -1, i64::MIN, 1, 2] {
         client.create(with_mpid(mpid)).await.unwrap();
     }
-    client.delete(2).await.unwrap();
+    client.delete(GRACE).await.unwrap();
 
     for page_size in [1, 2, 4, 5, 6, 1_000, 0] {
         let mpids: Vec<_> = client.all_profiles(page_size).await.iter().map(|profile| profile.mpid).collect();
@@ -216,11 +216,11 @@ async fn an_expired_membership_is_in_no_batch_and_no_list() {
     let expire_time =
         Some(Timestamp { seconds: ends.as_secs().cast_signed(), nanos: ends.subsec_nanos().cast_signed() });
     let member = AudienceMembership { audience_id: 5, expire_time, ..Default::default() };
-    client.create(Profile { audience_memberships: vec![member], ..with_mpid(1) }).await.unwrap();
+    client.create(Profile { audience_memberships: vec![member], ..with_mpid(ADA) }).await.unwrap();
 
     // Until it has ended: the clock is what the test waits for.
-    within(async { while !client.get(1).await.unwrap().audience_memberships.is_empty() {} }).await;
+    within(async { while !client.get(ADA).await.unwrap().audience_memberships.is_empty() {} }).await;
 
-    assert_eq!(found(&client.batch(batch_request([by_mpid(1)])).await.unwrap()[0]).audience_memberships, []);
+    assert_eq!(found(&client.batch(batch_request([by_mpid(ADA)])).await.unwrap()[0]).audience_memberships, []);
     assert_eq!(client.all_profiles(0).await[0].audience_memberships, []);
 }

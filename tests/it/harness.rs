@@ -3,7 +3,7 @@
 //! - [`server`]: a server in this process. [`process`]: the real binary in a process of its own.
 //! - [`client`]: a connection, with a short method for each RPC. [`stream`]: what a subscriber reads.
 //!   [`http`]: requests over plain HTTP.
-//! - [`profiles`]: profiles, patches and their parts.
+//! - [`people`]: whose profiles the tests are about. [`profiles`]: profiles, patches and their parts.
 //!   [`sample`]: a whole profile. [`requests`]: requests that are complete but for what a test is about.
 //! - [`refusals`]: what an error says. [`store_file`]: damage to the file of a stopped server.
 //! - [`patience`]: a deadline for everything that a test waits for.
@@ -11,6 +11,7 @@
 mod client;
 mod http;
 mod patience;
+mod people;
 mod process;
 mod profiles;
 mod refusals;
@@ -23,6 +24,7 @@ mod stream;
 pub use client::*;
 pub use http::*;
 pub use patience::*;
+pub use people::*;
 pub use process::*;
 pub use profiles::*;
 pub use refusals::*;

@@ -190,7 +190,7 @@ async fn an_identity_resolves_by_any_of_its_types_names() {
     let client = server.client().await;
     let profile = Profile {
         device_identities: vec![identity("google_advertising_id", "g-1"), identity("ios_idfa", "i-1")],
-        user_identities: vec![identity("customerid", "c-1"), identity("email", "Ada@x.com")],
+        user_identities: vec![identity("customerid", "c-1"), identity("email", "Ada@example.com")],
         ..with_mpid(7)
     };
     client.create(profile).await.unwrap();
@@ -203,7 +203,7 @@ async fn an_identity_resolves_by_any_of_its_types_names() {
         ("ios_idfa", "i-1"),
         ("apple_idfa", "i-1"),
         ("ios_advertising_id", "i-1"),
-        ("email", " ADA@X.COM"),
+        ("email", " ADA@EXAMPLE.COM"),
     ];
     for (kind, value) in spellings {
         for environment in [json!("production"), json!("development"), json!(null)] {
@@ -216,7 +216,7 @@ async fn an_identity_resolves_by_any_of_its_types_names() {
         }
         assert_eq!(client.get_by(identity(kind, value)).await.unwrap().mpid, 7, "{kind}");
     }
-    let other = Profile { user_identities: vec![identity("customer_id", "c-1")], ..with_mpid(8) };
+    let other = owner_of(identity("customer_id", "c-1"), 8);
     assert_eq!(reason(&client.create(other).await.unwrap_err()), "IDENTITY_TAKEN", "it is one identity");
 }
 
@@ -253,7 +253,7 @@ async fn an_etag_changes_when_a_membership_ends() {
     let expire_time =
         Some(Timestamp { seconds: ends.as_secs().cast_signed(), nanos: ends.subsec_nanos().cast_signed() });
     let member = AudienceMembership { audience_id: 5, expire_time, ..Default::default() };
-    server.client().await.create(Profile { audience_memberships: vec![member], ..with_mpid(1) }).await.unwrap();
+    server.client().await.create(Profile { audience_memberships: vec![member], ..with_mpid(ADA) }).await.unwrap();
     let first = get(&server, "1").await;
     assert_eq!(first.json()["audience_memberships"].as_array().unwrap().len(), 1);
 
@@ -332,7 +332,7 @@ async fn a_body_that_does_not_come_ends_with_the_server() {
 #[tokio::test]
 async fn a_grpc_method_takes_nothing_that_is_not_grpc() {
     let server = TestServer::start().await;
-    let request = CreateProfileRequest { profile: Some(with_mpid(1)), ..create_request() };
+    let request = CreateProfileRequest { profile: Some(with_mpid(ADA)), ..create_request() };
     let mut body = vec![0];
     body.extend_from_slice(&u32::try_from(request.encoded_len()).unwrap().to_be_bytes());
     request.encode(&mut body).unwrap();
@@ -346,7 +346,7 @@ async fn a_grpc_method_takes_nothing_that_is_not_grpc() {
     }
     let request = hyper::Request::get("/cameo.v1.ProfileService/GetProfile").body(String::new()).unwrap();
     assert_eq!(http_request(server.addr, request).await.status, 415);
-    assert!(server.client().await.get(1).await.is_err(), "nothing was written");
+    assert!(server.client().await.get(ADA).await.is_err(), "nothing was written");
 }
 
 #[tokio::test]
@@ -367,7 +367,7 @@ async fn what_is_not_there_is_404() {
     assert_problem(&get(&server, "404").await, 404, "PROFILE_NOT_FOUND", "");
     let elsewhere = http(server.addr, "GET", "acme/main/app/1", &[], "").await;
     assert_problem(&elsewhere, 404, "PROFILE_NOT_FOUND", "");
-    let body = r#"{"identity": {"type": "email", "value": "secret-value@x.com"}}"#;
+    let body = r#"{"identity": {"type": "email", "value": "secret-value@example.com"}}"#;
     let answer = http(server.addr, "POST", &format!("resolve/{WORKSPACE}"), &[], body).await;
     assert_problem(&answer, 404, "PROFILE_NOT_FOUND", "");
     assert!(!format!("{answer:?}").contains("secret-value"));
@@ -425,12 +425,7 @@ async fn what_is_malformed_is_400_and_names_the_field() {
 #[tokio::test]
 async fn a_body_over_the_limit_is_413() {
     let server = TestServer::start_with(limits(|limits| limits.request_bytes = 100)).await;
-    server
-        .client()
-        .await
-        .create(Profile { user_identities: vec![identity("email", "a")], ..with_mpid(1) })
-        .await
-        .unwrap();
+    server.client().await.create(owner_of(identity("email", "a"), ADA)).await.unwrap();
     let body = r#"{"identity": {"type": "email", "value": "a"}}"#;
     let target = format!("resolve/{WORKSPACE}");
     let answer = http(server.addr, "POST", &target, &[], &format!("{body:100}")).await;
@@ -445,7 +440,7 @@ async fn a_body_over_the_limit_is_413() {
 async fn a_workspace_that_asks_too_often_gets_429_and_when_to_come_back() {
     let server = TestServer::start_with(http_rate(3)).await;
     let client = server.client().await;
-    client.create(with_mpid(1)).await.unwrap();
+    client.create(with_mpid(ADA)).await.unwrap();
     let elsewhere = CreateProfileRequest { workspace: "acme/main/app".into(), ..create_request() };
     client.create_with(elsewhere).await.unwrap();
 
@@ -460,7 +455,7 @@ async fn a_workspace_that_asks_too_often_gets_429_and_when_to_come_back() {
     assert_problem(refused, 429, "RATE_LIMITED", "");
     assert_eq!(refused.header("retry-after"), "1");
     assert_eq!(http(server.addr, "GET", "acme/main/app/404", &[], "").await.status, 404, "the other workspace");
-    assert_eq!(client.get(1).await.unwrap().mpid, 1, "gRPC is not limited");
+    assert_eq!(client.get(ADA).await.unwrap().mpid, 1, "gRPC is not limited");
 }
 
 #[tokio::test]

@@ -77,7 +77,7 @@ async fn assert_limit(client: &Client, limit: usize, patch: impl Fn(usize) -> Pr
         patch: Some(patch(count)),
         allow_missing: true,
         validate_only: true,
-        ..update_request(1)
+        ..update_request(ADA)
     };
     client.update_with(upsert(limit)).await.unwrap_or_else(|status| panic!("{limit} of {field}: {status:?}"));
     let answer = client.update_with(upsert(limit + 1)).await;
@@ -148,7 +148,7 @@ async fn what_is_fixed_holds_at_its_limit() {
 
     let names: Vec<_> = (0..11).map(|n| identity("other", &n.to_string())).collect();
     for (name, mpid) in names.iter().zip(10..) {
-        client.create(Profile { user_identities: vec![name.clone()], ..with_mpid(mpid) }).await.unwrap();
+        client.create(owner_of(name.clone(), mpid)).await.unwrap();
     }
     let take = move |count: usize| ProfilePatch {
         add_identities: names[..count].to_vec(),
@@ -163,7 +163,7 @@ async fn what_is_fixed_holds_at_its_limit() {
 async fn an_identity_that_names_a_new_profile_is_counted() {
     let (_server, client) = limited(|limits| limits.identities = 2).await;
     let upsert = |count| {
-        let key = by_identity(identity("email", "a@x.com"));
+        let key = by_identity(identity("email", "a@example.com"));
         ImportProfilesRequest { validate_only: true, ..record(key, identities(count)) }
     };
     assert_eq!(client.import(vec![upsert(1)]).await.unwrap().created, 1);
@@ -176,14 +176,14 @@ async fn an_answer_takes_as_many_bytes_as_it_may() {
     for over in [0, 1] {
         let server = TestServer::start().await;
         let client = server.client().await;
-        for mpid in 1..=2 {
+        for mpid in [ADA, GRACE] {
             client.create(with_mpid(mpid)).await.unwrap();
         }
-        let batch = || batch_request([by_mpid(1), by_mpid(2)]);
+        let batch = || batch_request([by_mpid(ADA), by_mpid(GRACE)]);
         let whole = client.profiles.clone().batch_get_profiles(batch()).await.unwrap().into_inner();
         // The first result, and the second's profile: what is held against the limit.
         let first = BatchGetProfilesResponse { results: whole.results[..1].to_vec() }.encoded_len();
-        let bytes = first + client.get(2).await.unwrap().encoded_len();
+        let bytes = first + client.get(GRACE).await.unwrap().encoded_len();
         let server =
             TestServer::reopen_with(server.stop().await, limits(|limits| limits.response_bytes = bytes - over)).await;
         let results = server.client().await.batch(batch()).await.unwrap();
@@ -199,11 +199,11 @@ async fn a_profile_cannot_grow_past_a_limit_step_by_step() {
         (limits.attributes, limits.identities, limits.audience_memberships, limits.attributions) = (2, 2, 2, 2);
     })
     .await;
-    client.create(with_mpid(1)).await.unwrap();
+    client.create(with_mpid(ADA)).await.unwrap();
     for patch in [attributes(2), identities(2), memberships(2), attributions(2)] {
-        client.update(1, patch).await.unwrap();
+        client.update(ADA, patch).await.unwrap();
     }
-    let before = client.get(1).await.unwrap();
+    let before = client.get(ADA).await.unwrap();
     let one_more = [
         ("patch.set_user_attributes", set([("more", text("v"))])),
         ("patch.add_identities", ProfilePatch { add_identities: vec![identity("email", "a")], ..Default::default() }),
@@ -217,18 +217,18 @@ async fn a_profile_cannot_grow_past_a_limit_step_by_step() {
         ),
     ];
     for (field, patch) in one_more {
-        assert_refused(client.update(1, patch).await, INVALID, "LIMIT_EXCEEDED", field);
+        assert_refused(client.update(ADA, patch).await, INVALID, "LIMIT_EXCEEDED", field);
     }
-    assert_eq!(client.get(1).await.unwrap(), before);
+    assert_eq!(client.get(ADA).await.unwrap(), before);
 }
 
 /// An operator who lowers a limit freezes no profile that is over it.
 #[tokio::test]
 async fn a_profile_over_a_lowered_limit_can_be_changed() {
     let (server, client) = limited(|_| ()).await;
-    client.create(with_mpid(1)).await.unwrap();
+    client.create(with_mpid(ADA)).await.unwrap();
     for patch in [attributes(3), identities(3), memberships(3), attributions(3)] {
-        client.update(1, patch).await.unwrap();
+        client.update(ADA, patch).await.unwrap();
     }
     let server = TestServer::reopen_with(
         server.stop().await,
@@ -246,8 +246,8 @@ async fn a_profile_over_a_lowered_limit_can_be_changed() {
         leave_audiences: vec![1],
         ..ProfilePatch::default()
     };
-    client.update(1, fewer).await.unwrap();
-    let more = client.update(1, set([("k", text("v"))])).await;
+    client.update(ADA, fewer).await.unwrap();
+    let more = client.update(ADA, set([("k", text("v"))])).await;
     assert_refused(more, INVALID, "LIMIT_EXCEEDED", "patch.set_user_attributes");
 }
 
@@ -262,14 +262,14 @@ async fn a_profile_takes_no_more_bytes_than_it_may() {
         .await;
         let limit = limit.unwrap_or(262_144);
         let padded = |bytes| set([("pad", text(&"v".repeat(bytes)))]);
-        client.create(with_mpid(1)).await.unwrap();
+        client.create(with_mpid(ADA)).await.unwrap();
 
-        client.update(1, padded(limit - 100)).await.unwrap();
+        client.update(ADA, padded(limit - 100)).await.unwrap();
         // What fits into no profile is refused before one is looked for.
         assert_refused(client.update(9, padded(limit)).await, EXHAUSTED, "LIMIT_EXCEEDED", "");
         assert_refused(client.update(9, padded(limit - 100)).await, Code::NotFound, "PROFILE_NOT_FOUND", "");
 
-        let answer = client.update(1, padded(limit)).await;
+        let answer = client.update(ADA, padded(limit)).await;
         let status = answer.as_ref().unwrap_err();
         assert_eq!(
             (metadata(status, "limit"), metadata(status, "subject")),
@@ -312,7 +312,7 @@ async fn a_batch_has_as_many_keys_as_it_may() {
     for limit in [1_000, 3] {
         let (_server, client) = limited(|limits| limits.batch_keys = limit).await;
         assert_eq!(Limits::default().batch_keys, 1_000);
-        let batch = |count| client.batch(batch_request(vec![by_mpid(1); count]));
+        let batch = |count| client.batch(batch_request(vec![by_mpid(ADA); count]));
         assert_eq!(batch(limit).await.unwrap().len(), limit);
         assert_refused(batch(limit + 1).await, INVALID, "LIMIT_EXCEEDED", "keys");
     }

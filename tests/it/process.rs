@@ -13,7 +13,7 @@ async fn sigterm_drains_and_streams_end_with_their_cursor() {
     let client = process.client().await;
     let mut stream = client.subscribe_from(None).await;
     assert!(matches!(stream.message().await.1, Message::Opened(_)));
-    client.create(with_mpid(1)).await.unwrap();
+    client.create(with_mpid(ADA)).await.unwrap();
     assert_eq!(stream.event().await.1.sequence, 1);
 
     process.terminate();
@@ -23,7 +23,7 @@ async fn sigterm_drains_and_streams_end_with_their_cursor() {
     assert!(process.ended().await.success());
     let process = TestProcess::start(dir.path(), &[]).await;
     let client = process.client().await;
-    client.create(with_mpid(2)).await.unwrap();
+    client.create(with_mpid(GRACE)).await.unwrap();
     let mut resumed = client.subscribe_from(after(&metadata(&status, "cursor"))).await;
     assert_eq!(resumed.event().await.1.sequence, 2);
 }

@@ -1,6 +1,6 @@
-//! Profiles go in and come back.
+//! Single profiles: they are created, looked up, changed and deleted.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use cameo::proto::v1::*;
 use prost_types::{Struct, Timestamp};
@@ -14,7 +14,7 @@ async fn the_sample_profile_comes_back_whole_also_after_a_restart() {
     let created = server.client().await.create(sample()).await.unwrap().profile.unwrap();
     let server = server.restart().await;
 
-    let found = server.client().await.get(9_080_350_317_581_165_000).await.unwrap();
+    let found = server.client().await.get(SAMPLE_MPID).await.unwrap();
 
     assert_eq!(found, created);
     let given = Profile { create_time: None, update_time: None, etag: String::new(), ..found.clone() };
@@ -28,16 +28,16 @@ async fn the_sample_profile_comes_back_whole_also_after_a_restart() {
 async fn a_profile_is_found_by_each_of_its_identities_in_normal_form() {
     let server = TestServer::start().await;
     let client = server.client().await;
+    let as_given = identity("email", " Ada@Example.com");
     let phone = identity("mobile_number", "+1 (555) 010-0199");
-    let profile = Profile { user_identities: vec![identity("email", " Ada@X.com"), phone], ..with_mpid(7) };
-    client.create(profile).await.unwrap();
+    client.create(Profile { user_identities: vec![as_given.clone(), phone], ..with_mpid(ADA) }).await.unwrap();
 
-    let found = client.get_by(identity("email", "ADA@x.COM ")).await.unwrap();
-    assert_eq!(found.user_identities[0].value, " Ada@X.com", "as given");
-    assert_eq!(client.get_by(identity("mobile_number", "0015550100199")).await.unwrap().mpid, 7);
+    let found = client.get_by(identity("email", "ADA@example.COM ")).await.unwrap();
+    assert_eq!(found.user_identities[0].value, as_given.value, "as given");
+    assert_eq!(client.get_by(identity("mobile_number", "0015550100199")).await.unwrap().mpid, ADA);
 
-    let nobody = client.get_by(identity("customer_id", "ada@x.com")).await.unwrap_err();
-    assert_eq!((nobody.code(), &*reason(&nobody)), (Code::NotFound, "PROFILE_NOT_FOUND"));
+    let other_type = client.get_by(identity("customer_id", ADA_EMAIL)).await.unwrap_err();
+    assert_eq!((other_type.code(), &*reason(&other_type)), (Code::NotFound, "PROFILE_NOT_FOUND"));
 }
 
 #[tokio::test]
@@ -45,13 +45,11 @@ async fn a_reader_gets_exactly_the_fields_it_asked_for() {
     let server = TestServer::start().await;
     let client = server.client().await;
     client.create(sample()).await.unwrap();
-    let key = Some(by_mpid(sample().mpid));
     let ask = |paths: &[&str], keys: &[&str]| {
-        let user_attribute_keys = keys.iter().map(ToString::to_string).collect();
         client.get_with(GetProfileRequest {
-            key: key.clone(),
+            key: Some(by_mpid(SAMPLE_MPID)),
             read_mask: mask(paths),
-            user_attribute_keys,
+            user_attribute_keys: keys.iter().map(ToString::to_string).collect(),
             ..get_request()
         })
     };
@@ -59,11 +57,11 @@ async fn a_reader_gets_exactly_the_fields_it_asked_for() {
 
     let identities = Profile { user_identities: sample().user_identities, ..Profile::default() };
     assert_eq!(ask(&["user_identities"], &[]).await.unwrap(), identities);
-    let narrowed = Profile { user_attributes: ltv.clone(), ..with_mpid(sample().mpid) };
+    let narrowed = Profile { user_attributes: ltv.clone(), ..with_mpid(SAMPLE_MPID) };
     assert_eq!(ask(&["mpid", "user_attributes"], &["ltv", "no such"]).await.unwrap(), narrowed);
     let nothing = Profile { user_attributes: Some(Struct::default()), ..Profile::default() };
     assert_eq!(ask(&["user_attributes"], &["no such"]).await.unwrap(), nothing);
-    assert_eq!(ask(&["mpid"], &["ltv"]).await.unwrap(), with_mpid(sample().mpid), "keys do not widen the mask");
+    assert_eq!(ask(&["mpid"], &["ltv"]).await.unwrap(), with_mpid(SAMPLE_MPID), "keys do not widen the mask");
 
     let all = ask(&[], &[]).await.unwrap();
     assert_eq!(ask(&["*"], &[]).await.unwrap(), all);
@@ -75,33 +73,31 @@ async fn each_path_of_a_mask_gives_the_field_that_it_names() {
     let server = TestServer::start().await;
     let client = server.client().await;
     client.create(distinct()).await.unwrap();
-    let whole = client.update(distinct().mpid, increment("n")).await.unwrap().profile.unwrap();
+    let whole = client.update(SAMPLE_MPID, increment("visits")).await.unwrap().profile.unwrap();
     assert_ne!(whole.create_time, whole.update_time);
 
     for path in profile_fields() {
         let expected = only(&path, &whole);
         assert_ne!(expected, Profile::default(), "{path} has a value");
-        let key = Some(by_mpid(whole.mpid));
+        let key = Some(by_mpid(SAMPLE_MPID));
         let request = GetProfileRequest { key, read_mask: mask(&[&path]), ..get_request() };
         assert_eq!(client.get_with(request).await.unwrap(), expected, "{path}");
     }
 }
 
-/// Whatever changes a profile, it was created when its first event says so.
+/// A profile keeps the time of its first event as its `create_time`, whatever changes it.
 #[tokio::test]
 async fn no_change_moves_the_time_of_creation() {
     let server = TestServer::start().await;
     let client = server.client().await;
-    let email = identity("email", "ada@x.com");
-    client.create(Profile { user_identities: vec![email.clone()], ..with_mpid(1) }).await.unwrap();
-    client.update(1, increment("n")).await.unwrap();
-    client.import(vec![record(by_mpid(1), increment("n"))]).await.unwrap();
-    client.create(with_mpid(2)).await.unwrap();
-    let take = ProfilePatch { add_identities: vec![email], take_identities: true, ..ProfilePatch::default() };
-    client.update(2, take).await.unwrap();
+    client.create(ada()).await.unwrap();
+    client.update(ADA, increment("visits")).await.unwrap();
+    client.import(vec![record(by_mpid(ADA), increment("visits"))]).await.unwrap();
+    client.create(with_mpid(GRACE)).await.unwrap();
+    client.update(GRACE, take([email("ada")])).await.unwrap();
 
     let log = client.log().await;
-    for mpid in [1, 2] {
+    for mpid in [ADA, GRACE] {
         let events: Vec<_> = log.iter().filter(|event| event.mpid == mpid).collect();
         for event in &events {
             let profile = event.profile.as_ref().unwrap();
@@ -111,8 +107,8 @@ async fn no_change_moves_the_time_of_creation() {
         assert_eq!(client.get(mpid).await.unwrap().create_time, events[0].time);
     }
 
-    client.delete(1).await.unwrap();
-    let reborn = client.create(with_mpid(1)).await.unwrap().profile.unwrap();
+    client.delete(ADA).await.unwrap();
+    let reborn = client.create(with_mpid(ADA)).await.unwrap().profile.unwrap();
     assert_eq!(reborn.create_time, client.log().await.last().unwrap().time, "it is another profile");
 }
 
@@ -123,45 +119,43 @@ async fn a_drawn_mpid_is_positive() {
     let first = client.create(Profile::default()).await.unwrap().profile.unwrap().mpid;
     let second = client.create(Profile::default()).await.unwrap().profile.unwrap().mpid;
     assert!(first > 0 && second > 0 && first != second);
-    client.create(with_mpid(-5)).await.unwrap();
-    assert_eq!(client.get(-5).await.unwrap().mpid, -5);
+    client.create(with_mpid(-ADA)).await.unwrap();
+    assert_eq!(client.get(-ADA).await.unwrap().mpid, -ADA, "a caller may choose a negative one");
 }
 
 #[tokio::test]
 async fn an_update_may_create_by_mpid_or_by_identity() {
     let server = TestServer::start().await;
     let client = server.client().await;
-    let request = UpdateProfileRequest { allow_missing: true, patch: Some(increment("n")), ..update_request(5) };
-    let first = client.update_with(request.clone()).await.unwrap();
-    let second = client.update_with(request).await.unwrap();
+    let first = client.update_with(upsert_request(ADA, increment("visits"))).await.unwrap();
+    let second = client.update_with(upsert_request(ADA, increment("visits"))).await.unwrap();
     assert_eq!((first.outcome(), second.outcome()), (WriteOutcome::Created, WriteOutcome::Updated));
-    assert!((number_of(&second.profile.unwrap(), "n") - 2.0).abs() < f64::EPSILON);
+    assert_number(&second.profile.unwrap(), "visits", 2.0);
 
-    let key = Some(by_identity(identity("customer_id", "c1")));
-    let request = UpdateProfileRequest { key, allow_missing: true, ..update_request(1) };
-    let drawn = client.update_with(request).await.unwrap().profile.unwrap();
-    assert!(drawn.mpid > 0);
-    assert_eq!(client.get_by(identity("customer_id", "c1")).await.unwrap(), drawn);
+    let key = Some(by_identity(email("grace")));
+    let request = UpdateProfileRequest { key, ..upsert_request(GRACE, ProfilePatch::default()) };
+    let grace = client.update_with(request).await.unwrap().profile.unwrap();
+    assert!(grace.mpid > 0);
+    assert_eq!(client.get_by(email("grace")).await.unwrap(), grace);
 }
 
 #[tokio::test]
 async fn a_deleted_profile_frees_its_identities_and_its_mpid() {
     let server = TestServer::start().await;
     let client = server.client().await;
-    let ada = Profile { user_identities: vec![identity("email", "ada@x.com")], ..with_mpid(1) };
-    client.create(ada.clone()).await.unwrap();
+    client.create(ada()).await.unwrap();
 
-    assert_eq!(client.delete(1).await.unwrap().outcome(), WriteOutcome::Deleted);
+    assert_eq!(client.delete(ADA).await.unwrap().outcome(), WriteOutcome::Deleted);
 
-    assert_eq!(client.get(1).await.unwrap_err().code(), Code::NotFound);
-    assert_eq!(client.get_by(identity("email", "ada@x.com")).await.unwrap_err().code(), Code::NotFound);
-    assert_eq!(client.delete(1).await.unwrap_err().code(), Code::NotFound);
-    let missing = DeleteProfileRequest { allow_missing: true, ..delete_request(1) };
+    assert_eq!(client.get(ADA).await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(client.get_by(email("ada")).await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(client.delete(ADA).await.unwrap_err().code(), Code::NotFound);
+    let missing = DeleteProfileRequest { allow_missing: true, ..delete_request(ADA) };
     assert_eq!(client.delete_with(missing).await.unwrap().outcome(), WriteOutcome::Unchanged);
 
-    client.create(Profile { mpid: 2, ..ada.clone() }).await.unwrap();
-    client.create(with_mpid(1)).await.unwrap();
-    assert_eq!(client.get_by(identity("email", "ada@x.com")).await.unwrap().mpid, 2);
+    client.create(Profile { mpid: GRACE, ..ada() }).await.unwrap();
+    client.create(with_mpid(ADA)).await.unwrap();
+    assert_eq!(client.get_by(email("ada")).await.unwrap().mpid, GRACE);
 }
 
 #[tokio::test]
@@ -169,41 +163,36 @@ async fn validate_only_decides_and_changes_nothing() {
     let server = TestServer::start().await;
     let client = server.client().await;
     let request = CreateProfileRequest { profile: Some(sample()), validate_only: true, ..create_request() };
-    let answer = client.create_with(request).await.unwrap();
-    assert_eq!(answer.cursor, "");
-    let preview = answer.profile.unwrap();
-    assert_eq!((preview.mpid, &*preview.etag), (sample().mpid, ""));
+    let response = client.create_with(request).await.unwrap();
+    assert_eq!(response.cursor, "");
+    let preview = response.profile.unwrap();
+    assert_eq!((preview.mpid, &*preview.etag), (SAMPLE_MPID, ""));
     assert!(client.log().await.is_empty());
 
     client.create(sample()).await.unwrap();
-    let request =
-        UpdateProfileRequest { patch: Some(increment("n")), validate_only: true, ..update_request(sample().mpid) };
-    let answer = client.update_with(request).await.unwrap();
-    assert_eq!(answer.outcome(), WriteOutcome::Updated);
-    assert!((number_of(&answer.profile.unwrap(), "n") - 1.0).abs() < f64::EPSILON);
-    let request = DeleteProfileRequest { validate_only: true, ..delete_request(sample().mpid) };
+    let patch = Some(increment("visits"));
+    let request = UpdateProfileRequest { patch, validate_only: true, ..update_request(SAMPLE_MPID) };
+    let response = client.update_with(request).await.unwrap();
+    assert_eq!(response.outcome(), WriteOutcome::Updated);
+    assert_number(&response.profile.unwrap(), "visits", 1.0);
+    let request = DeleteProfileRequest { validate_only: true, ..delete_request(SAMPLE_MPID) };
     assert_eq!(client.delete_with(request).await.unwrap().outcome(), WriteOutcome::Deleted);
     assert_eq!(client.log().await.len(), 1);
-    assert_eq!(client.get(sample().mpid).await.unwrap().user_attributes, sample().user_attributes);
+    assert_eq!(client.get(SAMPLE_MPID).await.unwrap().user_attributes, sample().user_attributes);
 }
 
-/// The first of several to end is neither the first of the list nor the last.
+/// Ada is in three audiences. The membership that ends first is neither the first of the list nor the last.
 #[tokio::test]
 async fn a_membership_that_has_expired_is_not_served() {
+    const ENDS: i64 = 2;
     let server = TestServer::start().await;
     let client = server.client().await;
-    let in_a_moment = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() + 500;
-    let expire_time = Timestamp {
-        seconds: i64::try_from(in_a_moment / 1_000).unwrap(),
-        nanos: i32::try_from(in_a_moment % 1_000).unwrap() * 1_000_000,
-    };
-    let much_later = Timestamp { seconds: 4_000_000_000, nanos: 0 };
-    let member = |audience_id, expire_time| AudienceMembership { audience_id, expire_time, ..Default::default() };
-    let memberships = vec![member(1, None), member(2, Some(expire_time)), member(3, Some(much_later))];
-    let remaining = [member(1, None), member(3, Some(much_later))];
-    client.create(Profile { audience_memberships: memberships.clone(), ..with_mpid(1) }).await.unwrap();
+    let expire_time = from_now(Duration::from_millis(500));
+    let memberships = vec![member(1, None), member(ENDS, Some(expire_time)), member(3, Some(FAR_FUTURE))];
+    let remaining = [member(1, None), member(3, Some(FAR_FUTURE))];
+    client.create(Profile { audience_memberships: memberships.clone(), ..with_mpid(ADA) }).await.unwrap();
 
-    // It is served until it expires, and from then on it is not. The clock is read on both sides of each call.
+    // It is served until it expires and not from then on. The clock is read before and after each call.
     let expired = || {
         let now = Timestamp::from(SystemTime::now());
         (now.seconds, now.nanos) >= (expire_time.seconds, expire_time.nanos)
@@ -212,7 +201,7 @@ async fn a_membership_that_has_expired_is_not_served() {
     within(async {
         loop {
             let before = expired();
-            let served = client.get(1).await.unwrap().audience_memberships;
+            let served = client.get(ADA).await.unwrap().audience_memberships;
             if !expired() {
                 assert_eq!(served, memberships);
                 served_before = true;
@@ -226,9 +215,9 @@ async fn a_membership_that_has_expired_is_not_served() {
     .await;
     assert!(served_before);
 
-    // The next change says so to those who listen.
-    client.update(1, increment("n")).await.unwrap();
+    // The next change tells subscribers that it ended.
+    client.update(ADA, increment("visits")).await.unwrap();
     let event = client.log().await.pop().unwrap();
-    assert_eq!(event.exited_audience_ids, [2]);
+    assert_eq!(event.exited_audience_ids, [ENDS]);
     assert_eq!(event.profile.unwrap().audience_memberships, remaining);
 }

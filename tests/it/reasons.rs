@@ -165,7 +165,7 @@ fn comments() -> Vec<String> {
 }
 
 fn get_with(change: impl FnOnce(&mut GetProfileRequest)) -> GetProfileRequest {
-    let mut request = GetProfileRequest { key: Some(by_mpid(404)), ..get_request() };
+    let mut request = GetProfileRequest { key: Some(by_mpid(NOBODY)), ..get_request() };
     change(&mut request);
     request
 }
@@ -220,21 +220,21 @@ async fn cursor_in_future() -> Status {
 
 async fn cursor_foreign() -> Status {
     let stranger = TestServer::start().await;
-    let min_cursor = stranger.client().await.create(with_mpid(1)).await.unwrap().cursor;
+    let min_cursor = stranger.client().await.create(with_mpid(ADA)).await.unwrap().cursor;
     on_a_server(get_with(|get| get.min_cursor = min_cursor)).await
 }
 
 async fn profile_exists() -> Status {
     let server = TestServer::start().await;
     let client = server.client().await;
-    client.create(with_mpid(1)).await.unwrap();
-    client.create(with_mpid(1)).await.unwrap_err()
+    client.create(with_mpid(ADA)).await.unwrap();
+    client.create(with_mpid(ADA)).await.unwrap_err()
 }
 
 async fn identity_taken() -> Status {
     let server = TestServer::start().await;
     let client = server.client().await;
-    let with_email = |mpid| Profile { user_identities: vec![identity("email", "a@x.com")], ..with_mpid(mpid) };
+    let with_email = |mpid| owner_of(identity("email", "a@example.com"), mpid);
     client.create(with_email(1)).await.unwrap();
     client.create(with_email(2)).await.unwrap_err()
 }
@@ -242,8 +242,8 @@ async fn identity_taken() -> Status {
 async fn etag_mismatch() -> Status {
     let server = TestServer::start().await;
     let client = server.client().await;
-    client.create(with_mpid(1)).await.unwrap();
-    client.update_with(UpdateProfileRequest { etag: "stale".into(), ..update_request(1) }).await.unwrap_err()
+    client.create(with_mpid(ADA)).await.unwrap();
+    client.update_with(UpdateProfileRequest { etag: "stale".into(), ..update_request(ADA) }).await.unwrap_err()
 }
 
 async fn request_id_reused() -> Status {
@@ -286,24 +286,24 @@ async fn overloaded() -> Status {
 async fn quota_exceeded() -> Status {
     let server = TestServer::start_with(limits(|limits| limits.workspaces = 1)).await;
     let client = server.client().await;
-    client.create(with_mpid(1)).await.unwrap();
+    client.create(with_mpid(ADA)).await.unwrap();
     let request = CreateProfileRequest { workspace: "acme/main/other".into(), ..create_request() };
     client.create_with(request).await.map(|_| ()).unwrap_err()
 }
 
 async fn storage_full() -> Status {
     let server = TestServer::start_with(full_disk).await;
-    server.client().await.create(with_mpid(1)).await.unwrap_err()
+    server.client().await.create(with_mpid(ADA)).await.unwrap_err()
 }
 
 async fn record_corrupt() -> Status {
     let server = TestServer::start().await;
-    server.client().await.create(with_mpid(404)).await.unwrap();
+    server.client().await.create(with_mpid(NOBODY)).await.unwrap();
     let dir = server.stop().await;
     edit(&dir, |transaction| damage_profile(transaction, 404));
     let server = TestServer::reopen(dir).await;
     let client = server.client().await;
-    client.get(404).await.unwrap_err()
+    client.get(NOBODY).await.unwrap_err()
 }
 
 /// The system refuses to let the file grow.
@@ -359,7 +359,7 @@ where
 /// gRPC has no limit on the rate.
 async fn rate_limited() -> HttpResponse {
     let server = TestServer::start_with(http_rate(1)).await;
-    server.client().await.create(with_mpid(1)).await.unwrap();
+    server.client().await.create(with_mpid(ADA)).await.unwrap();
     within(async {
         loop {
             let answer = http(server.addr, "GET", &format!("{WORKSPACE}/1"), &[], "").await;

@@ -16,15 +16,15 @@ async fn refusing<F: Future<Output = ()>>(test: impl FnOnce(Client) -> F) {
     let server = TestServer::start().await;
     let client = server.client().await;
     let ada = Profile {
-        user_identities: vec![identity("email", "ada@x.com")],
+        user_identities: vec![identity("email", "ada@example.com")],
         user_attributes: Some(map([("text", text("secret-value"))])),
-        ..with_mpid(1)
+        ..with_mpid(ADA)
     };
     client.create(ada).await.unwrap();
-    client.create(with_mpid(2)).await.unwrap();
-    let before = (client.get(1).await.unwrap(), client.get(2).await.unwrap(), client.log().await);
+    client.create(with_mpid(GRACE)).await.unwrap();
+    let before = (client.get(ADA).await.unwrap(), client.get(GRACE).await.unwrap(), client.log().await);
     test(client.clone()).await;
-    let after = (client.get(1).await.unwrap(), client.get(2).await.unwrap(), client.log().await);
+    let after = (client.get(ADA).await.unwrap(), client.get(GRACE).await.unwrap(), client.log().await);
     assert_eq!(after, before, "a refused request changes nothing");
 }
 
@@ -40,9 +40,9 @@ async fn a_malformed_workspace() {
             let request = CreateProfileRequest { workspace: workspace.clone(), ..create_request() };
             let answer = client.create_with(request).await;
             assert_refused(answer, invalid, "FIELD_INVALID", "workspace");
-            let request = UpdateProfileRequest { workspace: workspace.clone(), ..update_request(1) };
+            let request = UpdateProfileRequest { workspace: workspace.clone(), ..update_request(ADA) };
             assert_refused(client.update_with(request).await, invalid, "FIELD_INVALID", "workspace");
-            let request = DeleteProfileRequest { workspace: workspace.clone(), ..delete_request(1) };
+            let request = DeleteProfileRequest { workspace: workspace.clone(), ..delete_request(ADA) };
             assert_refused(client.delete_with(request).await, invalid, "FIELD_INVALID", "workspace");
             let request = ListEventsRequest { workspace: workspace.clone(), ..list_request() };
             assert_refused(client.list(request).await, invalid, "FIELD_INVALID", "workspace");
@@ -59,7 +59,7 @@ async fn a_key_that_names_no_profile() {
     refusing(|client| async move {
         let invalid = Code::InvalidArgument;
         assert_refused(client.get(0).await, invalid, "FIELD_INVALID", "key.mpid");
-        assert_refused(client.update(0, increment("n")).await, invalid, "FIELD_INVALID", "key.mpid");
+        assert_refused(client.update(0, increment("visits")).await, invalid, "FIELD_INVALID", "key.mpid");
         assert_refused(client.delete(0).await, invalid, "FIELD_INVALID", "key.mpid");
         assert_refused(client.get_with(get_request()).await, invalid, "FIELD_INVALID", "key");
         assert_refused(client.get_by(identity("Email", "x")).await, invalid, "FIELD_INVALID", "key.identity.type");
@@ -69,7 +69,7 @@ async fn a_key_that_names_no_profile() {
         let encoded = Identity { encoding: "SHA 256".into(), ..identity("email", "x") };
         assert_refused(client.get_by(encoded).await, invalid, "FIELD_INVALID", "key.identity.encoding");
         for absent in
-            [client.get(9).await.err(), client.delete(9).await.err(), client.update(9, increment("n")).await.err()]
+            [client.get(9).await.err(), client.delete(9).await.err(), client.update(9, increment("visits")).await.err()]
         {
             let status = absent.unwrap();
             assert_eq!(status.get_details_resource_info().unwrap().resource_name, "profiles/9");
@@ -84,7 +84,7 @@ async fn an_unknown_mask_path_or_filter() {
     refusing(|client| async move {
         let invalid = Code::InvalidArgument;
         for path in ["emial", "user_attributes.fields", "userAttributes", ""] {
-            let key = Some(by_mpid(1));
+            let key = Some(by_mpid(ADA));
             let request = GetProfileRequest { key, read_mask: mask(&[path]), ..get_request() };
             assert_refused(client.get_with(request).await, invalid, "MASK_INVALID", "read_mask");
             let request = SubscribeRequest { read_mask: mask(&[path]), ..subscribe_request() };
@@ -161,7 +161,7 @@ async fn a_page_or_a_batch_that_cannot_be() {
         assert_refused(client.page(request).await, invalid, "FIELD_INVALID", "workspace");
 
         assert_refused(client.batch(batch_request([])).await, invalid, "FIELD_INVALID", "keys");
-        let batch = || batch_request([by_mpid(1)]);
+        let batch = || batch_request([by_mpid(ADA)]);
         let request = BatchGetProfilesRequest { workspace: "acme".into(), ..batch() };
         assert_refused(client.batch(request).await, invalid, "FIELD_INVALID", "workspace");
         let request = BatchGetProfilesRequest { read_mask: mask(&["emial"]), ..batch() };
@@ -175,7 +175,7 @@ async fn a_page_or_a_batch_that_cannot_be() {
 #[tokio::test]
 async fn a_patch_that_says_two_things_or_nothing_sensible() {
     refusing(|client| async move {
-        let twice = || vec![identity("email", "b@x.com"), identity("email", " B@X.com")];
+        let twice = || vec![identity("email", "b@example.com"), identity("email", " B@Example.com")];
         let number = |value: f64| number(value);
         let past = Some(Timestamp { seconds: 1, nanos: 0 });
         let member = |audience_id| AudienceMembership { audience_id, ..Default::default() };
@@ -184,13 +184,13 @@ async fn a_patch_that_says_two_things_or_nothing_sensible() {
             (
                 "patch.remove_identities[0]",
                 ProfilePatch {
-                    add_identities: vec![identity("email", "b@x.com")],
-                    remove_identities: vec![identity("email", "B@x.com")],
+                    add_identities: vec![identity("email", "b@example.com")],
+                    remove_identities: vec![identity("email", "B@example.com")],
                     ..Default::default()
                 },
             ),
             ("patch", ProfilePatch { remove_user_attributes: vec!["a".into()], ..set([("a", text("1"))]) }),
-            ("patch", ProfilePatch { remove_user_attributes: vec!["n".into()], ..increment("n") }),
+            ("patch", ProfilePatch { remove_user_attributes: vec!["visits".into()], ..increment("visits") }),
             (r#"patch.increment_user_attributes["text"]"#, increment("text")),
             (
                 r#"patch.append_user_attributes["text"]"#,
@@ -225,11 +225,11 @@ async fn a_patch_that_says_two_things_or_nothing_sensible() {
             ),
         ];
         for (field, patch) in patches {
-            let answer = client.update(1, patch).await;
+            let answer = client.update(ADA, patch).await;
             assert!(!format!("{answer:?}").contains("secret-value"), "no value in an error");
             assert_refused(answer, Code::InvalidArgument, "FIELD_INVALID", field);
         }
-        let request = UpdateProfileRequest { patch: None, ..update_request(1) };
+        let request = UpdateProfileRequest { patch: None, ..update_request(ADA) };
         assert_refused(client.update_with(request).await, Code::InvalidArgument, "FIELD_INVALID", "patch");
     })
     .await;
@@ -239,18 +239,18 @@ async fn a_patch_that_says_two_things_or_nothing_sensible() {
 async fn a_profile_that_cannot_be_created() {
     refusing(|client| async move {
         let invalid = Code::InvalidArgument;
-        assert_refused(client.create(with_mpid(1)).await, Code::AlreadyExists, "PROFILE_EXISTS", "");
-        let taken = Profile { user_identities: vec![identity("email", "ADA@x.com")], ..with_mpid(3) };
+        assert_refused(client.create(with_mpid(ADA)).await, Code::AlreadyExists, "PROFILE_EXISTS", "");
+        let taken = owner_of(identity("email", "ADA@example.com"), ALAN);
         let answer = client.create(taken).await;
         let status = answer.as_ref().unwrap_err();
         assert_eq!(metadata(status, "owner_mpid"), "1");
         assert!(!format!("{status:?}").to_lowercase().contains("ada@"), "no identity value in an error");
         assert_refused(answer, Code::AlreadyExists, "IDENTITY_TAKEN", "");
 
-        let twice = vec![identity("email", "c@x.com"), identity("email", "C@x.com")];
-        let profile = Profile { user_identities: twice, ..with_mpid(3) };
+        let twice = vec![identity("email", "c@example.com"), identity("email", "C@example.com")];
+        let profile = Profile { user_identities: twice, ..with_mpid(ALAN) };
         assert_refused(client.create(profile).await, invalid, "FIELD_INVALID", "profile.user_identities[1]");
-        let wrong_side = Profile { user_identities: vec![identity("ios_idfa", "i")], ..with_mpid(3) };
+        let wrong_side = owner_of(identity("ios_idfa", "i"), ALAN);
         assert_refused(client.create(wrong_side).await, invalid, "FIELD_INVALID", "profile.user_identities[0].type");
         let request = CreateProfileRequest { profile: None, ..create_request() };
         let answer = client.create_with(request).await;
@@ -263,18 +263,18 @@ async fn a_profile_that_cannot_be_created() {
 async fn a_stale_etag() {
     refusing(|client| async move {
         let stale = "1-00000000";
-        let request = UpdateProfileRequest { etag: stale.into(), ..update_request(1) };
+        let request = UpdateProfileRequest { etag: stale.into(), ..update_request(ADA) };
         assert_refused(client.update_with(request.clone()).await, Code::Aborted, "ETAG_MISMATCH", "");
         let missing = UpdateProfileRequest { allow_missing: true, ..request };
         let missing = UpdateProfileRequest { key: update_request(9).key, ..missing };
         assert_refused(client.update_with(missing).await, Code::Aborted, "ETAG_MISMATCH", "");
-        let request = DeleteProfileRequest { etag: stale.into(), ..delete_request(1) };
+        let request = DeleteProfileRequest { etag: stale.into(), ..delete_request(ADA) };
         assert_refused(client.delete_with(request.clone()).await, Code::Aborted, "ETAG_MISMATCH", "");
         let longest = DeleteProfileRequest { etag: "x".repeat(64), ..request.clone() };
         assert_refused(client.delete_with(longest).await, Code::Aborted, "ETAG_MISMATCH", "");
         let too_long = DeleteProfileRequest { etag: "x".repeat(65), ..request };
         assert_refused(client.delete_with(too_long).await, Code::InvalidArgument, "LIMIT_EXCEEDED", "etag");
-        let too_long = UpdateProfileRequest { etag: "x".repeat(65), ..update_request(1) };
+        let too_long = UpdateProfileRequest { etag: "x".repeat(65), ..update_request(ADA) };
         assert_refused(client.update_with(too_long).await, Code::InvalidArgument, "LIMIT_EXCEEDED", "etag");
     })
     .await;
@@ -284,14 +284,15 @@ async fn a_stale_etag() {
 async fn a_reused_or_malformed_request_id() {
     let server = TestServer::start().await;
     let client = server.client().await;
-    client.create(with_mpid(1)).await.unwrap();
-    let request = UpdateProfileRequest { request_id: "r1".into(), patch: Some(increment("n")), ..update_request(1) };
+    client.create(with_mpid(ADA)).await.unwrap();
+    let request =
+        UpdateProfileRequest { request_id: "r1".into(), patch: Some(increment("visits")), ..update_request(ADA) };
     client.update_with(request.clone()).await.unwrap();
     let log = client.log().await;
 
     let other = UpdateProfileRequest { patch: Some(increment("m")), ..request.clone() };
     assert_refused(client.update_with(other).await, Code::FailedPrecondition, "REQUEST_ID_REUSED", "");
-    let other_method = DeleteProfileRequest { request_id: "r1".into(), ..delete_request(1) };
+    let other_method = DeleteProfileRequest { request_id: "r1".into(), ..delete_request(ADA) };
     assert_refused(client.delete_with(other_method).await, Code::FailedPrecondition, "REQUEST_ID_REUSED", "");
     for id in ["with space", "ü", &"x".repeat(65)] {
         let request = UpdateProfileRequest { request_id: id.into(), ..request.clone() };
@@ -334,7 +335,7 @@ async fn assert_cursor_refused(client: &Client, cursor: &str, code: Code, expect
     assert_refused(client.subscribe(subscribe).await.map(|_| ()), code, expected, "");
     let start = page_after(cursor);
     assert_refused(client.list(ListEventsRequest { start, ..list_request() }).await, code, expected, "");
-    let key = Some(by_mpid(1));
+    let key = Some(by_mpid(ADA));
     let get = GetProfileRequest { key, min_cursor: cursor.into(), ..get_request() };
     assert_refused(client.get_with(get).await, code, expected, "");
 }

@@ -139,7 +139,7 @@ async fn every_limit_of_the_status_has_the_name_of_its_flag() {
 async fn the_scrubber_walks_over_a_sound_store_again_and_again() {
     let server = TestServer::start_with(scrub_rate(100_000)).await;
     let client = server.client().await;
-    client.create(with_mpid(1)).await.unwrap();
+    client.create(with_mpid(ADA)).await.unwrap();
     let begun = scrubbed(&client, |scrub| scrub.passes > 0).await;
     let later = scrubbed(&client, |scrub| scrub.passes >= begun.passes + 3).await;
     assert!(later.rows > begun.rows, "{begun:?} {later:?}");
@@ -157,10 +157,10 @@ async fn a_scrubber_that_is_turned_off_says_so() {
 async fn damage_shows_in_the_status_and_in_the_log() {
     let server = TestServer::start().await;
     let client = server.client().await;
-    client.create(with_mpid(1)).await.unwrap();
-    client.create(with_mpid(2)).await.unwrap();
+    client.create(with_mpid(ADA)).await.unwrap();
+    client.create(with_mpid(GRACE)).await.unwrap();
     let dir = server.stop().await;
-    edit(&dir, |transaction| damage_profile(transaction, 1));
+    edit(&dir, |transaction| damage_profile(transaction, ADA));
 
     let log = dir.path().join("log");
     let mut binary = binary();

@@ -111,7 +111,7 @@ async fn random_and_truncated_messages_end_the_call() {
     });
     random.await.unwrap().unwrap();
 
-    server.client().await.create(with_mpid(1)).await.unwrap();
+    server.client().await.create(with_mpid(ADA)).await.unwrap();
 }
 
 #[tokio::test]
@@ -136,7 +136,7 @@ async fn bytes_that_are_not_http_end_the_connection() {
         let mut rest = Vec::new();
         let _ = within(socket.read_to_end(&mut rest)).await;
     }
-    server.client().await.create(with_mpid(1)).await.unwrap();
+    server.client().await.create(with_mpid(ADA)).await.unwrap();
 }
 
 /// What tonic refuses itself has a reason too.

@@ -1,14 +1,24 @@
 //! Profiles, patches, and their parts.
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use cameo::proto::v1::*;
 use prost_types::value::Kind;
-use prost_types::{ListValue, Struct, Value};
+use prost_types::{ListValue, Struct, Timestamp, Value};
 
 /// How long the value of the attribute `pad` is: close to the limit of 64 KiB for one value.
 pub const PAD_BYTES: usize = 60_000;
+/// A time that no test lives to see: the year 2096.
+pub const FAR_FUTURE: Timestamp = Timestamp { seconds: 4_000_000_000, nanos: 0 };
+
 /// A profile that holds nothing but its mpid.
 pub fn with_mpid(mpid: i64) -> Profile {
     Profile { mpid, ..Profile::default() }
+}
+
+/// A profile that owns this identity of a user.
+pub fn owner_of(identity: Identity, mpid: i64) -> Profile {
+    Profile { user_identities: vec![identity], ..with_mpid(mpid) }
 }
 
 pub fn with_attributes<const N: usize>(mpid: i64, attributes: [(&str, Value); N]) -> Profile {
@@ -26,6 +36,20 @@ fn pad() -> Value {
 
 pub fn identity(kind: &str, value: &str) -> Identity {
     Identity { r#type: kind.into(), encoding: "none".into(), value: value.into() }
+}
+
+/// A membership of an audience without a name.
+pub fn member(audience_id: i64, expire_time: Option<Timestamp>) -> AudienceMembership {
+    AudienceMembership { audience_id, expire_time, ..AudienceMembership::default() }
+}
+
+/// A time from now, in whole milliseconds: the server's clock has microseconds, and must not round it.
+pub fn from_now(delay: Duration) -> Timestamp {
+    let millis = (SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + delay).as_millis();
+    Timestamp {
+        seconds: i64::try_from(millis / 1_000).unwrap(),
+        nanos: i32::try_from(millis % 1_000).unwrap() * 1_000_000,
+    }
 }
 
 pub fn value(kind: Kind) -> Value {
@@ -58,6 +82,16 @@ pub fn increment(key: &str) -> ProfilePatch {
     ProfilePatch { increment_user_attributes: [(key.to_owned(), 1.0)].into(), ..ProfilePatch::default() }
 }
 
+/// A patch that links identities, and is refused if another profile owns one.
+pub fn add(identities: impl IntoIterator<Item = Identity>) -> ProfilePatch {
+    ProfilePatch { add_identities: identities.into_iter().collect(), ..ProfilePatch::default() }
+}
+
+/// A patch that links identities, and takes those that another profile owns.
+pub fn take(identities: impl IntoIterator<Item = Identity>) -> ProfilePatch {
+    ProfilePatch { take_identities: true, ..add(identities) }
+}
+
 pub fn attribute<'a>(profile: &'a Profile, key: &str) -> Option<&'a Kind> {
     profile.user_attributes.as_ref()?.fields.get(key)?.kind.as_ref()
 }
@@ -69,6 +103,12 @@ pub fn number_of(profile: &Profile, key: &str) -> f64 {
         None => 0.0,
         other => panic!("{key} is {other:?}"),
     }
+}
+
+/// Asserts that an attribute holds exactly this number.
+#[track_caller]
+pub fn assert_number(profile: &Profile, key: &str, expected: f64) {
+    assert_eq!(attribute(profile, key), Some(&Kind::NumberValue(expected)), "{key}");
 }
 
 pub fn sequences_of(events: &[Event]) -> Vec<u64> {

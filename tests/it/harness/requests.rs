@@ -32,6 +32,11 @@ pub fn update_request(mpid: i64) -> UpdateProfileRequest {
     }
 }
 
+/// Applies this patch, and creates the profile if there is none.
+pub fn upsert_request(mpid: i64, patch: ProfilePatch) -> UpdateProfileRequest {
+    UpdateProfileRequest { allow_missing: true, patch: Some(patch), ..update_request(mpid) }
+}
+
 pub fn delete_request(mpid: i64) -> DeleteProfileRequest {
     let key = Some(by_mpid(mpid));
     DeleteProfileRequest { workspace: WORKSPACE.into(), key, ..Default::default() }

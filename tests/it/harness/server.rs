@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::{Client, Stream, padded, store_file, with_mpid, within};
+use super::{ADA, Client, GRACE, Stream, padded, store_file, with_mpid, within};
 
 /// A server in this process.
 pub struct TestServer {
@@ -94,15 +94,15 @@ impl TestServer {
     }
 
     /// A server whose log lost its end, because an older copy of the store was put back; and a cursor into the part
-    /// that is lost. Nothing else makes a cursor point past the head. The log holds the creation of profile 1.
+    /// that is lost. Nothing else makes a cursor point past the head. The log holds the creation of Ada's profile.
     pub async fn with_lost_future() -> (Self, String) {
         let server = Self::start().await;
-        server.client().await.create(with_mpid(1)).await.unwrap();
+        server.client().await.create(with_mpid(ADA)).await.unwrap();
         let dir = server.stop().await;
         let file = store_file(dir.path());
         let copy = std::fs::read(&file).unwrap();
         let server = Self::reopen(dir).await;
-        let cursor = server.client().await.create(with_mpid(2)).await.unwrap().cursor;
+        let cursor = server.client().await.create(with_mpid(GRACE)).await.unwrap().cursor;
         let dir = server.stop().await;
         std::fs::write(&file, copy).unwrap();
         (Self::reopen(dir).await, cursor)
