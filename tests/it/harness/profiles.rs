@@ -111,6 +111,10 @@ pub fn assert_number(profile: &Profile, key: &str, expected: f64) {
     assert_eq!(attribute(profile, key), Some(&Kind::NumberValue(expected)), "{key}");
 }
 
+pub fn mpids_of(profiles: &[Profile]) -> Vec<i64> {
+    profiles.iter().map(|profile| profile.mpid).collect()
+}
+
 pub fn sequences_of(events: &[Event]) -> Vec<u64> {
     events.iter().map(|event| event.sequence).collect()
 }
