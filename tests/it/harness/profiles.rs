@@ -30,6 +30,11 @@ pub fn padded(mpid: i64) -> Profile {
     with_attributes(mpid, [("pad", pad())])
 }
 
+/// A profile of about 180 kB, which is close to the limit of 256 KiB.
+pub fn large(mpid: i64) -> Profile {
+    with_attributes(mpid, [("a", pad()), ("b", pad()), ("c", pad())])
+}
+
 fn pad() -> Value {
     text(&"p".repeat(PAD_BYTES))
 }
