@@ -1,39 +1,44 @@
 //! The Profile API over HTTP, on the port of the gRPC services.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::fmt::Display;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use cameo::proto::v1::*;
 use prost::Message;
+use prost_types::Timestamp;
 use prost_types::value::Kind;
-use prost_types::{Timestamp, Value};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::harness::*;
 
-/// What the Profile API of mParticle answers for its example customer.
+/// What mParticle's Profile API responds for its example customer.
 const SAMPLE: &str = include_str!("../data/userprofile-sample.json");
-/// As that article asks for it.
+/// The query of that example.
 const FIELDS: &str = "fields=device_identities,user_identities,user_attributes,audience_memberships,attribution";
+/// [`SAMPLE_MPID`], as it stands in a path and in JSON.
 const MPID: &str = "9080350317581165000";
 
-async fn get(server: &TestServer, target: &str) -> HttpResponse {
+/// Gets a profile of [`WORKSPACE`]; `target` is its mpid and the query.
+async fn get(server: &TestServer, target: &(impl Display + ?Sized)) -> HttpResponse {
     http(server.addr, "GET", &format!("{WORKSPACE}/{target}"), &[], "").await
 }
 
+/// A server that holds the sample profile.
 async fn with_sample() -> TestServer {
     let server = TestServer::start().await;
     server.client().await.create(sample()).await.unwrap();
     server
 }
 
+/// Asserts that the response is a problem (RFC 9457) with this status and reason, about `field` unless that is empty.
 #[track_caller]
-fn assert_problem(answer: &HttpResponse, status: u16, reason: &str, field: &str) {
-    assert_eq!(answer.status, status, "{answer:?}");
-    assert_eq!(answer.header("content-type"), "application/problem+json");
-    assert_eq!(answer.header("cache-control"), "no-store");
-    let problem = answer.json();
+fn assert_problem(response: &HttpResponse, status: u16, reason: &str, field: &str) {
+    assert_eq!(response.status, status, "{response:?}");
+    assert_eq!(response.header("content-type"), "application/problem+json");
+    assert_eq!(response.header("cache-control"), "no-store");
+    let problem = response.json();
     assert_eq!((&problem["status"], &problem["reason"]), (&json!(status), &json!(reason)), "{problem}");
     assert_eq!(problem["type"], "about:blank");
     assert!(!problem["title"].as_str().unwrap().is_empty() && !problem["detail"].as_str().unwrap().is_empty());
@@ -41,30 +46,31 @@ fn assert_problem(answer: &HttpResponse, status: u16, reason: &str, field: &str)
     assert_eq!(named, field, "{problem}");
 }
 
-/// The places of these keys in the text, which must be there.
+/// Where these keys stand in the text. Each must be there.
 fn places(text: &str, keys: &[&str]) -> Vec<usize> {
     keys.iter().map(|key| text.find(&format!("\"{key}\"")).unwrap_or_else(|| panic!("no {key}"))).collect()
 }
 
 #[tokio::test]
 async fn the_sample_goes_in_by_grpc_and_comes_out_by_http_as_the_profile_api_has_it() {
+    const A_MINUTE: u128 = 60_000;
     let server = with_sample().await.restart().await;
     let before = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
 
     for method in ["GET", "POST"] {
-        let answer = http(server.addr, method, &format!("{WORKSPACE}/{MPID}?{FIELDS}"), &[], "").await;
+        let response = http(server.addr, method, &format!("{WORKSPACE}/{MPID}?{FIELDS}"), &[], "").await;
 
-        assert_eq!((answer.status, answer.header("content-type")), (200, "application/json"));
-        let mut found = answer.json();
+        assert_eq!((response.status, response.header("content-type")), (200, "application/json"));
+        let mut found = response.json();
         let mut expected: serde_json::Value = serde_json::from_str(SAMPLE).unwrap();
         for time in ["created_timestamp_ms", "last_stored_timestamp_ms"] {
             let millis = u128::from(found[time].take().as_u64().unwrap());
-            assert!(millis <= before && before - millis < 60_000, "{time} is {millis}");
+            assert!(millis <= before && before - millis < A_MINUTE, "{time} is {millis}");
             expected[time].take();
         }
         assert_eq!(found, expected);
 
-        let text = std::str::from_utf8(&answer.body).unwrap();
+        let text = std::str::from_utf8(&response.body).unwrap();
         let keys = [
             "mpid",
             "created_timestamp_ms",
@@ -103,10 +109,10 @@ async fn fields_select_what_is_answered() {
         ("?fields=device_identities&fields=audience_memberships", &[all[0], all[4]]),
         ("?fields=attribution", &[]),
     ] {
-        let answer = get(&server, &format!("{MPID}{query}")).await.json();
+        let response = get(&server, &format!("{MPID}{query}")).await.json();
         let mut expected = [&always, selected].concat();
         expected.sort_unstable();
-        let found: Vec<_> = answer.as_object().unwrap().keys().map(String::as_str).collect();
+        let found: Vec<_> = response.as_object().unwrap().keys().map(String::as_str).collect();
         assert_eq!(found, expected, "{query}");
     }
 }
@@ -115,17 +121,13 @@ async fn fields_select_what_is_answered() {
 async fn an_mpid_may_be_asked_for_as_a_string() {
     let server = with_sample().await;
     assert_eq!(get(&server, &format!("{MPID}?mpid_as=string")).await.json()["mpid"], json!(MPID));
-    assert_eq!(
-        get(&server, &format!("{MPID}?mpid_as=number")).await.json()["mpid"],
-        json!(9_080_350_317_581_165_000_i64)
-    );
+    assert_eq!(get(&server, &format!("{MPID}?mpid_as=number")).await.json()["mpid"], json!(SAMPLE_MPID));
 }
 
 #[tokio::test]
 async fn every_kind_of_value_has_its_json() {
     let server = TestServer::start().await;
     let client = server.client().await;
-    let value = |kind| Value { kind: Some(kind) };
     let attributes = [
         ("null", value(Kind::NullValue(0))),
         ("true", value(Kind::BoolValue(true))),
@@ -156,17 +158,17 @@ async fn every_kind_of_value_has_its_json() {
             },
             Attribution { partner: "q".into(), ..Attribution::default() },
         ],
-        ..with_mpid(-7)
+        ..with_mpid(-ADA)
     };
     client.create(created).await.unwrap();
 
-    let answer = get(&server, "-7").await;
+    let response = get(&server, &(-ADA)).await;
 
-    let text = std::str::from_utf8(&answer.body).unwrap();
+    let text = std::str::from_utf8(&response.body).unwrap();
     assert!(text.contains(r#""exact":9007199254740992,"fraction":342.1,"large":"#), "{text}");
     assert!(text.contains(r#""map":{"a":1,"b":2},"null":null,"text":"\"ü\u0001","true":true,"whole":-4"#), "{text}");
     assert!(text.contains(r#","list":[1,"a",null],"map""#), "{text}");
-    let found = answer.json();
+    let found = response.json();
     assert_eq!(found["user_attributes"]["large"], json!(1e300));
     assert_eq!((&found["is_opted_out"], &found["limit_ad_tracking"]), (&json!(true), &json!(false)));
     assert_eq!(found["account_userattributes"], json!({"tier": 1}));
@@ -179,8 +181,8 @@ async fn every_kind_of_value_has_its_json() {
         {"partner": "q", "campaign": "", "attribute_timestamp_ms": null},
     ]);
     assert_eq!(found["attribution"], attribution);
-    client.create(with_mpid(8)).await.unwrap();
-    let bare = get(&server, "8").await.json();
+    client.create(with_mpid(GRACE)).await.unwrap();
+    let bare = get(&server, &GRACE).await.json();
     assert_eq!((&bare["user_attributes"], &bare["account_userattributes"]), (&json!({}), &json!(null)));
 }
 
@@ -191,7 +193,7 @@ async fn an_identity_resolves_by_any_of_its_types_names() {
     let profile = Profile {
         device_identities: vec![identity("google_advertising_id", "g-1"), identity("ios_idfa", "i-1")],
         user_identities: vec![identity("customerid", "c-1"), identity("email", "Ada@example.com")],
-        ..with_mpid(7)
+        ..with_mpid(ADA)
     };
     client.create(profile).await.unwrap();
     let spellings = [
@@ -209,14 +211,14 @@ async fn an_identity_resolves_by_any_of_its_types_names() {
         for environment in [json!("production"), json!("development"), json!(null)] {
             let body = json!({"environment_type": environment, "identity": {"type": kind, "value": value}});
             let target = format!("resolve/{WORKSPACE}?fields=user_identities&mpid_as=string");
-            let answer = http(server.addr, "POST", &target, &[], &body.to_string()).await;
-            assert_eq!(answer.status, 200, "{kind}");
-            assert_eq!(answer.json()["mpid"], "7", "{kind}");
-            assert_eq!(answer.json()["user_identities"][0]["type"], "customerid", "as it was given");
+            let response = http(server.addr, "POST", &target, &[], &body.to_string()).await;
+            assert_eq!(response.status, 200, "{kind}");
+            assert_eq!(response.json()["mpid"], ADA.to_string(), "{kind}");
+            assert_eq!(response.json()["user_identities"][0]["type"], "customerid", "as it was given");
         }
-        assert_eq!(client.get_by(identity(kind, value)).await.unwrap().mpid, 7, "{kind}");
+        assert_eq!(client.get_by(identity(kind, value)).await.unwrap().mpid, ADA, "{kind}");
     }
-    let other = owner_of(identity("customer_id", "c-1"), 8);
+    let other = owner_of(identity("customer_id", "c-1"), GRACE);
     assert_eq!(reason(&client.create(other).await.unwrap_err()), "IDENTITY_TAKEN", "it is one identity");
 }
 
@@ -230,42 +232,41 @@ async fn a_reader_who_has_the_latest_is_told_so() {
     assert!(etag.starts_with('"') && etag.ends_with('"') && etag.len() > 2, "{etag}");
     assert_eq!(first.header("cache-control"), "private, no-cache");
 
-    let asks = |tags: String| async move { http(server.addr, "GET", &target, &[("if-none-match", &tags)], "").await };
+    let ask = |tags: String| async move { http(server.addr, "GET", &target, &[("if-none-match", &tags)], "").await };
     for tags in [etag.clone(), format!("W/{etag}"), format!("\"other\", {etag}"), "*".into()] {
-        let answer = asks.clone()(tags.clone()).await;
-        assert_eq!((answer.status, answer.body.len()), (304, 0), "{tags}");
-        assert_eq!(answer.header("etag"), etag);
-        assert_eq!(answer.header("cache-control"), "private, no-cache");
+        let response = ask.clone()(tags.clone()).await;
+        assert_eq!((response.status, response.body.len()), (304, 0), "{tags}");
+        assert_eq!(response.header("etag"), etag);
+        assert_eq!(response.header("cache-control"), "private, no-cache");
     }
-    assert_eq!(asks.clone()("\"other\"".into()).await.status, 200);
-    client.update(sample().mpid, set([("ltv", text("350"))])).await.unwrap();
-    let changed = asks.clone()(etag.clone()).await;
+    assert_eq!(ask.clone()("\"other\"".into()).await.status, 200);
+    client.update(SAMPLE_MPID, set([("ltv", text("350"))])).await.unwrap();
+    let changed = ask.clone()(etag.clone()).await;
     assert_eq!(changed.status, 200);
     assert_ne!(changed.header("etag"), etag);
     assert_eq!(changed.json()["user_attributes"]["ltv"], "350");
 }
 
-/// That a membership ends is no change of the profile, but it is one of what is answered.
+/// When a membership ends, the profile stays the same, but the response does not.
 #[tokio::test]
 async fn an_etag_changes_when_a_membership_ends() {
+    const LASTS: Duration = Duration::from_millis(500);
+    const PATIENCE: Duration = Duration::from_secs(10);
     let server = TestServer::start().await;
-    let ends = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + Duration::from_millis(500);
-    let expire_time =
-        Some(Timestamp { seconds: ends.as_secs().cast_signed(), nanos: ends.subsec_nanos().cast_signed() });
-    let member = AudienceMembership { audience_id: 5, expire_time, ..Default::default() };
-    server.client().await.create(Profile { audience_memberships: vec![member], ..with_mpid(ADA) }).await.unwrap();
-    let first = get(&server, "1").await;
+    let begun = Instant::now();
+    let membership = member(5, Some(from_now(LASTS)));
+    server.client().await.create(Profile { audience_memberships: vec![membership], ..with_mpid(ADA) }).await.unwrap();
+    let first = get(&server, &ADA).await;
     assert_eq!(first.json()["audience_memberships"].as_array().unwrap().len(), 1);
 
     let etag = first.header("etag");
-    let target = format!("{WORKSPACE}/1");
-    // The clock is what the test waits for.
+    let target = format!("{WORKSPACE}/{ADA}");
+    // The test waits for the clock.
     let later = loop {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        assert!(now < ends + Duration::from_secs(10), "it still has the same etag");
-        let answer = http(server.addr, "GET", &target, &[("if-none-match", etag)], "").await;
-        if answer.status == 200 {
-            break answer;
+        assert!(begun.elapsed() < LASTS + PATIENCE, "it still has the same etag");
+        let response = http(server.addr, "GET", &target, &[("if-none-match", etag)], "").await;
+        if response.status == 200 {
+            break response;
         }
     };
     assert_eq!(later.json()["audience_memberships"], json!([]));
@@ -278,57 +279,60 @@ async fn a_condition_may_stand_in_several_lines_and_a_304_says_nothing_of_its_le
     let target = format!("{WORKSPACE}/{MPID}");
     let lines = [("if-none-match", "\"other\""), ("if-none-match", &*etag)];
     for method in ["GET", "HEAD"] {
-        let answer = http(server.addr, method, &target, &lines, "").await;
-        assert_eq!((answer.status, answer.header("content-length")), (304, ""), "{method}");
+        let response = http(server.addr, method, &target, &lines, "").await;
+        assert_eq!((response.status, response.header("content-length")), (304, ""), "{method}");
     }
     let listed = [("if-none-match", "\"other\", *")];
     assert_eq!(http(server.addr, "GET", &target, &listed, "").await.status, 200, "a star stands alone");
 }
 
-/// What a server writes to a request that is written by hand, until it closes the connection.
+/// Sends a request that is written by hand. Returns what the server writes until it closes the connection.
 async fn raw(server: &TestServer, request: &str) -> String {
     within(async {
         let mut connection = TcpStream::connect(server.addr).await.unwrap();
         connection.write_all(request.as_bytes()).await.unwrap();
-        connection.shutdown().await.unwrap(); // Nothing more comes.
-        let mut answer = String::new();
-        connection.read_to_string(&mut answer).await.unwrap();
-        answer
+        connection.shutdown().await.unwrap(); // The request ends here.
+        let mut response = String::new();
+        connection.read_to_string(&mut response).await.unwrap();
+        response
     })
     .await
 }
 
+/// A request that looks an identity up.
 fn post(headers: &str, body: &str) -> String {
     format!("POST /userprofile/v1/resolve/{WORKSPACE} HTTP/1.1\r\nhost: a\r\n{headers}\r\n\r\n{body}")
 }
 
 #[tokio::test]
 async fn a_body_that_breaks_off_is_400_and_one_that_says_it_is_too_large_is_not_waited_for() {
+    const TOO_LARGE: usize = 20_000_000;
     let server = TestServer::start().await;
     let garbled = raw(&server, &post("transfer-encoding: chunked", "zz\r\n")).await;
     assert!(garbled.starts_with("HTTP/1.1 400 ") && garbled.contains("\"field\":\"body\""), "{garbled}");
-    let large = raw(&server, &post("expect: 100-continue\r\ncontent-length: 20000000", "")).await;
+    let large = raw(&server, &post(&format!("expect: 100-continue\r\ncontent-length: {TOO_LARGE}"), "")).await;
     assert!(large.starts_with("HTTP/1.1 413 ") && large.contains("LIMIT_EXCEEDED"), "{large}");
 }
 
 #[tokio::test]
 async fn a_body_that_does_not_come_ends_with_the_server() {
+    const INVITATION: &[u8; 21] = b"HTTP/1.1 100 Continue";
     let server = TestServer::start().await;
     let mut connection = TcpStream::connect(server.addr).await.unwrap();
     connection.write_all(post("content-length: 100\r\nexpect: 100-continue", "").as_bytes()).await.unwrap();
-    let mut invited = [0; 21];
-    within(connection.read_exact(&mut invited)).await.unwrap(); // So it waits for the body.
-    assert_eq!(&invited, b"HTTP/1.1 100 Continue");
+    let mut invited = [0; INVITATION.len()];
+    within(connection.read_exact(&mut invited)).await.unwrap();
+    assert_eq!(&invited, INVITATION, "the server waits for the body");
 
     server.stop().await;
 
-    let mut answer = String::new();
-    within(connection.read_to_string(&mut answer)).await.unwrap();
-    assert!(answer.contains("HTTP/1.1 503 ") && answer.contains("SERVER_DRAINING"), "{answer}");
-    assert!(answer.to_lowercase().contains("retry-after: 1\r\n"), "{answer}");
+    let mut response = String::new();
+    within(connection.read_to_string(&mut response)).await.unwrap();
+    assert!(response.contains("HTTP/1.1 503 ") && response.contains("SERVER_DRAINING"), "{response}");
+    assert!(response.to_lowercase().contains("retry-after: 1\r\n"), "{response}");
 }
 
-/// A web page may make its reader's browser send such a request without asking us first.
+/// A web page may make its reader's browser send such a request without asking the server first.
 #[tokio::test]
 async fn a_grpc_method_takes_nothing_that_is_not_grpc() {
     let server = TestServer::start().await;
@@ -358,19 +362,19 @@ async fn head_answers_the_headers_of_get() {
     for name in ["etag", "cache-control", "content-type", "content-length"] {
         assert_eq!(head.header(name), got.header(name), "{name}");
     }
-    assert_eq!(http(server.addr, "HEAD", &format!("{WORKSPACE}/404"), &[], "").await.status, 404);
+    assert_eq!(http(server.addr, "HEAD", &format!("{WORKSPACE}/{NOBODY}"), &[], "").await.status, 404);
 }
 
 #[tokio::test]
 async fn what_is_not_there_is_404() {
     let server = with_sample().await;
-    assert_problem(&get(&server, "404").await, 404, "PROFILE_NOT_FOUND", "");
-    let elsewhere = http(server.addr, "GET", "acme/main/app/1", &[], "").await;
+    assert_problem(&get(&server, &NOBODY).await, 404, "PROFILE_NOT_FOUND", "");
+    let elsewhere = http(server.addr, "GET", &format!("{OTHER_WORKSPACE}/{MPID}"), &[], "").await;
     assert_problem(&elsewhere, 404, "PROFILE_NOT_FOUND", "");
     let body = r#"{"identity": {"type": "email", "value": "secret-value@example.com"}}"#;
-    let answer = http(server.addr, "POST", &format!("resolve/{WORKSPACE}"), &[], body).await;
-    assert_problem(&answer, 404, "PROFILE_NOT_FOUND", "");
-    assert!(!format!("{answer:?}").contains("secret-value"));
+    let response = http(server.addr, "POST", &format!("resolve/{WORKSPACE}"), &[], body).await;
+    assert_problem(&response, 404, "PROFILE_NOT_FOUND", "");
+    assert!(!format!("{response:?}").contains("secret-value"));
     for target in ["", "acme/main/web", "acme/main/web/1/2"] {
         assert_problem(&http(server.addr, "GET", target, &[], "").await, 404, "METHOD_UNKNOWN", "");
     }
@@ -384,9 +388,9 @@ async fn a_wrong_method_is_405_and_says_which_are_right() {
         ("PUT", format!("{WORKSPACE}/{MPID}"), "GET,HEAD,POST"),
         ("GET", format!("resolve/{WORKSPACE}"), "POST"),
     ] {
-        let answer = http(server.addr, method, &target, &[], "").await;
-        assert_problem(&answer, 405, "METHOD_UNKNOWN", "");
-        assert_eq!(answer.header("allow"), allowed);
+        let response = http(server.addr, method, &target, &[], "").await;
+        assert_problem(&response, 405, "METHOD_UNKNOWN", "");
+        assert_eq!(response.header("allow"), allowed);
     }
 }
 
@@ -416,52 +420,56 @@ async fn what_is_malformed_is_400_and_names_the_field() {
         (r#"{"identity": {"type": "E-Mail", "value": "secret-value"}}"#, "identity.type"),
         (r#"{"identity": {"type": "email", "value": ""}}"#, "identity.value"),
     ] {
-        let answer = http(server.addr, "POST", &format!("resolve/{WORKSPACE}"), &[], body).await;
-        assert_problem(&answer, 400, "FIELD_INVALID", field);
-        assert!(!format!("{answer:?}").contains("secret-value"), "{answer:?}");
+        let response = http(server.addr, "POST", &format!("resolve/{WORKSPACE}"), &[], body).await;
+        assert_problem(&response, 400, "FIELD_INVALID", field);
+        assert!(!format!("{response:?}").contains("secret-value"), "{response:?}");
     }
 }
 
 #[tokio::test]
 async fn a_body_over_the_limit_is_413() {
-    let server = TestServer::start_with(limits(|limits| limits.request_bytes = 100)).await;
+    const LIMIT: usize = 100;
+    let server = TestServer::start_with(limits(|limits| limits.request_bytes = LIMIT)).await;
     server.client().await.create(owner_of(identity("email", "a"), ADA)).await.unwrap();
     let body = r#"{"identity": {"type": "email", "value": "a"}}"#;
     let target = format!("resolve/{WORKSPACE}");
-    let answer = http(server.addr, "POST", &target, &[], &format!("{body:100}")).await;
-    assert_eq!(answer.status, 200, "at the limit");
-    let answer = http(server.addr, "POST", &target, &[], &format!("{body:101}")).await;
-    assert_problem(&answer, 413, "LIMIT_EXCEEDED", "");
-    assert_eq!(answer.json()["metadata"], json!({"limit": "100", "subject": "request bytes"}));
+    let response = http(server.addr, "POST", &target, &[], &format!("{body:LIMIT$}")).await;
+    assert_eq!(response.status, 200, "at the limit");
+    let response = http(server.addr, "POST", &target, &[], &format!("{body:0$}", LIMIT + 1)).await;
+    assert_problem(&response, 413, "LIMIT_EXCEEDED", "");
+    assert_eq!(response.json()["metadata"], json!({"limit": "100", "subject": "request bytes"}));
 }
 
-/// The rate is of one workspace; who asks too often is told when to come back.
+/// Each workspace has a rate of its own. A caller that asks too often is told when to come back.
 #[tokio::test]
 async fn a_workspace_that_asks_too_often_gets_429_and_when_to_come_back() {
-    let server = TestServer::start_with(http_rate(3)).await;
+    const PER_SECOND: u32 = 3;
+    const REQUESTS: usize = 60;
+    let server = TestServer::start_with(http_rate(PER_SECOND)).await;
     let client = server.client().await;
     client.create(with_mpid(ADA)).await.unwrap();
-    let elsewhere = CreateProfileRequest { workspace: "acme/main/app".into(), ..create_request() };
+    let elsewhere = CreateProfileRequest { workspace: OTHER_WORKSPACE.into(), ..create_request() };
     client.create_with(elsewhere).await.unwrap();
 
-    let mut answers = Vec::new();
-    for _ in 0..60 {
-        answers.push(get(&server, "1").await);
+    let mut responses = Vec::new();
+    for _ in 0..REQUESTS {
+        responses.push(get(&server, &ADA).await);
     }
-    let (refused, answered): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 429);
-    assert!(answered.len() >= 3, "the burst is answered");
-    assert_eq!(answered.iter().filter(|answer| answer.status != 200).count(), 0);
-    let refused = refused.first().expect("sixty requests take less than twenty seconds");
+    let (refused, answered): (Vec<_>, Vec<_>) = responses.iter().partition(|response| response.status == 429);
+    assert!(answered.len() >= PER_SECOND as usize, "the burst gets through");
+    assert_eq!(answered.iter().filter(|response| response.status != 200).count(), 0);
+    let refused = refused.first().expect("60 requests take less than the 20 seconds that the rate allows for them");
     assert_problem(refused, 429, "RATE_LIMITED", "");
     assert_eq!(refused.header("retry-after"), "1");
-    assert_eq!(http(server.addr, "GET", "acme/main/app/404", &[], "").await.status, 404, "the other workspace");
-    assert_eq!(client.get(ADA).await.unwrap().mpid, 1, "gRPC is not limited");
+    let other = format!("{OTHER_WORKSPACE}/{NOBODY}");
+    assert_eq!(http(server.addr, "GET", &other, &[], "").await.status, 404, "the other workspace has its own rate");
+    assert_eq!(client.get(ADA).await.unwrap().mpid, ADA, "gRPC is not limited");
 }
 
 #[tokio::test]
 async fn a_method_that_grpc_does_not_have_is_still_a_grpc_refusal() {
     let server = TestServer::start().await;
     let headers = [("content-type", "application/grpc"), ("te", "trailers")];
-    let answer = http(server.addr, "POST", "x", &headers, "").await;
-    assert_eq!((answer.status, answer.header("grpc-status")), (200, "12"));
+    let response = http(server.addr, "POST", "x", &headers, "").await;
+    assert_eq!((response.status, response.header("grpc-status")), (200, "12"));
 }

@@ -1,6 +1,4 @@
-//! What bad input gets: the code, the reason, the field; and it changes nothing.
-
-use std::future::Future;
+//! Bad input is refused with a code, a reason and the field, and changes nothing.
 
 use cameo::proto::v1::*;
 use prost_types::value::Kind;
@@ -10,17 +8,24 @@ use tonic_types::StatusExt;
 
 use crate::harness::*;
 
-/// Runs a test on a server whose log holds two events, profile 1 with an email and profile 2, and asserts that
-/// nothing changed.
+/// The longest part of a workspace's name.
+const WORKSPACE_PART_BYTES: usize = 64;
+/// The longest value of an identity.
+const IDENTITY_VALUE_BYTES: usize = 1_024;
+/// The longest etag.
+const ETAG_BYTES: usize = 64;
+/// The longest request id.
+const REQUEST_ID_BYTES: usize = 64;
+/// The most values in a list of a filter.
+const FILTER_VALUES: usize = 1_000;
+/// The longest time between heartbeats, in seconds.
+const LONGEST_HEARTBEAT: i64 = 60;
+
+/// Runs a test on a server that holds two profiles, Ada's and Grace's, and asserts that the test changed nothing.
 async fn refusing<F: Future<Output = ()>>(test: impl FnOnce(Client) -> F) {
     let server = TestServer::start().await;
     let client = server.client().await;
-    let ada = Profile {
-        user_identities: vec![identity("email", "ada@example.com")],
-        user_attributes: Some(map([("text", text("secret-value"))])),
-        ..with_mpid(ADA)
-    };
-    client.create(ada).await.unwrap();
+    client.create(Profile { user_attributes: Some(map([("text", text("secret-value"))])), ..ada() }).await.unwrap();
     client.create(with_mpid(GRACE)).await.unwrap();
     let before = (client.get(ADA).await.unwrap(), client.get(GRACE).await.unwrap(), client.log().await);
     test(client.clone()).await;
@@ -31,15 +36,21 @@ async fn refusing<F: Future<Output = ()>>(test: impl FnOnce(Client) -> F) {
 #[tokio::test]
 async fn a_malformed_workspace() {
     refusing(|client| async move {
-        for workspace in
-            ["", "acme", "acme/main", "acme/main/", "a/b/c/d", "a/b/c d", &format!("a/b/{}", "c".repeat(65))]
-        {
+        for workspace in [
+            "",
+            "acme",
+            "acme/main",
+            "acme/main/",
+            "a/b/c/d",
+            "a/b/c d",
+            &format!("a/b/{}", "c".repeat(WORKSPACE_PART_BYTES + 1)),
+        ] {
             let (invalid, workspace) = (Code::InvalidArgument, workspace.to_owned());
             let request = GetProfileRequest { workspace: workspace.clone(), ..get_request() };
             assert_refused(client.get_with(request).await, invalid, "FIELD_INVALID", "workspace");
             let request = CreateProfileRequest { workspace: workspace.clone(), ..create_request() };
-            let answer = client.create_with(request).await;
-            assert_refused(answer, invalid, "FIELD_INVALID", "workspace");
+            let response = client.create_with(request).await;
+            assert_refused(response, invalid, "FIELD_INVALID", "workspace");
             let request = UpdateProfileRequest { workspace: workspace.clone(), ..update_request(ADA) };
             assert_refused(client.update_with(request).await, invalid, "FIELD_INVALID", "workspace");
             let request = DeleteProfileRequest { workspace: workspace.clone(), ..delete_request(ADA) };
@@ -47,8 +58,8 @@ async fn a_malformed_workspace() {
             let request = ListEventsRequest { workspace: workspace.clone(), ..list_request() };
             assert_refused(client.list(request).await, invalid, "FIELD_INVALID", "workspace");
             let request = SubscribeRequest { workspace, ..subscribe_request() };
-            let answer = client.subscribe(request).await.map(|_| ());
-            assert_refused(answer, invalid, "FIELD_INVALID", "workspace");
+            let response = client.subscribe(request).await.map(|_| ());
+            assert_refused(response, invalid, "FIELD_INVALID", "workspace");
         }
     })
     .await;
@@ -64,15 +75,17 @@ async fn a_key_that_names_no_profile() {
         assert_refused(client.get_with(get_request()).await, invalid, "FIELD_INVALID", "key");
         assert_refused(client.get_by(identity("Email", "x")).await, invalid, "FIELD_INVALID", "key.identity.type");
         assert_refused(client.get_by(identity("email", " ")).await, invalid, "FIELD_INVALID", "key.identity.value");
-        let long = identity("customer_id", &"x".repeat(1_025));
+        let long = identity("customer_id", &"x".repeat(IDENTITY_VALUE_BYTES + 1));
         assert_refused(client.get_by(long).await, invalid, "LIMIT_EXCEEDED", "key.identity.value");
         let encoded = Identity { encoding: "SHA 256".into(), ..identity("email", "x") };
         assert_refused(client.get_by(encoded).await, invalid, "FIELD_INVALID", "key.identity.encoding");
-        for absent in
-            [client.get(9).await.err(), client.delete(9).await.err(), client.update(9, increment("visits")).await.err()]
-        {
+        for absent in [
+            client.get(NOBODY).await.err(),
+            client.delete(NOBODY).await.err(),
+            client.update(NOBODY, increment("visits")).await.err(),
+        ] {
             let status = absent.unwrap();
-            assert_eq!(status.get_details_resource_info().unwrap().resource_name, "profiles/9");
+            assert_eq!(status.get_details_resource_info().unwrap().resource_name, format!("profiles/{NOBODY}"));
             assert_refused(Err::<(), _>(status), Code::NotFound, "PROFILE_NOT_FOUND", "");
         }
     })
@@ -88,8 +101,8 @@ async fn an_unknown_mask_path_or_filter() {
             let request = GetProfileRequest { key, read_mask: mask(&[path]), ..get_request() };
             assert_refused(client.get_with(request).await, invalid, "MASK_INVALID", "read_mask");
             let request = SubscribeRequest { read_mask: mask(&[path]), ..subscribe_request() };
-            let answer = client.subscribe(request).await.map(|_| ());
-            assert_refused(answer, invalid, "MASK_INVALID", "read_mask");
+            let response = client.subscribe(request).await.map(|_| ());
+            assert_refused(response, invalid, "MASK_INVALID", "read_mask");
         }
         let filters = [
             ("filter.types", EventFilter { types: vec!["profile.exploded".into()], ..Default::default() }),
@@ -102,7 +115,7 @@ async fn an_unknown_mask_path_or_filter() {
             let request = ListEventsRequest { filter: Some(filter), ..list_request() };
             assert_refused(client.list(request).await, invalid, "FILTER_INVALID", field);
         }
-        let many = EventFilter { mpids: vec![1; 1_001], ..Default::default() };
+        let many = EventFilter { mpids: vec![ADA; FILTER_VALUES + 1], ..Default::default() };
         let request = ListEventsRequest { filter: Some(many), ..list_request() };
         assert_refused(client.list(request).await, invalid, "LIMIT_EXCEEDED", "filter.mpids");
     })
@@ -121,14 +134,14 @@ async fn what_is_not_offered_is_refused_and_not_ignored() {
         ];
         for (field, start) in starts {
             let request = SubscribeRequest { start: Some(start), ..subscribe_request() };
-            let answer = client.subscribe(request).await.map(|_| ());
-            assert_refused(answer, Code::InvalidArgument, "FIELD_INVALID", field);
+            let response = client.subscribe(request).await.map(|_| ());
+            assert_refused(response, Code::InvalidArgument, "FIELD_INVALID", field);
         }
-        for seconds in [-1, 0, 61, i64::MAX] {
-            let heartbeat_interval = Some(prost_types::Duration { seconds, nanos: 0 });
+        for interval in [-1, 0, LONGEST_HEARTBEAT + 1, i64::MAX] {
+            let heartbeat_interval = seconds(interval);
             let request = SubscribeRequest { heartbeat_interval, ..subscribe_request() };
-            let answer = client.subscribe(request).await.map(|_| ());
-            assert_refused(answer, Code::InvalidArgument, "FIELD_INVALID", "heartbeat_interval");
+            let response = client.subscribe(request).await.map(|_| ());
+            assert_refused(response, Code::InvalidArgument, "FIELD_INVALID", "heartbeat_interval");
         }
         let request = ListProfilesRequest { audience_id: 5, ..page_request() };
         assert_refused(client.page(request).await, Code::InvalidArgument, "FIELD_INVALID", "audience_id");
@@ -140,10 +153,10 @@ async fn what_is_not_offered_is_refused_and_not_ignored() {
 async fn a_page_or_a_batch_that_cannot_be() {
     refusing(|client| async move {
         let invalid = Code::InvalidArgument;
-        let other = CreateProfileRequest { workspace: "other/work/space".into(), ..create_request() };
+        let other = CreateProfileRequest { workspace: OTHER_WORKSPACE.into(), ..create_request() };
         client.create_with(other.clone()).await.unwrap();
         client.create_with(other).await.unwrap();
-        let elsewhere = ListProfilesRequest { workspace: "other/work/space".into(), page_size: 1, ..page_request() };
+        let elsewhere = ListProfilesRequest { workspace: OTHER_WORKSPACE.into(), page_size: 1, ..page_request() };
         let foreign = client.page(elsewhere).await.unwrap().next_page_token;
         let own = client.page(ListProfilesRequest { page_size: 1, ..page_request() }).await.unwrap().next_page_token;
         assert!(!foreign.is_empty() && !own.is_empty());
@@ -176,9 +189,7 @@ async fn a_page_or_a_batch_that_cannot_be() {
 async fn a_patch_that_says_two_things_or_nothing_sensible() {
     refusing(|client| async move {
         let twice = || vec![identity("email", "b@example.com"), identity("email", " B@Example.com")];
-        let number = |value: f64| number(value);
         let past = Some(Timestamp { seconds: 1, nanos: 0 });
-        let member = |audience_id| AudienceMembership { audience_id, ..Default::default() };
         let patches = [
             ("patch.add_identities[1]", ProfilePatch { add_identities: twice(), ..Default::default() }),
             (
@@ -202,22 +213,19 @@ async fn a_patch_that_says_two_things_or_nothing_sensible() {
             (r#"patch.set_user_attributes["a"]"#, set([("a", number(f64::NAN))])),
             (r#"patch.set_user_attributes["a"]"#, set([("a", Value { kind: None })])),
             ("patch.set_user_attributes", set([("", text("v"))])),
-            (
-                r#"patch.set_user_attributes["a"]"#,
-                set([("a", Value { kind: Some(Kind::ListValue(list([number(f64::INFINITY)]))) })]),
-            ),
+            (r#"patch.set_user_attributes["a"]"#, set([("a", value(Kind::ListValue(list([number(f64::INFINITY)]))))])),
             (
                 "patch.join_audiences[0].audience_id",
-                ProfilePatch { join_audiences: vec![member(0)], ..Default::default() },
+                ProfilePatch { join_audiences: vec![member(0, None)], ..Default::default() },
             ),
             (
                 "patch.join_audiences[0].expire_time",
-                ProfilePatch {
-                    join_audiences: vec![AudienceMembership { expire_time: past, ..member(1) }],
-                    ..Default::default()
-                },
+                ProfilePatch { join_audiences: vec![member(1, past)], ..Default::default() },
             ),
-            ("patch", ProfilePatch { join_audiences: vec![member(1)], leave_audiences: vec![1], ..Default::default() }),
+            (
+                "patch",
+                ProfilePatch { join_audiences: vec![member(1, None)], leave_audiences: vec![1], ..Default::default() },
+            ),
             ("patch.leave_audiences[0]", ProfilePatch { leave_audiences: vec![0], ..Default::default() }),
             (
                 "patch.add_attribution[0].partner",
@@ -225,9 +233,9 @@ async fn a_patch_that_says_two_things_or_nothing_sensible() {
             ),
         ];
         for (field, patch) in patches {
-            let answer = client.update(ADA, patch).await;
-            assert!(!format!("{answer:?}").contains("secret-value"), "no value in an error");
-            assert_refused(answer, Code::InvalidArgument, "FIELD_INVALID", field);
+            let response = client.update(ADA, patch).await;
+            assert!(!format!("{response:?}").contains("secret-value"), "no value in an error");
+            assert_refused(response, Code::InvalidArgument, "FIELD_INVALID", field);
         }
         let request = UpdateProfileRequest { patch: None, ..update_request(ADA) };
         assert_refused(client.update_with(request).await, Code::InvalidArgument, "FIELD_INVALID", "patch");
@@ -241,11 +249,11 @@ async fn a_profile_that_cannot_be_created() {
         let invalid = Code::InvalidArgument;
         assert_refused(client.create(with_mpid(ADA)).await, Code::AlreadyExists, "PROFILE_EXISTS", "");
         let taken = owner_of(identity("email", "ADA@example.com"), ALAN);
-        let answer = client.create(taken).await;
-        let status = answer.as_ref().unwrap_err();
-        assert_eq!(metadata(status, "owner_mpid"), "1");
+        let response = client.create(taken).await;
+        let status = response.as_ref().unwrap_err();
+        assert_eq!(metadata(status, "owner_mpid"), ADA.to_string());
         assert!(!format!("{status:?}").to_lowercase().contains("ada@"), "no identity value in an error");
-        assert_refused(answer, Code::AlreadyExists, "IDENTITY_TAKEN", "");
+        assert_refused(response, Code::AlreadyExists, "IDENTITY_TAKEN", "");
 
         let twice = vec![identity("email", "c@example.com"), identity("email", "C@example.com")];
         let profile = Profile { user_identities: twice, ..with_mpid(ALAN) };
@@ -253,8 +261,8 @@ async fn a_profile_that_cannot_be_created() {
         let wrong_side = owner_of(identity("ios_idfa", "i"), ALAN);
         assert_refused(client.create(wrong_side).await, invalid, "FIELD_INVALID", "profile.user_identities[0].type");
         let request = CreateProfileRequest { profile: None, ..create_request() };
-        let answer = client.create_with(request).await;
-        assert_refused(answer, invalid, "FIELD_INVALID", "profile");
+        let response = client.create_with(request).await;
+        assert_refused(response, invalid, "FIELD_INVALID", "profile");
     })
     .await;
 }
@@ -266,15 +274,15 @@ async fn a_stale_etag() {
         let request = UpdateProfileRequest { etag: stale.into(), ..update_request(ADA) };
         assert_refused(client.update_with(request.clone()).await, Code::Aborted, "ETAG_MISMATCH", "");
         let missing = UpdateProfileRequest { allow_missing: true, ..request };
-        let missing = UpdateProfileRequest { key: update_request(9).key, ..missing };
+        let missing = UpdateProfileRequest { key: update_request(NOBODY).key, ..missing };
         assert_refused(client.update_with(missing).await, Code::Aborted, "ETAG_MISMATCH", "");
         let request = DeleteProfileRequest { etag: stale.into(), ..delete_request(ADA) };
         assert_refused(client.delete_with(request.clone()).await, Code::Aborted, "ETAG_MISMATCH", "");
-        let longest = DeleteProfileRequest { etag: "x".repeat(64), ..request.clone() };
+        let longest = DeleteProfileRequest { etag: "x".repeat(ETAG_BYTES), ..request.clone() };
         assert_refused(client.delete_with(longest).await, Code::Aborted, "ETAG_MISMATCH", "");
-        let too_long = DeleteProfileRequest { etag: "x".repeat(65), ..request };
+        let too_long = DeleteProfileRequest { etag: "x".repeat(ETAG_BYTES + 1), ..request };
         assert_refused(client.delete_with(too_long).await, Code::InvalidArgument, "LIMIT_EXCEEDED", "etag");
-        let too_long = UpdateProfileRequest { etag: "x".repeat(65), ..update_request(ADA) };
+        let too_long = UpdateProfileRequest { etag: "x".repeat(ETAG_BYTES + 1), ..update_request(ADA) };
         assert_refused(client.update_with(too_long).await, Code::InvalidArgument, "LIMIT_EXCEEDED", "etag");
     })
     .await;
@@ -294,7 +302,7 @@ async fn a_reused_or_malformed_request_id() {
     assert_refused(client.update_with(other).await, Code::FailedPrecondition, "REQUEST_ID_REUSED", "");
     let other_method = DeleteProfileRequest { request_id: "r1".into(), ..delete_request(ADA) };
     assert_refused(client.delete_with(other_method).await, Code::FailedPrecondition, "REQUEST_ID_REUSED", "");
-    for id in ["with space", "ü", &"x".repeat(65)] {
+    for id in ["with space", "ü", &"x".repeat(REQUEST_ID_BYTES + 1)] {
         let request = UpdateProfileRequest { request_id: id.into(), ..request.clone() };
         assert_refused(client.update_with(request).await, Code::InvalidArgument, "FIELD_INVALID", "request_id");
     }
@@ -305,7 +313,7 @@ async fn a_reused_or_malformed_request_id() {
 async fn a_cursor_that_cannot_be_read_from() {
     refusing(|client| async move {
         let own = client.list(list_request()).await.unwrap().cursor;
-        let request = CreateProfileRequest { workspace: "other/work/space".into(), ..create_request() };
+        let request = CreateProfileRequest { workspace: OTHER_WORKSPACE.into(), ..create_request() };
         let other_workspace = client.create_with(request).await.unwrap().cursor;
         let stranger = TestServer::start().await;
         let other_log = stranger.client().await.create(Profile::default()).await.unwrap().cursor;
