@@ -6,7 +6,6 @@ use std::time::Duration;
 use cameo::proto::v1::batch_get_profiles_result::Result as Found;
 use cameo::proto::v1::*;
 use futures_util::StreamExt;
-use prost_types::Timestamp;
 use tonic::Code;
 
 use crate::harness::*;
@@ -30,20 +29,20 @@ async fn a_batch_answers_each_key_in_order_with_the_profile_or_its_own_error() {
     let server = TestServer::start().await;
     let client = server.client().await;
     let sample = client.create(sample()).await.unwrap().profile.unwrap();
-    let ada = client.update(-7, set([("plan", text("pro"))])).await;
-    assert!(ada.is_err(), "not there yet");
-    let ada = client.create(with_mpid(-7)).await.unwrap().profile.unwrap();
+    let too_early = client.update(ADA, set([("plan", text("pro"))])).await;
+    assert!(too_early.is_err(), "Ada has no profile yet");
+    let ada = client.create(with_mpid(ADA)).await.unwrap().profile.unwrap();
 
     let keys = [
-        by_mpid(-7),
+        by_mpid(ADA),
         by_identity(identity("email", " example-customer-mxr15@EXAMPLE.com")),
         by_mpid(NOBODY),
-        by_identity(identity("email", "nobody@example.com")),
+        by_identity(email("nobody")),
         by_mpid(0),
         ProfileKey { key: None },
         by_identity(identity("Email", "x")),
-        by_mpid(sample.mpid),
-        by_mpid(-7),
+        by_mpid(SAMPLE_MPID),
+        by_mpid(ADA),
     ];
     let results = client.batch(batch_request(keys)).await.unwrap();
 
@@ -67,41 +66,41 @@ async fn a_batch_is_masked_as_a_lookup_is() {
     let request = BatchGetProfilesRequest {
         read_mask: mask(&["mpid", "user_attributes"]),
         user_attribute_keys: vec!["ltv".into()],
-        ..batch_request([by_mpid(sample().mpid)])
+        ..batch_request([by_mpid(SAMPLE_MPID)])
     };
 
     let results = client.batch(request).await.unwrap();
 
-    let expected = Profile { user_attributes: Some(map([("ltv", text("342.1"))])), ..with_mpid(sample().mpid) };
+    let expected = Profile { user_attributes: Some(map([("ltv", text("342.1"))])), ..with_mpid(SAMPLE_MPID) };
     assert_eq!(found(&results[0]), &expected);
 }
 
-/// All of a batch is of one committed state. A writer gives an identity to and fro between two profiles, in one write
-/// each, so that in every state exactly one of them has it.
+/// A batch shows one committed state. A writer moves a token to and fro between Ada and Grace, in one write each time.
+/// So in every state exactly one of them has it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_sees_one_state_of_the_store() {
+    const MOVES: usize = 50;
     let server = TestServer::start().await;
     let client = server.client().await;
     client.create(with_mpid(ADA)).await.unwrap();
     client.create(with_mpid(GRACE)).await.unwrap();
-    let token = || vec![identity("other", "token")];
-    let take = move || ProfilePatch { add_identities: token(), take_identities: true, ..ProfilePatch::default() };
-    client.update(ADA, take()).await.unwrap();
+    let token = || identity("other", "token");
+    client.update(ADA, take([token()])).await.unwrap();
     let writer = client.clone();
     let writing = tokio::spawn(async move {
-        for round in 0.. {
-            writer.update(1 + (round + 1) % 2, take()).await.unwrap();
+        for mpid in [GRACE, ADA].into_iter().cycle() {
+            writer.update(mpid, take([token()])).await.unwrap();
         }
     });
     let mut states = Vec::new();
     within(async {
-        // Until one follows the other often enough.
-        while states.windows(2).filter(|pair| pair[0] != pair[1]).count() < 50 {
-            let keys = [by_mpid(ADA), by_mpid(GRACE), by_identity(identity("other", "token"))];
+        // Until the token was seen to move often enough.
+        while states.windows(2).filter(|pair| pair[0] != pair[1]).count() < MOVES {
+            let keys = [by_mpid(ADA), by_mpid(GRACE), by_identity(token())];
             let results = client.batch(batch_request(keys)).await.unwrap();
             let has = |index: usize| !found(&results[index]).user_identities.is_empty();
             assert!(has(0) != has(1), "exactly one has it: {results:?}");
-            assert_eq!(found(&results[2]).mpid, if has(0) { 1 } else { 2 });
+            assert_eq!(found(&results[2]).mpid, if has(0) { ADA } else { GRACE });
             states.push(has(0));
         }
     })
@@ -109,14 +108,16 @@ async fn a_batch_sees_one_state_of_the_store() {
     writing.abort();
 }
 
-/// What would pass the limit of an answer has its own error, and is there when it is asked for again.
+/// A profile that does not fit into the response gets an error of its own, and the caller can ask for it again.
 #[tokio::test]
 async fn a_batch_is_bounded_in_bytes() {
-    let server = TestServer::start_with(limits(|limits| limits.response_bytes = 10_000)).await;
+    const LIMIT: usize = 10_000;
+    /// Two fit into a response, and three do not.
+    const VALUE_BYTES: usize = 4_000;
+    let server = TestServer::start_with(limits(|limits| limits.response_bytes = LIMIT)).await;
     let client = server.client().await;
     for mpid in 1..=4 {
-        let profile = Profile { user_attributes: Some(map([("a", text(&"v".repeat(4_000)))])), ..with_mpid(mpid) };
-        client.create(profile).await.unwrap();
+        client.create(with_attributes(mpid, [("essay", text(&"v".repeat(VALUE_BYTES)))])).await.unwrap();
     }
 
     let results = client.batch(batch_request((1..=4).map(by_mpid))).await.unwrap();
@@ -124,7 +125,7 @@ async fn a_batch_is_bounded_in_bytes() {
     assert_eq!([&results[0], &results[1]].map(|result| found(result).mpid), [1, 2]);
     let full = (Code::ResourceExhausted, "LIMIT_EXCEEDED".to_owned());
     assert_eq!([&results[2], &results[3]].map(code_and_reason), [full.clone(), full]);
-    let rest = client.batch(batch_request([by_mpid(ALAN), by_mpid(4)])).await.unwrap();
+    let rest = client.batch(batch_request([by_mpid(3), by_mpid(4)])).await.unwrap();
     assert_eq!([&rest[0], &rest[1]].map(|result| found(result).mpid), [3, 4]);
     let page = client.page(page_request()).await.unwrap();
     assert_eq!(page.profiles.len(), 3, "a page ends with the profile that passes the limit");
@@ -139,11 +140,14 @@ async fn a_list_is_in_the_order_of_mpids_and_passes_over_the_deleted() {
     for mpid in [3, i64::MAX, -1, i64::MIN, 1, 2] {
         client.create(with_mpid(mpid)).await.unwrap();
     }
-    client.delete(GRACE).await.unwrap();
+    client.delete(2).await.unwrap();
 
     for page_size in [1, 2, 4, 5, 6, 1_000, 0] {
-        let mpids: Vec<_> = client.all_profiles(page_size).await.iter().map(|profile| profile.mpid).collect();
-        assert_eq!(mpids, [i64::MIN, -1, 1, 3, i64::MAX], "page size {page_size}");
+        assert_eq!(
+            mpids_of(&client.all_profiles(page_size).await),
+            [i64::MIN, -1, 1, 3, i64::MAX],
+            "page size {page_size}"
+        );
     }
     let page = client.page(ListProfilesRequest { page_size: 2, read_mask: mask(&["mpid"]), ..page_request() }).await;
     assert_eq!(page.unwrap().profiles, [with_mpid(i64::MIN), with_mpid(-1)]);
@@ -152,7 +156,7 @@ async fn a_list_is_in_the_order_of_mpids_and_passes_over_the_deleted() {
     assert_eq!(whole.next_page_token, "", "no token to an empty page");
 }
 
-/// What exists throughout is listed exactly once, whatever is written between the pages, and across a restart.
+/// A profile that exists throughout is listed exactly once, whatever is written between the pages, and across restarts.
 #[tokio::test]
 async fn a_list_misses_nothing_that_stays_and_repeats_nothing() {
     let mut server = TestServer::start().await;
@@ -172,7 +176,7 @@ async fn a_list_misses_nothing_that_stays_and_repeats_nothing() {
         if page.next_page_token.is_empty() {
             break;
         }
-        // Before, at and after the place of the list: others come and go, and those that stay change.
+        // Profiles come and go before, at and after the place that the list has reached. One that stays changes.
         let round = i64::try_from(listed.len()).unwrap();
         for mpid in [-1_000 - round, round * 10 - 298, round * 10 - 292, 1_000 - round] {
             client.create(with_mpid(mpid)).await.unwrap();
@@ -189,36 +193,34 @@ async fn a_list_misses_nothing_that_stays_and_repeats_nothing() {
     assert!(listed.values().all(|times| *times == 1), "{listed:?}");
 }
 
-/// The server reads at most 10,000 rows for a page: a page of deleted profiles may be empty and still not the last.
+/// The server reads at most 10,000 rows for a page. So a page may be empty, because all its rows are deleted profiles,
+/// and yet not be the last.
 #[tokio::test]
 async fn a_list_goes_on_past_very_many_deleted_profiles() {
+    const ROWS_PER_PAGE: i64 = 10_000;
+    const IN_FLIGHT: usize = 256;
     let server = TestServer::start().await;
     let client = server.client().await;
-    let create = (1..=10_001).map(|mpid| record(by_mpid(mpid), ProfilePatch::default())).collect();
-    assert_eq!(client.import(create).await.unwrap().created, 10_001);
-    let deletes = (1..=10_000).map(|mpid| client.delete(mpid));
-    let deleted = futures_util::stream::iter(deletes).buffer_unordered(256);
-    deleted.for_each(|answer| async move { assert!(answer.is_ok()) }).await;
+    let create = (1..=ROWS_PER_PAGE + 1).map(|mpid| record(by_mpid(mpid), ProfilePatch::default())).collect();
+    assert_eq!(client.import(create).await.unwrap().created, ROWS_PER_PAGE + 1);
+    let deletes = (1..=ROWS_PER_PAGE).map(|mpid| client.delete(mpid));
+    let deleted = futures_util::stream::iter(deletes).buffer_unordered(IN_FLIGHT);
+    deleted.for_each(|response| async move { assert!(response.is_ok()) }).await;
 
     let first = client.page(page_request()).await.unwrap();
     assert_eq!(first.profiles, []);
     assert_ne!(first.next_page_token, "");
-    let mpids: Vec<_> = client.all_profiles(0).await.iter().map(|profile| profile.mpid).collect();
-    assert_eq!(mpids, [10_001]);
+    assert_eq!(mpids_of(&client.all_profiles(0).await), [ROWS_PER_PAGE + 1]);
 }
 
 #[tokio::test]
 async fn an_expired_membership_is_in_no_batch_and_no_list() {
     let server = TestServer::start().await;
     let client = server.client().await;
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    let ends = now + Duration::from_millis(300);
-    let expire_time =
-        Some(Timestamp { seconds: ends.as_secs().cast_signed(), nanos: ends.subsec_nanos().cast_signed() });
-    let member = AudienceMembership { audience_id: 5, expire_time, ..Default::default() };
-    client.create(Profile { audience_memberships: vec![member], ..with_mpid(ADA) }).await.unwrap();
+    let membership = member(5, Some(from_now(Duration::from_millis(300))));
+    client.create(Profile { audience_memberships: vec![membership], ..with_mpid(ADA) }).await.unwrap();
 
-    // Until it has ended: the clock is what the test waits for.
+    // Until it has ended: the test waits for the clock.
     within(async { while !client.get(ADA).await.unwrap().audience_memberships.is_empty() {} }).await;
 
     assert_eq!(found(&client.batch(batch_request([by_mpid(ADA)])).await.unwrap()[0]).audience_memberships, []);

@@ -1,4 +1,4 @@
-//! Each limit, at it and one past it: the default, and a configured one.
+//! Each limit: a value at the limit is taken, and one past it is refused, by default and where it is configured.
 
 use cameo::model::Limits;
 use cameo::proto::v1::*;
@@ -13,7 +13,27 @@ use crate::harness::*;
 const INVALID: Code = Code::InvalidArgument;
 const EXHAUSTED: Code = Code::ResourceExhausted;
 
-/// A server with these limits, and a client of it.
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+
+/// How deep the value of an attribute may nest.
+const DEPTH: usize = 20;
+/// How many values a patch may append to one list.
+const APPENDED_VALUES: usize = 1_000;
+/// The longest name of an audience, a partner or a campaign.
+const NAME_BYTES: usize = 256;
+/// How many identities a patch may take from other profiles.
+const TAKEN_IDENTITIES: usize = 10;
+/// The default for keys of a batch and for items of a page.
+const DEFAULT_COUNT: usize = 1_000;
+/// How many items a page has if the request gives no size.
+const DEFAULT_PAGE: usize = 100;
+/// A limit in bytes that is lower than the default.
+const SMALL: usize = 1_000;
+/// More bytes than a profile takes besides its one attribute.
+const OTHER_FIELDS: usize = 100;
+
+/// A server with changed limits, and a client of it.
 async fn limited(change: impl FnOnce(&mut Limits)) -> (TestServer, Client) {
     let server = TestServer::start_with(limits(change)).await;
     let client = server.client().await;
@@ -71,7 +91,7 @@ fn append(count: usize) -> ProfilePatch {
     ProfilePatch { append_user_attributes: [("l".to_owned(), values)].into(), ..ProfilePatch::default() }
 }
 
-/// That many values fit, and one more does not, in a patch that creates a profile.
+/// Asserts that a patch which creates a profile may hold `limit` of something, and no more.
 async fn assert_limit(client: &Client, limit: usize, patch: impl Fn(usize) -> ProfilePatch, field: &str) {
     let upsert = |count: usize| UpdateProfileRequest {
         patch: Some(patch(count)),
@@ -80,11 +100,11 @@ async fn assert_limit(client: &Client, limit: usize, patch: impl Fn(usize) -> Pr
         ..update_request(ADA)
     };
     client.update_with(upsert(limit)).await.unwrap_or_else(|status| panic!("{limit} of {field}: {status:?}"));
-    let answer = client.update_with(upsert(limit + 1)).await;
-    let status = answer.as_ref().unwrap_err();
+    let response = client.update_with(upsert(limit + 1)).await;
+    let status = response.as_ref().unwrap_err();
     assert_eq!(metadata(status, "limit"), limit.to_string(), "{field}");
     assert_eq!(metadata(status, "found"), (limit + 1).to_string(), "{field}");
-    assert_refused(answer, INVALID, "LIMIT_EXCEEDED", field);
+    assert_refused(response, INVALID, "LIMIT_EXCEEDED", field);
 }
 
 async fn assert_patch_limits(client: &Client, limits: &Limits) {
@@ -103,8 +123,8 @@ async fn assert_patch_limits(client: &Client, limits: &Limits) {
 async fn what_a_patch_may_hold_by_default() {
     let (_server, client) = limited(|_| ()).await;
     assert_patch_limits(&client, &Limits::default()).await;
-    assert_limit(&client, 20, depth, r#"patch.set_user_attributes["a"]"#).await;
-    assert_limit(&client, 1_000, append, r#"patch.append_user_attributes["l"]"#).await;
+    assert_limit(&client, DEPTH, depth, r#"patch.set_user_attributes["a"]"#).await;
+    assert_limit(&client, APPENDED_VALUES, append, r#"patch.append_user_attributes["l"]"#).await;
 }
 
 #[tokio::test]
@@ -123,18 +143,15 @@ async fn what_a_patch_may_hold_where_it_is_configured() {
     assert_patch_limits(&client, &limits).await;
 }
 
-/// What no deployment may change.
+/// Limits that no setting changes.
 #[tokio::test]
 async fn what_is_fixed_holds_at_its_limit() {
     let (_server, client) = limited(|_| ()).await;
-    let member = |bytes| ProfilePatch {
-        join_audiences: vec![AudienceMembership {
-            audience_name: "n".repeat(bytes),
-            ..memberships(1).join_audiences[0].clone()
-        }],
+    let named = |bytes| ProfilePatch {
+        join_audiences: vec![AudienceMembership { audience_name: "n".repeat(bytes), ..member(1, None) }],
         ..ProfilePatch::default()
     };
-    assert_limit(&client, 256, member, "patch.join_audiences[0]").await;
+    assert_limit(&client, NAME_BYTES, named, "patch.join_audiences[0]").await;
     let attributed = |partner: usize, campaign: usize| ProfilePatch {
         add_attribution: vec![Attribution {
             partner: "p".repeat(partner),
@@ -143,34 +160,30 @@ async fn what_is_fixed_holds_at_its_limit() {
         }],
         ..ProfilePatch::default()
     };
-    assert_limit(&client, 256, move |bytes| attributed(bytes, 0), "patch.add_attribution[0]").await;
-    assert_limit(&client, 256, move |bytes| attributed(1, bytes), "patch.add_attribution[0]").await;
+    assert_limit(&client, NAME_BYTES, move |bytes| attributed(bytes, 0), "patch.add_attribution[0]").await;
+    assert_limit(&client, NAME_BYTES, move |bytes| attributed(1, bytes), "patch.add_attribution[0]").await;
 
-    let names: Vec<_> = (0..11).map(|n| identity("other", &n.to_string())).collect();
+    let names: Vec<_> = (0..=TAKEN_IDENTITIES).map(|n| identity("other", &n.to_string())).collect();
     for (name, mpid) in names.iter().zip(10..) {
         client.create(owner_of(name.clone(), mpid)).await.unwrap();
     }
-    let take = move |count: usize| ProfilePatch {
-        add_identities: names[..count].to_vec(),
-        take_identities: true,
-        ..ProfilePatch::default()
-    };
-    assert_limit(&client, 10, take, "patch.add_identities").await;
+    let take = move |count: usize| take(names[..count].to_vec());
+    assert_limit(&client, TAKEN_IDENTITIES, take, "patch.add_identities").await;
 }
 
-/// The identity by which a profile is created counts too.
+/// The identity that names a new profile counts too.
 #[tokio::test]
 async fn an_identity_that_names_a_new_profile_is_counted() {
     let (_server, client) = limited(|limits| limits.identities = 2).await;
     let upsert = |count| {
-        let key = by_identity(identity("email", "a@example.com"));
+        let key = by_identity(email("ada"));
         ImportProfilesRequest { validate_only: true, ..record(key, identities(count)) }
     };
     assert_eq!(client.import(vec![upsert(1)]).await.unwrap().created, 1);
     assert_eq!(client.import(vec![upsert(2)]).await.unwrap().refused, 1);
 }
 
-/// Bytes of an answer: to the byte for a batch; a page ends with the item that reaches it.
+/// The limit on the bytes of a response is exact for a batch. A page ends with the item that reaches it.
 #[tokio::test]
 async fn an_answer_takes_as_many_bytes_as_it_may() {
     for over in [0, 1] {
@@ -181,7 +194,7 @@ async fn an_answer_takes_as_many_bytes_as_it_may() {
         }
         let batch = || batch_request([by_mpid(ADA), by_mpid(GRACE)]);
         let whole = client.profiles.clone().batch_get_profiles(batch()).await.unwrap().into_inner();
-        // The first result, and the second's profile: what is held against the limit.
+        // The first result and the second's profile are held against the limit.
         let first = BatchGetProfilesResponse { results: whole.results[..1].to_vec() }.encoded_len();
         let bytes = first + client.get(GRACE).await.unwrap().encoded_len();
         let server =
@@ -192,7 +205,7 @@ async fn an_answer_takes_as_many_bytes_as_it_may() {
     }
 }
 
-/// A limit counts what the profile holds already, not only what the patch brings.
+/// A limit counts the existing values of the profile too, not only those of the patch.
 #[tokio::test]
 async fn a_profile_cannot_grow_past_a_limit_step_by_step() {
     let (_server, client) = limited(|limits| {
@@ -222,7 +235,7 @@ async fn a_profile_cannot_grow_past_a_limit_step_by_step() {
     assert_eq!(client.get(ADA).await.unwrap(), before);
 }
 
-/// An operator who lowers a limit freezes no profile that is over it.
+/// A profile that is over a limit can still be changed after an operator has lowered that limit.
 #[tokio::test]
 async fn a_profile_over_a_lowered_limit_can_be_changed() {
     let (server, client) = limited(|_| ()).await;
@@ -251,43 +264,48 @@ async fn a_profile_over_a_lowered_limit_can_be_changed() {
     assert_refused(more, INVALID, "LIMIT_EXCEEDED", "patch.set_user_attributes");
 }
 
-/// That the limit is exact is a test of the store, where the clock stands still: times take more or fewer bytes.
+/// A test of the store, where the clock stands still, shows that the limit is exact. Here the bytes of the times vary.
 #[tokio::test]
 async fn a_profile_takes_no_more_bytes_than_it_may() {
-    for limit in [None, Some(1_000)] {
+    for limit in [None, Some(SMALL)] {
         let (_server, client) = limited(|limits| {
             limits.profile_bytes = limit.unwrap_or(limits.profile_bytes);
-            limits.attribute_value_bytes = 1 << 20;
+            limits.attribute_value_bytes = MIB;
         })
         .await;
-        let limit = limit.unwrap_or(262_144);
+        let limit = limit.unwrap_or(256 * KIB);
         let padded = |bytes| set([("pad", text(&"v".repeat(bytes)))]);
         client.create(with_mpid(ADA)).await.unwrap();
 
-        client.update(ADA, padded(limit - 100)).await.unwrap();
-        // What fits into no profile is refused before one is looked for.
-        assert_refused(client.update(9, padded(limit)).await, EXHAUSTED, "LIMIT_EXCEEDED", "");
-        assert_refused(client.update(9, padded(limit - 100)).await, Code::NotFound, "PROFILE_NOT_FOUND", "");
+        client.update(ADA, padded(limit - OTHER_FIELDS)).await.unwrap();
+        // A patch that fits into no profile is refused before the profile is looked up.
+        assert_refused(client.update(NOBODY, padded(limit)).await, EXHAUSTED, "LIMIT_EXCEEDED", "");
+        assert_refused(
+            client.update(NOBODY, padded(limit - OTHER_FIELDS)).await,
+            Code::NotFound,
+            "PROFILE_NOT_FOUND",
+            "",
+        );
 
-        let answer = client.update(ADA, padded(limit)).await;
-        let status = answer.as_ref().unwrap_err();
+        let response = client.update(ADA, padded(limit)).await;
+        let status = response.as_ref().unwrap_err();
         assert_eq!(
             (metadata(status, "limit"), metadata(status, "subject")),
             (limit.to_string(), "profile bytes".into())
         );
         assert!(metadata(status, "found").parse::<usize>().unwrap() > limit);
         assert!(status.get_details_quota_failure().is_some());
-        assert_refused(answer, EXHAUSTED, "LIMIT_EXCEEDED", "");
+        assert_refused(response, EXHAUSTED, "LIMIT_EXCEEDED", "");
     }
 }
 
 #[tokio::test]
 async fn a_request_takes_as_many_bytes_as_it_may() {
-    for limit in [None, Some(1_000)] {
+    for limit in [None, Some(SMALL)] {
         let (_server, client) = limited(|limits| limits.request_bytes = limit.unwrap_or(limits.request_bytes)).await;
-        let limit = limit.unwrap_or(1_048_576);
+        let limit = limit.unwrap_or(MIB);
         let padded = |bytes: usize| {
-            // The workspace is refused, but only by who has read the request.
+            // The workspace is malformed, but the server must read the request to see that.
             let mut request = GetProfileRequest { workspace: "w".repeat(bytes), ..GetProfileRequest::default() };
             let over = request.encoded_len() - bytes;
             request.workspace.truncate(bytes - over);
@@ -295,23 +313,23 @@ async fn a_request_takes_as_many_bytes_as_it_may() {
             request
         };
         assert_refused(client.get_with(padded(limit)).await, INVALID, "FIELD_INVALID", "workspace");
-        let answer = client.get_with(padded(limit + 1)).await;
-        let status = answer.as_ref().unwrap_err();
+        let response = client.get_with(padded(limit + 1)).await;
+        let status = response.as_ref().unwrap_err();
         assert_eq!(
             (metadata(status, "limit"), metadata(status, "subject")),
             (limit.to_string(), "request bytes".into())
         );
         assert_eq!(metadata(status, "found"), (limit + 1).to_string());
         assert!(status.get_details_quota_failure().is_some());
-        assert_refused(answer, EXHAUSTED, "LIMIT_EXCEEDED", "");
+        assert_refused(response, EXHAUSTED, "LIMIT_EXCEEDED", "");
     }
 }
 
 #[tokio::test]
 async fn a_batch_has_as_many_keys_as_it_may() {
-    for limit in [1_000, 3] {
+    for limit in [DEFAULT_COUNT, 3] {
         let (_server, client) = limited(|limits| limits.batch_keys = limit).await;
-        assert_eq!(Limits::default().batch_keys, 1_000);
+        assert_eq!(Limits::default().batch_keys, DEFAULT_COUNT);
         let batch = |count| client.batch(batch_request(vec![by_mpid(ADA); count]));
         assert_eq!(batch(limit).await.unwrap().len(), limit);
         assert_refused(batch(limit + 1).await, INVALID, "LIMIT_EXCEEDED", "keys");
@@ -320,9 +338,9 @@ async fn a_batch_has_as_many_keys_as_it_may() {
 
 #[tokio::test]
 async fn a_page_has_as_many_items_as_it_may() {
-    for limit in [1_000, 3] {
+    for limit in [DEFAULT_COUNT, 3] {
         let (_server, client) = limited(|limits| limits.page_items = limit).await;
-        assert_eq!(Limits::default().page_items, 1_000);
+        assert_eq!(Limits::default().page_items, DEFAULT_COUNT);
         let count = i64::try_from(limit).unwrap() + 1;
         client.import((1..=count).map(|mpid| record(by_mpid(mpid), ProfilePatch::default())).collect()).await.unwrap();
         let page_size = i32::try_from(limit).unwrap();
@@ -337,6 +355,6 @@ async fn a_page_has_as_many_items_as_it_may() {
         let page = client.list(ListEventsRequest { page_size, ..list_request() }).await;
         assert_refused(page, INVALID, "LIMIT_EXCEEDED", "page_size");
         let unsaid = client.page(page_request()).await.unwrap();
-        assert_eq!(unsaid.profiles.len(), limit.min(100), "what a page holds that does not say");
+        assert_eq!(unsaid.profiles.len(), limit.min(DEFAULT_PAGE), "a page of no given size");
     }
 }

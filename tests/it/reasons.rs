@@ -1,4 +1,4 @@
-//! For each `ErrorReason` a request that produces it, with the code that its comment says.
+//! For each `ErrorReason`, a request that is refused with it, and with the code in the comment of that reason.
 
 use std::pin::Pin;
 use std::process::Stdio;
@@ -18,25 +18,37 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::harness::*;
 
+/// Where the log of each workspace begins and ends, by the workspace's number.
 const HEADS: TableDefinition<u32, &[u8]> = TableDefinition::new("heads_v1");
-/// The number of the table of heads, which seeds its checksums.
+/// The number of the table of heads. It seeds the checksums of the rows.
 const HEAD_KIND: u64 = 3;
+/// The format byte of its rows.
+const FORMAT: u8 = 1;
 
-/// A refusal, as it came.
-enum Answer {
+/// How many reasons this version sends.
+const SENT: usize = 23;
+/// The most keys in `user_attribute_keys`.
+const ATTRIBUTE_KEYS: usize = 1_000;
+/// How many writes are sent at once to a queue that holds one.
+const MORE_THAN_THE_QUEUE: usize = 64;
+/// The mpid of a profile for which the server draws one.
+const DRAWN: i64 = 0;
+
+/// A refusal, by the transport that it came over.
+enum Refusal {
     Grpc(Status),
     Http(HttpResponse),
 }
 
-impl Answer {
+impl Refusal {
     fn reason(&self) -> String {
         match self {
             Self::Grpc(status) => reason(status),
-            Self::Http(answer) => answer.json()["reason"].as_str().unwrap().to_owned(),
+            Self::Http(response) => response.json()["reason"].as_str().unwrap().to_owned(),
         }
     }
 
-    /// The code as `google.rpc.Code` spells it; over HTTP, the one that has the status.
+    /// The code as `google.rpc.Code` spells it. Over HTTP, the code that the status stands for.
     fn code(&self) -> &'static str {
         match self {
             Self::Grpc(status) => match status.code() {
@@ -53,40 +65,42 @@ impl Answer {
                 Code::DataLoss => "DATA_LOSS",
                 other => panic!("no reason has {other:?}"),
             },
-            Self::Http(answer) if answer.status == 429 => "RESOURCE_EXHAUSTED",
-            Self::Http(answer) => panic!("no reason has {}", answer.status),
+            Self::Http(response) if response.status == 429 => "RESOURCE_EXHAUSTED",
+            Self::Http(response) => panic!("no reason has {}", response.status),
         }
     }
 
     fn message(&self) -> String {
         match self {
             Self::Grpc(status) => status.message().to_owned(),
-            Self::Http(answer) => answer.json()["detail"].as_str().unwrap().to_owned(),
+            Self::Http(response) => response.json()["detail"].as_str().unwrap().to_owned(),
         }
     }
 
-    /// By `google.rpc.RetryInfo`, or by `Retry-After`.
+    /// Whether it carries `google.rpc.RetryInfo`, or `Retry-After`.
     fn says_when_to_retry(&self) -> bool {
         match self {
             Self::Grpc(status) => status
                 .get_details_retry_info()
                 .is_some_and(|info| info.retry_delay.is_some_and(|delay| !delay.is_zero())),
-            Self::Http(answer) => answer.header("retry-after").parse().is_ok_and(|seconds: u64| seconds > 0),
+            Self::Http(response) => response.header("retry-after").parse().is_ok_and(|seconds: u64| seconds > 0),
         }
     }
 }
 
-type Producer = Pin<Box<dyn Future<Output = Answer>>>;
+/// Sends a request, and resolves to its refusal.
+type Producer = Pin<Box<dyn Future<Output = Refusal>>>;
 
 fn grpc(refusal: impl Future<Output = Status> + 'static) -> Producer {
-    Box::pin(async { Answer::Grpc(refusal.await) })
+    Box::pin(async { Refusal::Grpc(refusal.await) })
 }
 
 fn over_http(refusal: impl Future<Output = HttpResponse> + 'static) -> Producer {
-    Box::pin(async { Answer::Http(refusal.await) })
+    Box::pin(async { Refusal::Http(refusal.await) })
 }
 
-/// No `_` arm: a new reason needs a request here, or must say that it is not sent.
+/// The request for a reason; `None` for a reason that is not sent. There is no `_` arm, so a new reason needs a request
+/// here.
 fn produce(reason: ErrorReason) -> Option<Producer> {
     Some(match reason {
         ErrorReason::FieldInvalid => grpc(on_a_server(get_with(|get| get.workspace.clear()))),
@@ -102,7 +116,7 @@ fn produce(reason: ErrorReason) -> Option<Producer> {
         ErrorReason::EtagMismatch => grpc(etag_mismatch()),
         ErrorReason::RequestIdReused => grpc(request_id_reused()),
         ErrorReason::LimitExceeded => {
-            let keys = vec!["key".into(); 1_001];
+            let keys = vec!["key".into(); ATTRIBUTE_KEYS + 1];
             grpc(on_a_server(get_with(|get| get.user_attribute_keys = keys)))
         }
         ErrorReason::SubscriberStalled => grpc(subscriber_stalled()),
@@ -129,7 +143,7 @@ async fn every_reason_is_produced_by_a_request_with_the_code_that_its_comment_sa
     for (number, comment) in comments().iter().enumerate() {
         let expected = ErrorReason::try_from(i32::try_from(number).unwrap()).unwrap();
         let name = expected.as_str_name().trim_start_matches("ERROR_REASON_");
-        let Some(answer) = produce(expected) else {
+        let Some(refusal) = produce(expected) else {
             assert!(
                 ["Not sent by this version", "Never sent", "No request is known to provoke it"]
                     .iter()
@@ -138,19 +152,19 @@ async fn every_reason_is_produced_by_a_request_with_the_code_that_its_comment_sa
             );
             continue;
         };
-        let answer = within(answer).await;
-        assert_eq!(answer.reason(), name);
+        let refusal = within(refusal).await;
+        assert_eq!(refusal.reason(), name);
         let code: String = comment.trim().chars().take_while(|c| c.is_ascii_uppercase() || *c == '_').collect();
-        assert_eq!(answer.code(), code, "{name}: {comment}");
-        assert!(!answer.message().is_empty(), "{name}");
-        assert_eq!(comment.contains("google.rpc.RetryInfo"), answer.says_when_to_retry(), "{name}");
+        assert_eq!(refusal.code(), code, "{name}: {comment}");
+        assert!(!refusal.message().is_empty(), "{name}");
+        assert_eq!(comment.contains("google.rpc.RetryInfo"), refusal.says_when_to_retry(), "{name}");
         seen += 1;
     }
-    assert_eq!(seen, 23);
-    assert!(ErrorReason::try_from(i32::try_from(comments().len()).unwrap()).is_err(), "numbers have no hole");
+    assert_eq!(seen, SENT);
+    assert!(ErrorReason::try_from(i32::try_from(comments().len()).unwrap()).is_err(), "the numbers have no holes");
 }
 
-/// What the API reference says of each reason, by number.
+/// The comment of each reason in the API reference, in the order of their numbers.
 fn comments() -> Vec<String> {
     let files = FileDescriptorSet::decode(DESCRIPTORS).unwrap().file;
     let file = files.into_iter().find(|file| file.name().ends_with("error_reason.proto")).unwrap();
@@ -164,12 +178,14 @@ fn comments() -> Vec<String> {
     (0..values).map(comment).collect()
 }
 
+/// A lookup with one thing changed. As it is, it looks for a profile that does not exist.
 fn get_with(change: impl FnOnce(&mut GetProfileRequest)) -> GetProfileRequest {
     let mut request = GetProfileRequest { key: Some(by_mpid(NOBODY)), ..get_request() };
     change(&mut request);
     request
 }
 
+/// The refusal of a lookup on an empty server.
 async fn on_a_server(request: GetProfileRequest) -> Status {
     let server = TestServer::start().await;
     server.client().await.get_with(request).await.unwrap_err()
@@ -181,20 +197,20 @@ async fn filter_invalid() -> Status {
     server.client().await.list(ListEventsRequest { filter, ..list_request() }).await.unwrap_err()
 }
 
-/// This version does not trim the log; here its oldest rows are removed by hand.
+/// This version does not trim the log, so the test removes the oldest rows from the file.
 async fn cursor_expired() -> Status {
     let server = TestServer::start().await;
     let client = server.client().await;
     let beginning = client.subscribe_from(None).await.opened().await.0;
-    for mpid in 1..=3 {
+    for mpid in [ADA, GRACE, ALAN] {
         client.create(with_mpid(mpid)).await.unwrap();
     }
     let dir = server.stop().await;
     edit(&dir, |transaction| {
         for sequence in 1..=2 {
-            transaction.open_table(EVENTS).unwrap().remove((1, sequence)).unwrap().unwrap();
+            transaction.open_table(EVENTS).unwrap().remove((FIRST_WORKSPACE, sequence)).unwrap().unwrap();
         }
-        transaction.open_table(HEADS).unwrap().insert(1, &*head_row(2, 3)).unwrap();
+        transaction.open_table(HEADS).unwrap().insert(FIRST_WORKSPACE, &*head_row(2, 3)).unwrap();
     });
     let server = TestServer::reopen(dir).await;
     let client = server.client().await;
@@ -205,12 +221,12 @@ async fn cursor_expired() -> Status {
         .unwrap_err()
 }
 
-/// The row of the first workspace, whose log holds the events after `floor` and up to `head`: a format, a checksum, the
-/// two, and the time of the last.
+/// The row of the first workspace when its log holds the events after `floor`, up to `head`. It has a format byte, a
+/// checksum, the two sequences and the time of the last event.
 fn head_row(floor: u64, head: u64) -> Vec<u8> {
     let body = [floor.to_le_bytes(), head.to_le_bytes(), 1_u64.to_le_bytes()].concat();
-    let checksum = xxh3_64_with_seed(&body, xxh3_64_with_seed(&1_u32.to_be_bytes(), HEAD_KIND));
-    [&[1][..], &checksum.to_le_bytes(), &body].concat()
+    let checksum = xxh3_64_with_seed(&body, xxh3_64_with_seed(&FIRST_WORKSPACE.to_be_bytes(), HEAD_KIND));
+    [&[FORMAT][..], &checksum.to_le_bytes(), &body].concat()
 }
 
 async fn cursor_in_future() -> Status {
@@ -234,9 +250,8 @@ async fn profile_exists() -> Status {
 async fn identity_taken() -> Status {
     let server = TestServer::start().await;
     let client = server.client().await;
-    let with_email = |mpid| owner_of(identity("email", "a@example.com"), mpid);
-    client.create(with_email(1)).await.unwrap();
-    client.create(with_email(2)).await.unwrap_err()
+    client.create(ada()).await.unwrap();
+    client.create(owner_of(email("ada"), GRACE)).await.unwrap_err()
 }
 
 async fn etag_mismatch() -> Status {
@@ -251,8 +266,8 @@ async fn request_id_reused() -> Status {
     let client = server.client().await;
     let request =
         |mpid| CreateProfileRequest { request_id: "r1".into(), profile: Some(with_mpid(mpid)), ..create_request() };
-    client.create_with(request(1)).await.unwrap();
-    client.create_with(request(2)).await.unwrap_err()
+    client.create_with(request(ADA)).await.unwrap();
+    client.create_with(request(GRACE)).await.unwrap_err()
 }
 
 async fn subscriber_stalled() -> Status {
@@ -273,9 +288,9 @@ async fn overloaded() -> Status {
     let client = server.client().await;
     within(async {
         loop {
-            let creates = (0..64).map(|_| client.create(Profile::default()));
-            let answers = futures_util::future::join_all(creates).await;
-            if let Some(status) = answers.into_iter().find_map(Result::err) {
+            let creates = (0..MORE_THAN_THE_QUEUE).map(|_| client.create(Profile::default()));
+            let responses = futures_util::future::join_all(creates).await;
+            if let Some(status) = responses.into_iter().find_map(Result::err) {
                 return status;
             }
         }
@@ -287,7 +302,7 @@ async fn quota_exceeded() -> Status {
     let server = TestServer::start_with(limits(|limits| limits.workspaces = 1)).await;
     let client = server.client().await;
     client.create(with_mpid(ADA)).await.unwrap();
-    let request = CreateProfileRequest { workspace: "acme/main/other".into(), ..create_request() };
+    let request = CreateProfileRequest { workspace: OTHER_WORKSPACE.into(), ..create_request() };
     client.create_with(request).await.map(|_| ()).unwrap_err()
 }
 
@@ -298,21 +313,21 @@ async fn storage_full() -> Status {
 
 async fn record_corrupt() -> Status {
     let server = TestServer::start().await;
-    server.client().await.create(with_mpid(NOBODY)).await.unwrap();
+    server.client().await.create(with_mpid(ADA)).await.unwrap();
     let dir = server.stop().await;
-    edit(&dir, |transaction| damage_profile(transaction, 404));
+    edit(&dir, |transaction| damage_profile(transaction, ADA));
     let server = TestServer::reopen(dir).await;
     let client = server.client().await;
-    client.get(NOBODY).await.unwrap_err()
+    client.get(ADA).await.unwrap_err()
 }
 
-/// The system refuses to let the file grow.
+/// The operating system does not let the file grow.
 async fn storage_failed() -> Status {
     let dir = TempDir::new().unwrap();
     let mut process = TestProcess::start(dir.path(), &[]).await;
     process.kill().await;
-    let kib = std::fs::metadata(dir.path().join("cameo.redb")).unwrap().len() / 1024;
-    // The limit is in units of 512 or of 1,024 bytes, as the shell likes it.
+    let kib = std::fs::metadata(dir.path().join(STORE_FILE)).unwrap().len() / 1024;
+    // Some shells count in units of 512 bytes, others in units of 1,024.
     let mut shell = tokio::process::Command::new("sh");
     shell.args(["-c", &format!("ulimit -f {}; exec \"$0\" \"$@\"", 2 * kib + 1_024)]);
     let command = shell.arg(env!("CARGO_BIN_EXE_cameo")).stderr(Stdio::null());
@@ -320,8 +335,7 @@ async fn storage_failed() -> Status {
     let client = process.client().await;
     within(async {
         loop {
-            let attributes = Some(map([("pad", text(&"p".repeat(60_000)))]));
-            if let Err(status) = client.create(Profile { user_attributes: attributes, ..Profile::default() }).await {
+            if let Err(status) = client.create(padded(DRAWN)).await {
                 return status;
             }
         }
@@ -329,7 +343,7 @@ async fn storage_failed() -> Status {
     .await
 }
 
-/// A client that waits for longer than it said: it never ends its import.
+/// The client never ends its import, so the import outlives the deadline that the client gave.
 async fn deadline_exceeded() -> Status {
     let server = TestServer::start().await;
     let endless = StreamBody::new(stream::pending::<Result<hyper::body::Frame<Bytes>, std::io::Error>>());
@@ -341,7 +355,7 @@ async fn method_unknown() -> Status {
     grpc_by_hand(&server, "ProfileService/NoSuchMethod", String::new()).await
 }
 
-/// The refusal of a call that generated clients do not make.
+/// The refusal of a call that no generated client makes. Its deadline is short.
 async fn grpc_by_hand<B>(server: &TestServer, method: &str, body: B) -> Status
 where
     B: hyper::body::Body<Data: Send, Error: std::error::Error + Send + Sync> + Send + 'static,
@@ -352,19 +366,19 @@ where
         .header("grpc-timeout", "50m")
         .body(body)
         .unwrap();
-    let answer = http_request(server.addr, request).await;
-    Status::from_header_map(&answer.headers).expect("grpc-status among the headers")
+    let response = http_request(server.addr, request).await;
+    Status::from_header_map(&response.headers).expect("grpc-status among the headers")
 }
 
-/// gRPC has no limit on the rate.
+/// Only HTTP has a limit on the rate.
 async fn rate_limited() -> HttpResponse {
     let server = TestServer::start_with(http_rate(1)).await;
     server.client().await.create(with_mpid(ADA)).await.unwrap();
     within(async {
         loop {
-            let answer = http(server.addr, "GET", &format!("{WORKSPACE}/1"), &[], "").await;
-            if answer.status != 200 {
-                return answer;
+            let response = http(server.addr, "GET", &format!("{WORKSPACE}/{ADA}"), &[], "").await;
+            if response.status != 200 {
+                return response;
             }
         }
     })

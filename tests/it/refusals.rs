@@ -248,7 +248,7 @@ async fn a_profile_that_cannot_be_created() {
     refusing(|client| async move {
         let invalid = Code::InvalidArgument;
         assert_refused(client.create(with_mpid(ADA)).await, Code::AlreadyExists, "PROFILE_EXISTS", "");
-        let taken = owner_of(identity("email", "ADA@example.com"), ALAN);
+        let taken = owner_of(email("ADA"), ALAN);
         let response = client.create(taken).await;
         let status = response.as_ref().unwrap_err();
         assert_eq!(metadata(status, "owner_mpid"), ADA.to_string());
