@@ -159,8 +159,14 @@ async fn a_list_is_in_the_order_of_mpids_and_passes_over_the_deleted() {
 /// A profile that exists throughout is listed exactly once, whatever is written between the pages, and across restarts.
 #[tokio::test]
 async fn a_list_misses_nothing_that_stays_and_repeats_nothing() {
+    /// How many profiles stay; their mpids begin with `FIRST` and leave gaps for those that come and go.
+    const STAY: i64 = 60;
+    const FIRST: i64 = -295;
+    const GAP: i64 = 10;
+    /// Past the mpids of those that stay, on both sides.
+    const FAR: i64 = 1_000;
     let mut server = TestServer::start().await;
-    let stays: BTreeSet<i64> = (0..60).map(|n| n * 10 - 295).collect();
+    let stays: BTreeSet<i64> = (0..STAY).map(|n| FIRST + n * GAP).collect();
     let client = server.client().await;
     for mpid in &stays {
         client.create(with_mpid(*mpid)).await.unwrap();
@@ -178,10 +184,10 @@ async fn a_list_misses_nothing_that_stays_and_repeats_nothing() {
         }
         // Profiles come and go before, at and after the place that the list has reached. One that stays changes.
         let round = i64::try_from(listed.len()).unwrap();
-        for mpid in [-1_000 - round, round * 10 - 298, round * 10 - 292, 1_000 - round] {
+        for mpid in [-FAR - round, FIRST + round * GAP - 3, FIRST + round * GAP + 3, FAR - round] {
             client.create(with_mpid(mpid)).await.unwrap();
         }
-        client.update(-295, set([("round", text(&round.to_string()))])).await.unwrap();
+        client.update(FIRST, set([("round", text(&round.to_string()))])).await.unwrap();
         let last_listed = *listed.keys().next_back().unwrap();
         if !stays.contains(&last_listed) {
             client.delete(last_listed).await.unwrap();

@@ -1,4 +1,4 @@
-//! Records that have rotted, as callers see them: what precedes them is delivered, and what follows can be had.
+//! Damaged records, as callers see them: everything before them is delivered, and everything after them can be read.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use tonic::{Code, Status};
 
 use crate::harness::*;
 
-/// A server whose log has these damaged events among twenty, each of a profile of its own number.
+/// A server whose log holds twenty events, of which these are damaged. Each event created the profile with its number.
 async fn with_damaged_events(damaged: &[u64]) -> TestServer {
     let server = TestServer::start().await;
     let client = server.client().await;
@@ -25,7 +25,7 @@ fn assert_corrupt(status: &Status) {
     assert_eq!((status.code(), &*reason(status)), (Code::DataLoss, "RECORD_CORRUPT"));
 }
 
-/// The events up to the end, over all damage, and how often the stream was broken off.
+/// Reads to the end of the log, and resumes after each damage. Returns the events, and how often the stream broke off.
 async fn read_over_damage(client: &Client, mut start: Option<subscribe_request::Start>) -> (Vec<u64>, usize) {
     let (mut seen, mut breaks) = (Vec::new(), 0);
     loop {
@@ -124,11 +124,11 @@ async fn a_list_of_profiles_goes_on_past_the_damage() {
     assert_eq!(breaks, 3);
 }
 
-/// What cannot be served is refused before anybody can connect.
+/// A file that cannot be served is refused before the server listens.
 #[tokio::test]
 async fn a_file_that_is_no_store_is_refused_by_name_before_the_port_is_open() {
     let dir = TempDir::new().unwrap();
-    let file: &Path = &dir.path().join("cameo.redb");
+    let file: &Path = &dir.path().join(STORE_FILE);
     for bytes in [vec![], b"not a store".to_vec(), vec![0; 65_536]] {
         std::fs::write(file, &bytes).unwrap();
         let refused = output(binary().args(["--addr", "127.0.0.1:0", "--data-dir"]).arg(dir.path())).await;

@@ -1,4 +1,4 @@
-//! The real binary: its flags, its signals.
+//! The real binary: its flags and its signals.
 
 use cameo::proto::v1::subscribe_response::Message;
 use tempfile::TempDir;
@@ -46,19 +46,17 @@ async fn a_watch_of_health_does_not_hold_up_a_drain() {
 
 #[tokio::test]
 async fn a_drain_is_bounded_even_if_a_client_takes_nothing() {
+    /// So many events of 60 kB do not fit into the windows of the connection.
+    const MORE_THAN_ITS_WINDOWS: i64 = 199;
     let dir = TempDir::new().unwrap();
     let mut process = TestProcess::start(dir.path(), &["--drain-timeout", "1"]).await;
     let client = process.client().await;
     let stuck = client.subscribe_from(None).await; // Never read from again.
-    for mpid in 1..200 {
-        let profile = cameo::proto::v1::Profile {
-            user_attributes: Some(map([("a", text(&"v".repeat(60_000)))])),
-            ..with_mpid(mpid)
-        };
-        client.create(profile).await.unwrap();
+    for mpid in 1..=MORE_THAN_ITS_WINDOWS {
+        client.create(padded(mpid)).await.unwrap();
     }
     process.terminate();
-    assert!(process.ended().await.success(), "though a stream is stuck");
+    assert!(process.ended().await.success(), "although a stream is stuck");
     drop(stuck);
 }
 

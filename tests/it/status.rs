@@ -10,7 +10,12 @@ use tonic::Code;
 
 use crate::harness::*;
 
-/// The scrubber's report, as soon as it says so.
+/// Rows per second at which the scrubber goes through these stores many times a second.
+const FAST: u32 = 100_000;
+/// How many more passes of the scrubber a test waits for.
+const PASSES: u64 = 3;
+
+/// Waits for the scrubber to report that `condition` holds.
 async fn scrubbed(client: &Client, condition: impl Fn(&Scrub) -> bool) -> Scrub {
     within(async {
         loop {
@@ -31,7 +36,7 @@ async fn status_says_which_server_it_is_and_since_when() {
     let status = server.client().await.status("").await.unwrap();
     assert_eq!(status.version, env!("CARGO_PKG_VERSION"));
     let start = SystemTime::try_from(status.start_time.unwrap()).unwrap();
-    let microsecond = Duration::from_micros(1); // What it is cut to.
+    let microsecond = Duration::from_micros(1); // The server cuts its start to whole microseconds.
     assert!(before - microsecond <= start && start <= after, "{start:?}");
 }
 
@@ -45,8 +50,7 @@ async fn status_shows_how_the_store_and_a_log_grow() {
     assert!(store.free_bytes.unwrap() > 0);
 
     for mpid in 1..=20 {
-        let attributes = Some(map([("pad", text(&"p".repeat(60_000)))]));
-        client.create(Profile { user_attributes: attributes, ..with_mpid(mpid) }).await.unwrap();
+        client.create(padded(mpid)).await.unwrap();
     }
 
     let status = client.status(WORKSPACE).await.unwrap();
@@ -137,11 +141,11 @@ async fn every_limit_of_the_status_has_the_name_of_its_flag() {
 
 #[tokio::test]
 async fn the_scrubber_walks_over_a_sound_store_again_and_again() {
-    let server = TestServer::start_with(scrub_rate(100_000)).await;
+    let server = TestServer::start_with(scrub_rate(FAST)).await;
     let client = server.client().await;
     client.create(with_mpid(ADA)).await.unwrap();
     let begun = scrubbed(&client, |scrub| scrub.passes > 0).await;
-    let later = scrubbed(&client, |scrub| scrub.passes >= begun.passes + 3).await;
+    let later = scrubbed(&client, |scrub| scrub.passes >= begun.passes + PASSES).await;
     assert!(later.rows > begun.rows, "{begun:?} {later:?}");
     assert_eq!(later.damaged, 0);
 }
@@ -152,7 +156,7 @@ async fn a_scrubber_that_is_turned_off_says_so() {
     assert_eq!(server.client().await.status("").await.unwrap().scrub, Some(Scrub::default()));
 }
 
-/// Though nobody looks the damaged profile up.
+/// The scrubber finds the damage; no caller looks the damaged profile up.
 #[tokio::test]
 async fn damage_shows_in_the_status_and_in_the_log() {
     let server = TestServer::start().await;
@@ -165,10 +169,11 @@ async fn damage_shows_in_the_status_and_in_the_log() {
     let log = dir.path().join("log");
     let mut binary = binary();
     binary.stderr(File::create(&log).unwrap());
-    let process = TestProcess::start_as(&mut binary, &dir.path().join("data"), &["--scrub-rate", "100000"]).await;
+    let flags = ["--scrub-rate", &FAST.to_string()];
+    let process = TestProcess::start_as(&mut binary, &data_dir(dir.path()), &flags).await;
 
     let found = scrubbed(&process.client().await, |scrub| scrub.damaged > 0).await;
-    let later = scrubbed(&process.client().await, |scrub| scrub.passes >= found.passes + 3).await;
+    let later = scrubbed(&process.client().await, |scrub| scrub.passes >= found.passes + PASSES).await;
     assert_eq!((found.damaged, later.damaged), (1, 1), "a row that stays damaged counts once");
     until(|| {
         let log = fs::read_to_string(&log).unwrap();

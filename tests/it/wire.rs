@@ -1,4 +1,4 @@
-//! Bytes that are not a request end the call, or the connection; never the process.
+//! Bytes that are not a request end the call or the connection, but never the process.
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -26,7 +26,7 @@ const METHODS: [&str; 10] = [
     "/cameo.v1.AdminService/GetStatus",
 ];
 
-/// Sends bytes as they are.
+/// A codec that sends bytes as they are.
 #[derive(Clone, Copy)]
 struct Raw;
 
@@ -67,18 +67,20 @@ impl Decoder for Raw {
     }
 }
 
+/// Sends a message to a method, and returns whether the server refused it.
 async fn send(channel: Channel, method: &'static str, message: Vec<u8>) -> Result<(), Status> {
     let mut grpc = Grpc::new(channel);
     grpc.ready().await.unwrap();
     let path = http::uri::PathAndQuery::from_static(method);
-    let answer = grpc.server_streaming(Request::new(Bytes::from(message)), path, Raw).await?;
-    // The head of the answer is enough: a stream would never end.
-    drop(answer);
+    let response = grpc.server_streaming(Request::new(Bytes::from(message)), path, Raw).await?;
+    // The headers of the response are enough: a stream would never end.
+    drop(response);
     Ok(())
 }
 
-fn assert_refused_or_answered(answer: &Result<(), Status>) {
-    let Err(status) = answer else { return };
+/// Asserts that the call succeeded, or was refused with a reason that the caller can act on.
+fn assert_refused_or_served(response: &Result<(), Status>) {
+    let Err(status) = response else { return };
     let expected = [Code::InvalidArgument, Code::NotFound, Code::AlreadyExists, Code::ResourceExhausted];
     assert!(expected.contains(&status.code()), "{status:?}");
     assert!(!reason(status).is_empty());
@@ -86,25 +88,27 @@ fn assert_refused_or_answered(answer: &Result<(), Status>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn random_and_truncated_messages_end_the_call() {
+    const DAMAGED_MESSAGES: u32 = 500;
+    const NOISE_BYTES: usize = 64;
     let server = TestServer::start().await;
     let channel = channel(server.addr).await;
     let request = cameo::proto::v1::CreateProfileRequest { profile: Some(sample()), ..create_request() };
     let whole = prost::Message::encode_to_vec(&request);
     for end in 0..whole.len() {
         for method in METHODS {
-            assert_refused_or_answered(&send(channel.clone(), method, whole[..end].to_vec()).await);
+            assert_refused_or_served(&send(channel.clone(), method, whole[..end].to_vec()).await);
         }
     }
 
     let runtime = tokio::runtime::Handle::current();
     let random = tokio::task::spawn_blocking(move || {
-        let damage = (proptest::collection::vec(any::<u8>(), 0..64), 0..whole.len(), 0..METHODS.len());
-        TestRunner::new(Config::with_cases(500)).run(&damage, |(noise, at, method)| {
+        let damage = (proptest::collection::vec(any::<u8>(), 0..NOISE_BYTES), 0..whole.len(), 0..METHODS.len());
+        TestRunner::new(Config::with_cases(DAMAGED_MESSAGES)).run(&damage, |(noise, at, method)| {
             let mut damaged = whole.clone();
             let end = (at + noise.len()).min(damaged.len());
             damaged.splice(at..end, noise.clone());
             for message in [noise, damaged] {
-                assert_refused_or_answered(&runtime.block_on(send(channel.clone(), METHODS[method], message)));
+                assert_refused_or_served(&runtime.block_on(send(channel.clone(), METHODS[method], message)));
             }
             Ok(())
         })
@@ -124,14 +128,17 @@ async fn an_undecodable_request_says_so() {
 
 #[tokio::test]
 async fn bytes_that_are_not_http_end_the_connection() {
+    /// How an HTTP/2 connection begins.
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    const CONNECTIONS: usize = 50;
+    const NOISE_BYTES: usize = 2_000;
     let server = TestServer::start().await;
-    let http2_preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
     let mut runner = TestRunner::deterministic();
-    for round in 0..50 {
-        let noise = proptest::collection::vec(any::<u8>(), 1..2_000).new_tree(&mut runner).unwrap().current();
-        let bytes = if round % 2 == 0 { noise } else { [http2_preface.clone(), noise].concat() };
+    for round in 0..CONNECTIONS {
+        let noise = proptest::collection::vec(any::<u8>(), 1..NOISE_BYTES).new_tree(&mut runner).unwrap().current();
+        let bytes = if round % 2 == 0 { noise } else { [PREFACE, &noise].concat() };
         let mut socket = TcpStream::connect(server.addr).await.unwrap();
-        let _ = socket.write_all(&bytes).await; // It may be closed before all of it is sent.
+        let _ = socket.write_all(&bytes).await; // The server may close the connection first.
         let _ = socket.shutdown().await;
         let mut rest = Vec::new();
         let _ = within(socket.read_to_end(&mut rest)).await;
@@ -139,7 +146,7 @@ async fn bytes_that_are_not_http_end_the_connection() {
     server.client().await.create(with_mpid(ADA)).await.unwrap();
 }
 
-/// What tonic refuses itself has a reason too.
+/// Calls that tonic itself refuses have a reason too.
 #[tokio::test]
 async fn bad_frames_and_unknown_methods_have_a_reason() {
     let server = TestServer::start().await;
@@ -156,7 +163,7 @@ async fn bad_frames_and_unknown_methods_have_a_reason() {
     }
 }
 
-/// A call whose body is exactly these bytes; what it was refused with.
+/// Makes a call whose body is exactly these bytes, and returns its refusal.
 async fn send_frame(server: &TestServer, path: &str, frame: &[u8]) -> Status {
     use tower::{Service, ServiceExt};
     let mut channel = channel(server.addr).await;
@@ -164,6 +171,6 @@ async fn send_frame(server: &TestServer, path: &str, frame: &[u8]) -> Status {
         .header("content-type", "application/grpc")
         .header("te", "trailers");
     let body = tonic::body::Body::new(http_body_util::Full::new(Bytes::copy_from_slice(frame)));
-    let answer = within(channel.ready().await.unwrap().call(request.body(body).unwrap())).await.unwrap();
-    Status::from_header_map(answer.headers()).expect("a refusal stands in the headers")
+    let response = within(channel.ready().await.unwrap().call(request.body(body).unwrap())).await.unwrap();
+    Status::from_header_map(response.headers()).expect("a refusal stands in the headers")
 }

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::{ADA, Client, GRACE, Stream, padded, store_file, with_mpid, within};
+use super::{ADA, Client, GRACE, Stream, data_dir, padded, store_file, with_mpid, within};
 
 /// A server in this process.
 pub struct TestServer {
@@ -46,7 +46,7 @@ impl TestServer {
     pub async fn try_reopen_with(dir: Arc<TempDir>, change: impl FnOnce(&mut Config)) -> Result<Self, ServerError> {
         let mut config = Config::default();
         config.server.addr = SocketAddr::from(([127, 0, 0, 1], 0));
-        config.store.data_dir = store_file(dir.path()).parent().unwrap().into();
+        config.store.data_dir = data_dir(dir.path());
         change(&mut config);
         let server = within(Server::bind(config)).await?;
         let addr = server.local_addr();

@@ -16,9 +16,14 @@ pub const PROFILES: TableDefinition<(u32, i64), &[u8]> = TableDefinition::new("p
 /// Events, by the workspace's number and the sequence.
 pub const EVENTS: TableDefinition<(u32, u64), &[u8]> = TableDefinition::new("events_v1");
 
-/// The store's file of a [`TestServer`](super::TestServer) that was started on `dir`.
+/// The data directory of a [`TestServer`](super::TestServer) that was started on `dir`.
+pub fn data_dir(dir: &Path) -> PathBuf {
+    dir.join("data")
+}
+
+/// The store's file in that directory.
 pub fn store_file(dir: &Path) -> PathBuf {
-    dir.join("data").join(STORE_FILE)
+    data_dir(dir).join(STORE_FILE)
 }
 
 /// Changes the store of a server that has stopped.
