@@ -1,10 +1,11 @@
-//! Rot: bits and pages of the store's file are damaged, and then everything is read and written over the API.
+//! Rot: the test damages bits and pages of the store's file, and then reads and writes everything over the API.
 //!
-//! Each answer is right, or `RECORD_CORRUPT`, or the file is refused when it is opened. No value is wrong, no row is
-//! left out of a list or a stream that does not say so, nothing gets a second owner, and the server goes on.
+//! Either the server refuses to open the file, or each response is right or `RECORD_CORRUPT`. No value is wrong, no
+//! list and no stream leaves a row out without saying so, no identity gets a second owner, and the server goes on.
 //!
-//! - `truth`: the store before the damage, and what it holds. `probe`: what is asked, and how answers are judged.
-//! - `pages`: which table each page of the file belongs to, so that each is hit.
+//! - [`truth`]: the store before the damage, and what it holds.
+//! - [`probe`]: the calls that the test makes, and how it judges the responses.
+//! - [`pages`]: the table that each page of the file belongs to, so that every table is hit.
 
 mod pages;
 mod probe;
@@ -27,16 +28,18 @@ use pages::PAGE;
 use probe::{Findings, Probe};
 use truth::{Held, Truth};
 
-/// Another one damages other places.
+/// Decides which places are damaged.
 const SEED: u64 = 0x0c0f_fee0;
+/// Cases in which a bit is flipped.
 const FLIPS: usize = 200;
+/// Cases in which a page is overwritten by something that is no page of its table.
 const PAGES: usize = 50;
-/// Pages that are replaced by one of the same table, or by what they were before.
+/// Cases in which a page is replaced by another page of its table, or by an older copy of itself.
 const CONFUSED: usize = 30;
-/// More than processors, as much of a case is waiting for the disk.
+/// More than there are processors: most of a case is waiting for the disk.
 const THREADS: usize = 6;
 
-/// One damage.
+/// One damage to the file.
 #[derive(Debug, Clone)]
 struct Case {
     table: String,
@@ -45,10 +48,10 @@ struct Case {
 }
 
 impl Case {
-    /// Whether a page is replaced by one whose rows are sound, or the page above leads to another one. A row has a
-    /// checksum of its key and its value, but it does not know which rows should lie beside it, and not whether it was
-    /// changed later. So such a page can hide rows, or bring old values back: only the checksums of redb, which are
-    /// verified after a crash, would tell. Nothing is asked of these cases but that the server goes on.
+    /// Whether the damage puts a page with sound rows where another page should be, directly or through the page above.
+    /// A row has a checksum of its key and its value. It cannot tell which rows should lie beside it, or whether it was
+    /// changed later. So such a page can hide rows or bring old values back. Only redb's own checksums would show that,
+    /// and redb verifies them after a crash. In these cases the server must go on, and nothing more is asked of it.
     fn is_confused(&self, truth: &Truth) -> bool {
         match self.damage {
             Damage::Sibling(_) | Damage::Older(_) => true,
@@ -66,15 +69,15 @@ enum Damage {
     },
     Noise,
     Zeros,
-    /// A page of another table lies there.
+    /// A page of another table is written over it.
     Foreign(usize),
-    /// Another page of the same table lies there.
+    /// Another page of the same table is written over it.
     Sibling(usize),
-    /// What was written last never reached the disk: the page is as it was in an older copy of the file.
+    /// The last write never reached the disk: the page is as it was in an older copy of the file.
     Older(usize),
 }
 
-/// What became of a case.
+/// What came of a case.
 #[derive(Debug, Default)]
 struct Outcome {
     refused: bool,
@@ -96,10 +99,10 @@ fn no_damage_of_the_file_makes_an_answer_wrong() {
             failures += 1;
         }
     }
-    assert_eq!(failures, 0, "cases with wrong answers");
+    assert_eq!(failures, 0, "cases with wrong responses");
 }
 
-/// redb panics at some pages, and the store catches it.
+/// Keeps the panics of redb, which the store catches, out of the output.
 fn silence_redb() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -118,7 +121,7 @@ fn cases(truth: &Truth) -> Vec<Case> {
     let tables: Vec<_> = pages::by_table(&truth.file).into_iter().filter(|(_, pages)| !pages.is_empty()).collect();
     let mut cases = Vec::new();
     for n in 0..FLIPS + PAGES + CONFUSED {
-        // Each table as often as any other, so that the small ones are hit as well.
+        // Each table in turn, so that the small ones are hit as often as the large ones.
         let (table, pages) = &tables[n % tables.len()];
         let page = *pages.choose(&mut rng).unwrap();
         let damage = match n {
@@ -128,20 +131,20 @@ fn cases(truth: &Truth) -> Vec<Case> {
         };
         cases.push(Case { table: table.clone(), page, damage });
     }
-    // The flags of the header, which no checksum covers.
-    let flags = (0..8).map(|bit| Damage::Flip { byte: 9, bit });
+    // No checksum covers the flags of the header.
+    let flags = (0..8).map(|bit| Damage::Flip { byte: pages::FLAGS, bit });
     cases.extend(flags.map(|damage| Case { table: pages::HEADER.into(), page: 0, damage }));
     cases
 }
 
-/// In the part of the page that is in use.
+/// Flips a bit in the part of the page that is in use.
 fn flip(truth: &Truth, page: usize, rng: &mut StdRng) -> Damage {
     let bytes = &truth.file[page * PAGE..][..PAGE];
     let used = bytes.iter().rposition(|byte| *byte != 0).map_or(PAGE, |last| last + 1);
     Damage::Flip { byte: rng.random_range(..used), bit: rng.random_range(..8) }
 }
 
-/// By what is no page of the table's.
+/// Overwrites a page with something that is no page of its table.
 fn replace(tables: &[(String, Vec<usize>)], table: &str, n: usize, rng: &mut StdRng) -> Damage {
     match n % 3 {
         0 => Damage::Noise,
@@ -154,7 +157,7 @@ fn replace(tables: &[(String, Vec<usize>)], table: &str, n: usize, rng: &mut Std
     }
 }
 
-/// By a page that would be sound elsewhere, or was at another time.
+/// Overwrites a page with one that would be sound elsewhere, or was sound earlier.
 fn confuse(truth: &Truth, siblings: &[usize], page: usize, n: usize, rng: &mut StdRng) -> Damage {
     let range = page * PAGE..(page + 1) * PAGE;
     let differs = |older: &Vec<u8>| older.get(range.clone()).is_some_and(|older| older != &truth.file[range.clone()]);
@@ -206,7 +209,7 @@ async fn run(truth: &Truth, case: &Case) -> Outcome {
     let mut outcome = Outcome::default();
     let dir = Arc::new(TempDir::new().unwrap());
     let file = store_file(dir.path());
-    std::fs::create_dir(file.parent().unwrap()).unwrap();
+    std::fs::create_dir(data_dir(dir.path())).unwrap();
     std::fs::write(file, damaged(truth, case)).unwrap();
     let Some(server) = open(&dir, &mut outcome).await else { return outcome };
     let mut after = Vec::new();
@@ -224,7 +227,7 @@ async fn run(truth: &Truth, case: &Case) -> Outcome {
     outcome
 }
 
-/// `None` if the file is refused.
+/// Opens the store; `None` if the server refuses the file.
 async fn open(dir: &Arc<TempDir>, outcome: &mut Outcome) -> Option<TestServer> {
     match TestServer::try_reopen_with(Arc::clone(dir), straight_from_the_file).await {
         Ok(server) => Some(server),
@@ -236,7 +239,7 @@ async fn open(dir: &Arc<TempDir>, outcome: &mut Outcome) -> Option<TestServer> {
     }
 }
 
-/// What was written is there after a restart too.
+/// Restarts the server and reads again: what was written must still be there.
 async fn reopen(dir: &Arc<TempDir>, after: Vec<Held>, outcome: &mut Outcome) {
     let Some(server) = open(dir, outcome).await else { return };
     for held in after {

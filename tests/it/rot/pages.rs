@@ -1,4 +1,4 @@
-//! Which table each page of a store's file belongs to. Only so much of redb's format as that takes.
+//! The table that each page of a store's file belongs to. Knows only as much of redb's format as that takes.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -8,21 +8,23 @@ pub const PAGE: usize = 4_096;
 pub const FREE: &str = "free";
 /// The first page, with the roots of all trees.
 pub const HEADER: &str = "header";
+/// Where the header has its flags. The lowest bit says which of its two slots is the latest.
+pub const FLAGS: usize = 9;
 
 const LEAF: u8 = 1;
 const BRANCH: u8 = 2;
-/// Of a tree's root: its page, its checksum and its length.
+/// Bytes of a tree's root: its page, its checksum and its length.
 const ROOT: usize = 32;
-/// Of a row that describes a table, what stands before the root: its kind, its length and whether it has a root.
+/// In a row that describes a table, bytes before the root: the table's kind, its length and whether it has a root.
 const BEFORE_ROOT: usize = 1 + 8 + 1;
-/// After it, an optional width of the keys and one of the values.
+/// After the root come an optional width of the keys and one of the values.
 const KEY_WIDTH: usize = BEFORE_ROOT + ROOT;
 const MAX_KEY: usize = 512;
 
-/// The tables by name, each with its pages; a page that takes several of 4 KiB counts as those.
+/// The tables by name, each with its pages. A page of several times 4 KiB counts as several.
 pub fn by_table(file: &[u8]) -> BTreeMap<String, Vec<usize>> {
     let mut walk = Walk { file, tables: BTreeMap::new() };
-    let primary = usize::from(file[9] & 1);
+    let primary = usize::from(file[FLAGS] & 1);
     let slot = &file[64 + 128 * primary..][..128];
     walk.table_tree("user tree", slot[1], &slot[8..]);
     walk.table_tree("system tree", slot[2], &slot[8 + ROOT..]);
@@ -34,7 +36,7 @@ pub fn by_table(file: &[u8]) -> BTreeMap<String, Vec<usize>> {
     walk.tables
 }
 
-/// Whether a byte of a page is part of the number of a page below it.
+/// Whether this byte of a page belongs to the number of a page below it.
 pub fn leads_to_a_page(page: &[u8], byte: usize) -> bool {
     let children = u16_at(page, 2) + 1;
     page[0] == BRANCH && (8 + 16 * children..8 + 24 * children).contains(&byte)
@@ -100,7 +102,7 @@ fn ranges(from: usize, ends: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
     ends.map(|end| std::mem::replace(&mut start, end)..end).collect()
 }
 
-/// Where a page lies. The store of this test has one region.
+/// Where a page lies in the file. The store of this test has one region.
 fn page(number: &[u8]) -> Range<usize> {
     let number = u64::from_le_bytes(number[..8].try_into().unwrap());
     let size = PAGE << (number >> 59);

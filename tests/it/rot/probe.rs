@@ -1,4 +1,4 @@
-//! Asks a server for everything that a workspace holds, changes all of it, and judges each answer.
+//! Reads everything that a workspace holds, changes all of it, and judges each response.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Debug, Display};
@@ -15,33 +15,33 @@ use crate::harness::*;
 
 /// More pages or streams than any walk over a store of this test takes.
 const STEPS: usize = 2_000;
-/// How many rows a page of a list has: so few that damage is met in the midst of a list.
+/// How many rows a page of a list has: so few that the damage is in the middle of a list.
 const PAGE_SIZE: i32 = 40;
 
-/// What the answers came to.
+/// What the test found in the responses.
 #[derive(Debug, Default)]
 pub struct Findings {
-    /// Never allowed: the server ended, or did not answer.
+    /// The server ended or did not respond. This is never allowed.
     pub ended: Vec<String>,
     pub wrong: Vec<String>,
-    /// Where a profile that exists was said not to.
+    /// Places where the server denied a profile that exists.
     pub hidden: Vec<String>,
-    /// How many answers were `RECORD_CORRUPT`.
+    /// How many responses were `RECORD_CORRUPT`.
     pub corrupt: usize,
 }
 
-/// A server, and what it should say of a workspace.
+/// A connection to a server, and what the server should say of a workspace.
 pub struct Probe<'f> {
     pub client: Client,
     pub held: Held,
     pub findings: &'f mut Findings,
 }
 
-/// What a walk over rows gave, which says where it left some out.
+/// The rows that a walk returned, and the places where it said that it left some out.
 #[derive(Debug)]
 struct Walk<T> {
     items: Vec<T>,
-    /// Before which items.
+    /// The places: each is the number of items before it.
     gaps: Vec<usize>,
 }
 
@@ -56,7 +56,7 @@ impl<T> Walk<T> {
         self.gaps.push(self.items.len());
     }
 
-    /// Whether it said that it left this place out.
+    /// Whether the walk said that it left out the place of this key.
     fn omits<K: Ord>(&self, key: &K, key_of: impl Fn(&T) -> K) -> bool {
         self.gaps.iter().any(|at| {
             let before = at.checked_sub(1).is_none_or(|before| key_of(&self.items[before]) < *key);
@@ -71,7 +71,7 @@ impl Findings {
         [&self.ended[..], &self.wrong, &self.hidden].concat()
     }
 
-    /// Judges a refusal; `allowed` are the reasons that are right.
+    /// Judges a refusal. `allowed` are the right reasons besides `RECORD_CORRUPT`.
     fn refused(&mut self, what: impl Display, status: &Status, allowed: &[&str]) {
         match &*reason(status) {
             "RECORD_CORRUPT" => self.corrupt += 1,
@@ -96,7 +96,7 @@ impl Findings {
         }
     }
 
-    /// Judges a walk over rows against those that there are.
+    /// Judges a walk over rows against the rows that exist.
     fn walked<T: PartialEq + Debug, K: Ord + Debug + Copy>(
         &mut self,
         what: impl Display,
@@ -134,7 +134,7 @@ impl<'f> Probe<'f> {
         self.read_again().await;
     }
 
-    /// Everything in as few calls as can be.
+    /// Reads everything in as few calls as possible.
     pub async fn read_again(&mut self) {
         self.batch().await;
         self.list().await;
@@ -156,19 +156,19 @@ impl<'f> Probe<'f> {
             client.get_with(GetProfileRequest { workspace: name.clone(), key: Some(key), ..Default::default() }).await
         };
         let mpids = self.held.profiles.keys().chain(&self.held.gone).copied();
-        let answers = mpids.map(|mpid| async move { (mpid, get(by_mpid(mpid)).await) });
-        for (mpid, answer) in all(answers).await {
-            self.findings.found(format_args!("get {mpid}"), answer, self.held.profiles.get(&mpid));
+        let responses = mpids.map(|mpid| async move { (mpid, get(by_mpid(mpid)).await) });
+        for (mpid, response) in all(responses).await {
+            self.findings.found(format_args!("get {mpid}"), response, self.held.profiles.get(&mpid));
         }
         let emails = self.held.profiles.values().map(|profile| (&profile.user_identities[0], profile));
-        let answers =
+        let responses =
             emails.map(|(identity, owner)| async move { (identity, owner, get(by_identity(identity.clone())).await) });
-        for (identity, owner, answer) in all(answers).await {
-            self.findings.found(format_args!("get {identity:?}"), answer, Some(owner));
+        for (identity, owner, response) in all(responses).await {
+            self.findings.found(format_args!("get {identity:?}"), response, Some(owner));
         }
     }
 
-    /// By each key of each profile.
+    /// Looks each profile up by each of its keys, in one batch.
     async fn batch(&mut self) {
         let mut keys: Vec<_> =
             self.held.profiles.iter().map(|(mpid, profile)| (by_mpid(*mpid), Some(profile))).collect();
@@ -220,7 +220,7 @@ impl<'f> Probe<'f> {
         }
     }
 
-    /// A part of them, as they are many.
+    /// Reads the histories of every fourth profile: there are many.
     async fn histories(&mut self) {
         let mpids: Vec<_> = self.held.profiles.keys().chain(&self.held.gone).copied().step_by(4).collect();
         for mpid in mpids {
@@ -328,18 +328,20 @@ impl<'f> Probe<'f> {
     async fn repeat(&mut self) {
         let client = &self.client;
         let updates = self.held.updates.iter();
-        let answers = updates.map(|(request, first)| async move { (first, client.update_with(request.clone()).await) });
-        for (first, answer) in all(answers).await {
-            match answer {
-                Ok(answer) => self.findings.expect("repeated update", &answer, first),
+        let responses =
+            updates.map(|(request, first)| async move { (first, client.update_with(request.clone()).await) });
+        for (first, response) in all(responses).await {
+            match response {
+                Ok(response) => self.findings.expect("repeated update", &response, first),
                 Err(status) => self.findings.refused("repeated update", &status, &[]),
             }
         }
         let creates = self.held.creates.iter();
-        let answers = creates.map(|(request, first)| async move { (first, client.create_with(request.clone()).await) });
-        for (first, answer) in all(answers).await {
-            match answer {
-                Ok(answer) => self.findings.expect("repeated create", &answer, first),
+        let responses =
+            creates.map(|(request, first)| async move { (first, client.create_with(request.clone()).await) });
+        for (first, response) in all(responses).await {
+            match response {
+                Ok(response) => self.findings.expect("repeated create", &response, first),
                 Err(status) => self.findings.refused("repeated create", &status, &[]),
             }
         }
@@ -347,15 +349,15 @@ impl<'f> Probe<'f> {
 
     async fn update(&mut self) {
         let (client, name) = (&self.client, &self.held.name);
-        let answers = self.held.profiles.keys().map(|mpid| async move {
+        let responses = self.held.profiles.keys().map(|mpid| async move {
             let patch = Some(set([("rot", text("no"))]));
             let request = UpdateProfileRequest { workspace: name.clone(), patch, ..update_request(*mpid) };
             (*mpid, client.update_with(request).await)
         });
-        for (mpid, answer) in all(answers).await {
-            match answer {
-                Ok(answer) => {
-                    let profile = answer.profile.unwrap();
+        for (mpid, response) in all(responses).await {
+            match response {
+                Ok(response) => {
+                    let profile = response.profile.unwrap();
                     let mut expected = self.held.profiles[&mpid].clone();
                     expected.user_attributes.as_mut().unwrap().fields.insert("rot".into(), text("no"));
                     expected.etag.clone_from(&profile.etag);
@@ -375,7 +377,7 @@ impl<'f> Probe<'f> {
 
     async fn create_owned(&mut self) {
         let (client, name) = (&self.client, &self.held.name);
-        let answers = self.held.identities().map(|(identity, owner)| async move {
+        let responses = self.held.identities().map(|(identity, owner)| async move {
             let mut profile = Profile::default();
             let device = owner.device_identities.contains(identity);
             if device { &mut profile.device_identities } else { &mut profile.user_identities }.push(identity.clone());
@@ -383,8 +385,8 @@ impl<'f> Probe<'f> {
                 CreateProfileRequest { workspace: name.clone(), profile: Some(profile), ..Default::default() };
             (owner.mpid, client.create_with(request).await)
         });
-        for (owner, answer) in all(answers).await {
-            match answer {
+        for (owner, response) in all(responses).await {
+            match response {
                 Ok(_) => self.findings.wrong.push(format!("an identity of {owner} has a second owner")),
                 Err(status) => self.findings.refused("create with an owned identity", &status, &["IDENTITY_TAKEN"]),
             }
@@ -393,20 +395,20 @@ impl<'f> Probe<'f> {
 
     async fn create_existing(&mut self) {
         let (client, name) = (&self.client, &self.held.name);
-        let answers = self.held.profiles.keys().map(|mpid| async move {
+        let responses = self.held.profiles.keys().map(|mpid| async move {
             let profile = Some(with_mpid(*mpid));
             let request = CreateProfileRequest { workspace: name.clone(), profile, ..Default::default() };
             (*mpid, client.create_with(request).await)
         });
-        for (mpid, answer) in all(answers).await {
-            match answer {
+        for (mpid, response) in all(responses).await {
+            match response {
                 Ok(_) => self.findings.wrong.push(format!("{mpid} has a second profile")),
                 Err(status) => self.findings.refused("create with an mpid in use", &status, &["PROFILE_EXISTS"]),
             }
         }
     }
 
-    /// A few; the others are read again.
+    /// Deletes a few profiles. The others are read again.
     async fn delete(&mut self) {
         let mpids: Vec<_> = self.held.profiles.keys().copied().skip(3).step_by(20).collect();
         for mpid in mpids {
@@ -422,7 +424,7 @@ impl<'f> Probe<'f> {
         }
     }
 
-    /// Between those that there are.
+    /// Creates profiles between the existing ones.
     async fn create_new(&mut self) {
         let mpids: Vec<_> = self.held.profiles.keys().step_by(9).map(|mpid| mpid + 2).collect();
         for mpid in mpids {
@@ -441,7 +443,7 @@ impl<'f> Probe<'f> {
     }
 }
 
-/// Several in flight, in order.
+/// Makes several calls at a time. Returns their responses in order.
 async fn all<T>(calls: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
     stream::iter(calls).buffered(IN_FLIGHT).collect().await
 }

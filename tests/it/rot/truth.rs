@@ -12,8 +12,11 @@ use crate::harness::*;
 /// Calls in flight.
 pub const IN_FLIGHT: usize = 32;
 
-/// The workspaces, with their profiles and how often each of these is changed.
+/// The workspaces, with the number of their profiles and how often each profile is changed.
 const WORKSPACES: [(&str, i64, u64); 3] = [("acme/main/web", 60, 5), ("acme/main/app", 60, 1), ("acme/main/tv", 60, 0)];
+
+/// In the last round profiles are deleted, and then everything is read.
+const LAST_ROUND: u64 = 5;
 
 /// A whole store.
 pub struct Truth {
@@ -31,12 +34,12 @@ pub struct Held {
     /// Mpids whose profile was deleted.
     pub gone: Vec<i64>,
     pub log: BTreeMap<u64, Event>,
-    /// Requests that had an id, and what they were answered.
+    /// Requests that had an id, and their responses.
     pub updates: Vec<(UpdateProfileRequest, UpdateProfileResponse)>,
     pub creates: Vec<(CreateProfileRequest, CreateProfileResponse)>,
-    /// What was written after the damage: profiles by the etag that they were given.
+    /// What was written after the damage: profiles by their new etags.
     pub written: BTreeMap<String, Profile>,
-    /// What was deleted after the damage.
+    /// Mpids of the profiles that were deleted after the damage.
     pub deleted: BTreeSet<i64>,
 }
 
@@ -50,10 +53,11 @@ pub fn identities(profile: &Profile) -> impl Iterator<Item = &Identity> {
     profile.user_identities.iter().chain(&profile.device_identities)
 }
 
+/// Builds the store in several rounds, with a restart and a copy of the file after each.
 pub async fn build(dir: Arc<TempDir>) -> Truth {
     let mut older = Vec::new();
     let mut workspaces: Vec<_> = WORKSPACES.map(|(name, ..)| Held { name: name.into(), ..Held::default() }).into();
-    for round in 0..=5 {
+    for round in 0..=LAST_ROUND {
         let server = TestServer::reopen_with(Arc::clone(&dir), straight_from_the_file).await;
         let client = server.client().await;
         for (held, (_, profiles, rounds)) in workspaces.iter_mut().zip(WORKSPACES) {
@@ -62,7 +66,7 @@ pub async fn build(dir: Arc<TempDir>) -> Truth {
                 round if round <= rounds => update(&client, held, round).await,
                 _ => {}
             }
-            if round == 5 {
+            if round == LAST_ROUND {
                 delete(&client, held).await;
                 read(&client, held).await;
             }
@@ -73,7 +77,7 @@ pub async fn build(dir: Arc<TempDir>) -> Truth {
     Truth { file: older.pop().unwrap(), older, workspaces }
 }
 
-/// Far apart, on both sides of zero.
+/// The mpid of the nth profile: far from the next one, on both sides of zero.
 fn mpid(n: i64) -> i64 {
     (n - 20) * 7_919 + 1
 }
@@ -101,8 +105,8 @@ async fn create(client: &Client, held: &mut Held, count: i64) {
         let response = client.create_with(request.clone()).await.unwrap();
         (request, response)
     };
-    let answers: Vec<_> = stream::iter(requests).map(send).buffered(IN_FLIGHT).collect().await;
-    held.creates = answers.into_iter().filter(|(request, _)| !request.request_id.is_empty()).collect();
+    let responses: Vec<_> = stream::iter(requests).map(send).buffered(IN_FLIGHT).collect().await;
+    held.creates = responses.into_iter().filter(|(request, _)| !request.request_id.is_empty()).collect();
 }
 
 async fn update(client: &Client, held: &mut Held, round: u64) {
@@ -120,8 +124,8 @@ async fn update(client: &Client, held: &mut Held, round: u64) {
         let response = client.update_with(request.clone()).await.unwrap();
         (request, response)
     };
-    let answers: Vec<_> = stream::iter(requests).map(send).buffered(IN_FLIGHT).collect().await;
-    held.updates.extend(answers.into_iter().filter(|(request, _)| !request.request_id.is_empty()));
+    let responses: Vec<_> = stream::iter(requests).map(send).buffered(IN_FLIGHT).collect().await;
+    held.updates.extend(responses.into_iter().filter(|(request, _)| !request.request_id.is_empty()));
 }
 
 async fn delete(client: &Client, held: &mut Held) {
@@ -135,17 +139,18 @@ async fn delete(client: &Client, held: &mut Held) {
 }
 
 async fn read(client: &Client, held: &mut Held) {
-    let request = ListProfilesRequest { workspace: held.name.clone(), page_size: 1_000, ..Default::default() };
+    let request = ListProfilesRequest { workspace: held.name.clone(), page_size: LARGEST_PAGE, ..Default::default() };
     let profiles = client.page(request).await.unwrap().profiles;
     held.profiles = profiles.into_iter().map(|profile| (profile.mpid, profile)).collect();
-    let request = ListEventsRequest { workspace: held.name.clone(), page_size: 1_000, ..Default::default() };
+    let request = ListEventsRequest { workspace: held.name.clone(), page_size: LARGEST_PAGE, ..Default::default() };
     let events = client.pages(request).await.concat();
     held.log = events.into_iter().map(|event| (event.sequence, event)).collect();
 }
 
 impl Client {
     async fn list_all(&self, workspace: &str) -> Vec<i64> {
-        let request = ListProfilesRequest { workspace: workspace.into(), page_size: 1_000, ..Default::default() };
+        let request =
+            ListProfilesRequest { workspace: workspace.into(), page_size: LARGEST_PAGE, ..Default::default() };
         self.page(request).await.unwrap().profiles.iter().map(|profile| profile.mpid).collect()
     }
 }
