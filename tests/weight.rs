@@ -1,5 +1,5 @@
-//! What a parsed request weighs, against what it has allocated. A binary of its own, because its allocator counts what
-//! all threads allocate: it has one test only.
+//! The weight of a parsed request, compared with the bytes that it really allocates. This is a binary of its own with
+//! one test: its allocator counts the bytes of all threads.
 
 use std::alloc::System;
 use std::ops::RangeInclusive;
@@ -15,9 +15,9 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// Of what a value really takes, what its weight may be, in percent.
+/// What the weight of a value may be, in percent of the bytes that it really takes.
 const PERCENT: RangeInclusive<usize> = 70..=150;
-/// Limits that let every shape through.
+/// Limits that no value here reaches.
 const LIMITS: Limits = Limits {
     workspaces: usize::MAX,
     profile_bytes: usize::MAX,
@@ -34,16 +34,17 @@ const LIMITS: Limits = Limits {
     response_bytes: usize::MAX,
 };
 
+/// Bytes that are allocated now.
 fn allocated() -> usize {
     let stats = ALLOCATOR.stats();
     stats.bytes_allocated - stats.bytes_deallocated
 }
 
-/// Parses an encoded request, and holds what that weighs against what it has allocated.
+/// Parses an encoded request, and asserts that its weight is close to the bytes that parsing allocated.
 #[track_caller]
 fn assert_weight<T>(name: &str, encoded: &[u8], parse: impl Fn(&[u8]) -> T, weight: impl Fn(&T) -> usize) {
     let before = allocated();
-    let parsed = Box::new(parse(encoded)); // Boxed, as its own size counts too.
+    let parsed = Box::new(parse(encoded)); // In a box, because the size of the value itself counts too.
     let (real, weight) = (allocated() - before, weight(&parsed));
     let percent = weight * 100 / real;
     println!("{name}: {} bytes encoded, {real} allocated, weight {weight}: {percent} %", encoded.len());
@@ -79,7 +80,7 @@ fn list(values: impl IntoIterator<Item = Value>) -> ListValue {
     ListValue { values: values.into_iter().collect() }
 }
 
-/// So many attributes of this value.
+/// As many attributes as `count`, all with this value.
 fn map(count: usize, value: &Value) -> Struct {
     Struct { fields: (0..count).map(|n| (format!("k{n}"), value.clone())).collect() }
 }
@@ -88,14 +89,15 @@ fn set(count: usize, value: &Value) -> ProfilePatch {
     ProfilePatch { set_user_attributes: Some(map(count, value)), ..ProfilePatch::default() }
 }
 
-/// Attributes in this order, which no map keeps: patches that set one each, which decode as one.
+/// An encoded patch that sets attributes in this order. A map keeps no order, so each is encoded as a patch of its own;
+/// together they decode as one.
 fn set_in_order(keys: impl Iterator<Item = usize>) -> Vec<u8> {
     let one = |n| Struct { fields: [(format!("k{n:05}"), text(2))].into() };
     let set = |n| ProfilePatch { set_user_attributes: Some(one(n)), ..ProfilePatch::default() };
     keys.flat_map(|n| set(n).encode_to_vec()).collect()
 }
 
-/// So many levels, of lists and maps in turn.
+/// As many levels as `levels`, of lists and maps in turn.
 fn nest(levels: usize) -> Value {
     (0..levels).fold(text(1), |inner, level| match level % 2 {
         0 => value(Kind::StructValue(map(1, &inner))),
@@ -104,7 +106,8 @@ fn nest(levels: usize) -> Value {
 }
 
 fn identities(count: usize) -> Vec<Identity> {
-    let email = |n| Identity { r#type: "email".into(), encoding: String::new(), value: format!("Someone.{n}@x.com") };
+    let email =
+        |n| Identity { r#type: "email".into(), encoding: String::new(), value: format!("Someone.{n}@example.com") };
     (0..count).map(email).collect()
 }
 
