@@ -1,18 +1,16 @@
-//! The tests: one binary, one harness, real sockets.
+//! The tests: one binary, one harness, real sockets. `harness` is the map of what they share.
 //!
 //! - [`guarantees`]: each guarantee of the API, by name.
 //! - [`profiles`], [`patches`], [`bulk`], [`imports`], [`events`]: what the RPCs do.
-//! - [`damage`]: records that have rotted.
+//! - [`damage`]: damaged records, as callers see them.
 //! - [`http`]: the Profile API over HTTP.
 //! - [`reasons`]: a request for each reason of an error.
-//! - [`refusals`]: what bad input gets, and that it changes nothing.
-//! - [`limits`]: each limit, at it and one past it.
-//! - [`model`]: random calls against a model.
+//! - [`refusals`]: bad input is refused and changes nothing.
+//! - [`limits`]: a value at each limit, and one past it.
+//! - [`model`]: random calls, compared with a model.
 //! - [`status`]: what the server tells its operators.
-//! - [`process`]: the real binary: signals, flags, crashes.
-//! - [`logs`]: what the operator reads.
-//! - [`settings`]: flags, variables, the settings file.
-//! - [`rot`]: damaged bits and pages of the store's file.
+//! - [`process`]: the real binary, its signals and its flags.
+//! - [`rot`]: damaged bits and pages of the store's file, by the hundred.
 //! - [`wire`]: bytes that are not a request.
 
 mod bulk;
