@@ -3,7 +3,7 @@
 //! Everything here is pure: no I/O, no clock, no transport. A value is parsed once, at the edge, into a type that is
 //! valid by construction. Deeper code does not check it again.
 //!
-//! - [`limits`]: all limits on what a caller may send.
+//! - [`limits`]: the limits of the API that no setting changes.
 //! - [`invalid`]: why a request is refused before it reaches the store.
 //! - [`workspace`], [`mpid`], [`identity`], [`profile_key`], [`etag`]: how things are identified.
 //! - [`sequence`], [`cursor`], [`page_token`]: places in a log or a list.
