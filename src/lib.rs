@@ -1,18 +1,31 @@
-//! Cameo: profiles in an embedded store, looked up by gRPC, and every change of them pushed to subscribers.
+//! Cameo: profiles in an embedded store, looked up over gRPC, and every change of them pushed to subscribers.
 //!
-//! A map, in reading order; each module uses only those above it:
+//! This is the map, from the bottom up. A module uses only modules above it in this list; `.ci/arrows.py` checks that.
 //!
-//! - [`proto`]: the generated messages and clients. They are the data model: what is stored is their wire bytes.
-//! - [`model`]: what a request may say, and what a change means. Pure; no I/O.
-//! - [`clock`]: the clocks of this machine. Nothing else asks them.
-//! - [`config`]: every setting and its default.
+//! - [`proto`]: the generated messages and clients. They are the data model: the store holds their wire bytes.
+//! - [`config`]: every setting with its flag, variable and default. One struct per concern.
+//! - [`model`]: what a request may say, and what a change means. Pure: no I/O, no clock, no transport.
+//! - [`clock`]: the clocks of this machine.
 //! - [`command`]: what the store is asked to write.
-//! - [`store`]: the only module that knows redb. One writer thread, snapshot readers, a log per workspace.
-//! - [`feed`]: subscribers, each a pull loop over the log.
-//! - [`grpc`]: the services, and the one map from errors to gRPC statuses.
-//! - [`http`]: the Profile API over HTTP: the lookups, in its paths and its JSON.
-//! - [`server`]: wires the parts: bind, local address, shutdown.
-//! - [`cli`]: the commands, and `telemetry`, their logs.
+//! - [`store`]: the only module that knows redb. One writer thread, snapshot readers, a log per workspace. Each command
+//!   is decided by a file in `store::apply`.
+//! - [`feed`]: subscribers. Each is a loop that reads the log from its cursor.
+//! - [`refusal`]: why a call did not succeed. The one map from errors to reasons, below the transports.
+//! - [`call`]: a call while it is served. Failures of ours are logged there.
+//! - [`grpc`]: the services. Each method parses, asks the store or the feed, and renders the result or the refusal.
+//! - [`http`]: the Profile API over HTTP: the lookups, with its paths and its JSON.
+//! - [`server`]: wires the parts: bind, local address, run, drain.
+//! - [`cli`]: the commands of the binary, and `telemetry`, its logs.
+//!
+//! # Where does a change go?
+//!
+//! - A new RPC: its service in `proto/cameo/v1/`, then a method in [`grpc`] that parses into types of [`model`].
+//! - A new setting: a field of the struct of its concern in [`config`].
+//! - A new command: a variant of [`command::Change`], and a file in `store::apply`, whose documentation lists the rest.
+//! - A new reason for a refusal: `proto/cameo/v1/error_reason.proto`, a variant of the error of the layer that refuses,
+//!   and an arm in [`refusal`]. The compiler asks for the rest.
+//!
+//! `docs/architecture.md` has each of these step by step.
 
 pub mod call;
 pub mod cli;

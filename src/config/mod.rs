@@ -1,10 +1,11 @@
 //! Every setting, one struct per concern: [`server`], [`store`], [`feed`], [`limits`], [`telemetry`].
 //!
 //! A setting is written once, as a field of its struct: the field's attributes give the flag, the `CAMEO_` variable, the
-//! default and the help. [`file`] reads the same settings from a TOML file, and [`units`] parses sizes and durations.
+//! default and the help. [`file`](mod@file) reads the same settings from a TOML file, and [`units`] parses sizes and durations.
 //! `docs/settings.md` is made from the help; a test holds it to that.
 //!
-//! Only `store`, `feed` and the like read their own struct; nothing here reads another module.
+//! To add a setting, add a field to the struct of its concern, and run `UPDATE_DOCS=1 cargo test settings`. A field of
+//! [`Limits`] that decides whether a write is refused also goes into the encoding of a command: see `command`.
 
 pub mod feed;
 pub mod file;

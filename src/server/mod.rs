@@ -1,8 +1,8 @@
 //! Wires the parts, and is the only module that does.
 //!
-//! - [`routes`]: which service responds at which path.
-//! - [`transport`]: connections, HTTP/2 and its bounds.
-//! - [`drain`]: health, and the way from serving to closed.
+//! - `routes`: which service responds at which path.
+//! - `transport`: connections, HTTP/2 and its bounds.
+//! - `drain`: health, and the way from serving to closed.
 
 mod drain;
 mod routes;

@@ -10,38 +10,33 @@ use tonic::Code;
 
 use crate::harness::*;
 
-const ADA: i64 = 1;
-/// Between the damaged row and where the row of a profile that does not exist would be: that one is then surely absent.
-const GRACE: i64 = 2;
-const NOBODY: i64 = 404;
-const EMAIL: &str = "ada@example.com";
-
 /// The operator finds each failure once, with what it takes to look into it. Refusals that are the caller's doing are
 /// not logged, and no line holds what is known of a person.
 #[tokio::test]
 async fn a_failure_of_ours_is_logged_once_and_names_no_person() {
     let server = TestServer::start().await;
-    let ada = Profile { user_identities: vec![identity("email", EMAIL)], ..with_mpid(ADA) };
     let client = server.client().await;
-    client.create(ada).await.unwrap();
-    client.create(with_mpid(GRACE)).await.unwrap();
+    let grace = Profile { user_identities: vec![email("grace")], ..with_mpid(GRACE) };
+    client.create(grace).await.unwrap();
+    // Beside the place of NOBODY. A lookup that finds nothing verifies the rows on both sides.
+    client.create(ada()).await.unwrap();
     let dir = server.stop().await;
-    edit(&dir, |transaction| damage_profile(transaction, ADA));
+    edit(&dir, |transaction| damage_profile(transaction, GRACE));
     let log = NamedTempFile::new().unwrap();
     let mut command = binary();
     command.stderr(Stdio::from(File::create(log.path()).unwrap()));
     let flags = ["--log-format", "json", "--scrub-rate", "0"];
-    let mut process = TestProcess::start_as(&mut command, &dir.path().join("data"), &flags).await;
+    let mut process = TestProcess::start_as(&mut command, &data_dir(dir.path()), &flags).await;
 
     let client = process.client().await;
-    assert_eq!(client.get(ADA).await.unwrap_err().code(), Code::DataLoss);
-    assert_eq!(client.get_by(identity("email", EMAIL)).await.unwrap_err().code(), Code::DataLoss);
-    let keys = [ADA, NOBODY, 0].map(by_mpid).into();
+    assert_eq!(client.get(GRACE).await.unwrap_err().code(), Code::DataLoss);
+    assert_eq!(client.get_by(email("grace")).await.unwrap_err().code(), Code::DataLoss);
+    let keys = [GRACE, NOBODY, 0].map(by_mpid).into();
     let batch = BatchGetProfilesRequest { workspace: WORKSPACE.into(), keys, ..Default::default() };
     let results = client.batch(batch).await.unwrap();
     assert!(results.iter().all(|result| matches!(result, batch_get_profiles_result::Result::Error(_))));
-    assert_eq!(client.update(ADA, increment("n")).await.unwrap_err().code(), Code::DataLoss);
-    assert_eq!(client.import(vec![record(by_mpid(ADA), increment("n"))]).await.unwrap().refused, 1);
+    assert_eq!(client.update(GRACE, increment("n")).await.unwrap_err().code(), Code::DataLoss);
+    assert_eq!(client.import(vec![record(by_mpid(GRACE), increment("n"))]).await.unwrap().refused, 1);
     assert_eq!(client.get(NOBODY).await.unwrap_err().code(), Code::NotFound);
     process.terminate();
     assert!(process.ended().await.success());
@@ -60,5 +55,5 @@ async fn a_failure_of_ours_is_logged_once_and_names_no_person() {
         assert!(line["duration_ms"].as_f64().unwrap() > 0.0, "{line}");
         assert!(line["error"].as_str().unwrap().contains("table profile"), "{line}");
     }
-    assert!(!log.contains("ada"), "{log}");
+    assert!(!log.contains("grace"), "{log}");
 }

@@ -9,7 +9,9 @@
 //! - [`limits`]: a value at each limit, and one past it.
 //! - [`model`]: random calls, compared with a model.
 //! - [`status`]: what the server tells its operators.
-//! - [`process`]: the real binary, its signals and its flags.
+//! - [`process`]: the real binary and its signals.
+//! - [`settings`]: flags, variables, the settings file, and the document that lists them.
+//! - [`logs`]: what the operator reads when a call fails.
 //! - [`rot`]: damaged bits and pages of the store's file, by the hundred.
 //! - [`wire`]: bytes that are not a request.
 

@@ -1,8 +1,8 @@
 //! `cameo.v1.ProfileService`.
 //!
-//! - [`read`]: the lookups of one profile, a batch and a page.
-//! - [`write`]: creates, updates and deletes, and the fields that all writes share.
-//! - [`import`]: the stream of writes.
+//! - `read`: the lookups of one profile, a batch and a page.
+//! - `write`: creates, updates and deletes, and the fields that all writes share.
+//! - `import`: the stream of writes.
 
 mod import;
 mod read;
