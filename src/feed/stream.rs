@@ -80,7 +80,7 @@ pub struct Subscriber {
     segment: Option<(Arc<Segment>, usize)>,
     /// Boxed because it must not move. It is reset only when it fires.
     timer: Pin<Box<Sleep>>,
-    answered_at: Instant,
+    sent_at: Instant,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,7 +105,7 @@ impl Subscriber {
         Ok(Self {
             head: channel.head.subscribe(),
             timer: Box::pin(tokio::time::sleep(heartbeat)),
-            answered_at: Instant::now(),
+            sent_at: Instant::now(),
             phase: Phase::Opening,
             segment: None,
             target: bounds.head,
@@ -134,13 +134,13 @@ impl Subscriber {
         if !matches!(next, Some(Ok(_))) {
             self.phase = Phase::Ended;
         }
-        self.answered_at = Instant::now();
+        self.sent_at = Instant::now();
         next
     }
 
     async fn advance(&mut self) -> Option<Result<Bytes, FeedError>> {
         // The transport has not asked for a message since the last one, because the client read nothing.
-        if self.answered_at.elapsed() > self.feed.config.stall_timeout {
+        if self.sent_at.elapsed() > self.feed.config.stall_timeout {
             return Some(Err(self.stalled()));
         }
         if self.phase == Phase::Opening {
@@ -168,19 +168,26 @@ impl Subscriber {
             if self.feed.is_draining() {
                 continue; // It began since the check above. If it begins later, `wait` returns at once.
             }
-            if self.cursor < head {
-                if self.answered_at.elapsed() >= self.heartbeat {
-                    return Some(Ok(self.heartbeat())); // A long run without a match can then be resumed.
-                }
-                match self.load(head).await {
-                    Ok(segment) => self.segment = Some((segment, 0)),
-                    Err(error) => return Some(Err(self.refused(error))),
-                }
-                tokio::task::consume_budget().await; // A filter that matches nothing must not starve others.
-            } else if let Some(message) = self.wait().await {
+            if let Some(message) = self.fetch(head).await {
                 return Some(message);
             }
         }
+    }
+
+    /// Loads the events up to `head`, or waits for more if there are none. `None` means that there is something to read.
+    async fn fetch(&mut self, head: Place) -> Option<Result<Bytes, FeedError>> {
+        if self.cursor >= head {
+            return self.wait().await;
+        }
+        if self.sent_at.elapsed() >= self.heartbeat {
+            return Some(Ok(self.heartbeat())); // A long run without a match can then be resumed.
+        }
+        match self.load(head).await {
+            Ok(segment) => self.segment = Some((segment, 0)),
+            Err(error) => return Some(Err(self.refused(error))),
+        }
+        tokio::task::consume_budget().await; // A filter that matches nothing must not starve others.
+        None
     }
 
     /// The next matching event of the current segment. Moves the cursor past events that do not match.
@@ -236,7 +243,7 @@ impl Subscriber {
         tokio::select! {
             biased;
             () = &mut self.timer => {
-                let due = self.answered_at + self.heartbeat;
+                let due = self.sent_at + self.heartbeat;
                 if due.elapsed() > self.feed.config.stall_timeout {
                     return Some(Err(self.stalled())); // The transport never asked for the heartbeat that was due.
                 }
