@@ -1,15 +1,20 @@
 #!/usr/bin/env python3
 """Checks that dependencies between the modules of src/ point one way, and that no two files use each other in a circle.
 
-The rules are the two tables below. A module may use what its line lists and nothing else; a crate may be named only where
-its line says. A new module needs a line: where it stands is a decision.
+The rules are the two tables below. A module may use what its line lists and nothing else, and a crate may be named only
+where its line says. A new module and a new dependency need a line: where they stand is a decision.
+
+Tests are not checked. A `mod.rs` may use the files that it declares, and they may use what it shares.
 """
 
 import re
 import sys
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parent.parent
+SRC = ROOT / "src"
 
 # What each module may use, from the bottom up.
 MAY_USE = {
@@ -21,115 +26,216 @@ MAY_USE = {
     "store": "clock command config model proto",
     "feed": "config model proto store",
     "refusal": "feed model proto store",
-    "call": "model refusal",
+    "call": "model refusal store",
     "grpc": "call command config feed model proto refusal store",
     "http": "call config model proto refusal store",
     "telemetry": "config",
     "server": "config feed grpc http model proto store",
     "cli": "config server telemetry",
     "lib": "",
-    "main": "",
+    "main": "cli",
 }
 
-# Where each crate may be named. A path is a file or a folder of src/.
+# Where each crate may be named: files or folders of src/. `*` is everywhere.
 MAY_NAME = {
+    "anyhow": "cli telemetry.rs",
+    "arc_swap": "store",
+    "axum": "http server",
+    "base64": "model",
+    "bytes": "*",
+    "bytesize": "config",
+    "clap": "config cli",
+    "form_urlencoded": "http",
+    "futures_util": "feed grpc http server",
+    "governor": "http",
+    "http": "grpc http",
+    "http_body_util": "http",
+    "humantime": "config",
+    "mimalloc": "main.rs",
+    "prost": "*",
+    "prost_types": "*",
+    "rand": "model store",
     "redb": "store",
+    "rustix": "store",
+    "serde": "http",
+    "serde_json": "http",
+    "siphasher": "store",
+    "thiserror": "*",
+    "tokio": "feed grpc http server cli store",
+    "tokio_util": "grpc http server store",
+    "toml": "config",
     "tonic": "grpc server cli/healthcheck.rs proto.rs",
     "tonic_health": "server cli/healthcheck.rs",
+    "tonic_prost": "grpc proto.rs",
     "tonic_reflection": "server",
     "tonic_types": "grpc",
     "tower": "grpc",
-    "axum": "http server",
-    "http": "grpc http server",  # The server names our own module of that name.
-    "http_body_util": "http",
-    "serde": "http",
-    "serde_json": "http",
-    "governor": "http",
-    "form_urlencoded": "http",
-    "clap": "config cli",
-    "toml": "config",
-    "bytesize": "config",
-    "humantime": "config",
-    "anyhow": "cli telemetry.rs",
+    "tracing": "*",
     "tracing_subscriber": "telemetry.rs",
-    "rustix": "store",
-    "tokio": "feed grpc http server cli store",
+    "uuid": "command store",
+    "xxhash_rust": "*",
 }
 
-
-def code_of(path: Path) -> str:
-    """The code without comments, strings and inline tests."""
-    text = path.read_text()
-    text = re.sub(r"//.*", "", text)
-    text = re.sub(r'r#".*?"#|"(?:\\.|[^"\\])*"', '""', text, flags=re.S)
-    return text.split("#[cfg(test)]\nmod tests {")[0]
-
-
-def module_of(path: Path) -> str:
-    return path.relative_to(ROOT / "src").parts[0].removesuffix(".rs")
+TOKEN = re.compile(
+    r"""(?P<skip> //[^\n]* | /\*.*?\*/ | \s+
+      | b?r(?P<hash>\#*)".*?"(?P=hash) | b?c?"(?:\\.|[^"\\])*" | b?'(?:\\.[^']*|[^'\\])' )
+      | (?P<word> '?\w+ | r\#\w+ ) | (?P<path> :: ) | (?P<other> . )""",
+    re.S | re.X,
+)
 
 
-def is_test(path: Path) -> bool:
-    return "tests" in path.parts or path.name == "tests.rs"
+def tokens_of(path: Path) -> list[str]:
+    """The words and signs of a file, without comments, strings and inline tests."""
+    found = [m[0] for m in TOKEN.finditer(path.read_text()) if not m["skip"]]
+    test = ["#", "[", "cfg", "(", "test", ")", "]"]
+    code, at = [], 0
+    while at < len(found):
+        if found[at : at + 7] != test:
+            code.append(found[at])
+            at += 1
+            continue
+        while found[at] not in "{;":  # What the attribute is on: a module, a function, a use.
+            at += 1
+        depth = 0
+        while True:
+            depth += {"{": 1, "}": -1}.get(found[at], 0)
+            at += 1
+            if depth == 0:
+                break
+    return code
 
 
-def wrong_arrows(path: Path, code: str) -> list[str]:
-    module, name = module_of(path), path.relative_to(ROOT)
-    if module not in MAY_USE:
-        return [f"{name}: add the module {module} to .ci/arrows.py"]
-    allowed = {module, *MAY_USE[module].split()}
-    used = set(re.findall(r"\bcrate::(\w+)", code)) & MAY_USE.keys()
-    wrong = [f"{name}: {module} may not use {other}" for other in sorted(used - allowed)]
-    if re.search(r"\bcrate::\{", code):
-        wrong.append(f"{name}: name one module in each `use crate::`, so that this check sees them all")
-    inside = str(path.relative_to(ROOT / "src"))
-    for crate, places in MAY_NAME.items():
-        named = re.search(rf"(?<![\w:]){crate}::", code)
-        if named and not any(inside == place or inside.startswith(f"{place}/") for place in places.split()):
-            wrong.append(f"{name}: only {places} may name {crate}")
-    return wrong
+def paths_of(tokens: list[str], at: int = 0, before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every path that is written, with the groups of `use` spelled out."""
+    while at < len(tokens):
+        if not re.match(r"\w", tokens[at]):
+            at += 1
+            continue
+        path, at = [tokens[at]], at + 1
+        while at + 1 < len(tokens) and tokens[at] == "::" and re.match(r"\w", tokens[at + 1]):
+            path.append(tokens[at + 1])
+            at += 2
+        yield (*before, *path)
+        if tokens[at : at + 2] == ["::", "{"]:
+            end, depth = at + 2, 1
+            while depth:
+                depth += {"{": 1, "}": -1}.get(tokens[end], 0)
+                end += 1
+            yield from paths_of(tokens[at + 2 : end - 1], 0, (*before, *path))
+            at = end
 
 
-def siblings_of(path: Path, code: str) -> set[Path]:
-    """The files of the same folder that this one uses."""
-    uses = re.findall(r"\bsuper::(?:\{([^;]*?)\}|(\w+))", code, flags=re.S)
-    words = {word for group, single in uses for word in re.findall(r"\w+", group or single)}
-    here = path.parent
-    if path.name in ("mod.rs", "main.rs", "lib.rs"):
-        return set()
-    found = set()
-    for word in words:
-        found |= {place for place in (here / f"{word}.rs", here / word / "mod.rs") if place.exists()}
-    return found - {path}
+def name_of(path: Path, root: Path) -> tuple[str, ...]:
+    """The module that a file is: `src/store/read/mod.rs` is `store::read`."""
+    parts = path.relative_to(root).with_suffix("").parts
+    if parts == ("lib",) or (parts == ("main",) and not (root / "lib.rs").exists()):
+        return ()
+    return parts[:-1] if parts[-1] == "mod" else parts
 
 
-def circles(edges: dict[Path, set[Path]]) -> list[str]:
-    found, state = [], {}
+def resolved(path: tuple[str, ...], module: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The path from the root of the crate; None for one that names another crate or something local."""
+    if path[0] == "crate":
+        return path[1:]
+    if path[0] not in ("self", "super"):
+        return None
+    while path and path[0] in ("self", "super"):
+        module, path = (module[:-1] if path[0] == "super" else module), path[1:]
+    return (*module, *path)
 
-    def visit(path: Path, trail: list[Path]) -> None:
-        state[path] = "open"
-        for other in sorted(edges.get(path, ())):
-            if state.get(other) == "open":
-                circle = [*trail[trail.index(other) :], other]
-                found.append("a circle: " + " -> ".join(str(step.relative_to(ROOT)) for step in circle))
-            elif other not in state:
-                visit(other, [*trail, other])
-        state[path] = "done"
 
-    for path in sorted(edges):
-        if path not in state:
-            visit(path, [path])
-    return found
+class Crate:
+    def __init__(self, root: Path) -> None:
+        files = [p for p in sorted(root.rglob("*.rs")) if "tests" not in p.parts and p.name != "tests.rs"]
+        self.files = {name_of(path, root): path for path in files}
+        self.tokens = {path: tokens_of(path) for path in files}
+        self.crates = {
+            name.replace("-", "_") for name in tomllib.loads((ROOT / "Cargo.toml").read_text())["dependencies"]
+        }
+
+    def file_of(self, path: tuple[str, ...], hops: int = 0) -> Path | None:
+        """The file that a path from the root leads to. A name that a module re-exports leads to where it comes from."""
+        deepest = max((n for n in range(len(path) + 1) if path[:n] in self.files), default=0)
+        module, rest = path[:deepest], path[deepest:]
+        file = self.files.get(module)
+        if file is None or not rest or hops > 4:
+            return file
+        text = " ".join(self.tokens[file])
+        for group in re.findall(r"\bpub (?:\( [\w ]+ \) )?use ([^;]*) ;", text):
+            for used in paths_of(group.split()):
+                if len(used) > 1 and used[-1] == rest[0]:
+                    target = resolved(used, module) or (*module, *used)
+                    return self.file_of(target, hops + 1) or file
+        return file
+
+    def wrong(self) -> Iterator[str]:
+        for name in sorted(self.crates ^ MAY_NAME.keys()):
+            yield f"{name}: the dependencies of Cargo.toml and the table of .ci/arrows.py differ"
+        for module, path in self.files.items():
+            yield from (f"{path.relative_to(ROOT)}: {line}" for line in self.wrong_in(module, path))
+
+    def wrong_in(self, module: tuple[str, ...], path: Path) -> Iterator[str]:
+        tokens, top = self.tokens[path], module[0] if module else "lib"
+        if top not in MAY_USE:
+            yield f"add the module {top} to .ci/arrows.py"
+            return
+        text = " ".join(tokens)
+        hidden = rf"\b(?:crate|super|self|{'|'.join(MAY_NAME)}) as\b|^use ::"
+        if "extern crate" in text or any(re.search(hidden, use) for use in re.findall(r"\buse [^;]*;", text)):
+            yield "name crates and modules by their own names, so that this check sees them"
+        allowed = {top, *MAY_USE[top].split()}
+        inside = str(path.relative_to(SRC))
+        for used in sorted(set(paths_of(tokens))):
+            target = resolved(used, module)
+            if target is None and used[0] in MAY_NAME and (len(used) > 1 or f"use {used[0]} ;" in text):
+                places = MAY_NAME[used[0]].split()
+                ours = used[0] in MAY_USE and f"use crate :: {used[0]}" in text  # `http` is also a module of ours.
+                if not ours and "*" not in places and not any(inside == p or inside.startswith(f"{p}/") for p in places):
+                    yield f"only {MAY_NAME[used[0]]} may name {used[0]}"
+            if target and target[0] in MAY_USE and target[0] not in allowed and module:
+                yield f"{top} may not use {target[0]}"
+
+    def circles(self) -> Iterator[str]:
+        edges: dict[Path, set[Path]] = {}
+        for module, path in self.files.items():
+            targets = (resolved(used, module) for used in paths_of(self.tokens[path]))
+            found = {self.file_of(target) for target in targets if target}
+            # The folder of a file stands for the whole module above it.
+            edges[path] = {file for file in found if file and file != path and not related(path, file)}
+        state: dict[Path, str] = {}
+        trail: list[Path] = []
+
+        def visit(path: Path) -> Iterator[str]:
+            state[path] = "open"
+            trail.append(path)
+            for other in sorted(edges.get(path, ())):
+                if state.get(other) == "open":
+                    circle = [*trail[trail.index(other) :], other]
+                    yield "a circle: " + " -> ".join(str(step.relative_to(ROOT)) for step in circle)
+                elif other not in state:
+                    yield from visit(other)
+            trail.pop()
+            state[path] = "done"
+
+        for path in sorted(edges):
+            if path not in state:
+                yield from visit(path)
+
+
+def related(path: Path, other: Path) -> bool:
+    """Whether one is the `mod.rs` of a folder that holds the other."""
+    return any(
+        one.name in ("mod.rs", "lib.rs", "main.rs") and two.is_relative_to(one.parent)
+        for one, two in ((path, other), (other, path))
+    )
 
 
 def main() -> None:
-    sources = [path for path in sorted((ROOT / "src").rglob("*.rs")) if not is_test(path)]
-    code = {path: code_of(path) for path in [*sources, *sorted((ROOT / "benches").rglob("*.rs"))]}
-    wrong = [line for path in sources for line in wrong_arrows(path, code[path])]
-    wrong += circles({path: siblings_of(path, text) for path, text in code.items()})
+    server, load = Crate(SRC), Crate(ROOT / "benches/load")
+    wrong = sorted({*server.wrong(), *server.circles(), *load.circles()})
     if wrong:
         sys.exit("\n".join(wrong))
-    print(f"{len(code)} files use each other in one direction")
+    print(f"{len(server.files) + len(load.files)} files use each other in one direction")
 
 
 if __name__ == "__main__":

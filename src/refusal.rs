@@ -1,8 +1,8 @@
 //! Why a call did not succeed: a reason, a message for the caller, and details for machines.
 //!
-//! Every error of `model`, `store` and `feed` becomes a [`Refusal`] here, in one exhaustive map. `grpc::status` renders
-//! it as a status and `http::problem` as a problem document; a refusal itself knows no transport. To add a reason, add
-//! it to `error_reason.proto`, construct it here, and let the compiler lead you through those two.
+//! Every error of `model`, `store` and `feed` becomes a [`Refusal`] here, by exhaustive matches. `grpc::status` renders
+//! it as a status and `http::problem` as a problem document; a refusal itself knows no transport. `docs/architecture.md`
+//! says where a new reason goes.
 //!
 //! Invariant: a message, a detail and a log line hold no identity value and no attribute value.
 
@@ -12,7 +12,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use crate::feed::FeedError;
-use crate::model::cursor::CursorError;
+use crate::model::invalid::CursorError;
 use crate::model::{Cursor, Invalid, Micros, Place};
 use crate::proto::v1::ErrorReason;
 use crate::store::StoreError;
@@ -31,8 +31,8 @@ pub struct Refusal {
     pub message: Cow<'static, str>,
     /// Facts that go with the reason, by the names that `error_reason.proto` documents.
     pub metadata: BTreeMap<&'static str, String>,
-    /// The part of the request or of the state that the refusal is about.
-    pub detail: Option<Detail>,
+    /// The parts of the request or of the state that the refusal is about.
+    pub details: Vec<Detail>,
     /// The cause of a failure of ours. It goes to the log; the caller does not see it.
     pub cause: Option<Box<dyn Error + Send + Sync>>,
 }
@@ -71,11 +71,12 @@ pub enum Detail {
 
 impl Refusal {
     fn new(reason: ErrorReason, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { reason, message: message.into(), metadata: BTreeMap::new(), detail: None, cause: None }
+        Self { reason, message: message.into(), metadata: BTreeMap::new(), details: Vec::new(), cause: None }
     }
 
-    fn detail(self, detail: Detail) -> Self {
-        Self { detail: Some(detail), ..self }
+    fn detail(mut self, detail: Detail) -> Self {
+        self.details.push(detail);
+        self
     }
 
     fn retry_after(self, wait: Duration) -> Self {
@@ -87,6 +88,12 @@ impl Refusal {
     pub fn with(mut self, name: &'static str, value: &(impl ToString + ?Sized)) -> Self {
         self.metadata.insert(name, value.to_string());
         self
+    }
+
+    /// Whether it is about a field of the request, and not about a quantity of the server's.
+    #[must_use]
+    pub fn names_a_field(&self) -> bool {
+        self.details.iter().any(|detail| matches!(detail, Detail::Field { .. }))
     }
 
     /// Whether the failure is ours, so that the operator should hear of it.
@@ -107,8 +114,8 @@ impl Refusal {
         Self::new(reason, message).detail(Detail::Field { path: path.into(), problem: problem.into() })
     }
 
-    /// Something is larger than its limit.
-    fn over_limit(message: String, subject: &'static str, limit: usize, found: usize) -> Self {
+    /// A quantity is over its limit.
+    fn over_quota(message: String, subject: &'static str, limit: usize, found: usize) -> Self {
         Self::limit(message, subject, limit)
             .with("found", &found)
             .detail(Detail::Quota { subject, problem: format!("{found}, over the limit of {limit}") })
@@ -129,7 +136,7 @@ impl Refusal {
     #[must_use]
     pub fn request_too_large(limit: usize, found: usize) -> Self {
         let message = format!("the request takes {found} bytes, over the limit of {limit}");
-        Self::over_limit(message, "request bytes", limit, found)
+        Self::over_quota(message, "request bytes", limit, found)
     }
 
     /// The body of a request is larger than its limit. Its size is unknown: it was not read to its end.
@@ -144,7 +151,7 @@ impl Refusal {
     #[must_use]
     pub fn response_full(limit: usize, found: usize) -> Self {
         let message = format!("the response would take {found} bytes with this profile, over the limit of {limit}");
-        Self::over_limit(message, "response bytes", limit, found)
+        Self::over_quota(message, "response bytes", limit, found)
     }
 
     /// The method or the resource does not exist.
@@ -162,13 +169,13 @@ impl Refusal {
     /// A workspace sends requests too often.
     #[must_use]
     pub fn rate_limited(wait: Duration) -> Self {
-        Self::new(ErrorReason::RateLimited, "too many requests of this workspace").retry_after(wait)
+        Self::new(ErrorReason::RateLimited, "too many requests for this workspace").retry_after(wait)
     }
 
-    /// As many imports run as may run at a time.
+    /// As many imports are running as may run at a time.
     #[must_use]
     pub fn too_many_imports(limit: usize) -> Self {
-        Self::new(ErrorReason::Overloaded, format!("{limit} imports run already")).retry_after(RESTART_RETRY)
+        Self::new(ErrorReason::Overloaded, format!("{limit} imports are already running")).retry_after(RESTART_RETRY)
     }
 
     /// The server is shutting down.
@@ -222,9 +229,11 @@ impl From<Invalid> for Refusal {
             Invalid::Filter { field, problem } => Self::field(ErrorReason::FilterInvalid, message, field, problem),
             Invalid::Limit { field, subject, limit, found } => {
                 let problem = format!("{subject}: {found}, over the limit of {limit}");
-                Self::over_limit(message, subject, limit, found).detail(Detail::Field { path: field, problem })
+                Self::limit(message, subject, limit)
+                    .with("found", &found)
+                    .detail(Detail::Field { path: field, problem })
             }
-            Invalid::ProfileTooLarge { limit, found } => Self::over_limit(message, "profile bytes", limit, found),
+            Invalid::ProfileTooLarge { limit, found } => Self::over_quota(message, "profile bytes", limit, found),
             Invalid::Cursor(error) => error.into(),
         }
     }

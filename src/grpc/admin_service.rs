@@ -23,7 +23,7 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// The service of a server with this configuration, which was started at `start`.
+    /// The service of a server that started at `start` with this configuration.
     #[must_use]
     pub fn new(store: Arc<Store>, config: &Config, start: Micros) -> Self {
         Self { store, start, scrub_rate: config.store.scrub_rate, limits: limits_in_force(config) }
@@ -63,8 +63,8 @@ impl AdminService for Admin {
         let workspace = parse_workspace(&request.into_inner().workspace)?;
         let call = Call::begin("AdminService/GetStatus", workspace.as_ref());
         let admin = self.clone();
-        let status = self.store.on_read_pool(move |_| admin.status(workspace.as_ref())).await;
-        Ok(Response::new(Encoded::new(&status.map_err(|error| call.refuse(error))?)))
+        let status = call.read(&self.store, move |_, _| admin.status(workspace.as_ref())).await?;
+        Ok(Response::new(Encoded::new(&status)))
     }
 }
 
@@ -72,7 +72,7 @@ fn parse_workspace(name: &str) -> Result<Option<Workspace>, Refusal> {
     if name.is_empty() { Ok(None) } else { Ok(Some(Workspace::parse(name)?)) }
 }
 
-/// Every limit is named here, so that a new one cannot be left out.
+/// The limits in force. Destructuring names every setting, so the compiler asks for a new one here.
 fn limits_in_force(config: &Config) -> ServerLimits {
     let Config { server, store, feed, limits, telemetry: _ } = config;
     let ServerConfig { addr: _, insecure: _, drain_timeout, http_rate } = *server;

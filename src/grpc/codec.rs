@@ -1,7 +1,7 @@
-//! The codec of the servers: requests are decoded by prost, answers are encoded already.
+//! The codec of the servers. prost decodes requests; responses are encoded already.
 //!
-//! tonic keeps a buffer of 8 KiB for each call and stream. Ours is as large as what is sent, so that an idle stream
-//! costs no buffer at all.
+//! tonic keeps a buffer of 8 KiB for each call and stream. This codec allocates only what it sends, so an idle stream
+//! costs no buffer.
 
 use std::marker::PhantomData;
 
@@ -10,7 +10,7 @@ use prost::Message;
 use tonic::Status;
 use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
-/// Bytes that are gathered before they are sent, where a stream has more than one message ready.
+/// Bytes that are gathered before they are sent, if a stream has several messages ready.
 const YIELD_BYTES: usize = 32 << 10;
 
 /// An encoded message.
@@ -30,7 +30,7 @@ impl From<Vec<u8>> for Encoded {
     }
 }
 
-/// See the module. `E` is always [`Encoded`]; the generated code wants to name it.
+/// The codec. `E` is always [`Encoded`]; it is a parameter because the generated code names it.
 #[derive(Debug)]
 pub struct FrameCodec<E, D>(PhantomData<(E, D)>);
 
@@ -55,7 +55,7 @@ impl<D: Message + Default + 'static> Codec for FrameCodec<Encoded, D> {
     }
 }
 
-/// Copies what is encoded.
+/// Copies the encoded message.
 #[derive(Debug)]
 pub struct FrameEncoder;
 

@@ -66,8 +66,7 @@ impl EventService for Events {
         let list = parse_list(request.into_inner(), &self.limits).map_err(Refusal::from)?;
         let call = Call::begin("EventService/ListEvents", &list.workspace);
         let size = PageSize { items: list.page_size, bytes: self.limits.response_bytes };
-        let events = self.store.on_read_pool(move |store| list_events(store, &list, size)).await;
-        Ok(Response::new(events.map_err(|refusal| call.refuse(refusal))?))
+        Ok(Response::new(call.read(&self.store, move |store, _| list_events(store, &list, size)).await?))
     }
 }
 

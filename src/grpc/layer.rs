@@ -1,4 +1,4 @@
-//! What holds for every call: that it is a gRPC call, its deadline, and that every refusal has a reason.
+//! What holds for every call: its content type is gRPC, its deadline is kept, and every refusal has a reason.
 
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -14,13 +14,13 @@ use tower::{Layer, Service};
 use super::status;
 use crate::refusal::Refusal;
 
-/// tonic enforces deadlines too, further out, but says CANCELLED without a reason. Ours is ahead of its timer, whose
-/// ticks are milliseconds.
+/// tonic enforces deadlines too, but says CANCELLED without a reason. So ours ends a call a little earlier: tonic's
+/// timer ticks in milliseconds.
 const AHEAD: Duration = Duration::from_millis(2);
 
-/// Refuses what is not gRPC before it reaches a service, ends calls whose deadline has passed, and gives the refusals
-/// that tonic itself makes the details that ours have: of a request that is too large or badly framed, of a method that
-/// is not there.
+/// Refuses requests that are not gRPC before they reach a service, and ends calls whose deadline has passed. Where tonic
+/// itself refuses (a request that is too large or badly framed, a method that does not exist), it adds the details that
+/// our own refusals have.
 #[derive(Debug, Clone, Copy)]
 pub struct RefusalLayer;
 
@@ -36,7 +36,7 @@ impl<S> Layer<S> for RefusalLayer {
 #[derive(Debug, Clone)]
 pub struct Refusals<S>(S);
 
-type Answer<O, E> = Result<Response<O>, E>;
+type Outcome<O, E> = Result<Response<O>, E>;
 
 impl<S, I, O: Default> Service<Request<I>> for Refusals<S>
 where
@@ -44,13 +44,13 @@ where
 {
     type Response = Response<O>;
     type Error = S::Error;
-    // Not boxed: every lookup passes here.
+    // Not boxed: every lookup takes this path.
     type Future = Either<
         Either<
             MapOk<S::Future, fn(Response<O>) -> Response<O>>,
-            Map<Timeout<S::Future>, fn(Result<Answer<O, S::Error>, Elapsed>) -> Answer<O, S::Error>>,
+            Map<Timeout<S::Future>, fn(Result<Outcome<O, S::Error>, Elapsed>) -> Outcome<O, S::Error>>,
         >,
-        Ready<Answer<O, S::Error>>,
+        Ready<Outcome<O, S::Error>>,
     >;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
@@ -64,29 +64,32 @@ where
             return Either::Right(ready(Ok(refusal)));
         }
         let deadline = deadline(request.headers());
-        let answer = self.0.call(request);
+        let response = self.0.call(request);
         Either::Left(match deadline {
-            None => Either::Left(answer.map_ok(explain)),
-            Some(deadline) => Either::Right(tokio::time::timeout(deadline.saturating_sub(AHEAD), answer).map(in_time)),
+            None => Either::Left(response.map_ok(explain)),
+            Some(deadline) => {
+                Either::Right(tokio::time::timeout(deadline.saturating_sub(AHEAD), response).map(in_time))
+            }
         })
     }
 }
 
-/// Whether a path is one of a gRPC service: `/package.Service/Method`.
+/// Whether a path belongs to a gRPC service: `/package.Service/Method`.
 fn is_service(path: &str) -> bool {
     path.split('/').nth(1).is_some_and(|service| service.contains('.'))
 }
 
-/// tonic does not look at it. But a web page may send any other type to us from its reader's browser without asking.
+/// tonic does not check the content type. But a browser lets any web page send requests of the common types to us, and
+/// asks us first only for others, such as this one.
 pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 
-fn in_time<O: Default, E>(answer: Result<Answer<O, E>, Elapsed>) -> Answer<O, E> {
-    answer.unwrap_or_else(|_| Ok(Status::from(Refusal::deadline_exceeded(status::DEADLINE)).into_http())).map(explain)
+fn in_time<O: Default, E>(outcome: Result<Outcome<O, E>, Elapsed>) -> Outcome<O, E> {
+    outcome.unwrap_or_else(|_| Ok(Status::from(Refusal::deadline_exceeded(status::DEADLINE)).into_http())).map(explain)
 }
 
-/// What `grpc-timeout` says: up to eight digits and a unit. One that is malformed is none.
+/// The deadline in `grpc-timeout`: up to eight digits and a unit. A malformed one is ignored.
 fn deadline(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
@@ -107,14 +110,14 @@ fn deadline(headers: &HeaderMap) -> Option<Duration> {
 
 fn explain<O>(mut response: Response<O>) -> Response<O> {
     if let Some(status) = explained(response.headers()) {
-        let _ = status.add_header(response.headers_mut()); // It is made of ASCII.
+        let _ = status.add_header(response.headers_mut()); // It cannot fail: our statuses are ASCII.
     }
     response
 }
 
-/// Our refusal, where tonic refused without a reason.
+/// Our status for a refusal of tonic's that has no reason.
 fn explained(headers: &HeaderMap) -> Option<Status> {
-    headers.get(Status::GRPC_STATUS)?; // Most answers have none here, but in their trailers.
+    headers.get(Status::GRPC_STATUS)?; // Most responses have their status in the trailers.
     status::explained(&Status::from_header_map(headers)?).map(Status::from)
 }
 

@@ -1,9 +1,9 @@
-//! The services. With `http` and `server` the only modules that know a transport. Each method parses, asks, answers.
+//! The gRPC services. Each method parses the request, asks the store or the feed, and renders the result.
 //!
 //! - [`profile_service`], [`event_service`], [`admin_service`]: one file or folder per service.
 //! - [`status`]: renders a refusal as a gRPC status.
-//! - [`codec`]: sends what is already encoded.
-//! - [`layer`]: what holds for every call.
+//! - [`codec`]: sends responses that are already encoded.
+//! - [`layer`]: deadlines, content types and reasons, for every call.
 
 pub mod admin_service;
 pub mod codec;

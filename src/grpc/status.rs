@@ -8,7 +8,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 use crate::proto::v1::ErrorReason;
 use crate::refusal::{Detail, Refusal};
 
-/// The message where the caller's deadline has passed.
+/// The message for a call whose deadline has passed.
 pub(super) const DEADLINE: &str = "the caller's deadline passed; whether a write was kept is unknown";
 const DOMAIN: &str = "cameo";
 const PROFILE: &str = "cameo.v1.Profile";
@@ -26,10 +26,7 @@ fn code(refusal: &Refusal) -> Code {
         | ErrorReason::MaskInvalid
         | ErrorReason::FilterInvalid
         | ErrorReason::CursorMalformed => Code::InvalidArgument,
-        ErrorReason::LimitExceeded => match refusal.detail {
-            Some(Detail::Field { .. }) => Code::InvalidArgument,
-            _ => Code::ResourceExhausted,
-        },
+        ErrorReason::LimitExceeded if refusal.names_a_field() => Code::InvalidArgument,
         ErrorReason::CursorExpired | ErrorReason::CursorInFuture => Code::OutOfRange,
         ErrorReason::CursorForeign | ErrorReason::RequestIdReused => Code::FailedPrecondition,
         ErrorReason::ProfileNotFound | ErrorReason::AudienceNotFound | ErrorReason::SubscriptionNotFound => {
@@ -37,7 +34,8 @@ fn code(refusal: &Refusal) -> Code {
         }
         ErrorReason::ProfileExists | ErrorReason::IdentityTaken => Code::AlreadyExists,
         ErrorReason::EtagMismatch | ErrorReason::SubscriptionTakenOver => Code::Aborted,
-        ErrorReason::SubscriberStalled
+        ErrorReason::LimitExceeded
+        | ErrorReason::SubscriberStalled
         | ErrorReason::Overloaded
         | ErrorReason::StorageFull
         | ErrorReason::RateLimited
@@ -53,29 +51,22 @@ fn code(refusal: &Refusal) -> Code {
 fn details(refusal: &Refusal) -> ErrorDetails {
     let metadata = refusal.metadata.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
     let mut details = ErrorDetails::with_error_info(refusal.reason_name(), DOMAIN, metadata.collect::<HashMap<_, _>>());
-    match &refusal.detail {
-        None => {}
-        Some(Detail::Field { path, problem }) => {
-            details.add_bad_request_violation(path, problem);
-        }
-        Some(Detail::Precondition { kind, subject, problem }) => {
-            details.add_precondition_failure_violation(*kind, *subject, &**problem);
-        }
-        Some(Detail::Quota { subject, problem }) => {
-            details.add_quota_failure_violation(*subject, problem);
-        }
-        Some(Detail::Profile(name)) => {
-            details.set_resource_info(PROFILE, name, "", &*refusal.message);
-        }
-        Some(Detail::RetryAfter(wait)) => {
-            details.set_retry_info(Some(*wait));
-        }
+    for detail in &refusal.details {
+        match detail {
+            Detail::Field { path, problem } => details.add_bad_request_violation(path, problem),
+            Detail::Precondition { kind, subject, problem } => {
+                details.add_precondition_failure_violation(*kind, *subject, &**problem)
+            }
+            Detail::Quota { subject, problem } => details.add_quota_failure_violation(*subject, problem),
+            Detail::Profile(name) => details.set_resource_info(PROFILE, name, "", &*refusal.message),
+            Detail::RetryAfter(wait) => details.set_retry_info(Some(*wait)),
+        };
     }
     details
 }
 
-/// The refusal that a status stands for which tonic made, before or around our code, and which has no details. `None`
-/// for one that has, or that says what it should.
+/// The refusal to send instead of a status that tonic made, which has no details. `None` for a status that has details,
+/// or that needs none.
 pub(super) fn explained(status: &Status) -> Option<Refusal> {
     if !status.details().is_empty() {
         return None;

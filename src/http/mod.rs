@@ -1,11 +1,11 @@
-//! The Profile API over HTTP, as mParticle's callers know it: the same lookups, in its paths and its JSON.
+//! mParticle's Profile API over HTTP: our lookups, with its paths and its JSON.
 //!
 //! - `GET|HEAD|POST /userprofile/v1/{org}/{account}/{workspace}/{mpid}?fields=…&mpid_as=string`
-//! - `POST /userprofile/v1/resolve/{org}/{account}/{workspace}` with an identity in the body; so an org named `resolve`
-//!   is looked up by gRPC only.
+//! - `POST /userprofile/v1/resolve/{org}/{account}/{workspace}` with an identity in the body. So profiles of an org that
+//!   is named `resolve` can be looked up over gRPC only.
 //!
-//! `profile` is the shape of an answer, `query` what may be asked for, `problem` how a refusal looks. It only
-//! reads: changes come by gRPC.
+//! `query` parses requests, `profile` writes the JSON, and `problem` renders a refusal. This module only reads: changes
+//! go through gRPC.
 
 mod problem;
 mod profile;
@@ -43,10 +43,10 @@ use query::{Query, Resolve};
 
 const LOOKUP: &str = "/userprofile/v1/{org}/{account}/{workspace}/{mpid}";
 const RESOLVE: &str = "/userprofile/v1/resolve/{org}/{account}/{workspace}";
-/// A body that does not arrive in time is not waited for.
+/// How long to wait for the body of a request.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// A profile is of one person and may change at any time: only the caller's own cache may keep it, and must ask before
-/// it serves it again.
+/// A profile belongs to one person and may change at any time. So only the caller's own cache may keep it, and that cache
+/// must ask again before it uses it.
 const CACHE_CONTROL: HeaderValue = HeaderValue::from_static("private, no-cache");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -58,13 +58,14 @@ type Rate =
 struct Api {
     store: Arc<Store>,
     limits: Limits,
-    /// For each workspace; `None` for no limit.
+    /// The rate of each workspace. `None` for no limit.
     rate: Option<Rate>,
     /// Cancelled when the server shuts down.
     stop: CancellationToken,
 }
 
-/// The resources, until `stop` is cancelled; `requests_per_second` is for each workspace, 0 for no limit.
+/// The routes. `requests_per_second` is the rate of each workspace, 0 for no limit. Bodies are not waited for once `stop`
+/// is cancelled.
 pub fn router(store: Arc<Store>, limits: Limits, requests_per_second: u32, stop: CancellationToken) -> Router {
     let rate = NonZeroU32::new(requests_per_second)
         .map(|rate| RateLimiter::new(Quota::per_second(rate), HashMapStateStore::default(), MonotonicClock));
@@ -96,7 +97,7 @@ async fn lookup(
     let (etag, body) = api.find(&Call::begin(LOOKUP, &workspace), &workspace, &key, &query)?;
     let conditional = method != Method::POST;
     if conditional && headers.get_all(header::IF_NONE_MATCH).iter().any(|condition| matches(condition, &etag)) {
-        // A length of 0, which an empty body has, would be that of what is not sent.
+        // A stream, and not an empty body: that would say `content-length: 0`, which is not the length of the profile.
         let nothing = Body::from_stream(stream::empty::<Result<Bytes, Infallible>>());
         return Ok((StatusCode::NOT_MODIFIED, validators(etag), nothing).into_response());
     }
@@ -119,7 +120,7 @@ async fn resolve(
     Ok((validators(etag), [(header::CONTENT_TYPE, JSON)], body).into_response())
 }
 
-/// `+7` is not how an mpid is written.
+/// `str::parse` would take `+7`, which is not how an mpid is written.
 fn parse_mpid(text: &str) -> Result<Mpid, Invalid> {
     let written = text.starts_with(|c: char| c == '-' || c.is_ascii_digit());
     let mpid = text.parse().ok().filter(|_| written);
@@ -135,12 +136,12 @@ fn not_text(_: PathRejection) -> Invalid {
 }
 
 impl Api {
-    /// One that says that it is too large is not waited for.
+    /// Reads the body. A body whose length is over the limit is refused at once.
     async fn read_body(&self, request: Request) -> Result<Bytes, Problem> {
         let limit = self.limits.request_bytes;
         let body = request.into_body();
         if body.size_hint().lower() > limit as u64 {
-            return Err(Problem::body_too_large(limit));
+            return Err(Refusal::body_too_large(limit).into());
         }
         tokio::select! {
             body = axum::body::to_bytes(body, limit) => body.map_err(|error| Problem::body_refused(&error, limit)),
@@ -170,13 +171,13 @@ impl Api {
     }
 }
 
-/// Of the very bytes that are answered: so it also changes when a membership ends, which the profile's own etag does
+/// The etag of the bytes of a response. So it also changes when a membership expires, and the profile's own etag does
 /// not.
 fn etag(body: &[u8]) -> HeaderValue {
     HeaderValue::try_from(format!("\"{:032x}\"", xxh3_128(body))).expect("hexadecimal digits are a header's value")
 }
 
-/// Whether a line of `If-None-Match` names the etag; by weak comparison, as RFC 9110 has it.
+/// Whether a line of `If-None-Match` names the etag, by the weak comparison of RFC 9110.
 fn matches(condition: &HeaderValue, etag: &HeaderValue) -> bool {
     let (condition, etag) = (condition.to_str().unwrap_or_default(), etag.to_str().unwrap_or_default());
     let mut tags = condition.split(',').map(str::trim).map(|tag| tag.strip_prefix("W/").unwrap_or(tag));

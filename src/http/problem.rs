@@ -57,21 +57,21 @@ impl Problem {
         Self { status: StatusCode::REQUEST_TIMEOUT, refusal }
     }
 
-    pub fn body_too_large(limit: usize) -> Self {
-        Self { status: StatusCode::PAYLOAD_TOO_LARGE, refusal: Refusal::body_too_large(limit) }
-    }
-
     /// The body went on past the limit, or ended before its end.
     pub fn body_refused(error: &axum::Error, limit: usize) -> Self {
         let too_large = std::error::Error::source(error).is_some_and(<dyn std::error::Error>::is::<LengthLimitError>);
-        if too_large { Self::body_too_large(limit) } else { Invalid::field("body", "is malformed or cut short").into() }
+        if too_large {
+            Refusal::body_too_large(limit).into()
+        } else {
+            Invalid::field("body", "is malformed or cut short").into()
+        }
     }
 }
 
 impl<E: Into<Refusal>> From<E> for Problem {
     fn from(error: E) -> Self {
         let refusal = error.into();
-        Self { status: status(refusal.reason), refusal }
+        Self { status: status(&refusal), refusal }
     }
 }
 
@@ -85,25 +85,37 @@ impl IntoResponse for Problem {
             detail: &refusal.message,
             reason: refusal.reason_name(),
             metadata: refusal.metadata.iter().map(|(name, value)| (*name, value.as_str())).collect(),
-            errors: match &refusal.detail {
-                Some(Detail::Field { path, problem }) => vec![FieldError { field: path, description: problem }],
-                _ => Vec::new(),
-            },
+            errors: refusal.details.iter().filter_map(field_error).collect(),
         };
         let body = serde_json::to_vec(&document).expect("keys are strings, and a Vec takes any length");
         let headers = [(header::CONTENT_TYPE, PROBLEM_JSON), (header::CACHE_CONTROL, NO_STORE)];
         let mut response = (self.status, headers, body).into_response();
-        if let Some(Detail::RetryAfter(delay)) = refusal.detail {
-            let seconds = delay.as_secs() + u64::from(delay.subsec_nanos() > 0);
-            response.headers_mut().insert(header::RETRY_AFTER, seconds.max(1).into());
+        if let Some(seconds) = refusal.details.iter().find_map(retry_after) {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
         }
         response
     }
 }
 
-/// The status of a reason: what google.rpc.Code prescribes for the code that gRPC has for it.
-fn status(reason: ErrorReason) -> StatusCode {
-    match reason {
+fn field_error(detail: &Detail) -> Option<FieldError<'_>> {
+    match detail {
+        Detail::Field { path, problem } => Some(FieldError { field: path, description: problem }),
+        _ => None,
+    }
+}
+
+/// Whole seconds, at least one.
+fn retry_after(detail: &Detail) -> Option<u64> {
+    match detail {
+        Detail::RetryAfter(delay) => Some((delay.as_secs() + u64::from(delay.subsec_nanos() > 0)).max(1)),
+        _ => None,
+    }
+}
+
+/// The status of a refusal. It is the one that google.rpc.Code gives for the code that gRPC has for the reason, except
+/// that a request which is too large is 413.
+fn status(refusal: &Refusal) -> StatusCode {
+    match refusal.reason {
         ErrorReason::FieldInvalid
         | ErrorReason::MaskInvalid
         | ErrorReason::FilterInvalid
@@ -111,8 +123,9 @@ fn status(reason: ErrorReason) -> StatusCode {
         | ErrorReason::CursorExpired
         | ErrorReason::CursorInFuture
         | ErrorReason::CursorForeign
-        | ErrorReason::RequestIdReused
-        | ErrorReason::LimitExceeded => StatusCode::BAD_REQUEST,
+        | ErrorReason::RequestIdReused => StatusCode::BAD_REQUEST,
+        ErrorReason::LimitExceeded if refusal.names_a_field() => StatusCode::BAD_REQUEST,
+        ErrorReason::LimitExceeded => StatusCode::PAYLOAD_TOO_LARGE,
         ErrorReason::ProfileNotFound | ErrorReason::AudienceNotFound | ErrorReason::SubscriptionNotFound => {
             StatusCode::NOT_FOUND
         }

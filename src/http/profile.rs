@@ -1,7 +1,7 @@
-//! A profile as the Profile API's JSON, which is not the JSON of protobuf: other names, times in milliseconds, numbers
-//! as numbers.
+//! A profile as the Profile API's JSON. It differs from the JSON of protobuf: other names, times in milliseconds, and
+//! 64-bit integers as numbers.
 //!
-//! The order of the fields is that of the structs. Attributes are sorted by key, as they are stored.
+//! Fields come in the order of the structs, and attributes by key, as they are stored.
 
 use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value};
@@ -11,10 +11,10 @@ use super::query::{Field, Query};
 use crate::model::time::millis;
 use crate::proto::v1::{Attribution, AudienceMembership, Identity, Profile};
 
-/// Whole numbers up to here are exact in a double, and written without a point.
+/// Whole numbers up to this one are exact in a double. They are written without a decimal point.
 const EXACT: f64 = 9_007_199_254_740_992.0;
 
-/// A field that was not asked for is not there; one that was asked for and is empty is.
+/// A field that was not asked for is left out. An empty field that was asked for is not.
 #[derive(Serialize)]
 struct ProfileJson<'a> {
     mpid: MpidJson,
@@ -26,15 +26,15 @@ struct ProfileJson<'a> {
     device_identities: Option<Vec<IdentityJson<'a>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     user_identities: Option<Vec<IdentityJson<'a>>>,
-    /// Asked for with `user_attributes`. Null where there are none.
-    #[allow(clippy::option_option)] // Absent, null or there: JSON tells them apart.
+    /// Comes with `user_attributes`. Null if there are none.
+    #[allow(clippy::option_option)] // Absent, null or a value: JSON tells them apart.
     #[serde(skip_serializing_if = "Option::is_none")]
     account_userattributes: Option<Option<StructJson<'a>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     user_attributes: Option<StructJson<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     audience_memberships: Option<Vec<MembershipJson<'a>>>,
-    /// Not there where there is none: it is not in an answer of the Profile API for a profile without.
+    /// Left out if it is empty, as the Profile API does.
     #[serde(skip_serializing_if = "Option::is_none")]
     attribution: Option<Vec<AttributionJson<'a>>>,
 }
@@ -70,7 +70,7 @@ struct AttributionJson<'a> {
 struct StructJson<'a>(Option<&'a Struct>);
 struct ValueJson<'a>(&'a Value);
 
-/// The profile, with the fields that were asked for.
+/// Writes the profile with the fields that were asked for.
 pub(super) fn to_json(profile: &Profile, query: &Query) -> Vec<u8> {
     let account = profile.account_user_attributes.as_ref();
     let asked = |field| query.asks_for(field);
@@ -145,7 +145,7 @@ impl Serialize for ValueJson<'_> {
     }
 }
 
-/// A whole number has no point: a reader that tells integers from others gets back what was given.
+/// A whole number has no decimal point: a reader that tells integers from floats gets back what was stored.
 #[allow(clippy::cast_possible_truncation)] // It is whole and small enough.
 fn serialize_number<S: Serializer>(value: f64, serializer: S) -> Result<S::Ok, S::Error> {
     if value.fract() == 0.0 && value.abs() <= EXACT {

@@ -1,4 +1,4 @@
-//! What a request may ask for.
+//! Parses queries and bodies.
 
 use serde::Deserialize;
 
@@ -24,17 +24,17 @@ const FIELDS: [(&str, Field); 5] = [
     ("attribution", Field::Attribution),
 ];
 
-/// Which fields to answer, and how.
+/// Which fields to return, and how.
 #[derive(Debug)]
 pub(super) struct Query {
-    /// Empty for all.
+    /// The fields to return. Empty for all.
     fields: Vec<Field>,
-    /// For readers whose numbers cannot hold 64 bits.
+    /// Whether to write the mpid as a string, for readers whose numbers cannot hold 64 bits.
     pub mpid_as_string: bool,
 }
 
 impl Query {
-    /// Parses the query string. Parameters that are not ours are passed over: proxies add them.
+    /// Parses the query string. Unknown parameters are ignored: proxies add some.
     pub fn parse(query: Option<&str>) -> Result<Self, Invalid> {
         let mut parsed = Self { fields: Vec::new(), mpid_as_string: false };
         for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
@@ -86,17 +86,17 @@ struct NamedIdentity {
     value: String,
 }
 
-/// Where serde expects a struct it takes an array too.
+/// serde would take an array for a struct too.
 fn is_object(json: &[u8]) -> bool {
     json.trim_ascii_start().starts_with(b"{")
 }
 
 impl Resolve {
-    /// Parses the body. A workspace is of one environment, so the type of the environment says nothing; but it must be
-    /// one.
+    /// Parses the body. `environment_type` changes nothing, as a workspace has one environment, but its value must be
+    /// valid.
     pub fn parse(body: &[u8], limits: &Limits) -> Result<ProfileKey, Invalid> {
         let problem = r#"must be JSON with "identity": {"type": …, "value": …}"#;
-        // The error itself would quote what it found.
+        // The error of serde would quote the body.
         let parsed = serde_json::from_slice(body).ok().filter(|_| is_object(body));
         let resolve: Self = parsed.ok_or_else(|| Invalid::field("body", problem))?;
         if !matches!(resolve.environment_type.as_deref(), None | Some("production" | "development")) {

@@ -6,6 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::invalid::CursorError;
 use super::{Invalid, Place, Workspace};
 
 /// Identifies one log. It is chosen at random when the store is created, so a cursor of another store is refused rather
@@ -22,24 +23,6 @@ pub struct Cursor {
     log: LogId,
     workspace: u32,
     place: Place,
-}
-
-/// Why a cursor cannot be used.
-#[allow(missing_docs)] // The messages explain the fields.
-#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
-pub enum CursorError {
-    /// This service did not make it.
-    #[error("{field}: not a cursor of this service")]
-    Malformed { field: &'static str },
-    /// It belongs to another log.
-    #[error("{field}: a cursor of another log")]
-    ForeignLog { field: &'static str },
-    /// It belongs to another workspace.
-    #[error("{field}: a cursor of another workspace")]
-    ForeignWorkspace { field: &'static str },
-    /// It is past the head of the log.
-    #[error("{field}: past the head of the log, {head}")]
-    InFuture { field: &'static str, head: Place },
 }
 
 const VERSION: u8 = 1;

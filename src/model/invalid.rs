@@ -2,10 +2,12 @@
 
 use std::fmt;
 
-use super::cursor::CursorError;
-use super::limits::NAMED_KEY_CHARS;
+use super::Place;
 
-/// A refusal that depends on the request alone. `grpc::status` maps it.
+/// Characters of an attribute's key in an error. Errors travel in HTTP/2 headers, whose size clients limit.
+const NAMED_KEY_CHARS: usize = 64;
+
+/// A refusal that depends on the request alone. `refusal` turns it into one.
 ///
 /// It names fields and the keys of attributes, never their values: a value may be personal data.
 #[allow(missing_docs)] // The messages explain the fields.
@@ -29,6 +31,24 @@ pub enum Invalid {
     /// A cursor cannot be used.
     #[error(transparent)]
     Cursor(#[from] CursorError),
+}
+
+/// Why a cursor cannot be used.
+#[allow(missing_docs)] // The messages explain the fields.
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
+pub enum CursorError {
+    /// This service did not make it.
+    #[error("{field}: not a cursor of this service")]
+    Malformed { field: &'static str },
+    /// It belongs to another log.
+    #[error("{field}: a cursor of another log")]
+    ForeignLog { field: &'static str },
+    /// It belongs to another workspace.
+    #[error("{field}: a cursor of another workspace")]
+    ForeignWorkspace { field: &'static str },
+    /// It is past the head of the log.
+    #[error("{field}: past the head of the log, {head}")]
+    InFuture { field: &'static str, head: Place },
 }
 
 impl Invalid {

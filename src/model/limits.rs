@@ -20,8 +20,6 @@ impl Limits {
 pub const VALUE_DEPTH: usize = 20;
 /// Values that one patch may append to one list. The writer compares each of them with each value of the list.
 pub const APPENDED_VALUES: usize = 1_000;
-/// Characters of an attribute's key in an error. Errors travel in HTTP/2 headers, whose size clients limit.
-pub const NAMED_KEY_CHARS: usize = 64;
 /// Bytes of the name of an audience, a partner or a campaign.
 pub const NAME_BYTES: usize = 256;
 /// Characters of an etag. Those that the service makes have at most 25.

@@ -34,7 +34,7 @@ pub enum StoreError {
     #[error("the log no longer holds what follows the cursor")]
     Expired { floor: Place, head: Place, oldest_time: Option<Micros> },
     /// The store has reached its limit of workspaces. Nothing changed.
-    #[error("the store has as many workspaces as it may: {limit}")]
+    #[error("the store has reached its limit of {limit} workspaces")]
     TooManyWorkspaces { limit: usize },
     /// The queue of writes is full. Nothing changed.
     #[error("the queue of writes is full")]
@@ -100,7 +100,9 @@ pub enum OpenError {
     #[error("{path} has {what}, which this version of cameo does not read: start the version that wrote it")]
     Format { path: PathBuf, what: String },
     /// A part of the file that every call needs is damaged.
-    #[error("{path} is damaged ({what}): move it away and put a copy of it back, or start anew without it")]
+    #[error(
+        "{path} is damaged ({what}): move it away and put a copy of it back, or start without it on an empty store"
+    )]
     Damaged { path: PathBuf, what: String },
     /// The machine's clock is wrong.
     #[error("the clock of this machine says that it is before 1970: set it, and start again")]

@@ -10,6 +10,19 @@ use tonic::Code;
 
 use crate::harness::*;
 
+const GRACES_CREATION: u64 = 1;
+const FAILED_CALLS: [&str; 9] = [
+    "ProfileService/GetProfile",
+    "ProfileService/GetProfile",
+    "ProfileService/BatchGetProfiles",
+    "ProfileService/UpdateProfile",
+    "ProfileService/ImportProfiles",
+    "ProfileService/ListProfiles",
+    "EventService/Subscribe",
+    "EventService/ListEvents",
+    "/userprofile/v1/{org}/{account}/{workspace}/{mpid}",
+];
+
 /// The operator finds each failure once, with what it takes to look into it. Refusals that are the caller's doing are
 /// not logged, and no line holds what is known of a person.
 #[tokio::test]
@@ -21,7 +34,10 @@ async fn a_failure_of_ours_is_logged_once_and_names_no_person() {
     // Beside the place of NOBODY. A lookup that finds nothing verifies the rows on both sides.
     client.create(ada()).await.unwrap();
     let dir = server.stop().await;
-    edit(&dir, |transaction| damage_profile(transaction, GRACE));
+    edit(&dir, |transaction| {
+        damage_profile(transaction, GRACE);
+        damage_event(transaction, GRACES_CREATION);
+    });
     let log = NamedTempFile::new().unwrap();
     let mut command = binary();
     command.stderr(Stdio::from(File::create(log.path()).unwrap()));
@@ -31,12 +47,22 @@ async fn a_failure_of_ours_is_logged_once_and_names_no_person() {
     let client = process.client().await;
     assert_eq!(client.get(GRACE).await.unwrap_err().code(), Code::DataLoss);
     assert_eq!(client.get_by(email("grace")).await.unwrap_err().code(), Code::DataLoss);
-    let keys = [GRACE, NOBODY, 0].map(by_mpid).into();
-    let batch = BatchGetProfilesRequest { workspace: WORKSPACE.into(), keys, ..Default::default() };
-    let results = client.batch(batch).await.unwrap();
+    // Three of the four are damaged, and that is one failed call.
+    let keys = [GRACE, NOBODY, GRACE, GRACE].map(by_mpid);
+    let results = client.batch(batch_request(keys)).await.unwrap();
     assert!(results.iter().all(|result| matches!(result, batch_get_profiles_result::Result::Error(_))));
     assert_eq!(client.update(GRACE, increment("n")).await.unwrap_err().code(), Code::DataLoss);
-    assert_eq!(client.import(vec![record(by_mpid(GRACE), increment("n"))]).await.unwrap().refused, 1);
+    let records = vec![record(by_mpid(GRACE), increment("n")); 3];
+    assert_eq!(client.import(records).await.unwrap().refused, 3);
+    let page_token = client.page(page_request()).await.unwrap().next_page_token;
+    let after_ada = ListProfilesRequest { page_token, ..page_request() };
+    assert_eq!(client.page(after_ada).await.unwrap_err().code(), Code::DataLoss);
+    let mut stream = client.subscribe_from(earliest()).await;
+    stream.opened().await;
+    assert_eq!(stream.next().await.unwrap_err().code(), Code::DataLoss);
+    assert_eq!(client.list(list_request()).await.unwrap_err().code(), Code::DataLoss);
+    let lookup = format!("{WORKSPACE}/{GRACE}");
+    assert_eq!(http(process.addr, "GET", &lookup, &[], "").await.status, 500);
     assert_eq!(client.get(NOBODY).await.unwrap_err().code(), Code::NotFound);
     process.terminate();
     assert!(process.ended().await.success());
@@ -44,16 +70,12 @@ async fn a_failure_of_ours_is_logged_once_and_names_no_person() {
     let log = std::fs::read_to_string(log.path()).unwrap();
     let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let methods: Vec<_> = lines.iter().map(|line| line["method"].as_str().unwrap()).collect();
-    assert_eq!(
-        methods,
-        ["GetProfile", "GetProfile", "BatchGetProfiles", "UpdateProfile", "ImportProfiles"]
-            .map(|method| format!("ProfileService/{method}"))
-    );
+    assert_eq!(methods, FAILED_CALLS);
     for line in &lines {
         assert_eq!((&line["level"], &line["workspace"]), (&"ERROR".into(), &WORKSPACE.into()), "{line}");
         assert_eq!(line["reason"], "RECORD_CORRUPT", "{line}");
         assert!(line["duration_ms"].as_f64().unwrap() > 0.0, "{line}");
-        assert!(line["error"].as_str().unwrap().contains("table profile"), "{line}");
+        assert!(line["error"].as_str().unwrap().contains("is corrupt"), "{line}");
     }
     assert!(!log.contains("grace"), "{log}");
 }

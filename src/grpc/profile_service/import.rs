@@ -1,9 +1,9 @@
 //! `ImportProfiles`: a stream of records into the queue of writes.
 //!
-//! - A record is read when the queue has room for it: what is not read is held back by the flow control of HTTP/2.
+//! - The server reads a record when the queue has room for it. Until then HTTP/2 flow control holds the sender back.
 //! - Records are applied in order, each as one command of its own, so a broken stream leaves whole records only.
-//! - Answers are taken as they come, between records. What waits here, with those that were refused at the door and are
-//!   told in their turn, is bounded as the queue is.
+//! - Results are collected between records. Waiting results, including refusals of malformed records, are bounded like
+//!   the queue.
 
 use std::future::{Future, ready};
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use crate::proto::v1::{ImportProfilesRequest, ImportProfilesResponse, ImportRefu
 use crate::refusal::Refusal;
 use crate::store::{IMPORT_COMMANDS, Store, StoreError, Written};
 
-/// Runs imports, as many at a time as there are places.
+/// Runs imports, at most [`IMPORTS`] at a time.
 #[derive(Debug, Clone)]
 pub(super) struct Importer {
     store: Arc<Store>,
@@ -47,11 +47,11 @@ struct Import<'a> {
     call: Call,
 }
 
-/// What came of the records so far.
+/// The results of the records so far.
 #[derive(Default)]
 struct Report {
     response: ImportProfilesResponse,
-    /// Records that have an outcome: all from the first on.
+    /// The number of records, counted from the first, whose outcome is known.
     records: i64,
     latest: Place,
 }
@@ -135,9 +135,9 @@ impl<'a> Import<'a> {
 
     fn parse(&self, mut record: ImportProfilesRequest) -> Result<Write, Invalid> {
         if !record.workspace.is_empty() && record.workspace != self.workspace.as_str() {
-            return Err(Invalid::field("workspace", "must be that of the first message"));
+            return Err(Invalid::field("workspace", "must be empty or the same as in the first message"));
         }
-        // With what the first message says for all, so that a record has one fingerprint wherever it stands.
+        // Adds the settings of the first message, so that a record has the same fingerprint at any position.
         record.workspace.clear();
         record.silent |= self.silent;
         record.validate_only |= self.validate_only;
@@ -186,7 +186,7 @@ impl Report {
     }
 }
 
-/// Whether an error concerns more than the record that met it.
+/// Whether an error ends the import rather than failing one record.
 fn ends_import(error: &StoreError) -> bool {
     match error {
         StoreError::Expired { .. }
@@ -207,7 +207,7 @@ fn ends_import(error: &StoreError) -> bool {
     }
 }
 
-/// The next record. A stream that breaks off is the caller's doing, or the connection's.
+/// The next record. If the stream breaks, the caller or the connection ended it.
 async fn next(records: &mut Streaming<ImportProfilesRequest>) -> Result<Option<ImportProfilesRequest>, Refusal> {
     let broken = |status: Status| {
         status::explained(&status).unwrap_or_else(|| Refusal::deadline_exceeded("the stream of records broke off"))

@@ -55,16 +55,13 @@ impl ProfileService for Profiles {
     async fn batch_get_profiles(&self, request: Request<BatchGetProfilesRequest>) -> Result<Response<Encoded>, Status> {
         let batch = Batch::parse(request.into_inner(), &self.limits).map_err(Refusal::from)?;
         let call = Call::begin("ProfileService/BatchGetProfiles", &batch.workspace);
-        let per_key = call.clone();
-        let results = self.store.on_read_pool(move |store| batch.run(store, &per_key)).await;
-        Ok(Response::new(results.map_err(|error| call.refuse(error))?))
+        Ok(Response::new(call.read(&self.store, move |store, call| batch.run(store, call)).await?))
     }
 
     async fn list_profiles(&self, request: Request<ListProfilesRequest>) -> Result<Response<Encoded>, Status> {
         let list = List::parse(request.into_inner(), &self.limits).map_err(Refusal::from)?;
         let call = Call::begin("ProfileService/ListProfiles", &list.workspace);
-        let page = self.store.on_read_pool(move |store| list.run(store)).await;
-        Ok(Response::new(page.map_err(|error| call.refuse(error))?))
+        Ok(Response::new(call.read(&self.store, move |store, _| list.run(store)).await?))
     }
 
     async fn create_profile(&self, request: Request<CreateProfileRequest>) -> Result<Response<Encoded>, Status> {

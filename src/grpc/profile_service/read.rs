@@ -25,7 +25,7 @@ pub(super) struct Get {
 /// A parsed `BatchGetProfilesRequest`.
 pub(super) struct Batch {
     pub workspace: Workspace,
-    /// A malformed key has its error, and does not fail the others.
+    /// A malformed key gets its own error and does not fail the batch.
     keys: Vec<Result<ProfileKey, Invalid>>,
     mask: Mask,
     min_cursor: String,
@@ -147,7 +147,7 @@ impl List {
     }
 }
 
-/// A cursor that we gave out is never ahead of what we read: it was given out after its commit. So it is only checked.
+/// Checks `min_cursor`. There is nothing to wait for: a cursor is sent only after its commit.
 fn check_min_cursor(store: &Store, workspace: &Workspace, cursor: &str) -> Result<(), StoreError> {
     if cursor.is_empty() {
         return Ok(());

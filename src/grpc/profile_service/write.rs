@@ -16,8 +16,10 @@ use crate::store::{Store, Written};
 
 /// The fields that all write requests share.
 pub(super) trait WriteRequest: Message {
-    /// The RPC.
+    /// The RPC, as the log names it.
     const METHOD: &'static str;
+    /// The RPC, as it goes into the fingerprint of a request. It must not change: stored fingerprints hold it.
+    const FINGERPRINT: &'static str;
 
     fn workspace(&self) -> &str;
     fn take_request_id(&mut self) -> String;
@@ -30,6 +32,7 @@ macro_rules! write_request {
     ($request:ty, $method:literal, silent: $silent:expr) => {
         impl WriteRequest for $request {
             const METHOD: &'static str = concat!("ProfileService/", $method);
+            const FINGERPRINT: &'static str = $method;
 
             fn workspace(&self) -> &str {
                 &self.workspace
@@ -83,7 +86,7 @@ impl Write {
         Ok(Self {
             method: R::METHOD,
             workspace,
-            request: id.map(|id| RequestId::new(id, R::METHOD, &request)),
+            request: id.map(|id| RequestId::new(id, R::FINGERPRINT, &request)),
             silent: request.silent(),
             validate_only: request.validate_only(),
             change: change(request)?,

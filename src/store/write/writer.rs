@@ -154,7 +154,6 @@ impl Work {
             }
             Batch::Dropped if calls + imports > 1 => self.most = usize::midpoint(calls, imports),
             Batch::Dropped => {
-                tracing::error!("a write needs a damaged page of the store and is refused");
                 self.answer(calls, vec![Err(batch::damaged())]);
                 self.most = self.most.saturating_mul(2);
             }

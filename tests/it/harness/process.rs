@@ -73,9 +73,13 @@ impl TestProcess {
     }
 }
 
-/// The command that runs the binary under test.
+/// The command that runs the binary under test, without the settings of the environment that the tests run in.
 pub fn binary() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_cameo"))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cameo"));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CAMEO_")) {
+        command.env_remove(name);
+    }
+    command
 }
 
 /// Runs a command to its end.
