@@ -34,8 +34,8 @@ async fn check(healthcheck: &Healthcheck) -> anyhow::Result<()> {
     let ask = async {
         let channel = endpoint.connect().await.with_context(|| format!("cannot reach {}", healthcheck.addr))?;
         let request = HealthCheckRequest { service: healthcheck.service.clone() };
-        let answer = HealthClient::new(channel).check(request).await.context("no response to the health check")?;
-        anyhow::Ok(answer.into_inner().status())
+        let response = HealthClient::new(channel).check(request).await.context("no response to the health check")?;
+        anyhow::Ok(response.into_inner().status())
     };
     let status = tokio::time::timeout(healthcheck.timeout, ask).await.context("no response in time")??;
     if status != ServingStatus::Serving {

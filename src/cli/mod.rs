@@ -3,25 +3,26 @@
 mod healthcheck;
 mod serve;
 
-use std::path::Path;
+use std::ffi::OsString;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::config::file::{self, FileError};
+use crate::config::file;
 
 /// A gRPC profile service with a push stream of every change.
+///
+/// Without a command it serves: `cameo --addr 127.0.0.1:0` is `cameo serve --addr 127.0.0.1:0`.
 #[derive(Debug, Parser)]
-#[command(version, about, args_conflicts_with_subcommands = true, args_override_self = true)]
+#[command(version, args_override_self = true, subcommand_required = true)]
 struct Cli {
     #[command(subcommand)]
-    command: Option<Command>,
-    #[command(flatten)]
-    serve: serve::Serve,
+    command: Command,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve until SIGTERM or SIGINT. This is what runs without a command.
+    #[command(args_override_self = true)]
     Serve(Box<serve::Serve>),
     /// Ask a server whether it serves. The exit status is 0 if it does, else 1.
     Healthcheck(healthcheck::Healthcheck),
@@ -32,7 +33,7 @@ enum Command {
 /// # Errors
 /// Why the command failed.
 pub fn run() -> anyhow::Result<()> {
-    match parse()?.into_command() {
+    match parse()?.command {
         Command::Serve(serve) => serve::run(serve.config),
         Command::Healthcheck(healthcheck) => healthcheck::run(&healthcheck),
     }
@@ -46,30 +47,36 @@ pub fn command() -> clap::Command {
 
 /// Parses the arguments: once to learn of a settings file, and again with its settings as the defaults.
 fn parse() -> anyhow::Result<Cli> {
-    let cli = Cli::parse();
-    let Some(path) = cli.settings_file() else { return Ok(cli) };
-    let matches = with_settings(command(), path)?.get_matches();
-    Ok(Cli::from_arg_matches(&matches)?)
-}
-
-/// `serve` has its flags with and without its name.
-fn with_settings(command: clap::Command, path: &Path) -> Result<clap::Command, FileError> {
-    let mut command = file::read_defaults(command, path)?;
-    let serve = command.find_subcommand_mut("serve").expect("serve is a command");
-    *serve = file::read_defaults(std::mem::take(serve), path)?;
-    Ok(command)
-}
-
-impl Cli {
-    fn settings_file(&self) -> Option<&Path> {
-        match &self.command {
-            None => self.serve.settings_file(),
-            Some(Command::Serve(serve)) => serve.settings_file(),
-            Some(Command::Healthcheck(_)) => None,
+    let arguments = with_command(std::env::args_os().collect());
+    let command = command().mut_subcommands(without_empty_variables);
+    let cli = Cli::from_arg_matches(&command.clone().get_matches_from(&arguments))?;
+    let Command::Serve(serve) = &cli.command else { return Ok(cli) };
+    let Some(path) = serve.settings_file() else { return Ok(cli) };
+    let mut defaults = Ok(());
+    let command = command.mut_subcommand("serve", |serve| match file::read_defaults(serve.clone(), path) {
+        Ok(serve) => serve,
+        Err(error) => {
+            defaults = Err(error);
+            serve
         }
-    }
+    });
+    defaults?;
+    Ok(Cli::from_arg_matches(&command.get_matches_from(arguments))?)
+}
 
-    fn into_command(self) -> Command {
-        self.command.unwrap_or_else(|| Command::Serve(Box::new(self.serve)))
+/// Adds the command where there is none. Only help and the version are of no command.
+fn with_command(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    let first = arguments.get(1).map(|first| first.to_string_lossy());
+    let is_flag = first.as_ref().is_none_or(|first| first.starts_with('-'));
+    let of_all = ["-h", "--help", "-V", "--version"].iter().any(|flag| first.as_deref() == Some(flag));
+    if is_flag && !of_all {
+        arguments.insert(1.min(arguments.len()), "serve".into());
     }
+    arguments
+}
+
+/// An empty variable is an unset one: so compose files pass the variables that they do not set.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |arg: &clap::Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+    command.mut_args(|arg| if is_empty(&arg) { arg.env(None::<&str>) } else { arg })
 }

@@ -32,14 +32,14 @@ pub(super) fn run(config: Config) -> anyhow::Result<()> {
     let server = &config.server;
     if !server.addr.ip().is_loopback() && !server.insecure {
         bail!(
-            "{} can be reached from other machines, and there is no authentication: pass --insecure if that is meant",
+            "{} can be reached from other machines, and there is no authentication: pass --insecure to allow this",
             server.addr
         );
     }
     telemetry::init(&config.telemetry).context("--log")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let ended = runtime.block_on(serve_until_signal(config));
-    runtime.shutdown_background(); // A read that hangs in the disk must not keep the process.
+    runtime.shutdown_background(); // A read that hangs in the disk must not keep the process alive.
     ended
 }
 
@@ -67,8 +67,8 @@ async fn serve_until_signal(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints to standard output. The first line ends with the address, for a program that started us with port 0. Errors
-/// are ignored: stdout may be closed.
+/// Prints to standard output. The first line ends with the address, for programs that start the server with port 0.
+/// Errors are ignored: stdout may be closed.
 fn greet(addr: SocketAddr, data_dir: &Path) {
     let subscribe =
         format!("grpcurl -plaintext -d '{{\"workspace\": \"acme/main/web\"}}' {addr} cameo.v1.EventService/Subscribe");

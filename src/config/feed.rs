@@ -14,7 +14,7 @@ pub struct FeedConfig {
     /// workspace gives up its events first. 0 keeps none.
     #[arg(long, env = "CAMEO_RING_BYTES", value_parser = units::size::<usize>, default_value = "64MiB")]
     pub ring_bytes: usize,
-    /// Time after which the stream of a subscriber that takes nothing is ended, while there is something to take.
+    /// How long a subscriber may read nothing while events wait for it. Then its stream is ended.
     #[arg(long, env = "CAMEO_STALL_TIMEOUT", value_parser = units::positive_duration, default_value = "5m")]
     pub stall_timeout: Duration,
 }

@@ -5,11 +5,11 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Arg, ArgAction, Command};
+use clap::{Arg, Command};
 use toml::{Table, Value};
 
 /// Why a settings file cannot be used.
-#[allow(missing_docs)] // The fields stand in the messages.
+#[allow(missing_docs)] // The messages explain the fields.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// The file cannot be read.
@@ -26,62 +26,48 @@ pub enum FileError {
     Value { path: PathBuf, key: String, problem: String },
 }
 
-/// Takes the settings of a file for the defaults of the command's flags.
+/// Makes the settings in a file the defaults of the command's flags.
 ///
 /// # Errors
-/// [`FileError`] if the file cannot be read or says what no flag could.
+/// [`FileError`] if the file cannot be read, or has a key or a value that no flag accepts.
 pub fn read_defaults(mut command: Command, path: &Path) -> Result<Command, FileError> {
     let text = std::fs::read_to_string(path).map_err(|source| FileError::Read { path: path.to_owned(), source })?;
     let table: Table = text.parse().map_err(|source| FileError::Syntax { path: path.to_owned(), source })?;
     for (key, value) in &table {
         let unknown = || FileError::Unknown { path: path.to_owned(), key: key.clone() };
         let arg = command.get_arguments().find(|arg| is_setting(arg, key)).ok_or_else(unknown)?;
-        let values = valid_values(&command, arg, value).map_err(|problem| FileError::Value {
+        let value = valid_value(&command, key, value).map_err(|problem| FileError::Value {
             path: path.to_owned(),
             key: key.clone(),
             problem,
         })?;
         let id = arg.get_id().clone();
-        command = command.mut_arg(id, |arg| arg.default_values(values));
+        command = command.mut_arg(id, |arg| arg.default_value(value));
     }
     Ok(command)
 }
 
-/// Every setting has a variable, and the file does not name another file.
+/// The file does not name another file.
 fn is_setting(arg: &Arg, key: &str) -> bool {
-    arg.get_long() == Some(key) && arg.get_env().is_some() && key != "config"
+    arg.get_long() == Some(key) && key != "config"
 }
 
-/// The values as the flag would be given them.
-fn valid_values(command: &Command, arg: &Arg, value: &Value) -> Result<Vec<String>, String> {
-    if matches!(arg.get_action(), ArgAction::SetTrue) {
-        return value.as_bool().map(|on| vec![on.to_string()]).ok_or_else(|| "must be true or false".to_owned());
-    }
-    let values = match value {
-        Value::Array(values) => values.iter().map(word).collect(),
-        single => word(single).map(|word| vec![word]),
+/// The value as it would follow the flag.
+fn valid_value(command: &Command, key: &str, value: &Value) -> Result<String, String> {
+    let value = match value {
+        Value::String(text) => text.clone(),
+        Value::Integer(number) => number.to_string(),
+        Value::Boolean(on) => on.to_string(),
+        Value::Float(_) | Value::Datetime(_) | Value::Array(_) | Value::Table(_) => {
+            return Err("must be a text, a whole number, true or false".to_owned());
+        }
     };
-    let values = values.ok_or_else(|| "must be a text, a number, true or false".to_owned())?;
-    let flag = arg.get_long().unwrap_or_default();
-    let flags = values.iter().map(|value| format!("--{flag}={value}"));
-    let parsed = command
-        .clone()
-        .mut_args(|arg| arg.env(None::<&str>))
-        .try_get_matches_from(std::iter::once("cameo".to_owned()).chain(flags));
-    parsed.map(|_| values).map_err(|error| first_line(&error))
+    let without_variables = command.clone().mut_args(|arg| arg.env(None::<&str>));
+    let parsed = without_variables.try_get_matches_from([command.get_name(), &format!("--{key}={value}")]);
+    parsed.map(|_| value).map_err(|error| first_line(&error))
 }
 
-fn word(value: &Value) -> Option<String> {
-    match value {
-        Value::String(text) => Some(text.clone()),
-        Value::Integer(number) => Some(number.to_string()),
-        Value::Float(number) => Some(number.to_string()),
-        Value::Boolean(on) => Some(on.to_string()),
-        Value::Datetime(_) | Value::Array(_) | Value::Table(_) => None,
-    }
-}
-
-/// The rest tells how to ask for help.
+/// The problem. The lines after it tell how to ask for help.
 fn first_line(error: &clap::Error) -> String {
     let text = error.to_string();
     text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned()

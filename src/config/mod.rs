@@ -4,8 +4,7 @@
 //! default and the help. [`file`](mod@file) reads the same settings from a TOML file, and [`units`] parses sizes and durations.
 //! `docs/settings.md` is made from the help; a test holds it to that.
 //!
-//! To add a setting, add a field to the struct of its concern, and run `UPDATE_DOCS=1 cargo test settings`. A field of
-//! [`Limits`] that decides whether a write is refused also goes into the encoding of a command: see `command`.
+//! To add a setting, add a field to the struct of the module that uses it. `docs/architecture.md` lists what follows.
 
 pub mod feed;
 pub mod file;
@@ -14,6 +13,8 @@ pub mod server;
 pub mod store;
 pub mod telemetry;
 pub mod units;
+
+use std::sync::LazyLock;
 
 use clap::{Args, Command};
 
@@ -54,7 +55,8 @@ macro_rules! default_settings {
     ($($config:ty),*) => {$(
         impl Default for $config {
             fn default() -> Self {
-                defaults()
+                static DEFAULT: LazyLock<$config> = LazyLock::new(defaults);
+                DEFAULT.clone()
             }
         }
     )*};

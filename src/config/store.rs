@@ -21,7 +21,7 @@ pub struct StoreConfig {
     /// Memory for pages of the store.
     #[arg(long, env = "CAMEO_CACHE_BYTES", value_parser = units::size::<usize>, default_value = "1GiB")]
     pub cache_bytes: usize,
-    /// Free space of the disk below which writes are refused. Reads go on.
+    /// Free space of the disk below which writes are refused. Reads still work.
     #[arg(long, env = "CAMEO_MIN_FREE_BYTES", value_parser = units::size::<u64>, default_value = "64MiB")]
     pub min_free_bytes: u64,
     /// Writes that may wait in the queue. A further write is refused as `OVERLOADED`.

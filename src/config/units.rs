@@ -11,7 +11,9 @@ use bytesize::ByteSize;
 pub fn size<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
     let problem = || "a size is a number and a unit, such as 64MiB or 1GB; a number alone is bytes".to_owned();
     let size: ByteSize = text.parse().map_err(|_| problem())?;
-    T::try_from(size.as_u64()).map_err(|_| "it is larger than this machine can address".to_owned())
+    let bytes = Some(size.as_u64()).filter(|bytes| *bytes < u64::MAX); // What is larger comes out as the maximum.
+    let size = bytes.and_then(|bytes| T::try_from(bytes).ok());
+    size.ok_or_else(|| "it is larger than this machine can address".to_owned())
 }
 
 /// Parses a size that is at least 1 byte.
@@ -60,7 +62,7 @@ mod tests {
         ] {
             assert_eq!(size::<u64>(text), Ok(bytes), "{text}");
         }
-        for text in ["", "-1", "1 banana", "MiB", "0x10"] {
+        for text in ["", "-1", "NaN", "1 banana", "MiB", "0x10", "99999999999GiB"] {
             assert!(size::<u64>(text).is_err(), "{text}");
         }
         assert!(size::<u8>("256").is_err());

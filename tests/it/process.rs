@@ -98,10 +98,12 @@ async fn a_second_process_on_the_same_store_is_refused() {
 #[tokio::test]
 async fn settings_come_from_the_environment_and_flags_win() {
     let dir = TempDir::new().unwrap();
-    let help = output(binary().arg("--help")).await;
+    let help = output(binary().args(["serve", "--help"])).await;
     let help = String::from_utf8(help.stdout).unwrap();
-    for flag in
-        help.lines().filter_map(|line| line.trim().strip_prefix("--")).map(|line| line.split(' ').next().unwrap())
+    for flag in help
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("--"))
+        .map(|line| line.split([' ', '[']).next().unwrap())
     {
         let variable = format!("CAMEO_{}", flag.to_uppercase().replace('-', "_"));
         assert!(help.contains(&format!("[env: {variable}=")), "--{flag} has {variable}");

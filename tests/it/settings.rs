@@ -32,7 +32,8 @@ fn the_document_lists_every_setting_as_the_help_does() {
 fn tables(command: &Command) -> String {
     let mut tables = String::new();
     let mut heading = None;
-    for arg in command.get_arguments().filter(|arg| arg.get_env().is_some()) {
+    for arg in command.get_arguments() {
+        assert!(arg.get_env().is_some(), "{} has a variable", arg.get_id());
         if tables.is_empty() || arg.get_help_heading() != heading {
             heading = arg.get_help_heading();
             let title = heading.map_or_else(|| format!("`cameo {}`", command.get_name()), str::to_owned);
@@ -58,6 +59,32 @@ fn row(arg: &Arg) -> String {
         arg.get_long().unwrap(),
         arg.get_env().unwrap().to_str().unwrap()
     )
+}
+
+/// The first block of the document in a language.
+fn block(language: &str) -> String {
+    let document = std::fs::read_to_string(DOCUMENT).unwrap();
+    let (_, rest) = document.split_once(&format!("```{language}\n")).unwrap();
+    rest.split_once("```").unwrap().0.to_owned()
+}
+
+#[tokio::test]
+async fn the_commands_and_the_file_of_the_document_are_accepted() {
+    for line in block("sh").lines() {
+        let words: Vec<_> = line.split(" #").next().unwrap().split_whitespace().collect();
+        let (variables, flags): (Vec<_>, Vec<_>) = words.into_iter().partition(|word| word.starts_with("CAMEO_"));
+        let variables: Vec<_> = variables.iter().map(|variable| variable.split_once('=').unwrap()).collect();
+        let dir = TempDir::new().unwrap();
+        settings_file(&dir, "cache-bytes = \"4GiB\"");
+        let mut command = binary();
+        command.current_dir(dir.path()).envs(variables).args(&flags[1..]);
+        let mut process = TestProcess::start_as(&mut command, &dir.path().join("data"), &[]).await;
+        let limits = process.client().await.status("").await.unwrap().limits.unwrap();
+        assert_eq!(limits.cache_bytes, 4 << 30, "{line}");
+        process.kill().await;
+    }
+    let limits = limits_with(&block("toml"), &[], &[]).await;
+    assert_eq!((limits.cache_bytes, limits.max_attributes), (4 << 30, 2_000));
 }
 
 /// The limits in force of a server with this settings file, these variables and these flags.
@@ -106,10 +133,12 @@ async fn a_setting_that_cannot_be_used_is_named() {
         ("config = \"other.toml\"", "there is no setting \"config\""),
         ("[store]\ncache-bytes = 1", "there is no setting \"store\""),
         ("cache-bytes = \"lots\"", "cache-bytes: invalid value 'lots'"),
-        ("cache-bytes = 1970-01-01", "cache-bytes: must be a text, a number"),
+        ("cache-bytes = 1970-01-01", "cache-bytes: must be a text, a whole number"),
+        ("cache-bytes = []", "cache-bytes: must be a text, a whole number"),
+        ("max-attributes = 1e3", "max-attributes: must be a text, a whole number"),
         ("max-attributes = 0", "max-attributes: invalid value '0'"),
         ("log-format = \"prose\"", "log-format: invalid value 'prose'"),
-        ("insecure = \"perhaps\"", "insecure: must be true or false"),
+        ("insecure = \"perhaps\"", "insecure: invalid value 'perhaps'"),
         ("cache-bytes =", "is not TOML"),
     ] {
         let refusal = refusal_of(&settings_file(&dir, file), &[]).await;
@@ -120,6 +149,7 @@ async fn a_setting_that_cannot_be_used_is_named() {
     for (flag, said) in [
         ("--cache-bytes=lots", "a size is a number and a unit"),
         ("--queue-bytes=2GiB", "it must be 1 byte to 1GiB"),
+        ("--cache-bytes=99999999999GiB", "it is larger than this machine can address"),
         ("--stall-timeout=0s", "it must be longer than 0"),
         ("--max-profile-bytes=0", "0 would refuse everything"),
     ] {
@@ -128,16 +158,49 @@ async fn a_setting_that_cannot_be_used_is_named() {
     }
 }
 
-/// `insecure` is a flag without a value, and true or false in the file.
+/// `insecure` is true as a flag without a value, and true or false wherever it has one.
 #[tokio::test]
-async fn a_switch_is_true_or_false_in_the_file() {
+async fn a_switch_is_true_or_false() {
     let dir = TempDir::new().unwrap();
-    let refusal = refusal_of(&settings_file(&dir, "insecure = false\naddr = \"0.0.0.0:0\""), &[]).await;
-    assert!(refusal.contains("pass --insecure"), "{refusal}");
+    let elsewhere = ["--addr", "0.0.0.0:0"];
+    for (file, flags) in
+        [("insecure = false", &elsewhere[..]), ("insecure = true", &["--addr", "0.0.0.0:0", "--insecure=false"])]
+    {
+        let refusal = refusal_of(&settings_file(&dir, file), flags).await;
+        assert!(refusal.contains("pass --insecure"), "{file} {flags:?}: {refusal}");
+    }
+    for (file, variable) in [("insecure = true", ""), ("insecure = false", "yes")] {
+        let path = settings_file(&dir, file);
+        let mut command = binary();
+        command.env("CAMEO_INSECURE", variable).arg("--config").arg(path);
+        let mut process = TestProcess::start_as(&mut command, &dir.path().join("data"), &elsewhere).await;
+        process.kill().await;
+    }
+}
 
-    let path = settings_file(&dir, "insecure = true");
-    let mut command = binary();
-    let data = dir.path().join("data");
-    let mut process = TestProcess::start_as(command.arg("--config").arg(path), &data, &["--addr", "0.0.0.0:0"]).await;
-    process.kill().await;
+/// With and without the name of the command. An empty variable is an unset one.
+#[tokio::test]
+async fn serve_may_be_left_out() {
+    for command_line in [&["serve"][..], &[]] {
+        let dir = TempDir::new().unwrap();
+        let mut command = binary();
+        command.args(command_line).env("CAMEO_CACHE_BYTES", "lots").env("CAMEO_CONFIG", "").env("CAMEO_RING_BYTES", "");
+        let data = dir.path().join("data");
+        let mut process = TestProcess::start_as(&mut command, &data, &["--cache-bytes", "5MiB"]).await;
+        let limits = process.client().await.status("").await.unwrap().limits.unwrap();
+        assert_eq!((limits.cache_bytes, limits.ring_bytes), (5 << 20, 64 << 20), "{command_line:?}");
+        process.kill().await;
+    }
+}
+
+#[tokio::test]
+async fn help_and_the_version_need_no_command() {
+    for (flag, said) in
+        [("--help", "healthcheck"), ("-h", "healthcheck"), ("--version", "cameo 0.1.0"), ("-V", "cameo")]
+    {
+        let shown = output(binary().arg(flag)).await;
+        assert!(shown.status.success() && String::from_utf8_lossy(&shown.stdout).contains(said), "{flag}");
+    }
+    let unknown = output(binary().arg("sevre")).await;
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("unrecognized subcommand 'sevre'"));
 }
