@@ -16,6 +16,7 @@ test-python:
 # Format, lint, documentation.
 check:
     cargo fmt --check
+    python3 .ci/arrows.py
     cargo clippy --all-targets -- -D warnings
     RUSTDOCFLAGS='-D warnings' cargo doc --no-deps
     .ci/buf lint

@@ -21,11 +21,12 @@
 //!
 //! - A new RPC: its service in `proto/cameo/v1/`, then a method in [`grpc`] that parses into types of [`model`].
 //! - A new setting: a field of the struct of its concern in [`config`].
-//! - A new command: a variant of [`command::Change`], and a file in `store::apply`, whose documentation lists the rest.
+//! - A new command, which every new write needs: a variant of [`command::Change`], and a file in `src/store/apply/`, whose
+//!   `mod.rs` lists the places.
 //! - A new reason for a refusal: `proto/cameo/v1/error_reason.proto`, a variant of the error of the layer that refuses,
-//!   and an arm in [`refusal`]. The compiler asks for the rest.
+//!   and an arm in [`refusal`].
 //!
-//! `docs/architecture.md` has each of these step by step.
+//! `docs/architecture.md` has each of these step by step, with the tests and documents that follow.
 
 pub mod call;
 pub mod cli;

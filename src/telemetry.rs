@@ -1,4 +1,4 @@
-//! Logs. They hold no identity value and no attribute value.
+//! Logs. No line holds an identity value or an attribute value.
 
 use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};

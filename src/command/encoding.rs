@@ -143,17 +143,29 @@ fn encode_limits(limits: &Limits) -> storage::Limits {
 
 /// Limits that do not apply to writes get their defaults: no command depends on them.
 fn decode_limits(limits: &storage::Limits) -> Result<Limits, Undecodable> {
+    // With every name, so that the compiler asks for a new limit here.
+    let storage::Limits {
+        profile_bytes,
+        attributes,
+        attribute_key_bytes,
+        attribute_value_bytes,
+        identities,
+        identity_value_bytes,
+        audience_memberships,
+        attributions,
+        workspaces,
+    } = *limits;
     let number = |limit: u64| usize::try_from(limit).map_err(|_| Undecodable::Field("limits"));
     Ok(Limits {
-        profile_bytes: number(limits.profile_bytes)?,
-        attributes: number(limits.attributes)?,
-        attribute_key_bytes: number(limits.attribute_key_bytes)?,
-        attribute_value_bytes: number(limits.attribute_value_bytes)?,
-        identities: number(limits.identities)?,
-        identity_value_bytes: number(limits.identity_value_bytes)?,
-        audience_memberships: number(limits.audience_memberships)?,
-        attributions: number(limits.attributions)?,
-        workspaces: number(limits.workspaces)?,
+        profile_bytes: number(profile_bytes)?,
+        attributes: number(attributes)?,
+        attribute_key_bytes: number(attribute_key_bytes)?,
+        attribute_value_bytes: number(attribute_value_bytes)?,
+        identities: number(identities)?,
+        identity_value_bytes: number(identity_value_bytes)?,
+        audience_memberships: number(audience_memberships)?,
+        attributions: number(attributions)?,
+        workspaces: number(workspaces)?,
         ..Limits::default()
     })
 }

@@ -1,4 +1,4 @@
-//! Health, and the way from serving to closed.
+//! Health, and an orderly shutdown.
 
 use std::future::Future;
 use std::time::Duration;
@@ -36,8 +36,8 @@ impl Health {
         (health, service)
     }
 
-    /// Every service is `NOT_SERVING`. Those who watch are told so, and then their watches end: an open watch would keep
-    /// its connection open.
+    /// Every service is `NOT_SERVING`. Watchers receive it, and then their streams end: an open stream would
+    /// keep its connection open.
     pub async fn not_serving(&mut self) {
         self.set(ServingStatus::NotServing).await;
         for service in SERVICES {

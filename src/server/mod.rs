@@ -2,7 +2,7 @@
 //!
 //! - `routes`: which service responds at which path.
 //! - `transport`: connections, HTTP/2 and its bounds.
-//! - `drain`: health, and the way from serving to closed.
+//! - `drain`: health, and an orderly shutdown.
 
 mod drain;
 mod routes;
@@ -32,7 +32,7 @@ pub struct Server {
 }
 
 /// Why a server did not start, or did not end well.
-#[allow(missing_docs)] // The fields stand in the messages.
+#[allow(missing_docs)] // The messages explain the fields.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
     /// The store cannot be opened.

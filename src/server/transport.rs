@@ -21,18 +21,18 @@ const RESETS_PER_CONNECTION: usize = 1024;
 const STREAM_WINDOW: u32 = 64 << 10;
 /// The length of a gRPC frame's header: the size of the smallest message.
 const FRAME_HEADER: u32 = 5;
-/// What h2 reckons for each message that waits, less its size.
+/// What h2 charges for each waiting message, in addition to its size.
 const MESSAGE_COST: u32 = 256;
 /// Bytes that a client may send on a connection before the server reads them. The windows of its streams bound it
 /// already. But h2 ends a connection on which the small messages that wait cost more than half of it. So it has room for
 /// as many imports as may run, each with a window full of the smallest message.
 #[allow(clippy::cast_possible_truncation)] // They are few.
 const CONNECTION_WINDOW: u32 = 2 * MESSAGE_COST * (STREAM_WINDOW / FRAME_HEADER) * IMPORTS as u32;
-/// A silent connection is pinged so often,
+/// How often a silent connection is pinged.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
-/// and closed if it does not respond within this.
+/// How long it has to respond before it is closed.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// The wait before the next attempt where a connection could not be accepted, for want of file descriptors.
+/// How long to wait after a failed accept, for example when file descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves the routes until `stop` is cancelled and every call has ended.

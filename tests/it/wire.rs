@@ -4,6 +4,8 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, TestRunner};
+use prost::Message;
+use prost_types::FileDescriptorSet;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::client::Grpc;
@@ -13,18 +15,15 @@ use tonic::{Code, Request, Status};
 
 use crate::harness::*;
 
-const METHODS: [&str; 10] = [
-    "/cameo.v1.ProfileService/GetProfile",
-    "/cameo.v1.ProfileService/CreateProfile",
-    "/cameo.v1.ProfileService/UpdateProfile",
-    "/cameo.v1.ProfileService/DeleteProfile",
-    "/cameo.v1.ProfileService/BatchGetProfiles",
-    "/cameo.v1.ProfileService/ListProfiles",
-    "/cameo.v1.ProfileService/ImportProfiles",
-    "/cameo.v1.EventService/ListEvents",
-    "/cameo.v1.EventService/Subscribe",
-    "/cameo.v1.AdminService/GetStatus",
-];
+/// The path of every method of the API.
+fn methods() -> Vec<String> {
+    let files = FileDescriptorSet::decode(cameo::proto::DESCRIPTORS).unwrap().file;
+    let services = files.iter().flat_map(|file| file.service.iter().map(move |service| (file.package(), service)));
+    let methods = services.flat_map(|(package, service)| {
+        service.method.iter().map(move |method| format!("/{package}.{}/{}", service.name(), method.name()))
+    });
+    methods.collect()
+}
 
 /// A codec that sends bytes as they are.
 #[derive(Clone, Copy)]
@@ -68,10 +67,10 @@ impl Decoder for Raw {
 }
 
 /// Sends a message to a method, and returns whether the server refused it.
-async fn send(channel: Channel, method: &'static str, message: Vec<u8>) -> Result<(), Status> {
+async fn send(channel: Channel, method: &str, message: Vec<u8>) -> Result<(), Status> {
     let mut grpc = Grpc::new(channel);
     grpc.ready().await.unwrap();
-    let path = http::uri::PathAndQuery::from_static(method);
+    let path = method.parse().unwrap();
     let response = grpc.server_streaming(Request::new(Bytes::from(message)), path, Raw).await?;
     // The headers of the response are enough: a stream would never end.
     drop(response);
@@ -93,22 +92,23 @@ async fn random_and_truncated_messages_end_the_call() {
     let server = TestServer::start().await;
     let channel = channel(server.addr).await;
     let request = cameo::proto::v1::CreateProfileRequest { profile: Some(sample()), ..create_request() };
-    let whole = prost::Message::encode_to_vec(&request);
+    let whole = request.encode_to_vec();
+    let methods = methods();
     for end in 0..whole.len() {
-        for method in METHODS {
+        for method in &methods {
             assert_refused_or_served(&send(channel.clone(), method, whole[..end].to_vec()).await);
         }
     }
 
     let runtime = tokio::runtime::Handle::current();
     let random = tokio::task::spawn_blocking(move || {
-        let damage = (proptest::collection::vec(any::<u8>(), 0..NOISE_BYTES), 0..whole.len(), 0..METHODS.len());
+        let damage = (proptest::collection::vec(any::<u8>(), 0..NOISE_BYTES), 0..whole.len(), 0..methods.len());
         TestRunner::new(Config::with_cases(DAMAGED_MESSAGES)).run(&damage, |(noise, at, method)| {
             let mut damaged = whole.clone();
             let end = (at + noise.len()).min(damaged.len());
             damaged.splice(at..end, noise.clone());
             for message in [noise, damaged] {
-                assert_refused_or_served(&runtime.block_on(send(channel.clone(), METHODS[method], message)));
+                assert_refused_or_served(&runtime.block_on(send(channel.clone(), &methods[method], message)));
             }
             Ok(())
         })
@@ -122,7 +122,7 @@ async fn random_and_truncated_messages_end_the_call() {
 async fn an_undecodable_request_says_so() {
     let server = TestServer::start().await;
     let channel = channel(server.addr).await;
-    let status = send(channel, METHODS[0], vec![0xff; 9]).await.unwrap_err();
+    let status = send(channel, &methods()[0], vec![0xff; 9]).await.unwrap_err();
     assert_eq!((status.code(), &*reason(&status)), (Code::InvalidArgument, "FIELD_INVALID"));
 }
 

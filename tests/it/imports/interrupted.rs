@@ -107,12 +107,15 @@ async fn an_answered_import_survives_sigkill() {
 
     process.kill().await;
 
-    assert_eq!(response.created, 1_000);
+    assert_eq!(response.created, i64::from(RECORDS));
     let process = TestProcess::start(dir.path(), &[]).await;
     let client = process.client().await;
     let profiles = client.all_profiles(LARGEST_PAGE).await;
-    assert_eq!(assert_first_records_are_whole(&client, &profiles).await, 1_000);
-    assert_eq!(client.subscribe_from(after(&response.cursor)).await.opened().await.1.after_sequence, 1_000);
+    assert_eq!(assert_first_records_are_whole(&client, &profiles).await, RECORDS.unsigned_abs() as usize);
+    assert_eq!(
+        client.subscribe_from(after(&response.cursor)).await.opened().await.1.after_sequence,
+        u64::from(RECORDS.unsigned_abs())
+    );
 }
 
 #[tokio::test]
