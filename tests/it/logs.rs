@@ -11,7 +11,7 @@ use tonic::Code;
 use crate::harness::*;
 
 const GRACES_CREATION: u64 = 1;
-const FAILED_CALLS: [&str; 9] = [
+const FAILED_CALLS: [&str; 10] = [
     "ProfileService/GetProfile",
     "ProfileService/GetProfile",
     "ProfileService/BatchGetProfiles",
@@ -21,6 +21,7 @@ const FAILED_CALLS: [&str; 9] = [
     "EventService/Subscribe",
     "EventService/ListEvents",
     "/userprofile/v1/{org}/{account}/{workspace}/{mpid}",
+    "/userprofile/v1/resolve/{org}/{account}/{workspace}",
 ];
 
 /// The operator finds each failure once, with what it takes to look into it. Refusals that are the caller's doing are
@@ -63,6 +64,9 @@ async fn a_failure_of_ours_is_logged_once_and_names_no_person() {
     assert_eq!(client.list(list_request()).await.unwrap_err().code(), Code::DataLoss);
     let lookup = format!("{WORKSPACE}/{GRACE}");
     assert_eq!(http(process.addr, "GET", &lookup, &[], "").await.status, 500);
+    let resolve = format!("resolve/{WORKSPACE}");
+    let by_email = r#"{"identity": {"type": "email", "value": "grace@example.com"}}"#;
+    assert_eq!(http(process.addr, "POST", &resolve, &[], by_email).await.status, 500);
     assert_eq!(client.get(NOBODY).await.unwrap_err().code(), Code::NotFound);
     process.terminate();
     assert!(process.ended().await.success());

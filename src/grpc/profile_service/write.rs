@@ -169,3 +169,44 @@ pub(super) fn profile_response(profile: Option<Bytes>, cursor: Option<&str>, out
     }
     message.into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::v1::{Profile, ProfileKey, profile_key};
+
+    fn fingerprint(write: &Write) -> u128 {
+        write.request.as_ref().unwrap().fingerprint
+    }
+
+    /// Stores hold fingerprints: a retry must match the one that an earlier version computed. The expected values are
+    /// XXH3 hashes, by another program, of the RPC's name, a zero byte and the encoded request without its id.
+    #[test]
+    fn the_fingerprint_of_a_request_does_not_change() {
+        let limits = Limits::default();
+        let (workspace, request_id) = (String::from("a/b/c"), String::from("r"));
+        let key = Some(ProfileKey { key: Some(profile_key::Key::Mpid(1)) });
+        let patch = Some(ProfilePatch::default());
+
+        let profile = Some(Profile { mpid: 1, ..Profile::default() });
+        let request = CreateProfileRequest {
+            workspace: workspace.clone(),
+            profile,
+            request_id: request_id.clone(),
+            ..Default::default()
+        };
+        assert_eq!(fingerprint(&Write::create(request, &limits).unwrap()), 0x16ef_fe99_a3f2_a96e_3db5_e77d_c322_5a2b);
+
+        let request = UpdateProfileRequest {
+            workspace: workspace.clone(),
+            key: key.clone(),
+            patch: patch.clone(),
+            request_id: request_id.clone(),
+            ..Default::default()
+        };
+        assert_eq!(fingerprint(&Write::update(request, &limits).unwrap()), 0x2508_9e4b_82be_98ee_ac38_3f3a_dea0_ed89);
+
+        let request = DeleteProfileRequest { workspace, key, request_id, ..Default::default() };
+        assert_eq!(fingerprint(&Write::delete(request, &limits).unwrap()), 0x4c5f_962f_79c5_b11f_a091_1674_4ad8_4aa9);
+    }
+}
