@@ -132,6 +132,19 @@ async fn a_batch_is_bounded_in_bytes() {
     assert_eq!(client.all_profiles(0).await.len(), 4);
 }
 
+/// Otherwise no batch could ever return it.
+#[tokio::test]
+async fn a_batch_returns_a_profile_that_alone_passes_the_limit() {
+    let server = TestServer::start_with(limits(|limits| limits.response_bytes = 1)).await;
+    let client = server.client().await;
+    client.create(ada()).await.unwrap();
+
+    let results = client.batch(batch_request([ADA, ADA].map(by_mpid))).await.unwrap();
+
+    assert_eq!(found(&results[0]).mpid, ADA);
+    assert_eq!(code_and_reason(&results[1]), (Code::ResourceExhausted, "LIMIT_EXCEEDED".to_owned()));
+}
+
 #[tokio::test]
 async fn a_list_is_in_the_order_of_mpids_and_passes_over_the_deleted() {
     let server = TestServer::start().await;

@@ -178,7 +178,8 @@ async fn a_switch_is_true_or_false() {
     }
 }
 
-/// With and without the name of the command. An empty variable is an unset one.
+/// With and without the name of the command. A flag wins over a wrong variable, with a settings file too, and an empty
+/// variable is an unset one.
 #[tokio::test]
 async fn serve_may_be_left_out() {
     for command_line in [&["serve"][..], &[]] {
@@ -189,6 +190,12 @@ async fn serve_may_be_left_out() {
         let mut process = TestProcess::start_as(&mut command, &data, &["--cache-bytes", "5MiB"]).await;
         let limits = process.client().await.status("").await.unwrap().limits.unwrap();
         assert_eq!((limits.cache_bytes, limits.ring_bytes), (5 << 20, 64 << 20), "{command_line:?}");
+        process.kill().await;
+
+        command.arg("--config").arg(settings_file(&dir, "max-attributes = 7"));
+        let mut process = TestProcess::start_as(&mut command, &data, &[]).await;
+        let limits = process.client().await.status("").await.unwrap().limits.unwrap();
+        assert_eq!((limits.cache_bytes, limits.max_attributes), (5 << 20, 7), "{command_line:?}");
         process.kill().await;
     }
 }
