@@ -146,10 +146,10 @@ impl ParsedIdentity {
     pub fn parse(field: impl Display + Copy, identity: Identity, limits: &Limits) -> Result<Self, Invalid> {
         let lower = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'_';
         if !(1..=TYPE_CHARS).contains(&identity.r#type.len()) || !identity.r#type.bytes().all(lower) {
-            return Err(Invalid::field(format_args!("{field}.type"), "must be 1 to 64 of a-z0-9_"));
+            return Err(Invalid::field(format_args!("{field}.type"), "must be 1 to 64 characters of a-z0-9_"));
         }
         if identity.encoding.len() > ENCODING_CHARS || !identity.encoding.bytes().all(|c| lower(c) || c == b'-') {
-            return Err(Invalid::field(format_args!("{field}.encoding"), "must be at most 32 of a-z0-9_-"));
+            return Err(Invalid::field(format_args!("{field}.encoding"), "must be at most 32 characters of a-z0-9_-"));
         }
         let value = format_args!("{field}.value");
         Invalid::limit(value, "identity value bytes", limits.identity_value_bytes, identity.value.len())?;

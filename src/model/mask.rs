@@ -92,16 +92,20 @@ impl Mask {
     }
 }
 
+/// Characters of a path in an error.
+const PATH_CHARS: usize = 64;
+
 fn field_number(path: &str) -> Result<u32, Invalid> {
     if let Some((_, number)) = profile::ALL.iter().find(|(field, _)| *field == path) {
         return Ok(*number);
     }
     let inner =
         profile::ALL.iter().any(|(field, _)| path.strip_prefix(field).is_some_and(|rest| rest.starts_with('.')));
+    let path = path.chars().take(PATH_CHARS).collect::<String>();
     let problem = if inner {
-        "must name a whole field; user_attribute_keys selects user attributes".to_owned()
+        format!("must name a whole field, not {path:?}; user_attribute_keys selects user attributes")
     } else {
-        format!("Profile has no field {:?}", path.chars().take(64).collect::<String>())
+        format!("Profile has no field {path:?}")
     };
     Err(Invalid::Mask { field: "read_mask", problem })
 }

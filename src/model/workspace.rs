@@ -19,7 +19,7 @@ impl Workspace {
     pub fn parse(name: &str) -> Result<Self, Invalid> {
         let well_formed = name.split('/').count() == 3 && name.split('/').all(is_part);
         if !well_formed {
-            let problem = "must be org/account/workspace, each part 1 to 64 of A-Za-z0-9_-";
+            let problem = "must be org/account/workspace, each part 1 to 64 characters of A-Za-z0-9_-";
             return Err(Invalid::field("workspace", problem));
         }
         Ok(Self(name.into()))

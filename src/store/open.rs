@@ -254,3 +254,21 @@ fn create_directory(directory: &Path) -> io::Result<()> {
     }
     File::open(parent)?.sync_all()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A process that was just forked holds such a copy, until it runs another program.
+    #[test]
+    fn a_lock_is_released_although_a_copy_of_its_descriptor_is_open() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let first = lock(dir.path()).unwrap();
+        let _copy = first.0.try_clone().unwrap();
+        assert!(matches!(lock(dir.path()), Err(OpenError::Locked { .. })));
+
+        drop(first);
+
+        assert!(lock(dir.path()).is_ok());
+    }
+}

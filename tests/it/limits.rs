@@ -322,6 +322,11 @@ async fn a_request_takes_as_many_bytes_as_it_may() {
         assert_eq!(metadata(status, "found"), (limit + 1).to_string());
         assert!(status.get_details_quota_failure().is_some());
         assert_refused(response, EXHAUSTED, "LIMIT_EXCEEDED", "");
+        // The other services have the same limit.
+        let workspace = "w".repeat(limit);
+        assert_refused(client.status(&workspace).await, EXHAUSTED, "LIMIT_EXCEEDED", "");
+        let list = ListEventsRequest { workspace, ..list_request() };
+        assert_refused(client.list(list).await, EXHAUSTED, "LIMIT_EXCEEDED", "");
     }
 }
 

@@ -6,6 +6,7 @@
 //! - [`http`]: the Profile API over HTTP.
 //! - [`reasons`]: a request for each reason of an error.
 //! - [`refusals`]: bad input is refused and changes nothing.
+//! - [`reflection`]: what the server says of its API.
 //! - [`limits`]: a value at each limit, and one past it.
 //! - [`model`]: random calls, compared with a model.
 //! - [`status`]: what the server tells its operators.
@@ -29,6 +30,7 @@ mod patches;
 mod process;
 mod profiles;
 mod reasons;
+mod reflection;
 mod refusals;
 mod rot;
 mod settings;
