@@ -15,7 +15,7 @@ use crate::config::units;
 #[derive(Debug, Args)]
 pub(super) struct Healthcheck {
     /// Address of the server.
-    #[arg(long, env = "CAMEO_ADDR", default_value = "127.0.0.1:50051")]
+    #[arg(long, env = "CAMEO_ADDR", value_parser = units::address, default_value = "127.0.0.1:50051")]
     addr: SocketAddr,
     /// Service to ask about, such as `cameo.v1.ProfileService`. Empty asks about the server as a whole.
     #[arg(long, env = "CAMEO_SERVICE", default_value = "")]

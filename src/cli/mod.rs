@@ -13,7 +13,8 @@ use crate::config::file;
 ///
 /// Without a command it serves: `cameo --addr 127.0.0.1:0` is `cameo serve --addr 127.0.0.1:0`.
 #[derive(Debug, Parser)]
-#[command(version, args_override_self = true, subcommand_required = true)]
+#[command(version, args_override_self = true, subcommand_required = true, override_usage = "cameo [COMMAND] [OPTIONS]")]
+#[command(after_help = "`cameo serve --help` lists the settings.")]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -13,7 +13,7 @@ use super::units;
 #[command(next_help_heading = "Server")]
 pub struct ServerConfig {
     /// Address to listen on. Port 0 lets the system choose a port.
-    #[arg(long, env = "CAMEO_ADDR", default_value = "127.0.0.1:50051")]
+    #[arg(long, env = "CAMEO_ADDR", value_parser = units::address, default_value = "127.0.0.1:50051")]
     pub addr: SocketAddr,
     /// Listen on an address that other machines can reach, although there is no authentication and no encryption.
     #[arg(long, env = "CAMEO_INSECURE", value_parser = BoolishValueParser::new(), action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false")]

@@ -4,7 +4,6 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use clap::Args;
-use clap::builder::RangedU64ValueParser;
 
 use super::units;
 
@@ -25,7 +24,7 @@ pub struct StoreConfig {
     #[arg(long, env = "CAMEO_MIN_FREE_BYTES", value_parser = units::size::<u64>, default_value = "64MiB")]
     pub min_free_bytes: u64,
     /// Writes that may wait in the queue. A further write is refused as `OVERLOADED`.
-    #[arg(long, env = "CAMEO_QUEUE_COMMANDS", value_parser = queue_commands(), default_value = "4096")]
+    #[arg(long, env = "CAMEO_QUEUE_COMMANDS", value_parser = queue_commands, default_value = "4096")]
     pub queue_commands: usize,
     /// Memory that waiting writes may take. A write counts with the memory that it takes once it is parsed, which may be
     /// many times what was sent.
@@ -36,11 +35,14 @@ pub struct StoreConfig {
     pub scrub_rate: u32,
 }
 
-fn queue_commands() -> RangedU64ValueParser<usize> {
-    RangedU64ValueParser::new().range(QUEUE_RANGE)
+fn queue_commands(text: &str) -> Result<usize, String> {
+    in_queue_range(text.parse().ok()).ok_or_else(|| "it must be a whole number, from 1 to 1073741824".to_owned())
 }
 
 fn queue_bytes(text: &str) -> Result<usize, String> {
-    let bytes = units::size(text)?;
-    if QUEUE_RANGE.contains(&(bytes as u64)) { Ok(bytes) } else { Err("it must be 1 byte to 1GiB".to_owned()) }
+    in_queue_range(Some(units::size(text)?)).ok_or_else(|| "it must be 1 byte to 1GiB".to_owned())
+}
+
+fn in_queue_range(number: Option<usize>) -> Option<usize> {
+    number.filter(|number| QUEUE_RANGE.contains(&(*number as u64)))
 }

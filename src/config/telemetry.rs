@@ -9,7 +9,7 @@ pub struct TelemetryConfig {
     /// What to log, in the syntax of `RUST_LOG`: `info`, or `cameo=debug,warn`.
     #[arg(long, env = "CAMEO_LOG", default_value = "info")]
     pub log: String,
-    /// What a line of the log looks like.
+    /// What a line of the log looks like: `text` for people, `json` for machines.
     #[arg(long, env = "CAMEO_LOG_FORMAT", value_enum, default_value = "text")]
     pub log_format: LogFormat,
 }

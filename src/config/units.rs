@@ -1,5 +1,6 @@
-//! Sizes and durations as people write them: `1GiB`, `10s`.
+//! The values of settings as people write them: `1GiB`, `10s`.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -23,6 +24,22 @@ pub fn size<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
 pub fn positive_size(text: &str) -> Result<usize, String> {
     let bytes = size(text)?;
     if bytes == 0 { Err("0 would refuse everything".to_owned()) } else { Ok(bytes) }
+}
+
+/// Parses an address.
+///
+/// # Errors
+/// What is wrong with the text.
+pub fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "an address is an IP address and a port, such as 127.0.0.1:50051".to_owned())
+}
+
+/// Parses a whole number that is at least 1.
+///
+/// # Errors
+/// What is wrong with the text.
+pub fn count(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|count| *count > 0).ok_or_else(|| "it must be a whole number of at least 1".to_owned())
 }
 
 /// Parses a duration, such as `10s`, `500ms` or `1h 30m`. A number alone is seconds.

@@ -152,6 +152,8 @@ async fn a_setting_that_cannot_be_used_is_named() {
         ("--cache-bytes=99999999999GiB", "it is larger than this machine can address"),
         ("--stall-timeout=0s", "it must be longer than 0"),
         ("--max-profile-bytes=0", "0 would refuse everything"),
+        ("--max-attributes=0", "a whole number of at least 1"),
+        ("--addr=localhost:50051", "an address is an IP address and a port"),
     ] {
         let refusal = refusal_of(&settings_file(&dir, ""), &[flag]).await;
         assert!(refusal.contains(said), "{flag}: {refusal}");

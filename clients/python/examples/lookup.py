@@ -30,7 +30,7 @@ def main() -> None:
     with connect(args.address) as channel:
         client = Client(channel, args.workspace)
         profile = client.get_profile(args.key, read_mask=args.field, user_attribute_keys=args.attribute)
-    print(MessageToJson(profile, preserving_proto_field_name=True))
+    print(MessageToJson(profile, preserving_proto_field_name=True, sort_keys=True))
 
 
 if __name__ == "__main__":
