@@ -21,8 +21,8 @@
 //!
 //! - A new RPC: its service in `proto/cameo/v1/`, then a method in [`grpc`] that parses into types of [`model`].
 //! - A new setting: a field of the struct of its concern in [`config`].
-//! - A new command, which every new write needs: a variant of [`command::Change`], and a file in `src/store/apply/`, whose
-//!   `mod.rs` lists the places.
+//! - A new command, which every new write needs: a variant of [`command::Change`], and a file in `src/store/apply/`,
+//!   whose `mod.rs` lists the places.
 //! - A new reason for a refusal: `proto/cameo/v1/error_reason.proto`, a variant of the error of the layer that refuses,
 //!   and an arm in [`refusal`].
 //!

@@ -1,8 +1,8 @@
 //! Why a call did not succeed: a reason, a message for the caller, and details for machines.
 //!
 //! Every error of `model`, `store` and `feed` becomes a [`Refusal`] here, by exhaustive matches. `grpc::status` renders
-//! it as a status and `http::problem` as a problem document; a refusal itself knows no transport. `docs/architecture.md`
-//! says where a new reason goes.
+//! it as a status and `http::problem` as a problem document; a refusal itself knows no transport.
+//! `docs/architecture.md` says where a new reason goes.
 //!
 //! Invariant: a message, a detail and a log line hold no identity value and no attribute value.
 

@@ -1,8 +1,8 @@
 //! Every setting, one struct per concern: [`server`], [`store`], [`feed`], [`limits`], [`telemetry`].
 //!
-//! A setting is written once, as a field of its struct: the field's attributes give the flag, the `CAMEO_` variable, the
-//! default and the help. [`file`](mod@file) reads the same settings from a TOML file, and [`units`] parses sizes and durations.
-//! `docs/settings.md` is made from the help; a test holds it to that.
+//! A setting is written once, as a field of its struct: the field's attributes give the flag, the `CAMEO_` variable,
+//! the default and the help. [`file`](mod@file) reads the same settings from a TOML file, and [`units`] parses values
+//! such as `1GiB` and `10s`. `docs/settings.md` is made from the help, and a test holds it to that.
 //!
 //! To add a setting, add a field to the struct of the module that uses it. `docs/architecture.md` lists what follows.
 

@@ -16,7 +16,9 @@ pub struct ServerConfig {
     #[arg(long, env = "CAMEO_ADDR", value_parser = units::address, default_value = "127.0.0.1:50051")]
     pub addr: SocketAddr,
     /// Listen on an address that other machines can reach, although there is no authentication and no encryption.
-    #[arg(long, env = "CAMEO_INSECURE", value_parser = BoolishValueParser::new(), action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false")]
+    #[arg(long, env = "CAMEO_INSECURE")]
+    #[arg(value_parser = BoolishValueParser::new(), action = ArgAction::Set)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false")]
     pub insecure: bool,
     /// Time that a shutdown may take before open calls are cut off.
     #[arg(long, env = "CAMEO_DRAIN_TIMEOUT", value_parser = units::duration, default_value = "10s")]

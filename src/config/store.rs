@@ -26,8 +26,8 @@ pub struct StoreConfig {
     /// Writes that may wait in the queue. A further write is refused as `OVERLOADED`.
     #[arg(long, env = "CAMEO_QUEUE_COMMANDS", value_parser = queue_commands, default_value = "4096")]
     pub queue_commands: usize,
-    /// Memory that waiting writes may take. A write counts with the memory that it takes once it is parsed, which may be
-    /// many times what was sent.
+    /// Memory that waiting writes may take. A write counts with the memory that it takes once it is parsed, which may
+    /// be many times what was sent.
     #[arg(long, env = "CAMEO_QUEUE_BYTES", value_parser = queue_bytes, default_value = "64MiB")]
     pub queue_bytes: usize,
     /// Rows that are checked for damage each second, in the background. 0 turns the check off.

@@ -174,7 +174,7 @@ impl Subscriber {
         }
     }
 
-    /// Loads the events up to `head`, or waits for more if there are none. `None` means that there is something to read.
+    /// Loads the events up to `head`, or waits for more if there are none. `None` means that there are some to read.
     async fn fetch(&mut self, head: Place) -> Option<Result<Bytes, FeedError>> {
         if self.cursor >= head {
             return self.wait().await;

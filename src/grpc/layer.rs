@@ -18,9 +18,9 @@ use crate::refusal::Refusal;
 /// timer ticks in milliseconds.
 const AHEAD: Duration = Duration::from_millis(2);
 
-/// Refuses requests that are not gRPC before they reach a service, and ends calls whose deadline has passed. Where tonic
-/// itself refuses (a request that is too large or badly framed, a method that does not exist), it adds the details that
-/// our own refusals have.
+/// Refuses requests that are not gRPC before they reach a service, and ends calls whose deadline has passed. Where
+/// tonic itself refuses (a request that is too large or badly framed, a method that does not exist), it adds the
+/// details that our own refusals have.
 #[derive(Debug, Clone, Copy)]
 pub struct RefusalLayer;
 

@@ -1,8 +1,8 @@
 //! mParticle's Profile API over HTTP: our lookups, with its paths and its JSON.
 //!
 //! - `GET|HEAD|POST /userprofile/v1/{org}/{account}/{workspace}/{mpid}?fields=…&mpid_as=string`
-//! - `POST /userprofile/v1/resolve/{org}/{account}/{workspace}` with an identity in the body. So profiles of an org that
-//!   is named `resolve` can be looked up over gRPC only.
+//! - `POST /userprofile/v1/resolve/{org}/{account}/{workspace}` with an identity in the body. So profiles of an org
+//!   that is named `resolve` can be looked up over gRPC only.
 //!
 //! `query` parses requests, `profile` writes the JSON, and `problem` renders a refusal. This module only reads: changes
 //! go through gRPC.
@@ -45,8 +45,8 @@ const LOOKUP: &str = "/userprofile/v1/{org}/{account}/{workspace}/{mpid}";
 const RESOLVE: &str = "/userprofile/v1/resolve/{org}/{account}/{workspace}";
 /// How long to wait for the body of a request.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// A profile belongs to one person and may change at any time. So only the caller's own cache may keep it, and that cache
-/// must ask again before it uses it.
+/// A profile belongs to one person and may change at any time. So only the caller's own cache may keep it, and that
+/// cache must ask again before it uses it.
 const CACHE_CONTROL: HeaderValue = HeaderValue::from_static("private, no-cache");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -64,8 +64,8 @@ struct Api {
     stop: CancellationToken,
 }
 
-/// The routes. `requests_per_second` is the rate of each workspace, 0 for no limit. Bodies are not waited for once `stop`
-/// is cancelled.
+/// The routes. `requests_per_second` is the rate of each workspace, 0 for no limit. Bodies are not waited for once
+/// `stop` is cancelled.
 pub fn router(store: Arc<Store>, limits: Limits, requests_per_second: u32, stop: CancellationToken) -> Router {
     let rate = NonZeroU32::new(requests_per_second)
         .map(|rate| RateLimiter::new(Quota::per_second(rate), HashMapStateStore::default(), MonotonicClock));

@@ -17,15 +17,16 @@ use crate::model::limits::IMPORTS;
 const STREAMS_PER_CONNECTION: u32 = 200;
 /// Resets that a client may provoke before its connection is closed. tonic itself sets no limit.
 const RESETS_PER_CONNECTION: usize = 1024;
-/// Bytes that a client may send on a stream before the server reads them. This holds back an import that waits for room.
+/// Bytes that a client may send on a stream before the server reads them. This holds back an import that waits for
+/// room.
 const STREAM_WINDOW: u32 = 64 << 10;
 /// The length of a gRPC frame's header: the size of the smallest message.
 const FRAME_HEADER: u32 = 5;
 /// What h2 charges for each waiting message, in addition to its size.
 const MESSAGE_COST: u32 = 256;
 /// Bytes that a client may send on a connection before the server reads them. The windows of its streams bound it
-/// already. But h2 ends a connection on which the small messages that wait cost more than half of it. So it has room for
-/// as many imports as may run, each with a window full of the smallest message.
+/// already. But h2 ends a connection on which the small messages that wait cost more than half of it. So it has room
+/// for as many imports as may run, each with a window full of the smallest message.
 #[allow(clippy::cast_possible_truncation)] // They are few.
 const CONNECTION_WINDOW: u32 = 2 * MESSAGE_COST * (STREAM_WINDOW / FRAME_HEADER) * IMPORTS as u32;
 /// How often a silent connection is pinged.
