@@ -2,7 +2,7 @@
 """Checks that dependencies between the modules of src/ point one way, and that no two files use each other in a circle.
 
 The rules are the two tables below. A module may use what its line lists and nothing else, and a crate may be named only
-where its line says. A new module and a new dependency need a line: where they stand is a decision.
+where its line says. A new module and a new dependency need a line: their place is a decision.
 
 Tests are not checked. A `mod.rs` may use the files that it declares, and they may use what it shares.
 """

@@ -49,34 +49,27 @@ pub fn command() -> clap::Command {
 /// Parses the arguments: once to learn of a settings file, and again with its settings as the defaults.
 fn parse() -> anyhow::Result<Cli> {
     let arguments = with_command(std::env::args_os().collect());
-    let command = command().mut_subcommands(without_empty_variables);
+    let mut command = command().mut_subcommands(without_empty_variables);
     let cli = Cli::from_arg_matches(&command.clone().get_matches_from(&arguments))?;
     let Command::Serve(serve) = &cli.command else { return Ok(cli) };
     let Some(path) = serve.settings_file() else { return Ok(cli) };
-    let mut defaults = Ok(());
-    let command = command.mut_subcommand("serve", |serve| match file::read_defaults(serve.clone(), path) {
-        Ok(serve) => serve,
-        Err(error) => {
-            defaults = Err(error);
-            serve
-        }
-    });
-    defaults?;
+    let serve = command.find_subcommand_mut("serve").expect("serve is a command");
+    *serve = file::read_defaults(serve.clone(), path)?;
     Ok(Cli::from_arg_matches(&command.get_matches_from(arguments))?)
 }
 
-/// Adds the command where there is none. Only help and the version are of no command.
+/// Adds `serve` if no command is named. Help and the version need no command.
 fn with_command(mut arguments: Vec<OsString>) -> Vec<OsString> {
     let first = arguments.get(1).map(|first| first.to_string_lossy());
     let is_flag = first.as_ref().is_none_or(|first| first.starts_with('-'));
-    let of_all = ["-h", "--help", "-V", "--version"].iter().any(|flag| first.as_deref() == Some(flag));
-    if is_flag && !of_all {
+    let needs_no_command = ["-h", "--help", "-V", "--version"].iter().any(|flag| first.as_deref() == Some(flag));
+    if is_flag && !needs_no_command {
         arguments.insert(1.min(arguments.len()), "serve".into());
     }
     arguments
 }
 
-/// An empty variable is an unset one: so compose files pass the variables that they do not set.
+/// An empty variable counts as unset: compose files pass variables without a value as empty ones.
 fn without_empty_variables(command: clap::Command) -> clap::Command {
     let is_empty = |arg: &clap::Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
     command.mut_args(|arg| if is_empty(&arg) { arg.env(None::<&str>) } else { arg })

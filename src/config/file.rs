@@ -1,7 +1,7 @@
 //! The optional settings file: TOML whose keys are the flags without their dashes, such as `cache-bytes = "1GiB"`.
 //!
-//! What the file says becomes the default of the flag. So a variable wins over the file and a flag over both, and every
-//! value is checked as that of the flag is.
+//! A value in the file becomes the default of its flag. So a variable wins over the file, a flag wins over both, and
+//! every value is checked as the flag's is.
 
 use std::path::{Path, PathBuf};
 
@@ -52,7 +52,7 @@ fn is_setting(arg: &Arg, key: &str) -> bool {
     arg.get_long() == Some(key) && key != "config"
 }
 
-/// The value as it would follow the flag.
+/// The value as text, if the flag accepts it.
 fn valid_value(command: &Command, key: &str, value: &Value) -> Result<String, String> {
     let value = match value {
         Value::String(text) => text.clone(),

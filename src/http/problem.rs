@@ -20,7 +20,7 @@ pub(super) struct Problem {
     refusal: Refusal,
 }
 
-/// What stands in the document. `reason`, `metadata` and `errors` are extensions: the `ErrorInfo` and `BadRequest` of
+/// The fields of the document. `reason`, `metadata` and `errors` are extensions: the `ErrorInfo` and `BadRequest` of
 /// gRPC.
 #[derive(Serialize)]
 struct Document<'a> {

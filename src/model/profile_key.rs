@@ -42,18 +42,6 @@ impl ProfileKey {
     }
 }
 
-impl From<Mpid> for ProfileKey {
-    fn from(mpid: Mpid) -> Self {
-        Self::Mpid(mpid)
-    }
-}
-
-impl From<ParsedIdentity> for ProfileKey {
-    fn from(identity: ParsedIdentity) -> Self {
-        Self::Identity(identity)
-    }
-}
-
 impl From<&ProfileKey> for v1::ProfileKey {
     fn from(key: &ProfileKey) -> Self {
         let key = match key {

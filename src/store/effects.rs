@@ -72,7 +72,7 @@ pub(super) struct RequestWrite {
     pub replaces: Option<AgeKey>,
 }
 
-/// Tables that a request's row stands in: by id and by age.
+/// The tables that hold a request: one by id, one by age.
 const REQUEST_TABLES: usize = 2;
 
 impl Effects {

@@ -36,8 +36,8 @@ async fn a_batch_answers_each_key_in_order_with_the_profile_or_its_own_error() {
     let keys = [
         by_mpid(ADA),
         by_identity(identity("email", " example-customer-mxr15@EXAMPLE.com")),
-        by_mpid(NOBODY),
-        by_identity(email("nobody")),
+        by_mpid(UNKNOWN_MPID),
+        by_identity(email("unknown")),
         by_mpid(0),
         ProfileKey { key: None },
         by_identity(identity("Email", "x")),

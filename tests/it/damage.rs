@@ -74,7 +74,7 @@ async fn a_stream_delivers_what_precedes_the_damage_and_names_the_cursor_that_le
 }
 
 #[tokio::test]
-async fn a_damaged_oldest_event_is_in_nobodys_way_but_those_who_begin_with_it() {
+async fn a_damaged_oldest_event_stops_only_readers_that_begin_with_it() {
     let server = with_damaged_events(&[1]).await;
     let client = server.client().await;
     let mut live = client.subscribe_from(None).await;

@@ -17,7 +17,7 @@ use crate::harness::*;
 const SAMPLE: &str = include_str!("../data/userprofile-sample.json");
 /// The query of that example.
 const FIELDS: &str = "fields=device_identities,user_identities,user_attributes,audience_memberships,attribution";
-/// [`SAMPLE_MPID`], as it stands in a path and in JSON.
+/// [`SAMPLE_MPID`], as it is written in a path and in JSON.
 const MPID: &str = "9080350317581165000";
 
 /// Gets a profile of [`WORKSPACE`]; `target` is its mpid and the query.
@@ -46,7 +46,7 @@ fn assert_problem(response: &HttpResponse, status: u16, reason: &str, field: &st
     assert_eq!(named, field, "{problem}");
 }
 
-/// Where these keys stand in the text. Each must be there.
+/// The positions of these keys in the text, which must have them all.
 fn places(text: &str, keys: &[&str]) -> Vec<usize> {
     keys.iter().map(|key| text.find(&format!("\"{key}\"")).unwrap_or_else(|| panic!("no {key}"))).collect()
 }
@@ -283,7 +283,7 @@ async fn a_condition_may_stand_in_several_lines_and_a_304_says_nothing_of_its_le
         assert_eq!((response.status, response.header("content-length")), (304, ""), "{method}");
     }
     let listed = [("if-none-match", "\"other\", *")];
-    assert_eq!(http(server.addr, "GET", &target, &listed, "").await.status, 200, "a star stands alone");
+    assert_eq!(http(server.addr, "GET", &target, &listed, "").await.status, 200, "a star must be alone");
 }
 
 /// Sends a request that is written by hand. Returns what the server writes until it closes the connection.
@@ -362,13 +362,13 @@ async fn head_answers_the_headers_of_get() {
     for name in ["etag", "cache-control", "content-type", "content-length"] {
         assert_eq!(head.header(name), got.header(name), "{name}");
     }
-    assert_eq!(http(server.addr, "HEAD", &format!("{WORKSPACE}/{NOBODY}"), &[], "").await.status, 404);
+    assert_eq!(http(server.addr, "HEAD", &format!("{WORKSPACE}/{UNKNOWN_MPID}"), &[], "").await.status, 404);
 }
 
 #[tokio::test]
 async fn what_is_not_there_is_404() {
     let server = with_sample().await;
-    assert_problem(&get(&server, &NOBODY).await, 404, "PROFILE_NOT_FOUND", "");
+    assert_problem(&get(&server, &UNKNOWN_MPID).await, 404, "PROFILE_NOT_FOUND", "");
     let elsewhere = http(server.addr, "GET", &format!("{OTHER_WORKSPACE}/{MPID}"), &[], "").await;
     assert_problem(&elsewhere, 404, "PROFILE_NOT_FOUND", "");
     let body = r#"{"identity": {"type": "email", "value": "secret-value@example.com"}}"#;
@@ -461,7 +461,7 @@ async fn a_workspace_that_asks_too_often_gets_429_and_when_to_come_back() {
     let refused = refused.first().expect("60 requests take less than the 20 seconds that the rate allows for them");
     assert_problem(refused, 429, "RATE_LIMITED", "");
     assert_eq!(refused.header("retry-after"), "1");
-    let other = format!("{OTHER_WORKSPACE}/{NOBODY}");
+    let other = format!("{OTHER_WORKSPACE}/{UNKNOWN_MPID}");
     assert_eq!(http(server.addr, "GET", &other, &[], "").await.status, 404, "the other workspace has its own rate");
     assert_eq!(client.get(ADA).await.unwrap().mpid, ADA, "gRPC is not limited");
 }

@@ -264,7 +264,7 @@ async fn a_profile_over_a_lowered_limit_can_be_changed() {
     assert_refused(more, INVALID, "LIMIT_EXCEEDED", "patch.set_user_attributes");
 }
 
-/// A test of the store, where the clock stands still, shows that the limit is exact. Here the bytes of the times vary.
+/// A test of the store, whose clock can be stopped, shows that the limit is exact. Here the bytes of the times vary.
 #[tokio::test]
 async fn a_profile_takes_no_more_bytes_than_it_may() {
     for limit in [None, Some(SMALL)] {
@@ -279,9 +279,9 @@ async fn a_profile_takes_no_more_bytes_than_it_may() {
 
         client.update(ADA, padded(limit - OTHER_FIELDS)).await.unwrap();
         // A patch that fits into no profile is refused before the profile is looked up.
-        assert_refused(client.update(NOBODY, padded(limit)).await, EXHAUSTED, "LIMIT_EXCEEDED", "");
+        assert_refused(client.update(UNKNOWN_MPID, padded(limit)).await, EXHAUSTED, "LIMIT_EXCEEDED", "");
         assert_refused(
-            client.update(NOBODY, padded(limit - OTHER_FIELDS)).await,
+            client.update(UNKNOWN_MPID, padded(limit - OTHER_FIELDS)).await,
             Code::NotFound,
             "PROFILE_NOT_FOUND",
             "",

@@ -32,7 +32,7 @@ async fn a_failure_of_ours_is_logged_once_and_names_no_person() {
     let client = server.client().await;
     let grace = Profile { user_identities: vec![email("grace")], ..with_mpid(GRACE) };
     client.create(grace).await.unwrap();
-    // Beside the place of NOBODY. A lookup that finds nothing verifies the rows on both sides.
+    // Beside the place of UNKNOWN_MPID. A lookup that finds nothing verifies the rows on both sides.
     client.create(ada()).await.unwrap();
     let dir = server.stop().await;
     edit(&dir, |transaction| {
@@ -49,7 +49,7 @@ async fn a_failure_of_ours_is_logged_once_and_names_no_person() {
     assert_eq!(client.get(GRACE).await.unwrap_err().code(), Code::DataLoss);
     assert_eq!(client.get_by(email("grace")).await.unwrap_err().code(), Code::DataLoss);
     // Three of the four are damaged, and that is one failed call.
-    let keys = [GRACE, NOBODY, GRACE, GRACE].map(by_mpid);
+    let keys = [GRACE, UNKNOWN_MPID, GRACE, GRACE].map(by_mpid);
     let results = client.batch(batch_request(keys)).await.unwrap();
     assert!(results.iter().all(|result| matches!(result, batch_get_profiles_result::Result::Error(_))));
     assert_eq!(client.update(GRACE, increment("n")).await.unwrap_err().code(), Code::DataLoss);
@@ -67,7 +67,7 @@ async fn a_failure_of_ours_is_logged_once_and_names_no_person() {
     let resolve = format!("resolve/{WORKSPACE}");
     let by_email = r#"{"identity": {"type": "email", "value": "grace@example.com"}}"#;
     assert_eq!(http(process.addr, "POST", &resolve, &[], by_email).await.status, 500);
-    assert_eq!(client.get(NOBODY).await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(client.get(UNKNOWN_MPID).await.unwrap_err().code(), Code::NotFound);
     process.terminate();
     assert!(process.ended().await.success());
 

@@ -180,7 +180,7 @@ fn comments() -> Vec<String> {
 
 /// A lookup with one thing changed. As it is, it looks for a profile that does not exist.
 fn get_with(change: impl FnOnce(&mut GetProfileRequest)) -> GetProfileRequest {
-    let mut request = GetProfileRequest { key: Some(by_mpid(NOBODY)), ..get_request() };
+    let mut request = GetProfileRequest { key: Some(by_mpid(UNKNOWN_MPID)), ..get_request() };
     change(&mut request);
     request
 }

@@ -80,12 +80,12 @@ async fn a_key_that_names_no_profile() {
         let encoded = Identity { encoding: "SHA 256".into(), ..identity("email", "x") };
         assert_refused(client.get_by(encoded).await, invalid, "FIELD_INVALID", "key.identity.encoding");
         for absent in [
-            client.get(NOBODY).await.err(),
-            client.delete(NOBODY).await.err(),
-            client.update(NOBODY, increment("visits")).await.err(),
+            client.get(UNKNOWN_MPID).await.err(),
+            client.delete(UNKNOWN_MPID).await.err(),
+            client.update(UNKNOWN_MPID, increment("visits")).await.err(),
         ] {
             let status = absent.unwrap();
-            assert_eq!(status.get_details_resource_info().unwrap().resource_name, format!("profiles/{NOBODY}"));
+            assert_eq!(status.get_details_resource_info().unwrap().resource_name, format!("profiles/{UNKNOWN_MPID}"));
             assert_refused(Err::<(), _>(status), Code::NotFound, "PROFILE_NOT_FOUND", "");
         }
     })
@@ -274,7 +274,7 @@ async fn a_stale_etag() {
         let request = UpdateProfileRequest { etag: stale.into(), ..update_request(ADA) };
         assert_refused(client.update_with(request.clone()).await, Code::Aborted, "ETAG_MISMATCH", "");
         let missing = UpdateProfileRequest { allow_missing: true, ..request };
-        let missing = UpdateProfileRequest { key: update_request(NOBODY).key, ..missing };
+        let missing = UpdateProfileRequest { key: update_request(UNKNOWN_MPID).key, ..missing };
         assert_refused(client.update_with(missing).await, Code::Aborted, "ETAG_MISMATCH", "");
         let request = DeleteProfileRequest { etag: stale.into(), ..delete_request(ADA) };
         assert_refused(client.delete_with(request.clone()).await, Code::Aborted, "ETAG_MISMATCH", "");

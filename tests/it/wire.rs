@@ -172,5 +172,5 @@ async fn send_frame(server: &TestServer, path: &str, frame: &[u8]) -> Status {
         .header("te", "trailers");
     let body = tonic::body::Body::new(http_body_util::Full::new(Bytes::copy_from_slice(frame)));
     let response = within(channel.ready().await.unwrap().call(request.body(body).unwrap())).await.unwrap();
-    Status::from_header_map(response.headers()).expect("a refusal stands in the headers")
+    Status::from_header_map(response.headers()).expect("a refusal is in the headers")
 }

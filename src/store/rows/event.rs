@@ -5,7 +5,7 @@ use super::super::error::StoreError;
 use super::{FIRST_FORMAT, Kind, begin, number, numbered_key, seal, stored_mpid, unseal, unseal_first_format};
 use crate::model::{EventKind, Micros, Mpid, Sequence};
 
-/// The row of an event. What filters test stands before the event, so that they need not decode it.
+/// The row of an event. The fields that filters test come before the event, so a filter does not decode it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::store) struct EventRow<'a> {
     /// The profile's previous event. `None` for its first.

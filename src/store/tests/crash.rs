@@ -124,7 +124,7 @@ fn reopen(disk: &Disk) -> Store {
 /// What a run did to the disk, and what the store promised along the way.
 struct Recording {
     journal: Vec<Operation>,
-    /// The first stands for the empty store.
+    /// The first is the empty store.
     batches: Vec<Batch>,
     answered: Vec<Answered>,
     /// Every mpid that ever had a profile, in any workspace.

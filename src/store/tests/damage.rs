@@ -179,7 +179,7 @@ fn with_rotten(disk: &Disk, bytes: &[u8], bit: usize) -> Disk {
 async fn no_second_profile_is_created_where_a_key_is_damaged() {
     let disk = disk_with(5, 0).await;
     let keys: Vec<u8> = (1..=5_i64).flat_map(|mpid| [&1_u32.to_le_bytes()[..], &mpid.to_le_bytes()].concat()).collect();
-    let third = 2 * PROFILE_KEY * 8; // The keys of a leaf stand side by side.
+    let third = 2 * PROFILE_KEY * 8; // The keys of a leaf lie side by side.
     for bit in third..third + PROFILE_KEY * 8 {
         let store = store_on(&with_rotten(&disk, &keys, bit), |_, _| {});
         assert!(is_corrupt(&stored(&store, 3)), "bit {bit}");

@@ -90,8 +90,7 @@ async fn acknowledged_writes_and_their_events_survive_sigkill() {
         }
 
         seen = log;
-        let mut stream = client.subscribe_from(None).await;
-        stream.opened().await;
+        let stream = client.listen().await;
         let watcher = tokio::spawn(watch(stream));
         let written = Arc::new(AtomicUsize::new(0));
         let writers = {

@@ -25,8 +25,7 @@ async fn ordered_without_holes_for_a_thousand_subscribers() {
         if n % STREAMS_PER_CONNECTION == 0 {
             client = server.client().await;
         }
-        let mut stream = client.subscribe_from(None).await;
-        stream.opened().await;
+        let mut stream = client.listen().await;
         subscribers.spawn(async move {
             let mut events = Vec::with_capacity(EVENTS);
             while events.len() < EVENTS {

@@ -141,6 +141,13 @@ impl Client {
         Ok(Stream(self.events.clone().subscribe(request).await?.into_inner()))
     }
 
+    /// An open stream of what is committed from now on.
+    pub async fn listen(&self) -> Stream {
+        let mut stream = self.subscribe_from(None).await;
+        stream.opened().await;
+        stream
+    }
+
     pub async fn subscribe_from(&self, start: Option<subscribe_request::Start>) -> Stream {
         self.subscribe(SubscribeRequest { start, ..subscribe_request() }).await.unwrap()
     }

@@ -13,7 +13,7 @@ pub const GRACE: i64 = 1906;
 /// Alan Turing's mpid.
 pub const ALAN: i64 = 1912;
 /// An mpid that no profile has.
-pub const NOBODY: i64 = 404;
+pub const UNKNOWN_MPID: i64 = 404;
 
 pub const ADA_EMAIL: &str = "ada@example.com";
 

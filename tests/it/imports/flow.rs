@@ -25,8 +25,7 @@ const IMPORTS: i64 = 16;
 async fn an_import_does_not_gather_records() {
     let server = TestServer::start().await;
     let client = server.client().await;
-    let mut stream = client.subscribe_from(None).await;
-    stream.opened().await;
+    let mut stream = client.listen().await;
     let sender = Sender::start(&client);
     for mpid in [ADA, GRACE, ALAN] {
         sender.send(visit(mpid)).await;

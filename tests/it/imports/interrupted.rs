@@ -47,8 +47,7 @@ async fn a_broken_import_leaves_whole_records_only() {
     const LATER: i64 = 1_000;
     let server = TestServer::start().await;
     let client = server.client().await;
-    let mut stream = client.subscribe_from(None).await;
-    stream.opened().await;
+    let mut stream = client.listen().await;
     let sender = Sender::start(&client);
     for n in 1..=SENT {
         sender.send(nth(n)).await;
@@ -71,8 +70,7 @@ async fn a_killed_import_keeps_what_was_seen_and_whole_records_only() {
     let dir = TempDir::new().unwrap();
     let mut process = TestProcess::start(dir.path(), &[]).await;
     let client = process.client().await;
-    let mut stream = client.subscribe_from(None).await;
-    stream.opened().await;
+    let mut stream = client.listen().await;
     let mut profiles = client.profiles.clone();
     let import = tokio::spawn(async move { profiles.import_profiles(stream::iter((1..).map(nth))).await });
     let mut seen = stream.sequences(SEVERAL_COMMITS).await;
@@ -122,8 +120,7 @@ async fn an_answered_import_survives_sigkill() {
 async fn a_shutdown_ends_an_import_and_says_how_far_it_came() {
     let server = TestServer::start().await;
     let client = server.client().await;
-    let mut stream = client.subscribe_from(None).await;
-    stream.opened().await;
+    let mut stream = client.listen().await;
     let sender = Sender::start(&client);
     for mpid in [ADA, GRACE, ALAN] {
         sender.send(visit(mpid)).await;

@@ -53,11 +53,11 @@ async fn an_import_tells_which_records_it_refused_and_applies_the_others() {
     client.create(owner_of(secret.clone(), ADA)).await.unwrap();
     let records = vec![
         visit(GRACE),
-        record(by_mpid(NOBODY), add([secret])),
+        record(by_mpid(UNKNOWN_MPID), add([secret])),
         visit(0),
         ImportProfilesRequest { key: None, ..visit(ALAN) },
         ImportProfilesRequest { patch: None, ..visit(ALAN) },
-        ImportProfilesRequest { workspace: OTHER_WORKSPACE.into(), ..visit(NOBODY) },
+        ImportProfilesRequest { workspace: OTHER_WORKSPACE.into(), ..visit(UNKNOWN_MPID) },
         record(by_mpid(ALAN), set([("", number(1.0))])),
         visit(ALAN),
     ];
