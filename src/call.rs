@@ -1,53 +1,87 @@
-//! One call while it is served: what a log line says of it.
+//! One call while it is served: what its line in the access log says.
+//!
+//! The line is written when the last holder of the call is gone: the response has been sent, and no read that it
+//! started is still running. It never holds an identity value or an attribute value.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::error::Error;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use http::Extensions;
 
 use crate::model::Workspace;
-use crate::refusal::Refusal;
+use crate::proto::v1::ErrorReason;
+use crate::refusal::{Refusal, reason_name};
 use crate::store::Store;
 
-/// A call, from when its request was parsed.
+/// How often a state that lasts is logged: a full disk, a full queue.
+const LASTING: Duration = Duration::from_secs(60);
+
+/// A call, from when its head arrived.
 #[derive(Debug)]
 pub struct Call {
     method: &'static str,
-    workspace: Option<Workspace>,
+    is_write: bool,
     start: Instant,
-    /// Whether a failure of this call is in the log. A batch or an import can meet thousands.
-    is_logged: AtomicBool,
+    sent: AtomicU64,
+    noted: Mutex<Noted>,
+}
+
+/// What becomes known of a call while it is served.
+#[derive(Debug, Default)]
+struct Noted {
+    workspace: Option<Workspace>,
+    /// The reason of the first refusal; of a failure of ours if there is one. A batch can meet thousands.
+    reason: Option<ErrorReason>,
+    cause: Option<Box<dyn Error + Send + Sync>>,
 }
 
 impl Call {
-    /// A call of `method`, such as `ProfileService/GetProfile`, in a workspace if it names one.
+    /// A call of `method`, such as `ProfileService/GetProfile`.
     #[must_use]
-    pub fn begin<'a>(method: &'static str, workspace: impl Into<Option<&'a Workspace>>) -> Self {
-        let workspace = workspace.into().cloned();
-        Self { method, workspace, start: Instant::now(), is_logged: AtomicBool::new(false) }
+    pub fn begin(method: &'static str, is_write: bool) -> Arc<Self> {
+        let (start, sent, noted) = (Instant::now(), AtomicU64::new(0), Mutex::default());
+        Arc::new(Self { method, is_write, start, sent, noted })
     }
 
-    /// What the caller is told of an error. If the failure is ours, and the first of this call, it is logged.
+    /// The call that a request belongs to.
+    ///
+    /// # Panics
+    /// If the request did not come through the edge of the server, which adds it.
+    #[must_use]
+    pub fn of(request: &Extensions) -> Arc<Self> {
+        Arc::clone(request.get::<Arc<Self>>().expect("the edge of the server adds it to every request"))
+    }
+
+    /// Notes the workspace of the call.
+    pub fn within(&self, workspace: &Workspace) {
+        self.noted().workspace = Some(workspace.clone());
+    }
+
+    /// What the caller is told of an error.
     pub fn refuse(&self, error: impl Into<Refusal>) -> Refusal {
-        let refusal = error.into();
-        if refusal.is_our_failure() && !self.is_logged.swap(true, Ordering::Relaxed) {
-            tracing::error!(
-                method = self.method,
-                workspace = self.workspace.as_ref().map(Workspace::as_str),
-                reason = refusal.reason_name(),
-                duration_ms = self.start.elapsed().as_secs_f64() * 1e3,
-                error = refusal.cause.as_deref().map(|cause| cause as &dyn std::error::Error),
-                "a call failed"
-            );
+        let mut refusal = error.into();
+        let mut noted = self.noted();
+        if noted.reason.is_none() || refusal.is_our_failure() && noted.cause.is_none() {
+            noted.reason = Some(refusal.reason);
+            noted.cause = refusal.cause.take();
         }
+        drop(noted);
         refusal
     }
 
-    /// Runs a read on the store's read pool. A failure is logged there, even if the caller no longer waits.
+    /// Counts bytes of the response.
+    pub fn sent(&self, bytes: usize) {
+        self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Runs a read on the store's read pool.
     ///
     /// # Errors
     /// The refusal of what `read` returns, or of a panic.
     pub async fn read<T, E>(
-        self,
+        self: &Arc<Self>,
         store: &Arc<Store>,
         read: impl FnOnce(&Store, &Self) -> Result<T, E> + Send + 'static,
     ) -> Result<T, Refusal>
@@ -55,10 +89,86 @@ impl Call {
         T: Send + 'static,
         E: Into<Refusal>,
     {
-        let call = Arc::new(self);
-        let in_pool = Arc::clone(&call);
-        let result =
-            store.on_read_pool(move |store| read(store, &in_pool).map_err(|error| in_pool.refuse(error))).await;
-        result.map_err(|refusal| call.refuse(refusal))
+        let call = Arc::clone(self);
+        let result = store.on_read_pool(move |store| read(store, &call).map_err(|error| call.refuse(error))).await;
+        result.map_err(|refusal| self.refuse(refusal))
+    }
+
+    fn noted(&self) -> MutexGuard<'_, Noted> {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the operator should see it: a failure of ours, or a write that was refused.
+    fn log(&self, noted: &Noted) {
+        let workspace = noted.workspace.as_ref().map(Workspace::as_str);
+        let reason = noted.reason.map(reason_name);
+        let duration_ms = self.start.elapsed().as_secs_f64() * 1e3;
+        let (method, bytes) = (self.method, self.sent.load(Ordering::Relaxed));
+        match noted.reason {
+            Some(ErrorReason::Internal | ErrorReason::RecordCorrupt | ErrorReason::StorageFailed) => {
+                let error = noted.cause.as_deref().map(|cause| cause as &dyn Error);
+                tracing::error!(method, workspace, reason, duration_ms, bytes, error, "a call failed");
+            }
+            Some(ErrorReason::Overloaded) => lasting(&OVERLOADED, reason, method, workspace),
+            Some(ErrorReason::StorageFull) => lasting(&STORAGE_FULL, reason, method, workspace),
+            Some(_) if self.is_write => {
+                tracing::info!(method, workspace, reason, duration_ms, bytes, "a write was refused");
+            }
+            _ => tracing::debug!(method, workspace, reason, duration_ms, bytes, "a call ended"),
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        let noted = std::mem::take(self.noted.get_mut().unwrap_or_else(PoisonError::into_inner));
+        self.log(&noted);
+    }
+}
+
+/// A state in which many calls are refused. It is logged once a minute while it lasts.
+#[derive(Debug)]
+struct Lasting(Mutex<Option<Since>>);
+
+#[derive(Debug)]
+struct Since {
+    logged: Instant,
+    refused: u64,
+}
+
+static OVERLOADED: Lasting = Lasting(Mutex::new(None));
+static STORAGE_FULL: Lasting = Lasting(Mutex::new(None));
+
+impl Lasting {
+    /// Counts a refusal. Returns how many there were since the last line, if it is time for a line.
+    fn count(&self, now: Instant) -> Option<u64> {
+        let mut since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let refused = since.as_ref().map_or(1, |since| since.refused + 1);
+        let due = since.as_ref().is_none_or(|since| now.duration_since(since.logged) >= LASTING);
+        let logged = if due { now } else { since.as_ref().map_or(now, |since| since.logged) };
+        *since = Some(Since { logged, refused: if due { 0 } else { refused } });
+        due.then_some(refused)
+    }
+}
+
+fn lasting(state: &Lasting, reason: Option<&str>, method: &str, workspace: Option<&str>) {
+    if let Some(refused) = state.count(Instant::now()) {
+        tracing::warn!(reason, refused, "calls are refused; logged once a minute while this lasts");
+    }
+    tracing::debug!(method, workspace, reason, "a call was refused");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_that_lasts_is_logged_once_a_minute() {
+        let (state, start) = (Lasting(Mutex::new(None)), Instant::now());
+        assert_eq!(state.count(start), Some(1));
+        assert_eq!(state.count(start + Duration::from_secs(1)), None);
+        assert_eq!(state.count(start + Duration::from_secs(59)), None);
+        assert_eq!(state.count(start + Duration::from_secs(60)), Some(3));
+        assert_eq!(state.count(start + Duration::from_secs(61)), None);
     }
 }

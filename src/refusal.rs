@@ -103,10 +103,10 @@ impl Refusal {
         matches!(self.reason, Internal | RecordCorrupt | StorageFailed)
     }
 
-    /// The name of the reason, as callers see it: without the prefix that protobuf asks for.
+    /// See [`reason_name`].
     #[must_use]
     pub fn reason_name(&self) -> &'static str {
-        self.reason.as_str_name().trim_start_matches("ERROR_REASON_")
+        reason_name(self.reason)
     }
 
     /// A field of the request is wrong.
@@ -152,6 +152,81 @@ impl Refusal {
     pub fn response_full(limit: usize, found: usize) -> Self {
         let message = format!("the response would take {found} bytes with this profile, over the limit of {limit}");
         Self::over_quota(message, "response bytes", limit, found)
+    }
+
+    /// A unary call has more than one message.
+    #[must_use]
+    pub fn more_than_one_message() -> Self {
+        let problem = "a unary call has one message, and this one has more";
+        Self::field(ErrorReason::FieldInvalid, problem.to_owned(), "", problem)
+    }
+
+    /// The request names no host, or several.
+    #[must_use]
+    pub fn host_invalid(problem: &'static str) -> Self {
+        Self::field(ErrorReason::FieldInvalid, problem.to_owned(), "host", problem)
+    }
+
+    /// The request names a host that is not served.
+    #[must_use]
+    pub fn host_not_served() -> Self {
+        let message = "this server listens on a loopback address and does not serve the host that the request names; \
+                       --allowed-hosts adds hosts";
+        Self::new(ErrorReason::PermissionDenied, message)
+    }
+
+    /// The content type is not one of gRPC's.
+    #[must_use]
+    pub fn content_type_unsupported() -> Self {
+        let message = "a gRPC method takes application/grpc, or application/grpc-web and application/grpc-web-text";
+        Self::new(ErrorReason::EncodingUnsupported, message)
+    }
+
+    /// gRPC over HTTP/1.1.
+    #[must_use]
+    pub fn version_unsupported() -> Self {
+        let message = "application/grpc needs HTTP/2; over HTTP/1.1 use application/grpc-web";
+        Self::new(ErrorReason::EncodingUnsupported, message)
+    }
+
+    /// The body of a request is compressed in a way that is not known here.
+    #[must_use]
+    pub fn content_encoding_unsupported() -> Self {
+        Self::new(ErrorReason::EncodingUnsupported, "the body may be plain, or compressed with gzip or zstd")
+    }
+
+    /// A message of gRPC is compressed in a way that is not known here.
+    #[must_use]
+    pub fn compression_unsupported() -> Self {
+        Self::new(ErrorReason::EncodingUnsupported, "messages may be plain, or compressed with gzip or zstd")
+    }
+
+    fn overloaded(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorReason::Overloaded, message).retry_after(RESTART_RETRY)
+    }
+
+    /// As many calls are in flight as may be.
+    #[must_use]
+    pub fn too_many_calls(limit: usize) -> Self {
+        Self::overloaded(format!("{limit} calls are in flight, which is the limit"))
+    }
+
+    /// As many connections are open as may be, and each has a call in flight.
+    #[must_use]
+    pub fn too_many_connections(limit: usize) -> Self {
+        Self::overloaded(format!("{limit} connections are open, which is the limit"))
+    }
+
+    /// Requests that are being received take all the memory that they may take.
+    #[must_use]
+    pub fn too_much_received() -> Self {
+        Self::overloaded("requests that are being received take all of their memory, or this connection's share of it")
+    }
+
+    /// Responses that are not read take all the memory that they may take.
+    #[must_use]
+    pub fn responses_unread() -> Self {
+        Self::overloaded("responses that wait to be read take all of their memory, or this connection's share of it")
     }
 
     /// The method or the resource does not exist.
@@ -218,6 +293,12 @@ impl Refusal {
             None => refusal,
         }
     }
+}
+
+/// The name of a reason, as callers see it: without the prefix that protobuf asks for.
+#[must_use]
+pub fn reason_name(reason: ErrorReason) -> &'static str {
+    reason.as_str_name().trim_start_matches("ERROR_REASON_")
 }
 
 impl From<Invalid> for Refusal {

@@ -60,8 +60,11 @@ impl Admin {
 #[tonic::async_trait]
 impl AdminService for Admin {
     async fn get_status(&self, request: Request<GetStatusRequest>) -> Result<Response<Encoded>, Status> {
-        let workspace = parse_workspace(&request.into_inner().workspace)?;
-        let call = Call::begin("AdminService/GetStatus", workspace.as_ref());
+        let call = Call::of(request.extensions());
+        let workspace = parse_workspace(&request.into_inner().workspace).map_err(|refusal| call.refuse(refusal))?;
+        if let Some(workspace) = &workspace {
+            call.within(workspace);
+        }
         let admin = self.clone();
         let status = call.read(&self.store, move |_, _| admin.status(workspace.as_ref())).await?;
         Ok(Response::new(Encoded::new(&status)))
@@ -75,7 +78,23 @@ fn parse_workspace(name: &str) -> Result<Option<Workspace>, Refusal> {
 /// The limits in force. Destructuring names every setting, so the compiler asks for a new one here.
 fn limits_in_force(config: &Config) -> ServerLimits {
     let Config { server, store, feed, limits, telemetry: _ } = config;
-    let ServerConfig { addr: _, insecure: _, drain_timeout, http_rate } = *server;
+    let ServerConfig {
+        addr: _,
+        insecure: _,
+        drain_timeout,
+        http_rate,
+        max_connections,
+        max_calls_per_connection,
+        max_calls,
+        receive_bytes,
+        send_bytes,
+        handshake_timeout,
+        idle_timeout,
+        receive_timeout,
+        send_timeout,
+        allowed_hosts: _,
+        cors_origins: _,
+    } = server;
     let StoreConfig { data_dir: _, cache_bytes, min_free_bytes, queue_commands, queue_bytes, scrub_rate: _ } = *store;
     let FeedConfig { ring_bytes, stall_timeout } = *feed;
     ServerLimits {
@@ -85,8 +104,17 @@ fn limits_in_force(config: &Config) -> ServerLimits {
         cache_bytes: wide(cache_bytes),
         min_free_bytes,
         stall_timeout: stall_timeout.try_into().ok(),
-        http_rate,
-        drain_timeout: drain_timeout.try_into().ok(),
+        http_rate: *http_rate,
+        drain_timeout: (*drain_timeout).try_into().ok(),
+        max_connections: wide(*max_connections),
+        max_calls_per_connection: u64::from(*max_calls_per_connection),
+        max_calls: wide(*max_calls),
+        receive_bytes: wide(*receive_bytes),
+        send_bytes: wide(*send_bytes),
+        handshake_timeout: (*handshake_timeout).try_into().ok(),
+        idle_timeout: (*idle_timeout).try_into().ok(),
+        receive_timeout: (*receive_timeout).try_into().ok(),
+        send_timeout: (*send_timeout).try_into().ok(),
         ..limits_of_callers(limits)
     }
 }

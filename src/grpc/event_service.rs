@@ -51,8 +51,9 @@ impl EventService for Events {
     type SubscribeStream = Pin<Box<dyn Stream<Item = Result<Encoded, Status>> + Send>>;
 
     async fn subscribe(&self, request: Request<SubscribeRequest>) -> Result<Response<Self::SubscribeStream>, Status> {
-        let subscribe = parse_subscribe(request.into_inner()).map_err(Refusal::from)?;
-        let call = Call::begin("EventService/Subscribe", &subscribe.workspace);
+        let call = Call::of(request.extensions());
+        let subscribe = parse_subscribe(request.into_inner()).map_err(|error| call.refuse(error))?;
+        call.within(&subscribe.workspace);
         let subscriber = Subscriber::open(&self.feed, Arc::clone(&self.store), subscribe);
         let subscriber = subscriber.map_err(|error| call.refuse(error))?;
         let frames = stream::unfold(Box::new(subscriber), |mut subscriber| async move {
@@ -63,8 +64,9 @@ impl EventService for Events {
     }
 
     async fn list_events(&self, request: Request<ListEventsRequest>) -> Result<Response<Encoded>, Status> {
-        let list = parse_list(request.into_inner(), &self.limits).map_err(Refusal::from)?;
-        let call = Call::begin("EventService/ListEvents", &list.workspace);
+        let call = Call::of(request.extensions());
+        let list = parse_list(request.into_inner(), &self.limits).map_err(|error| call.refuse(error))?;
+        call.within(&list.workspace);
         let size = PageSize { items: list.page_size, bytes: self.limits.response_bytes };
         Ok(Response::new(call.read(&self.store, move |store, _| list_events(store, &list, size)).await?))
     }

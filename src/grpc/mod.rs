@@ -1,14 +1,12 @@
 //! The gRPC services. Each method parses the request, asks the store or the feed, and renders the result.
 //!
 //! - [`profile_service`], [`event_service`], [`admin_service`]: one file or folder per service.
-//! - [`status`]: renders a refusal as a gRPC status.
+//! - [`status`]: renders a refusal as a gRPC status, and reads deadlines.
 //! - [`codec`]: sends responses that are already encoded.
-//! - [`layer`]: deadlines, content types and reasons, for every call.
 
 pub mod admin_service;
 pub mod codec;
 pub mod event_service;
-pub mod layer;
 pub mod profile_service;
 pub mod status;
 

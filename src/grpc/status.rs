@@ -1,15 +1,18 @@
 //! Renders a refusal as a gRPC status with `google.rpc` details, and explains the statuses that tonic makes.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
+use http::{HeaderMap, Response};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use crate::call::Call;
 use crate::proto::v1::ErrorReason;
 use crate::refusal::{Detail, Refusal};
 
 /// The message for a call whose deadline has passed.
-pub(super) const DEADLINE: &str = "the caller's deadline passed; whether a write was kept is unknown";
+pub(crate) const DEADLINE: &str = "the caller's deadline passed; whether a write was kept is unknown";
 const DOMAIN: &str = "cameo";
 const PROFILE: &str = "cameo.v1.Profile";
 
@@ -43,7 +46,8 @@ fn code(refusal: &Refusal) -> Code {
         ErrorReason::ServerDraining | ErrorReason::StorageFailed => Code::Unavailable,
         ErrorReason::RecordCorrupt => Code::DataLoss,
         ErrorReason::DeadlineExceeded => Code::DeadlineExceeded,
-        ErrorReason::MethodUnknown => Code::Unimplemented,
+        ErrorReason::MethodUnknown | ErrorReason::EncodingUnsupported => Code::Unimplemented,
+        ErrorReason::PermissionDenied => Code::PermissionDenied,
         ErrorReason::Internal | ErrorReason::Unspecified => Code::Internal,
     }
 }
@@ -81,7 +85,60 @@ pub(super) fn explained(status: &Status) -> Option<Refusal> {
         // The message, or the frame around it, is cut short or malformed.
         Code::Internal => Some(Refusal::undecodable()),
         Code::Cancelled | Code::DeadlineExceeded => Some(Refusal::deadline_exceeded(DEADLINE)),
-        Code::Unimplemented => Some(Refusal::method_unknown("no such method, or no such encoding")),
+        Code::Unimplemented if status.message().contains("compress") => Some(Refusal::compression_unsupported()),
+        Code::Unimplemented => Some(Refusal::method_unknown("no such method")),
         _ => None,
+    }
+}
+
+/// The deadline in `grpc-timeout`: up to eight digits and a unit. A malformed one is ignored.
+#[must_use]
+pub fn deadline(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.len() > 8 || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
+        return None;
+    }
+    let value = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(value * 60 * 60),
+        "M" => Duration::from_secs(value * 60),
+        "S" => Duration::from_secs(value),
+        "m" => Duration::from_millis(value),
+        "u" => Duration::from_micros(value),
+        "n" => Duration::from_nanos(value),
+        _ => return None,
+    })
+}
+
+/// Gives a status that tonic made the details that ours have, and notes its reason.
+pub fn explain<B>(response: &mut Response<B>, call: &Call) {
+    if !response.headers().contains_key(Status::GRPC_STATUS) {
+        return; // Most responses have their status in the trailers.
+    }
+    let refusal = Status::from_header_map(response.headers()).as_ref().and_then(explained);
+    if let Some(refusal) = refusal {
+        let status = Status::from(call.refuse(refusal));
+        let _ = status.add_header(response.headers_mut()); // It cannot fail: our statuses are ASCII.
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_is_digits_and_a_unit() {
+        let parse =
+            |text: &str| deadline(&HeaderMap::from_iter([("grpc-timeout".parse().unwrap(), text.parse().unwrap())]));
+        assert_eq!(parse("2H"), Some(Duration::from_secs(7_200)));
+        assert_eq!(parse("99999999M"), Some(Duration::from_secs(99_999_999 * 60)));
+        assert_eq!(parse("1S"), Some(Duration::from_secs(1)));
+        assert_eq!(parse("15m"), Some(Duration::from_millis(15)));
+        assert_eq!(parse("15u"), Some(Duration::from_micros(15)));
+        assert_eq!(parse("15n"), Some(Duration::from_nanos(15)));
+        for malformed in ["", "S", "1", "1s", "+1S", "123456789S", "1 S"] {
+            assert_eq!(parse(malformed), None, "{malformed}");
+        }
     }
 }

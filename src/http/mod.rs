@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::Extension;
 use axum::body::{Body, HttpBody};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, Request, State};
@@ -43,6 +44,8 @@ use query::{Query, Resolve};
 
 const LOOKUP: &str = "/userprofile/v1/{org}/{account}/{workspace}/{mpid}";
 const RESOLVE: &str = "/userprofile/v1/resolve/{org}/{account}/{workspace}";
+/// What both paths begin with.
+const PREFIX: &str = "/userprofile/v1/";
 /// How long to wait for the body of a request.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// A profile belongs to one person and may change at any time. So only the caller's own cache may keep it, and that
@@ -76,14 +79,29 @@ pub fn router(store: Arc<Store>, limits: Limits, requests_per_second: u32, stop:
         .with_state(Arc::new(Api { store, limits, rate, stop }))
 }
 
+/// The route of a path, as logs and metrics name it. Only the prefix is looked at.
+#[must_use]
+pub fn route(path: &str) -> Option<&'static str> {
+    let rest = path.strip_prefix(PREFIX)?;
+    Some(if rest.starts_with("resolve/") { RESOLVE } else { LOOKUP })
+}
+
 /// The response where a path leads nowhere.
 #[must_use]
 pub fn not_found() -> Response {
     Problem::no_such_resource().into_response()
 }
 
+/// The response to a request that is refused before it reaches a route. `status` is what the reason's would be, unless
+/// it is given.
+#[must_use]
+pub fn refused(refusal: Refusal, status: Option<StatusCode>) -> Response {
+    Problem::with_status(refusal, status).into_response()
+}
+
 async fn lookup(
     State(api): State<Arc<Api>>,
+    Extension(call): Extension<Arc<Call>>,
     path: Result<Path<[String; 4]>, PathRejection>,
     RawQuery(query): RawQuery,
     method: Method,
@@ -94,7 +112,7 @@ async fn lookup(
     let query = Query::parse(query.as_deref())?;
     let key = ProfileKey::Mpid(parse_mpid(&mpid)?);
     api.check_rate(&workspace)?;
-    let (etag, body) = api.find(&Call::begin(LOOKUP, &workspace), &workspace, &key, &query)?;
+    let (etag, body) = api.find(&call, &workspace, &key, &query)?;
     let conditional = method != Method::POST;
     if conditional && headers.get_all(header::IF_NONE_MATCH).iter().any(|condition| matches(condition, &etag)) {
         // A stream, and not an empty body: that would say `content-length: 0`, which is not the length of the profile.
@@ -106,6 +124,7 @@ async fn lookup(
 
 async fn resolve(
     State(api): State<Arc<Api>>,
+    Extension(call): Extension<Arc<Call>>,
     path: Result<Path<[String; 3]>, PathRejection>,
     RawQuery(query): RawQuery,
     request: Request,
@@ -116,7 +135,7 @@ async fn resolve(
     api.check_rate(&workspace)?;
     let body = api.read_body(request).await?;
     let key = Resolve::parse(&body, &api.limits)?;
-    let (etag, body) = api.find(&Call::begin(RESOLVE, &workspace), &workspace, &key, &query)?;
+    let (etag, body) = api.find(&call, &workspace, &key, &query)?;
     Ok((validators(etag), [(header::CONTENT_TYPE, JSON)], body).into_response())
 }
 
@@ -158,6 +177,7 @@ impl Api {
         key: &ProfileKey,
         query: &Query,
     ) -> Result<(HeaderValue, Vec<u8>), Refusal> {
+        call.within(workspace);
         let profile = self.store.find(workspace, key, |profile| Profile::decode(profile));
         let profile = profile.and_then(|profile| profile.map_err(|_| StoreError::corrupt("profile")));
         let profile = profile.map_err(|error| call.refuse(error))?;

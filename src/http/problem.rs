@@ -68,6 +68,14 @@ impl Problem {
     }
 }
 
+impl Problem {
+    /// A refusal with another status than its reason has.
+    pub fn with_status(refusal: Refusal, status: Option<StatusCode>) -> Self {
+        let problem = Self::from(refusal);
+        Self { status: status.unwrap_or(problem.status), ..problem }
+    }
+}
+
 impl<E: Into<Refusal>> From<E> for Problem {
     fn from(error: E) -> Self {
         let refusal = error.into();
@@ -141,6 +149,8 @@ fn status(refusal: &Refusal) -> StatusCode {
         ErrorReason::ServerDraining | ErrorReason::StorageFailed => StatusCode::SERVICE_UNAVAILABLE,
         ErrorReason::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
         ErrorReason::MethodUnknown => StatusCode::NOT_IMPLEMENTED,
+        ErrorReason::PermissionDenied => StatusCode::FORBIDDEN,
+        ErrorReason::EncodingUnsupported => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         ErrorReason::RecordCorrupt | ErrorReason::Internal | ErrorReason::Unspecified => {
             StatusCode::INTERNAL_SERVER_ERROR
         }

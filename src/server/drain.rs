@@ -4,7 +4,6 @@ use std::future::Future;
 use std::time::Duration;
 
 use tonic::server::NamedService;
-use tonic::transport::Error;
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::{self, HealthServer};
 use tonic_health::server::HealthReporter;
@@ -55,20 +54,19 @@ impl Health {
 /// Waits until the calls in flight have ended, then closes the store. Both together take no longer than `timeout`.
 pub(super) async fn close(
     store: &Store,
-    served: impl Future<Output = Result<(), Error>>,
+    served: impl Future<Output = ()>,
     timeout: Duration,
 ) -> Result<(), ServerError> {
     let drained = async {
-        let ended = served.await;
+        served.await;
         store.close().await;
-        ended
     };
     let ended = tokio::time::timeout(timeout, drained).await;
     if store.failed().is_cancelled() {
         return Err(ServerError::StoreFailed);
     }
-    if let Ok(ended) = ended {
-        return Ok(ended?);
+    if ended.is_ok() {
+        return Ok(());
     }
     tracing::warn!("calls were still open when the drain timeout ended");
     if tokio::time::timeout(CLOSE_TIMEOUT, store.close()).await.is_err() {

@@ -1,10 +1,13 @@
 //! Wires the parts, and is the only module that does.
 //!
 //! - `routes`: which service responds at which path.
-//! - `transport`: connections, HTTP/2 and its bounds.
+//! - `edge`: what holds for every request and response.
+//! - `transport`: connections, HTTP/2 and its bounds. `budget` is the memory that connections share.
 //! - `drain`: health, and an orderly shutdown.
 
+mod budget;
 mod drain;
+mod edge;
 mod routes;
 mod transport;
 
@@ -19,7 +22,10 @@ use crate::config::Config;
 use crate::feed::Feed;
 use crate::model::Micros;
 use crate::store::{OpenError, Store};
+use budget::Budget;
 use drain::Health;
+use edge::Edge;
+use transport::Connections;
 
 /// A server that is bound and ready to run.
 #[derive(Debug)]
@@ -41,9 +47,6 @@ pub enum ServerError {
     /// The address cannot be bound.
     #[error("cannot listen on {addr}")]
     Bind { addr: SocketAddr, source: std::io::Error },
-    /// The transport failed.
-    #[error("the transport failed")]
-    Transport(#[from] tonic::transport::Error),
     /// The descriptors do not decode.
     #[error("the descriptors of the API do not decode")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -81,29 +84,27 @@ impl Server {
     /// `NOT_SERVING`, streams end with their cursors, calls in flight get their responses, and the store is closed.
     ///
     /// # Errors
-    /// [`ServerError`] if the store or the transport failed.
+    /// [`ServerError`] if the store failed.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
         let Self { listener, store, feed, config, start } = self;
         let stop = CancellationToken::new();
         let (mut health, health_service) = Health::serving().await;
-        let routes = routes::build(health_service, &store, &feed, &config, start, &stop)?;
-        let serve = transport::serve(listener, routes, stop.clone());
+        let services = routes::build(health_service, &store, &feed, &config, start, &stop)?;
+        let (receiving, sending) = (Budget::new(config.server.receive_bytes), Budget::new(config.server.send_bytes));
+        let connections = Connections::new(config.server.max_connections, receiving, sending);
+        let is_loopback = listener.local_addr().is_ok_and(|addr| addr.ip().is_loopback());
+        let edge = Edge::new(services, connections, &config, is_loopback, stop.clone());
+        let serve = transport::serve(listener, Arc::new(edge), &config.server, stop.clone());
         tokio::pin!(serve);
 
-        let ended = tokio::select! {
-            ended = &mut serve => Some(ended),
-            () = shutdown => None,
-            () = store.failed().cancelled() => None,
-        };
+        tokio::select! {
+            () = &mut serve => {} // It serves until `stop` is cancelled.
+            () = shutdown => {}
+            () = store.failed().cancelled() => {}
+        }
         health.not_serving().await;
         stop.cancel();
         feed.drain();
-        let served = async {
-            match ended {
-                Some(ended) => ended,
-                None => serve.await,
-            }
-        };
-        drain::close(&store, served, config.server.drain_timeout).await
+        drain::close(&store, serve, config.server.drain_timeout).await
     }
 }

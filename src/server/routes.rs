@@ -2,20 +2,23 @@
 
 use std::sync::Arc;
 
+use ::http::{Request, Response};
 use axum::Router;
-use axum::extract::Request;
-use axum::response::Response;
+use bytes::Bytes;
+use http_body::Body;
+use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
+use tonic::codec::CompressionEncoding::{Gzip, Zstd};
+use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic_health::pb::health_server::{Health, HealthServer};
+use tower::Service;
 
 use super::ServerError;
 use crate::config::Config;
 use crate::feed::Feed;
 use crate::grpc::admin_service::Admin;
 use crate::grpc::event_service::Events;
-use crate::grpc::layer::is_grpc;
 use crate::grpc::profile_service::Profiles;
 use crate::grpc::server::admin_service_server::AdminServiceServer;
 use crate::grpc::server::event_service_server::EventServiceServer;
@@ -25,7 +28,26 @@ use crate::model::Micros;
 use crate::proto::DESCRIPTORS;
 use crate::store::Store;
 
-/// Every service of the server. Imports and HTTP requests end when `stop` is cancelled.
+type Answer = Response<tonic::body::Body>;
+
+/// Accepts and offers gzip and zstd. The generated servers share no trait for it.
+macro_rules! compressed {
+    ($service:expr) => {
+        $service.accept_compressed(Gzip).accept_compressed(Zstd).send_compressed(Zstd).send_compressed(Gzip)
+    };
+}
+
+/// Every service of the server.
+#[derive(Clone)]
+pub(super) struct Services {
+    profiles: ProfileServiceServer<Profiles>,
+    events: EventServiceServer<Events>,
+    /// The services that are called rarely.
+    others: Routes,
+    http: Router,
+}
+
+/// Makes the services. Imports and HTTP requests end when `stop` is cancelled.
 pub(super) fn build(
     health: HealthServer<impl Health>,
     store: &Arc<Store>,
@@ -33,19 +55,44 @@ pub(super) fn build(
     config: &Config,
     start: Micros,
     stop: &CancellationToken,
-) -> Result<Router, ServerError> {
+) -> Result<Services, ServerError> {
     let limits = config.limits;
     let profiles = ProfileServiceServer::new(Profiles::new(Arc::clone(store), limits, stop.clone()));
     let events = EventServiceServer::new(Events::new(Arc::clone(store), feed.clone(), limits));
     let admin = AdminServiceServer::new(Admin::new(Arc::clone(store), config, start));
-    let grpc = Routes::new(health)
-        .add_service(profiles.max_decoding_message_size(limits.request_bytes))
-        .add_service(events.max_decoding_message_size(limits.request_bytes))
-        .add_service(admin.max_decoding_message_size(limits.request_bytes))
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?);
-    let http = http::router(Arc::clone(store), limits, config.server.http_rate, stop.clone());
-    Ok(grpc.into_axum_router().fallback(not_found).merge(http))
+    let others = Routes::new(compressed!(health))
+        .add_service(compressed!(admin).max_decoding_message_size(limits.request_bytes))
+        .add_service(compressed!(reflection().build_v1()?))
+        .add_service(compressed!(reflection().build_v1alpha()?));
+    Ok(Services {
+        profiles: compressed!(profiles).max_decoding_message_size(limits.request_bytes),
+        events: compressed!(events).max_decoding_message_size(limits.request_bytes),
+        others,
+        http: http::router(Arc::clone(store), limits, config.server.http_rate, stop.clone()).fallback(not_found),
+    })
+}
+
+impl Services {
+    /// Calls the gRPC service that the path names. The two that serve lookups and streams take no detour through the
+    /// router.
+    pub async fn grpc<B>(&self, request: Request<B>) -> Answer
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
+    {
+        let called = match request.uri().path().split('/').nth(1) {
+            Some(ProfileServiceServer::<Profiles>::NAME) => self.profiles.clone().call(request).await,
+            Some(EventServiceServer::<Events>::NAME) => self.events.clone().call(request).await,
+            _ => self.others.clone().call(request).await,
+        };
+        called.unwrap_or_else(|never| match never {})
+    }
+
+    /// Calls the Profile API over HTTP.
+    pub async fn http(&self, request: Request<Incoming>) -> Answer {
+        let called = self.http.clone().call(request).await;
+        called.unwrap_or_else(|never| match never {}).map(tonic::body::Body::new)
+    }
 }
 
 fn reflection() -> tonic_reflection::server::Builder<'static> {
@@ -54,9 +101,6 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
 }
 
-async fn not_found(request: Request) -> Response {
-    if is_grpc(request.headers()) {
-        return Status::unimplemented("").into_http(); // `RefusalLayer` gives it its reason.
-    }
+async fn not_found() -> Response<axum::body::Body> {
     http::not_found()
 }

@@ -26,7 +26,7 @@ const HEAD_KIND: u64 = 3;
 const FORMAT: u8 = 1;
 
 /// How many reasons this version sends.
-const SENT: usize = 23;
+const SENT: usize = 25;
 /// The most keys in `user_attribute_keys`.
 const ATTRIBUTE_KEYS: usize = 1_000;
 /// How many writes are sent at once to a queue that holds one.
@@ -129,6 +129,8 @@ fn produce(reason: ErrorReason) -> Option<Producer> {
         ErrorReason::DeadlineExceeded => grpc(deadline_exceeded()),
         ErrorReason::MethodUnknown => grpc(method_unknown()),
         ErrorReason::RateLimited => over_http(rate_limited()),
+        ErrorReason::PermissionDenied => grpc(permission_denied()),
+        ErrorReason::EncodingUnsupported => grpc(encoding_unsupported()),
         ErrorReason::Unspecified
         | ErrorReason::Internal
         | ErrorReason::AudienceNotFound
@@ -358,7 +360,7 @@ async fn method_unknown() -> Status {
 /// The refusal of a call that no generated client makes. Its deadline is short.
 async fn grpc_by_hand<B>(server: &TestServer, method: &str, body: B) -> Status
 where
-    B: hyper::body::Body<Data: Send, Error: std::error::Error + Send + Sync> + Send + 'static,
+    B: hyper::body::Body<Data: Send, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static,
 {
     let request = hyper::Request::post(format!("/cameo.v1.{method}"))
         .header("content-type", "application/grpc")
@@ -366,8 +368,26 @@ where
         .header("grpc-timeout", "50m")
         .body(body)
         .unwrap();
-    let response = http_request(server.addr, request).await;
+    let response = http2_request(server.addr, request).await;
     Status::from_header_map(&response.headers).expect("grpc-status among the headers")
+}
+
+/// A web page whose own domain points to this machine.
+async fn permission_denied() -> Status {
+    let server = TestServer::start().await;
+    let request = hyper::Request::post("http://evil.example/cameo.v1.ProfileService/GetProfile")
+        .header("content-type", "application/grpc")
+        .body(String::new())
+        .unwrap();
+    let response = http2_request(server.addr, request).await;
+    Status::from_header_map(&response.headers).expect("grpc-status among the headers")
+}
+
+async fn encoding_unsupported() -> Status {
+    let server = TestServer::start().await;
+    let mut request = tonic::Request::new(get_request());
+    request.metadata_mut().insert("grpc-encoding", "snappy".parse().unwrap());
+    server.client().await.profiles.get_profile(request).await.unwrap_err()
 }
 
 /// Only HTTP has a limit on the rate.

@@ -99,6 +99,15 @@ async fn status_shows_the_limits_in_force() {
         config.server.http_rate = 120;
         config.server.drain_timeout = Duration::from_secs(121);
         config.store.scrub_rate = 122;
+        config.server.max_connections = 123;
+        config.server.max_calls_per_connection = 124;
+        config.server.max_calls = 125;
+        config.server.receive_bytes = 126;
+        config.server.send_bytes = 127;
+        config.server.handshake_timeout = Duration::from_secs(128);
+        config.server.idle_timeout = Duration::from_secs(129);
+        config.server.receive_timeout = Duration::from_secs(130);
+        config.server.send_timeout = Duration::from_secs(131);
     })
     .await;
     let seconds = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
@@ -124,6 +133,15 @@ async fn status_shows_the_limits_in_force() {
         stall_timeout: seconds(119),
         http_rate: 120,
         drain_timeout: seconds(121),
+        max_connections: 123,
+        max_calls_per_connection: 124,
+        max_calls: 125,
+        receive_bytes: 126,
+        send_bytes: 127,
+        handshake_timeout: seconds(128),
+        idle_timeout: seconds(129),
+        receive_timeout: seconds(130),
+        send_timeout: seconds(131),
     };
     let status = server.client().await.status("").await.unwrap();
     assert_eq!((status.limits, status.scrub.unwrap().rows_per_second), (Some(expected), 122));

@@ -18,7 +18,7 @@ use tonic::{Status, Streaming};
 use tonic_types::pb as rpc;
 
 use super::super::status;
-use super::write::{Write, WriteRequest, parse_patch};
+use super::write::{Write, parse_patch};
 use crate::call::Call;
 use crate::command::{Change, Update};
 use crate::model::limits::{IMPORT_REFUSALS, IMPORTS};
@@ -44,7 +44,7 @@ struct Import<'a> {
     workspace: Workspace,
     silent: bool,
     validate_only: bool,
-    call: Call,
+    call: Arc<Call>,
 }
 
 /// The results of the records so far.
@@ -62,29 +62,38 @@ impl Importer {
     }
 
     /// Applies the records of a stream. A refusal says how many of them have an outcome.
-    pub async fn run(&self, records: Streaming<ImportProfilesRequest>) -> Result<ImportProfilesResponse, Refusal> {
+    pub async fn run(
+        &self,
+        call: Arc<Call>,
+        records: Streaming<ImportProfilesRequest>,
+    ) -> Result<ImportProfilesResponse, Refusal> {
         let mut report = Report::default();
-        match self.import(records, &mut report).await {
+        match self.import(&call, records, &mut report).await {
             Ok(()) => Ok(report.response),
-            Err(refusal) => Err(refusal.with("records", &report.records)),
+            Err(refusal) => Err(call.refuse(refusal).with("records", &report.records)),
         }
     }
 
-    async fn import(&self, mut records: Streaming<ImportProfilesRequest>, report: &mut Report) -> Result<(), Refusal> {
+    async fn import(
+        &self,
+        call: &Arc<Call>,
+        mut records: Streaming<ImportProfilesRequest>,
+        report: &mut Report,
+    ) -> Result<(), Refusal> {
         let _place = self.places.try_acquire().map_err(|_| Refusal::too_many_imports(IMPORTS))?;
         let first = tokio::select! {
             first = next(&mut records) => first?,
             () = self.stop.cancelled() => return Err(Refusal::draining()),
         };
         let Some(first) = first else { return Ok(()) };
-        Import::begin(self, &first)?.run(first, records, report).await
+        Import::begin(self, Arc::clone(call), &first)?.run(first, records, report).await
     }
 }
 
 impl<'a> Import<'a> {
-    fn begin(importer: &'a Importer, first: &ImportProfilesRequest) -> Result<Self, Invalid> {
+    fn begin(importer: &'a Importer, call: Arc<Call>, first: &ImportProfilesRequest) -> Result<Self, Invalid> {
         let workspace = Workspace::parse(&first.workspace)?;
-        let call = Call::begin(ImportProfilesRequest::METHOD, &workspace);
+        call.within(&workspace);
         Ok(Self { importer, workspace, silent: first.silent, validate_only: first.validate_only, call })
     }
 

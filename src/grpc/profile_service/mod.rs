@@ -21,7 +21,6 @@ use crate::proto::v1::{
     BatchGetProfilesRequest, CreateProfileRequest, DeleteProfileRequest, DeleteProfileResponse, GetProfileRequest,
     ImportProfilesRequest, ListProfilesRequest, UpdateProfileRequest,
 };
-use crate::refusal::Refusal;
 use crate::store::Store;
 use import::Importer;
 use read::{Batch, Get, List};
@@ -46,39 +45,45 @@ impl Profiles {
 #[tonic::async_trait]
 impl ProfileService for Profiles {
     async fn get_profile(&self, request: Request<GetProfileRequest>) -> Result<Response<Encoded>, Status> {
-        let get = Get::parse(request.into_inner(), &self.limits).map_err(Refusal::from)?;
-        let call = Call::begin("ProfileService/GetProfile", &get.workspace);
+        let call = Call::of(request.extensions());
+        let get = Get::parse(request.into_inner(), &self.limits).map_err(|error| call.refuse(error))?;
+        call.within(&get.workspace);
         let found = get.run(&self.store).map_err(|error| call.refuse(error))?;
         Ok(Response::new(found))
     }
 
     async fn batch_get_profiles(&self, request: Request<BatchGetProfilesRequest>) -> Result<Response<Encoded>, Status> {
-        let batch = Batch::parse(request.into_inner(), &self.limits).map_err(Refusal::from)?;
-        let call = Call::begin("ProfileService/BatchGetProfiles", &batch.workspace);
+        let call = Call::of(request.extensions());
+        let batch = Batch::parse(request.into_inner(), &self.limits).map_err(|error| call.refuse(error))?;
+        call.within(&batch.workspace);
         Ok(Response::new(call.read(&self.store, move |store, call| batch.run(store, call)).await?))
     }
 
     async fn list_profiles(&self, request: Request<ListProfilesRequest>) -> Result<Response<Encoded>, Status> {
-        let list = List::parse(request.into_inner(), &self.limits).map_err(Refusal::from)?;
-        let call = Call::begin("ProfileService/ListProfiles", &list.workspace);
+        let call = Call::of(request.extensions());
+        let list = List::parse(request.into_inner(), &self.limits).map_err(|error| call.refuse(error))?;
+        call.within(&list.workspace);
         Ok(Response::new(call.read(&self.store, move |store, _| list.run(store)).await?))
     }
 
     async fn create_profile(&self, request: Request<CreateProfileRequest>) -> Result<Response<Encoded>, Status> {
-        let create = Write::create(request.into_inner(), &self.limits).map_err(Refusal::from)?;
-        let (written, cursor) = create.run(&self.store, &self.limits).await?;
+        let call = Call::of(request.extensions());
+        let create = Write::create(request.into_inner(), &self.limits).map_err(|error| call.refuse(error))?;
+        let (written, cursor) = create.run(&call, &self.store, &self.limits).await?;
         Ok(Response::new(write::profile_response(written.profile, cursor.as_deref(), None)))
     }
 
     async fn update_profile(&self, request: Request<UpdateProfileRequest>) -> Result<Response<Encoded>, Status> {
-        let update = Write::update(request.into_inner(), &self.limits).map_err(Refusal::from)?;
-        let (written, cursor) = update.run(&self.store, &self.limits).await?;
+        let call = Call::of(request.extensions());
+        let update = Write::update(request.into_inner(), &self.limits).map_err(|error| call.refuse(error))?;
+        let (written, cursor) = update.run(&call, &self.store, &self.limits).await?;
         Ok(Response::new(write::profile_response(written.profile, cursor.as_deref(), Some(written.outcome))))
     }
 
     async fn delete_profile(&self, request: Request<DeleteProfileRequest>) -> Result<Response<Encoded>, Status> {
-        let delete = Write::delete(request.into_inner(), &self.limits).map_err(Refusal::from)?;
-        let (written, cursor) = delete.run(&self.store, &self.limits).await?;
+        let call = Call::of(request.extensions());
+        let delete = Write::delete(request.into_inner(), &self.limits).map_err(|error| call.refuse(error))?;
+        let (written, cursor) = delete.run(&call, &self.store, &self.limits).await?;
         let outcome = written.outcome.into();
         let response = DeleteProfileResponse { cursor: cursor.unwrap_or_default(), outcome };
         Ok(Response::new(Encoded::new(&response)))
@@ -88,7 +93,8 @@ impl ProfileService for Profiles {
         &self,
         request: Request<Streaming<ImportProfilesRequest>>,
     ) -> Result<Response<Encoded>, Status> {
-        let response = self.importer.run(request.into_inner()).await?;
+        let call = Call::of(request.extensions());
+        let response = self.importer.run(call, request.into_inner()).await?;
         Ok(Response::new(Encoded::new(&response)))
     }
 }

@@ -16,8 +16,6 @@ use crate::store::{Store, Written};
 
 /// The fields that all write requests share.
 pub(super) trait WriteRequest: Message {
-    /// The RPC, as the log names it.
-    const METHOD: &'static str;
     /// The RPC, as it goes into the fingerprint of a request. It must not change: stored fingerprints hold it.
     const FINGERPRINT: &'static str;
 
@@ -31,7 +29,6 @@ pub(super) trait WriteRequest: Message {
 macro_rules! write_request {
     ($request:ty, $method:literal, silent: $silent:expr) => {
         impl WriteRequest for $request {
-            const METHOD: &'static str = concat!("ProfileService/", $method);
             const FINGERPRINT: &'static str = $method;
 
             fn workspace(&self) -> &str {
@@ -60,7 +57,6 @@ write_request!(ImportProfilesRequest, "ImportProfiles", silent: |request| reques
 
 /// A parsed write request.
 pub(super) struct Write {
-    method: &'static str,
     workspace: Workspace,
     request: Option<RequestId>,
     silent: bool,
@@ -84,7 +80,6 @@ impl Write {
     ) -> Result<Self, Invalid> {
         let id = RequestId::parse(request.take_request_id())?;
         Ok(Self {
-            method: R::METHOD,
             workspace,
             request: id.map(|id| RequestId::new(id, R::FINGERPRINT, &request)),
             silent: request.silent(),
@@ -137,8 +132,13 @@ impl Write {
     }
 
     /// Writes, and returns what was written with the cursor of its event.
-    pub async fn run(self, store: &Store, limits: &Limits) -> Result<(Written, Option<String>), Refusal> {
-        let call = Call::begin(self.method, &self.workspace);
+    pub async fn run(
+        self,
+        call: &Call,
+        store: &Store,
+        limits: &Limits,
+    ) -> Result<(Written, Option<String>), Refusal> {
+        call.within(&self.workspace);
         let cursors = store.cursors(&self.workspace);
         let written = store.write(self.command(store, limits)).await.map_err(|error| call.refuse(error))?;
         let cursor = written.place.map(|place| cursors.at(place).to_string());

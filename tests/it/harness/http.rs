@@ -1,11 +1,11 @@
-//! Requests over HTTP/1.1, each on a connection of its own.
+//! Requests over HTTP, each on a connection of its own.
 
 use std::net::SocketAddr;
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::header::HeaderValue;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 
 use super::within;
@@ -38,12 +38,12 @@ pub async fn http(addr: SocketAddr, method: &str, target: &str, headers: &[(&str
     http_request(addr, request.body(body.to_owned()).unwrap()).await
 }
 
-/// Sends any request.
+/// Sends any request. Its host is `localhost` unless it says otherwise.
 pub async fn http_request<B>(addr: SocketAddr, mut request: hyper::Request<B>) -> HttpResponse
 where
     B: hyper::body::Body<Data: Send, Error: std::error::Error + Send + Sync> + Send + 'static,
 {
-    request.headers_mut().insert("host", HeaderValue::from_static("localhost"));
+    request.headers_mut().entry("host").or_insert(HeaderValue::from_static("localhost"));
     within(async {
         let connection = TokioIo::new(TcpStream::connect(addr).await.unwrap());
         let (mut client, connection) = hyper::client::conn::http1::handshake(connection).await.unwrap();
@@ -51,6 +51,29 @@ where
         let (parts, body) = client.send_request(request).await.unwrap().into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         HttpResponse { status: parts.status.as_u16(), headers: parts.headers, body }
+    })
+    .await
+}
+
+/// Sends a request over HTTP/2. The response is read up to its trailers, which then stand among the headers.
+pub async fn http2_request<B>(addr: SocketAddr, mut request: hyper::Request<B>) -> HttpResponse
+where
+    B: hyper::body::Body<Data: Send, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static,
+{
+    let mut uri = std::mem::take(request.uri_mut()).into_parts();
+    uri.scheme = Some("http".parse().unwrap());
+    uri.authority.get_or_insert_with(|| addr.to_string().parse().unwrap());
+    *request.uri_mut() = hyper::Uri::from_parts(uri).unwrap();
+    within(async {
+        let connection = TokioIo::new(TcpStream::connect(addr).await.unwrap());
+        let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), connection);
+        let (mut client, connection) = handshake.await.unwrap();
+        tokio::spawn(connection);
+        let (parts, body) = client.send_request(request).await.unwrap().into_parts();
+        let body = body.collect().await.unwrap();
+        let mut headers = parts.headers;
+        headers.extend(body.trailers().cloned().unwrap_or_default());
+        HttpResponse { status: parts.status.as_u16(), headers, body: body.to_bytes() }
     })
     .await
 }

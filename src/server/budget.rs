@@ -1,0 +1,197 @@
+//! Memory that connections share: a budget for requests that are being received, and one for responses that wait for
+//! their readers.
+//!
+//! - Every connection has an [`Account`] with each budget. A [`Hold`] is a number of bytes on an account; they are
+//!   given back when it is dropped, so it lives as long as the memory that it stands for.
+//! - One connection may hold only a share of a budget, so one bad client cannot take it all.
+//! - The last quarter of a budget is for small messages, so lookups get through while large messages fill the rest.
+//! - Taking never fails. Admission asks first, with [`Account::has_room`]; what was admitted at the same time may
+//!   take a budget past its capacity by the messages that were then under way.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use tokio::sync::Notify;
+
+/// The part of a budget that one connection may hold: an eighth.
+const SHARES: usize = 8;
+/// The part of a budget that only small messages may take: a quarter.
+const RESERVE: usize = 4;
+
+/// How large a message may become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Size {
+    /// About one profile.
+    Small,
+    /// A page or a batch of profiles.
+    Large,
+}
+
+/// Memory that all connections share.
+#[derive(Debug)]
+pub(super) struct Budget {
+    capacity: usize,
+    held: AtomicUsize,
+    start: Instant,
+}
+
+/// What one connection holds of a budget.
+#[derive(Debug)]
+pub(super) struct Account {
+    budget: Arc<Budget>,
+    held: AtomicUsize,
+    /// When bytes were last given back, in milliseconds since the budget was made.
+    moved: AtomicU64,
+    /// Wakes one call that waits for room whenever bytes are given back.
+    freed: Notify,
+}
+
+/// Bytes that are in memory, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Hold {
+    account: Arc<Account>,
+    bytes: usize,
+}
+
+impl Budget {
+    pub fn new(capacity: usize) -> Arc<Self> {
+        Arc::new(Self { capacity, held: AtomicUsize::new(0), start: Instant::now() })
+    }
+
+    pub fn account(self: &Arc<Self>) -> Arc<Account> {
+        let moved = AtomicU64::new(self.now());
+        Arc::new(Account { budget: Arc::clone(self), held: AtomicUsize::new(0), moved, freed: Notify::new() })
+    }
+
+    /// The bytes that all connections hold.
+    pub fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    fn is_full_for(&self, size: Size) -> bool {
+        let capacity = match size {
+            Size::Small => self.capacity,
+            Size::Large => self.capacity - self.capacity / RESERVE,
+        };
+        self.held() >= capacity
+    }
+
+    fn share(&self) -> usize {
+        self.capacity / SHARES
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Account {
+    /// Whether a message of this size may still be taken in.
+    pub fn has_room(&self, size: Size) -> bool {
+        self.has_share() && !self.budget.is_full_for(size)
+    }
+
+    /// Whether the connection holds less than its share.
+    pub fn has_share(&self) -> bool {
+        self.held() < self.budget.share()
+    }
+
+    /// Whether the connection holds more than twice its share. Only responses of writes can lead there: what is
+    /// committed is not refused.
+    pub fn is_far_over(&self) -> bool {
+        self.held() > 2 * self.budget.share()
+    }
+
+    /// The bytes that the connection holds.
+    pub fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// How long the connection has held bytes without giving any back, in milliseconds.
+    pub fn still_for(&self) -> u64 {
+        self.budget.now().saturating_sub(self.moved.load(Ordering::Relaxed))
+    }
+
+    /// Holds this many bytes.
+    pub fn take(self: &Arc<Self>, bytes: usize) -> Hold {
+        let mut hold = Hold { account: Arc::clone(self), bytes: 0 };
+        hold.grow(bytes);
+        hold
+    }
+
+    /// Waits until bytes are given back.
+    pub async fn freed(&self) {
+        self.freed.notified().await;
+    }
+
+    /// Wakes another call that waits for room.
+    pub fn wake_next(&self) {
+        self.freed.notify_one();
+    }
+}
+
+impl Hold {
+    /// Holds more bytes.
+    pub fn grow(&mut self, bytes: usize) {
+        self.bytes += bytes;
+        self.account.budget.held.fetch_add(bytes, Ordering::Relaxed);
+        if self.account.held.fetch_add(bytes, Ordering::Relaxed) == 0 {
+            self.account.moved.store(self.account.budget.now(), Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.account.budget.held.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.account.held.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.account.moved.store(self.account.budget.now(), Ordering::Relaxed);
+        self.account.wake_next();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_has_a_share_and_small_messages_a_reserve() {
+        let budget = Budget::new(800);
+        let (one, other) = (budget.account(), budget.account());
+        let hold = one.take(100);
+        assert!(!one.has_room(Size::Small), "its share is 100");
+        assert!(other.has_room(Size::Large));
+        let more: Vec<_> = (0..5).map(|_| budget.account().take(100)).collect();
+        assert!(!other.has_room(Size::Large), "600 are held, and the last 200 are for small messages");
+        assert!(other.has_room(Size::Small));
+        let last = budget.account().take(200);
+        assert!(!other.has_room(Size::Small));
+        drop((hold, more, last));
+        assert_eq!((budget.held(), one.held()), (0, 0));
+        assert!(one.has_room(Size::Large));
+    }
+
+    #[test]
+    fn a_hold_grows_and_gives_everything_back() {
+        let budget = Budget::new(800);
+        let account = budget.account();
+        let mut hold = account.take(100);
+        hold.grow(101);
+        assert!(account.is_far_over());
+        assert_eq!(budget.held(), 201);
+        drop(hold);
+        assert_eq!(budget.held(), 0);
+        assert!(!account.is_far_over());
+    }
+
+    #[tokio::test]
+    async fn what_is_given_back_wakes_a_call_that_waits() {
+        let budget = Budget::new(80);
+        let account = budget.account();
+        let hold = account.take(10);
+        let freed = account.freed();
+        drop(hold);
+        freed.await;
+    }
+}

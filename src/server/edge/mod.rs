@@ -1,0 +1,258 @@
+//! The edge: what holds for every request before a service sees it, and for every response.
+//!
+//! - `head`: the host, the protocol and the content type.
+//! - `methods`: what the descriptors say of a method.
+//! - `receive`: requests arrive whole, within memory and time.
+//! - `respond`: responses count until they are sent.
+//!
+//! Every refusal says why in the protocol of its client: a status of gRPC, or a problem document.
+
+mod head;
+mod methods;
+mod receive;
+mod respond;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
+use http_body::Body;
+use hyper::body::Incoming;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tonic_web::GrpcWebLayer;
+use tower::{Layer, ServiceExt, service_fn};
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer, ExposeHeaders};
+
+pub(super) use respond::Outgoing;
+
+use super::budget::{Hold, Size};
+use super::routes::Services;
+use super::transport::{Connection, Connections};
+use crate::call::Call;
+use crate::config::Config;
+use crate::grpc::status;
+use crate::http as profile_api;
+use crate::refusal::Refusal;
+use head::{Foreign, Hosts, Protocol};
+use methods::Method;
+use receive::{Bounds, Messages};
+
+/// What a browser's script may read of a gRPC-Web response.
+const EXPOSED: [HeaderName; 3] = [
+    HeaderName::from_static("grpc-status"),
+    HeaderName::from_static("grpc-message"),
+    HeaderName::from_static("grpc-status-details-bin"),
+];
+/// How long a browser may keep what it was told of an origin.
+const PREFLIGHT_AGE: Duration = Duration::from_secs(60 * 60);
+/// The method that watches a shutdown itself.
+const IMPORT: &str = "ProfileService/ImportProfiles";
+
+type Answer = Response<tonic::body::Body>;
+
+/// See the module.
+pub(super) struct Edge {
+    services: Services,
+    connections: Arc<Connections>,
+    hosts: Hosts,
+    /// For gRPC-Web. `None` if no other origin may call.
+    cors: Option<CorsLayer>,
+    /// A permit for each call that may be in flight.
+    calls: Arc<Semaphore>,
+    most_calls: usize,
+    bounds: Bounds,
+    send_timeout: Duration,
+}
+
+/// A call that is being served.
+#[derive(Clone)]
+struct Exchange {
+    call: Arc<Call>,
+    method: Method,
+    connection: Arc<Connection>,
+}
+
+impl Edge {
+    pub fn new(
+        services: Services,
+        connections: Arc<Connections>,
+        config: &Config,
+        is_loopback: bool,
+        stop: CancellationToken,
+    ) -> Self {
+        let server = &config.server;
+        let allowed = server.allowed_hosts.clone();
+        let hosts = if is_loopback || !allowed.is_empty() { Hosts::LoopbackAnd(allowed) } else { Hosts::Any };
+        Self {
+            services,
+            connections,
+            hosts,
+            cors: (!server.cors_origins.is_empty()).then(|| cors(&server.cors_origins)),
+            calls: Arc::new(Semaphore::new(server.max_calls)),
+            most_calls: server.max_calls,
+            bounds: Bounds { message: config.limits.request_bytes, time: server.receive_timeout, stop },
+            send_timeout: server.send_timeout,
+        }
+    }
+
+    pub fn connections(&self) -> &Arc<Connections> {
+        &self.connections
+    }
+
+    /// Serves one request.
+    pub async fn serve(self: &Arc<Self>, connection: &Arc<Connection>, request: Request<Incoming>) -> Response<Outgoing> {
+        let in_flight = connection.begin_call(request.version());
+        let method = methods::at(request.uri().path());
+        let call = Call::begin(method.name, method.is_write);
+        let (response, request, permit) = match self.admit(connection, &method, &request) {
+            Ok((protocol, permit)) => {
+                let exchange = Exchange { call: Arc::clone(&call), method, connection: Arc::clone(connection) };
+                let (response, hold) = self.dispatch(protocol, exchange, request).await;
+                (response, hold, permit)
+            }
+            Err(refused) => (refused.render(&request, &call), None, None),
+        };
+        response.map(|body| Outgoing::new(body, method.server_streaming, call, request, permit, in_flight))
+    }
+
+    /// Checks the head of a request, and takes a permit for it.
+    fn admit<B>(
+        &self,
+        connection: &Connection,
+        method: &Method,
+        request: &Request<B>,
+    ) -> Result<(Protocol, Option<OwnedSemaphorePermit>), Refused> {
+        self.hosts.check(request).map_err(Refused::Call)?;
+        let protocol = head::protocol(request, self.cors.is_some()).map_err(Refused::Foreign)?;
+        if method.is_health() {
+            return Ok((protocol, None)); // There is always room for a health check.
+        }
+        if connection.is_extra {
+            return Err(Refused::Call(Refusal::too_many_connections(self.connections.most())));
+        }
+        match Arc::clone(&self.calls).try_acquire_owned() {
+            Ok(permit) => Ok((protocol, Some(permit))),
+            Err(_) => Err(Refused::Call(Refusal::too_many_calls(self.most_calls))),
+        }
+    }
+
+    async fn dispatch(
+        self: &Arc<Self>,
+        protocol: Protocol,
+        exchange: Exchange,
+        request: Request<Incoming>,
+    ) -> (Answer, Option<Hold>) {
+        match protocol {
+            Protocol::Grpc => self.grpc(exchange, request).await,
+            Protocol::GrpcWeb => (self.grpc_web(exchange, request).await, None),
+            Protocol::Http => (self.http(exchange, request).await, None),
+        }
+    }
+
+    async fn grpc<B>(&self, exchange: Exchange, request: Request<B>) -> (Answer, Option<Hold>)
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
+    {
+        let deadline = status::deadline(request.headers());
+        let call = Arc::clone(&exchange.call);
+        let served = self.grpc_call(exchange, request);
+        let outcome = match deadline {
+            None => served.await,
+            Some(deadline) => {
+                let late = |_| Err(Refusal::deadline_exceeded(status::DEADLINE));
+                tokio::time::timeout(deadline, served).await.unwrap_or_else(late)
+            }
+        };
+        match outcome {
+            Ok((mut response, hold)) => {
+                status::explain(&mut response, &call);
+                (response, hold)
+            }
+            Err(refusal) => (Status::from(call.refuse(refusal)).into_http(), None),
+        }
+    }
+
+    async fn grpc_call<B>(&self, exchange: Exchange, request: Request<B>) -> Result<(Answer, Option<Hold>), Refusal>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
+    {
+        let Exchange { call, method, connection } = exchange;
+        if !method.exists() {
+            return Err(Refusal::method_unknown("no such method"));
+        }
+        let (mut head, body) = request.into_parts();
+        head.extensions.insert(call);
+        if method.client_streaming {
+            let ends_at_stop = method.name != IMPORT;
+            let messages = Messages::new(body, &connection.receiving, self.bounds.clone(), ends_at_stop);
+            return Ok((self.services.grpc(Request::from_parts(head, messages)).await, None));
+        }
+        let mut message = receive::one_message(body, &connection.receiving, &self.bounds).await?;
+        self.room(&connection, method.size).await?;
+        let hold = message.hold.take();
+        Ok((self.services.grpc(Request::from_parts(head, message)).await, hold))
+    }
+
+    async fn room(&self, connection: &Connection, size: Size) -> Result<(), Refusal> {
+        respond::room(&connection.sending, size, self.send_timeout, || self.connections.reclaim()).await
+    }
+
+    async fn grpc_web(self: &Arc<Self>, exchange: Exchange, mut request: Request<Incoming>) -> Answer {
+        head::normalise(&mut request);
+        let edge = Arc::clone(self);
+        let inner = service_fn(move |request: Request<tonic::body::Body>| {
+            let (edge, exchange) = (Arc::clone(&edge), exchange.clone());
+            async move { Ok::<_, std::convert::Infallible>(edge.grpc(exchange, request).await.0) }
+        });
+        let service = GrpcWebLayer::new().layer(inner);
+        let answered = match &self.cors {
+            Some(cors) => cors.layer(service).oneshot(request).await,
+            None => service.oneshot(request).await,
+        };
+        answered.unwrap_or_else(|never| match never {})
+    }
+
+    async fn http(&self, exchange: Exchange, mut request: Request<Incoming>) -> Answer {
+        if let Err(refusal) = self.room(&exchange.connection, exchange.method.size).await {
+            return Refused::Call(refusal).render(&request, &exchange.call);
+        }
+        request.extensions_mut().insert(exchange.call);
+        self.services.http(request).await
+    }
+}
+
+fn cors(origins: &[HeaderValue]) -> CorsLayer {
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::list(origins.iter().cloned()))
+        .allow_methods([http::Method::POST])
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers(ExposeHeaders::list(EXPOSED))
+        .max_age(PREFLIGHT_AGE)
+}
+
+/// Why the edge does not pass a request on.
+enum Refused {
+    Call(Refusal),
+    Foreign(Foreign),
+}
+
+impl Refused {
+    /// In the protocol of the client.
+    fn render<B>(self, request: &Request<B>, call: &Call) -> Answer {
+        let (status, refusal) = match self {
+            Self::Call(refusal) if head::speaks_grpc(request) => return Status::from(call.refuse(refusal)).into_http(),
+            Self::Call(refusal) => (None, refusal),
+            Self::Foreign(Foreign::Method) => {
+                (Some(StatusCode::METHOD_NOT_ALLOWED), Refusal::method_unknown("a gRPC method is called with POST"))
+            }
+            Self::Foreign(Foreign::ContentType) => (None, Refusal::content_type_unsupported()),
+            Self::Foreign(Foreign::Version) => (None, Refusal::version_unsupported()),
+        };
+        profile_api::refused(call.refuse(refusal), status).map(tonic::body::Body::new)
+    }
+}

@@ -1,0 +1,246 @@
+//! Receives requests: whole messages only, within the memory and the time that a request may take.
+//!
+//! tonic makes room for a message as soon as its length is known. A client could declare many large messages and send
+//! none of them. So a message is collected here, at the cost of what has arrived, and handed on when it is complete.
+
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::Sleep;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::Status;
+
+use crate::refusal::Refusal;
+use crate::server::budget::{Account, Hold, Size};
+
+/// A gRPC frame: a byte that tells of compression, the length of the message in 4 bytes, and the message.
+const HEADER: usize = 5;
+/// A message that is larger may not use the reserve for small ones.
+const SMALL: usize = 64 << 10;
+
+/// What receiving a message may take.
+#[derive(Debug, Clone)]
+pub(super) struct Bounds {
+    /// Size of a message.
+    pub message: usize,
+    /// Time from when a message is waited for, or from its first byte if the stream may pause between messages.
+    pub time: Duration,
+    /// Cancelled when the server shuts down.
+    pub stop: CancellationToken,
+}
+
+/// The chunks of one message as they arrive.
+#[derive(Debug)]
+struct Message {
+    chunks: VecDeque<Bytes>,
+    /// The bytes of all chunks.
+    arrived: usize,
+    hold: Hold,
+}
+
+impl Message {
+    fn new(account: &Arc<Account>) -> Self {
+        Self { chunks: VecDeque::new(), arrived: 0, hold: account.take(0) }
+    }
+
+    fn push(&mut self, chunk: Bytes, account: &Account) -> Result<(), Refusal> {
+        let size = if self.arrived + chunk.len() > SMALL { Size::Large } else { Size::Small };
+        if !account.has_room(size) {
+            return Err(Refusal::too_much_received());
+        }
+        self.hold.grow(chunk.len());
+        self.arrived += chunk.len();
+        self.chunks.push_back(chunk);
+        Ok(())
+    }
+
+    /// The length of the frame, once its header has arrived.
+    fn frame_len(&self) -> Option<usize> {
+        let mut bytes = self.chunks.iter().flat_map(|chunk| chunk.iter().copied());
+        let mut header = [0; HEADER];
+        for byte in &mut header {
+            *byte = bytes.next()?;
+        }
+        let [_, length @ ..] = header;
+        usize::try_from(u32::from_be_bytes(length)).ok().map(|length| HEADER + length)
+    }
+
+    fn is_complete(&self) -> bool {
+        self.frame_len().is_some_and(|length| self.arrived >= length)
+    }
+}
+
+/// Receives the one message of a unary call.
+///
+/// # Errors
+/// The refusal of a message that is too large, too slow, cut short, or not the only one.
+pub(super) async fn one_message<B>(body: B, account: &Arc<Account>, bounds: &Bounds) -> Result<Whole, Refusal>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
+{
+    let mut message = Message::new(account);
+    let collect = async {
+        let mut body = pin!(body);
+        while let Some(frame) = poll_fn(|context| body.as_mut().poll_frame(context)).await {
+            let frame = frame.map_err(|_| Refusal::deadline_exceeded("the request broke off"))?;
+            let Ok(chunk) = frame.into_data() else { continue }; // Trailers of a request have no meaning.
+            message.push(chunk, account)?;
+            check_length(&message, bounds.message)?;
+        }
+        Ok::<_, Refusal>(())
+    };
+    tokio::select! {
+        biased;
+        collected = collect => collected?,
+        () = bounds.stop.cancelled() => return Err(Refusal::draining()),
+        () = tokio::time::sleep(bounds.time) => {
+            return Err(Refusal::deadline_exceeded("the request did not arrive in time"));
+        }
+    }
+    if message.is_complete() { Ok(Whole::from(message)) } else { Err(Refusal::undecodable()) }
+}
+
+fn check_length(message: &Message, limit: usize) -> Result<(), Refusal> {
+    let Some(length) = message.frame_len() else { return Ok(()) };
+    if length - HEADER > limit {
+        return Err(Refusal::request_too_large(limit, length - HEADER));
+    }
+    if message.arrived > length { Err(Refusal::more_than_one_message()) } else { Ok(()) }
+}
+
+/// A request with one message, which has arrived.
+#[derive(Debug)]
+pub(in crate::server) struct Whole {
+    chunks: VecDeque<Bytes>,
+    /// The memory that the request takes. The call holds it until it ends, because what is parsed lives as long.
+    pub hold: Option<Hold>,
+}
+
+impl From<Message> for Whole {
+    fn from(message: Message) -> Self {
+        Self { chunks: message.chunks, hold: Some(message.hold) }
+    }
+}
+
+impl Body for Whole {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        Poll::Ready(self.chunks.pop_front().map(|chunk| Ok(Frame::data(chunk))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.chunks.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.chunks.iter().map(|chunk| chunk.remaining() as u64).sum())
+    }
+}
+
+/// The messages of a client's stream, each handed on when it is complete. The client may pause between messages.
+pub(super) struct Messages<B> {
+    body: Pin<Box<B>>,
+    account: Arc<Account>,
+    bounds: Bounds,
+    message: Message,
+    /// Runs while a message is incomplete.
+    timer: Option<Pin<Box<Sleep>>>,
+    stopped: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+}
+
+impl<B: Body<Data = Bytes>> Messages<B> {
+    /// `ends_at_stop` is for services that know nothing of a shutdown: their stream ends when the server stops.
+    pub fn new(body: B, account: &Arc<Account>, bounds: Bounds, ends_at_stop: bool) -> Self {
+        let stopped = ends_at_stop.then(|| Box::pin(bounds.stop.clone().cancelled_owned()));
+        let message = Message::new(account);
+        Self { body: Box::pin(body), account: Arc::clone(account), bounds, message, timer: None, stopped }
+    }
+
+    /// The next chunk of what is to be handed on. A message that is too large is handed on as it comes: tonic refuses
+    /// it by its length.
+    fn ready_chunk(&mut self) -> Option<Bytes> {
+        let length = self.message.frame_len()?;
+        if self.message.arrived < length && length - HEADER <= self.bounds.message {
+            return None;
+        }
+        self.timer = None;
+        let mut chunk = self.message.chunks.pop_front()?;
+        if chunk.len() > length {
+            self.message.chunks.push_front(chunk.split_off(length));
+        }
+        if chunk.len() < length {
+            chunk = self.gather(chunk, length);
+        }
+        let (chunks, arrived) = (std::mem::take(&mut self.message.chunks), self.message.arrived - chunk.len());
+        self.message = Message { chunks, arrived, hold: self.account.take(arrived) };
+        Some(chunk)
+    }
+
+    /// The rest of a message that came in several chunks.
+    fn gather(&mut self, first: Bytes, length: usize) -> Bytes {
+        let mut whole = Vec::with_capacity(length.min(self.message.arrived));
+        whole.extend_from_slice(&first);
+        while whole.len() < length
+            && let Some(mut chunk) = self.message.chunks.pop_front()
+        {
+            let missing = chunk.len().min(length - whole.len());
+            whole.extend_from_slice(&chunk.split_to(missing));
+            if !chunk.is_empty() {
+                self.message.chunks.push_front(chunk);
+            }
+        }
+        whole.into()
+    }
+
+    fn poll_time(&mut self, context: &mut Context<'_>) -> Poll<Status> {
+        if self.stopped.as_mut().is_some_and(|stopped| stopped.as_mut().poll(context).is_ready()) {
+            return Poll::Ready(Refusal::draining().into());
+        }
+        if self.message.arrived == 0 {
+            return Poll::Pending;
+        }
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.bounds.time)));
+        ready!(timer.as_mut().poll(context));
+        Poll::Ready(Refusal::deadline_exceeded("a message did not arrive in time").into())
+    }
+}
+
+impl<B> Body for Messages<B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
+{
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = self.get_mut();
+        loop {
+            if let Some(chunk) = this.ready_chunk() {
+                return Poll::Ready(Some(Ok(Frame::data(chunk))));
+            }
+            match this.body.as_mut().poll_frame(context) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    let Ok(chunk) = frame.into_data() else { continue };
+                    let account = Arc::clone(&this.account);
+                    if let Err(refusal) = this.message.push(chunk, &account) {
+                        return Poll::Ready(Some(Err(refusal.into())));
+                    }
+                }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(Status::from_error(error.into())))),
+                // What is left is the beginning of a message: tonic refuses it as cut short.
+                Poll::Ready(None) => return Poll::Ready(this.message.chunks.pop_front().map(|c| Ok(Frame::data(c)))),
+                Poll::Pending => return this.poll_time(context).map(|status| Some(Err(status))),
+            }
+        }
+    }
+}

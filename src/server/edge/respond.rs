@@ -1,0 +1,167 @@
+//! Sends responses, at the cost of the memory that they take.
+//!
+//! - A message is handed to the transport in small pieces, as fast as the peer reads, and counts in the budget until
+//!   the transport has dropped the last of them.
+//! - A stream is not asked for its next message while its connection holds its share: slow readers cost no more.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use tokio::sync::OwnedSemaphorePermit;
+use tonic::Status;
+
+use crate::call::Call;
+use crate::refusal::Refusal;
+use crate::server::budget::{Account, Hold, Size};
+use crate::server::transport::{CallInFlight, Progress};
+
+/// The most bytes that the transport has of a response which is not read: the size of a DATA frame.
+const PIECE: usize = 16 << 10;
+/// How often a call asks again whether there is room, if its own connection gives nothing back.
+const ROOM_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Waits until the connection may hold one more response.
+///
+/// # Errors
+/// OVERLOADED after `wait`.
+pub(super) async fn room(
+    account: &Account,
+    size: Size,
+    wait: Duration,
+    reclaim: impl Fn(),
+) -> Result<(), Refusal> {
+    if account.has_room(size) {
+        return Ok(());
+    }
+    let wait_for_room = async {
+        while !account.has_room(size) {
+            if account.has_share() {
+                reclaim(); // Others hold the memory.
+            }
+            let _ = tokio::time::timeout(ROOM_INTERVAL, account.freed()).await;
+        }
+        account.wake_next(); // There may be room for another call too.
+    };
+    tokio::time::timeout(wait, wait_for_room).await.map_err(|_| Refusal::responses_unread())
+}
+
+/// The body of every response.
+pub(in crate::server) struct Outgoing {
+    body: tonic::body::Body,
+    /// What the transport has not taken yet of the current message.
+    rest: Bytes,
+    hold: Option<Arc<Hold>>,
+    progress: Option<Arc<Progress>>,
+    /// Runs while a stream waits for its connection to read.
+    paused: Option<Pin<Box<tokio::time::Sleep>>>,
+    is_stream: bool,
+    call: Arc<Call>,
+    /// What the request takes.
+    _request: Option<Hold>,
+    /// Counts the call among all calls in flight.
+    _permit: Option<OwnedSemaphorePermit>,
+    in_flight: CallInFlight,
+}
+
+/// A part of a message, which holds the memory of the whole.
+struct Piece {
+    bytes: Bytes,
+    _hold: Arc<Hold>,
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Outgoing {
+    /// A response to one request, or a stream of responses.
+    pub fn new(
+        body: tonic::body::Body,
+        is_stream: bool,
+        call: Arc<Call>,
+        request: Option<Hold>,
+        permit: Option<OwnedSemaphorePermit>,
+        in_flight: CallInFlight,
+    ) -> Self {
+        let progress = Progress::of_this_task().filter(|_| !is_stream);
+        let (rest, hold, paused) = (Bytes::new(), None, None);
+        Self { body, rest, hold, progress, paused, is_stream, call, _request: request, _permit: permit, in_flight }
+    }
+
+    fn next_piece(&mut self) -> Option<Bytes> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let bytes = self.rest.split_to(self.rest.len().min(PIECE));
+        let hold = self.hold.clone()?;
+        if self.rest.is_empty() {
+            self.hold = None;
+        }
+        Some(Bytes::from_owner(Piece { bytes, _hold: hold }))
+    }
+
+    /// Waits for the peer to read, if its connection holds its share.
+    fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        while !self.in_flight.connection().sending.has_share() {
+            let sleep = || Box::pin(tokio::time::sleep(ROOM_INTERVAL));
+            ready!(self.paused.get_or_insert_with(sleep).as_mut().poll(context));
+            self.paused = None;
+        }
+        Poll::Ready(())
+    }
+
+    fn take(&mut self, message: Bytes) {
+        let connection = self.in_flight.connection();
+        self.call.sent(message.len());
+        if connection.sending.is_far_over() {
+            connection.cut(); // It writes and writes, and reads none of the responses.
+        }
+        self.hold = Some(Arc::new(connection.sending.take(message.len())));
+        self.rest = message;
+    }
+}
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = self.get_mut();
+        if let Some(progress) = &this.progress {
+            progress.advance();
+        }
+        if let Some(piece) = this.next_piece() {
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
+        }
+        if this.is_stream {
+            ready!(this.poll_room(context));
+        }
+        match ready!(Pin::new(&mut this.body).poll_frame(context)) {
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(message) if message.is_empty() => Poll::Ready(Some(Ok(Frame::data(message)))),
+                Ok(message) => {
+                    this.take(message);
+                    Poll::Ready(this.next_piece().map(|piece| Ok(Frame::data(piece))))
+                }
+                Err(trailers) => Poll::Ready(Some(Ok(trailers))),
+            },
+            Some(Err(status)) => Poll::Ready(Some(Err(status))),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if self.rest.is_empty() { self.body.size_hint() } else { SizeHint::default() }
+    }
+}

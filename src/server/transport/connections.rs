@@ -1,0 +1,105 @@
+//! The open connections. A new one is served even when there are as many as there may be: the one that has been without
+//! a call for longest makes room.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::connection::Connection;
+use super::descriptors;
+use crate::server::budget::Budget;
+
+/// Connections beyond the limit, if every connection has a call in flight. They get health checks, and hear why other
+/// calls are refused.
+const EXTRA: usize = 16;
+/// How long a connection may hold bytes without progress while others wait for memory.
+const STILL: Duration = Duration::from_secs(1);
+/// How often, at most, connections are searched for one that holds much memory.
+const SEARCH_INTERVAL: Duration = Duration::from_millis(50);
+
+/// The open connections and what they share.
+#[derive(Debug)]
+pub(in crate::server) struct Connections {
+    /// The budget of requests that are being received.
+    pub receiving: Arc<Budget>,
+    /// The budget of responses that wait to be read.
+    pub sending: Arc<Budget>,
+    most: usize,
+    open: Mutex<Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    by_number: HashMap<u64, Arc<Connection>>,
+    next: u64,
+    last_search: Instant,
+}
+
+/// An open connection. It is counted until this is dropped.
+#[derive(Debug)]
+pub(super) struct OpenConnection {
+    pub connection: Arc<Connection>,
+    connections: Arc<Connections>,
+    number: u64,
+}
+
+impl Connections {
+    /// No connections yet. There may be `most`, or as many as there are file descriptors for.
+    pub fn new(most: usize, receiving: Arc<Budget>, sending: Arc<Budget>) -> Arc<Self> {
+        let open = Open { by_number: HashMap::new(), next: 0, last_search: Instant::now() };
+        Arc::new(Self { receiving, sending, most: descriptors::connections(most), open: Mutex::new(open) })
+    }
+
+    /// How many there may be.
+    pub fn most(&self) -> usize {
+        self.most
+    }
+
+    /// Admits a new connection. `None` if there is no room, not even beyond the limit.
+    pub(super) fn admit(self: &Arc<Self>) -> Option<OpenConnection> {
+        let mut open = self.open();
+        let mut is_extra = false;
+        if open.by_number.len() >= self.most {
+            let longest_idle = open.by_number.values().filter(|connection| connection.is_idle() && !connection.is_cut());
+            match longest_idle.min_by_key(|connection| connection.last_use()) {
+                Some(idle) => idle.cut(),
+                None => is_extra = true,
+            }
+        }
+        if open.by_number.len() >= self.most + EXTRA {
+            return None;
+        }
+        let connection = Connection::new(&self.receiving, &self.sending, is_extra);
+        let number = open.next;
+        open.next += 1;
+        open.by_number.insert(number, Arc::clone(&connection));
+        Some(OpenConnection { connection, connections: Arc::clone(self), number })
+    }
+
+    /// Closes the connection that holds the most memory for responses or requests, if it has not given any back for a
+    /// while. Others wait for that memory.
+    pub fn reclaim(&self) {
+        let mut open = self.open();
+        if open.last_search.elapsed() < SEARCH_INTERVAL {
+            return;
+        }
+        open.last_search = Instant::now();
+        let still = open.by_number.values().filter(|connection| connection.is_still_for(STILL));
+        if let Some(largest) = still.max_by_key(|connection| connection.held()).filter(|still| still.held() > 0) {
+            tracing::info!(bytes = largest.held(), "closed a connection that kept memory and made no progress");
+            largest.cut();
+        }
+    }
+
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.connections.open().by_number.remove(&self.number);
+    }
+}

@@ -1,0 +1,119 @@
+//! Connections: how many there may be, how long they may take, and the bounds of HTTP/2.
+//!
+//! - `descriptors` says how many connections the system has room for.
+//! - `connections` are those that are open. When there are as many as there may be, it makes room.
+//! - `connection` serves one of them, and ends it when a time limit passes.
+//! - `streams` runs the calls of HTTP/2, and ends a response that is not read.
+//!
+//! tonic has a transport too. It bounds neither connections nor the time that they may take.
+
+mod connection;
+mod connections;
+mod descriptors;
+mod streams;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use hyper_util::rt::TokioTimer;
+use hyper_util::server::conn::auto::Builder;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub(super) use connection::{CallInFlight, Connection, TimeLimits};
+pub(super) use connections::Connections;
+pub(super) use streams::Progress;
+
+use super::edge::Edge;
+use crate::config::ServerConfig;
+use crate::model::limits::IMPORTS;
+use streams::Streams;
+
+/// Resets that a client may provoke before its connection is closed. hyper itself allows the same number.
+const RESETS_PER_CONNECTION: usize = 1024;
+/// Bytes that a client may send on a stream before the server reads them. This holds back an import that waits for
+/// room.
+const STREAM_WINDOW: u32 = 64 << 10;
+/// The length of a gRPC frame's header: the size of the smallest message.
+const FRAME_HEADER: u32 = 5;
+/// What h2 charges for each waiting message, in addition to its size.
+const MESSAGE_COST: u32 = 256;
+/// Bytes that a client may send on a connection before the server reads them. The windows of its streams bound it
+/// already. But h2 ends a connection on which the small messages that wait cost more than half of it. So it has room
+/// for as many imports as may run, each with a window full of the smallest message.
+#[allow(clippy::cast_possible_truncation)] // They are few.
+const CONNECTION_WINDOW: u32 = 2 * MESSAGE_COST * (STREAM_WINDOW / FRAME_HEADER) * IMPORTS as u32;
+/// How often a silent connection is pinged.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// How long it has to respond before it is closed.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long to wait after a failed accept, for example when file descriptors run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What all connections share.
+struct Transport {
+    http: Builder<Streams>,
+    limits: TimeLimits,
+    edge: Arc<Edge>,
+    connections: Arc<Connections>,
+    stop: CancellationToken,
+}
+
+/// Accepts connections until `stop` is cancelled, and returns when every call on them has ended.
+pub(super) async fn serve(listener: TcpListener, edge: Arc<Edge>, config: &ServerConfig, stop: CancellationToken) {
+    let limits = TimeLimits {
+        handshake: config.handshake_timeout,
+        idle: (!config.idle_timeout.is_zero()).then_some(config.idle_timeout),
+        send: config.send_timeout,
+    };
+    let connections = Arc::clone(edge.connections());
+    let transport = Arc::new(Transport { http: http(config), limits, edge, connections, stop: stop.clone() });
+    let tasks = TaskTracker::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => transport.admit(stream, &tasks),
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            () = stop.cancelled() => break,
+        }
+    }
+    drop(listener); // Clients are then refused at once, and do not wait for an accept that never comes.
+    tasks.close();
+    tasks.wait().await;
+}
+
+fn http(config: &ServerConfig) -> Builder<Streams> {
+    let mut http = Builder::new(Streams { send_timeout: config.send_timeout });
+    http.http1().timer(TokioTimer::new()).header_read_timeout(config.handshake_timeout);
+    http.http2()
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(config.max_calls_per_connection)
+        .max_local_error_reset_streams(RESETS_PER_CONNECTION)
+        .keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT);
+    http
+}
+
+impl Transport {
+    fn admit(self: &Arc<Self>, stream: TcpStream, tasks: &TaskTracker) {
+        let Some(open) = self.connections.admit() else { return }; // Dropping the stream closes it.
+        let _ = stream.set_nodelay(true); // An error means that the peer has gone; the first read says so.
+        let transport = Arc::clone(self);
+        tasks.spawn(async move {
+            let service = service_fn(|request| {
+                let (edge, connection) = (Arc::clone(&transport.edge), Arc::clone(&open.connection));
+                async move { Ok::<_, std::convert::Infallible>(edge.serve(&connection, request).await) }
+            });
+            let Transport { http, limits, stop, .. } = &*transport;
+            connection::serve(stream, &open.connection, http, service, *limits, stop).await;
+        });
+    }
+}
