@@ -63,6 +63,7 @@ impl Refusal {
                 Code::Unimplemented => "UNIMPLEMENTED",
                 Code::Unavailable => "UNAVAILABLE",
                 Code::DataLoss => "DATA_LOSS",
+                Code::PermissionDenied => "PERMISSION_DENIED",
                 other => panic!("no reason has {other:?}"),
             },
             Self::Http(response) if response.status == 429 => "RESOURCE_EXHAUSTED",
