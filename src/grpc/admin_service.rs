@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::codec::Encoded;
+use super::codec::{Encoded, respond};
 use super::server::admin_service_server::AdminService;
 use crate::call::Call;
 use crate::config::{Config, FeedConfig, ServerConfig, StoreConfig};
@@ -67,7 +67,7 @@ impl AdminService for Admin {
         }
         let admin = self.clone();
         let status = call.read(&self.store, move |_, _| admin.status(workspace.as_ref())).await?;
-        Ok(Response::new(Encoded::new(&status)))
+        Ok(respond(Encoded::new(&status)))
     }
 }
 

@@ -7,8 +7,8 @@ use std::marker::PhantomData;
 
 use bytes::{BufMut, Bytes};
 use prost::Message;
-use tonic::Status;
 use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::{Response, Status};
 
 /// Bytes that are gathered before they are sent, if a stream has several messages ready.
 const YIELD_BYTES: usize = 32 << 10;
@@ -28,6 +28,21 @@ impl From<Vec<u8>> for Encoded {
     fn from(message: Vec<u8>) -> Self {
         Self(message.into())
     }
+}
+
+/// The size from which a response is compressed, in bytes. Below it, compression costs more than it saves, and many
+/// clients ask for it by default.
+const COMPRESS_FROM: usize = 1024;
+
+/// A response with one message.
+#[must_use]
+pub fn respond(message: Encoded) -> Response<Encoded> {
+    let is_small = message.0.len() < COMPRESS_FROM;
+    let mut response = Response::new(message);
+    if is_small {
+        response.disable_compression();
+    }
+    response
 }
 
 /// The codec. `E` is always [`Encoded`]; it is a parameter because the generated code names it.

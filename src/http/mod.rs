@@ -16,11 +16,12 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::Extension;
+use axum::Router;
 use axum::body::{Body, HttpBody};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, Request, State};
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
@@ -32,6 +33,9 @@ use governor::{Quota, RateLimiter};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use prost::Message;
 use tokio_util::sync::CancellationToken;
+use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::SizeAbove;
+use tower_http::decompression::RequestDecompressionLayer;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::call::Call;
@@ -39,6 +43,7 @@ use crate::model::{Invalid, Limits, Mpid, ProfileKey, Workspace};
 use crate::proto::v1::Profile;
 use crate::refusal::Refusal;
 use crate::store::{Store, StoreError, WorkspaceId};
+pub use problem::NoRoomForBody;
 use problem::Problem;
 use query::{Query, Resolve};
 
@@ -46,6 +51,10 @@ const LOOKUP: &str = "/userprofile/v1/{org}/{account}/{workspace}/{mpid}";
 const RESOLVE: &str = "/userprofile/v1/resolve/{org}/{account}/{workspace}";
 /// What both paths begin with.
 const PREFIX: &str = "/userprofile/v1/";
+/// What the body of a request may be compressed with.
+const ENCODINGS: [&[u8]; 3] = [b"identity", b"gzip", b"zstd"];
+/// The size from which a response is compressed, in bytes. Below it, compression costs more than it saves.
+const COMPRESS_FROM: u64 = 1024;
 /// How long to wait for the body of a request.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// A profile belongs to one person and may change at any time. So only the caller's own cache may keep it, and that
@@ -76,7 +85,28 @@ pub fn router(store: Arc<Store>, limits: Limits, requests_per_second: u32, stop:
         .route(RESOLVE, post(resolve))
         .route(LOOKUP, get(lookup).post(lookup))
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
+        .fallback(|| async { Problem::no_such_resource() })
         .with_state(Arc::new(Api { store, limits, rate, stop }))
+        .layer(RequestDecompressionLayer::new())
+        .layer(CompressionLayer::new().compress_when(SizeAbove::new(COMPRESS_FROM)))
+        .layer(from_fn(encodings))
+}
+
+/// Refuses a body whose encoding is not known, and weakens the etag of a response that was compressed: the etag is of
+/// the plain bytes.
+async fn encodings(request: Request, next: Next) -> Response {
+    let known = |encoding: &HeaderValue| ENCODINGS.iter().any(|known| encoding.as_bytes().eq_ignore_ascii_case(known));
+    if !request.headers().get_all(header::CONTENT_ENCODING).iter().all(known) {
+        return Problem::from(Refusal::content_encoding_unsupported()).into_response();
+    }
+    let mut response = next.run(request).await;
+    if response.headers().contains_key(header::CONTENT_ENCODING)
+        && let Some(etag) = response.headers().get(header::ETAG)
+        && let Ok(weak) = HeaderValue::from_bytes(&[b"W/", etag.as_bytes()].concat())
+    {
+        response.headers_mut().insert(header::ETAG, weak);
+    }
+    response
 }
 
 /// The route of a path, as logs and metrics name it. Only the prefix is looked at.
@@ -84,12 +114,6 @@ pub fn router(store: Arc<Store>, limits: Limits, requests_per_second: u32, stop:
 pub fn route(path: &str) -> Option<&'static str> {
     let rest = path.strip_prefix(PREFIX)?;
     Some(if rest.starts_with("resolve/") { RESOLVE } else { LOOKUP })
-}
-
-/// The response where a path leads nowhere.
-#[must_use]
-pub fn not_found() -> Response {
-    Problem::no_such_resource().into_response()
 }
 
 /// The response to a request that is refused before it reaches a route. `status` is what the reason's would be, unless

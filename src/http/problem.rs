@@ -20,6 +20,11 @@ pub(super) struct Problem {
     refusal: Refusal,
 }
 
+/// The error of a body for which there is no memory.
+#[derive(Debug, thiserror::Error)]
+#[error("there is no room for the body")]
+pub struct NoRoomForBody;
+
 /// The fields of the document. `reason`, `metadata` and `errors` are extensions: the `ErrorInfo` and `BadRequest` of
 /// gRPC.
 #[derive(Serialize)]
@@ -59,9 +64,11 @@ impl Problem {
 
     /// The body went on past the limit, or ended before its end.
     pub fn body_refused(error: &axum::Error, limit: usize) -> Self {
-        let too_large = std::error::Error::source(error).is_some_and(<dyn std::error::Error>::is::<LengthLimitError>);
-        if too_large {
+        let causes = || std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+        if causes().any(<dyn std::error::Error>::is::<LengthLimitError>) {
             Refusal::body_too_large(limit).into()
+        } else if causes().any(<dyn std::error::Error>::is::<NoRoomForBody>) {
+            Refusal::too_much_received().into()
         } else {
             Invalid::field("body", "is malformed or cut short").into()
         }

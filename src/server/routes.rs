@@ -6,7 +6,6 @@ use ::http::{Request, Response};
 use axum::Router;
 use bytes::Bytes;
 use http_body::Body;
-use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 use tonic::codec::CompressionEncoding::{Gzip, Zstd};
 use tonic::server::NamedService;
@@ -68,7 +67,7 @@ pub(super) fn build(
         profiles: compressed!(profiles).max_decoding_message_size(limits.request_bytes),
         events: compressed!(events).max_decoding_message_size(limits.request_bytes),
         others,
-        http: http::router(Arc::clone(store), limits, config.server.http_rate, stop.clone()).fallback(not_found),
+        http: http::router(Arc::clone(store), limits, config.server.http_rate, stop.clone()),
     })
 }
 
@@ -89,7 +88,11 @@ impl Services {
     }
 
     /// Calls the Profile API over HTTP.
-    pub async fn http(&self, request: Request<Incoming>) -> Answer {
+    pub async fn http<B>(&self, request: Request<B>) -> Answer
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         let called = self.http.clone().call(request).await;
         called.unwrap_or_else(|never| match never {}).map(tonic::body::Body::new)
     }
@@ -99,8 +102,4 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
     tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-}
-
-async fn not_found() -> Response<axum::body::Body> {
-    http::not_found()
 }

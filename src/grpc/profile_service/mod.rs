@@ -13,7 +13,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::codec::Encoded;
+use super::codec::{Encoded, respond};
 use super::server::profile_service_server::ProfileService;
 use crate::call::Call;
 use crate::model::Limits;
@@ -49,35 +49,35 @@ impl ProfileService for Profiles {
         let get = Get::parse(request.into_inner(), &self.limits).map_err(|error| call.refuse(error))?;
         call.within(&get.workspace);
         let found = get.run(&self.store).map_err(|error| call.refuse(error))?;
-        Ok(Response::new(found))
+        Ok(respond(found))
     }
 
     async fn batch_get_profiles(&self, request: Request<BatchGetProfilesRequest>) -> Result<Response<Encoded>, Status> {
         let call = Call::of(request.extensions());
         let batch = Batch::parse(request.into_inner(), &self.limits).map_err(|error| call.refuse(error))?;
         call.within(&batch.workspace);
-        Ok(Response::new(call.read(&self.store, move |store, call| batch.run(store, call)).await?))
+        Ok(respond(call.read(&self.store, move |store, call| batch.run(store, call)).await?))
     }
 
     async fn list_profiles(&self, request: Request<ListProfilesRequest>) -> Result<Response<Encoded>, Status> {
         let call = Call::of(request.extensions());
         let list = List::parse(request.into_inner(), &self.limits).map_err(|error| call.refuse(error))?;
         call.within(&list.workspace);
-        Ok(Response::new(call.read(&self.store, move |store, _| list.run(store)).await?))
+        Ok(respond(call.read(&self.store, move |store, _| list.run(store)).await?))
     }
 
     async fn create_profile(&self, request: Request<CreateProfileRequest>) -> Result<Response<Encoded>, Status> {
         let call = Call::of(request.extensions());
         let create = Write::create(request.into_inner(), &self.limits).map_err(|error| call.refuse(error))?;
         let (written, cursor) = create.run(&call, &self.store, &self.limits).await?;
-        Ok(Response::new(write::profile_response(written.profile, cursor.as_deref(), None)))
+        Ok(respond(write::profile_response(written.profile, cursor.as_deref(), None)))
     }
 
     async fn update_profile(&self, request: Request<UpdateProfileRequest>) -> Result<Response<Encoded>, Status> {
         let call = Call::of(request.extensions());
         let update = Write::update(request.into_inner(), &self.limits).map_err(|error| call.refuse(error))?;
         let (written, cursor) = update.run(&call, &self.store, &self.limits).await?;
-        Ok(Response::new(write::profile_response(written.profile, cursor.as_deref(), Some(written.outcome))))
+        Ok(respond(write::profile_response(written.profile, cursor.as_deref(), Some(written.outcome))))
     }
 
     async fn delete_profile(&self, request: Request<DeleteProfileRequest>) -> Result<Response<Encoded>, Status> {
@@ -86,7 +86,7 @@ impl ProfileService for Profiles {
         let (written, cursor) = delete.run(&call, &self.store, &self.limits).await?;
         let outcome = written.outcome.into();
         let response = DeleteProfileResponse { cursor: cursor.unwrap_or_default(), outcome };
-        Ok(Response::new(Encoded::new(&response)))
+        Ok(respond(Encoded::new(&response)))
     }
 
     async fn import_profiles(
@@ -95,6 +95,6 @@ impl ProfileService for Profiles {
     ) -> Result<Response<Encoded>, Status> {
         let call = Call::of(request.extensions());
         let response = self.importer.run(call, request.into_inner()).await?;
-        Ok(Response::new(Encoded::new(&response)))
+        Ok(respond(Encoded::new(&response)))
     }
 }

@@ -132,12 +132,7 @@ impl Write {
     }
 
     /// Writes, and returns what was written with the cursor of its event.
-    pub async fn run(
-        self,
-        call: &Call,
-        store: &Store,
-        limits: &Limits,
-    ) -> Result<(Written, Option<String>), Refusal> {
+    pub async fn run(self, call: &Call, store: &Store, limits: &Limits) -> Result<(Written, Option<String>), Refusal> {
         call.within(&self.workspace);
         let cursors = store.cursors(&self.workspace);
         let written = store.write(self.command(store, limits)).await.map_err(|error| call.refuse(error))?;

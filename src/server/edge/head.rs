@@ -134,4 +134,3 @@ fn is_allowed(name: &str, more: &[String]) -> bool {
         || host.to_ascii_lowercase().ends_with(".localhost")
         || more.iter().any(|allowed| allowed.eq_ignore_ascii_case(host))
 }
-

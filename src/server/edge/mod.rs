@@ -38,7 +38,7 @@ use crate::http as profile_api;
 use crate::refusal::Refusal;
 use head::{Foreign, Hosts, Protocol};
 use methods::Method;
-use receive::{Bounds, Messages};
+use receive::{Bounds, Counted, Messages};
 
 /// What a browser's script may read of a gRPC-Web response.
 const EXPOSED: [HeaderName; 3] = [
@@ -103,7 +103,11 @@ impl Edge {
     }
 
     /// Serves one request.
-    pub async fn serve(self: &Arc<Self>, connection: &Arc<Connection>, request: Request<Incoming>) -> Response<Outgoing> {
+    pub async fn serve(
+        self: &Arc<Self>,
+        connection: &Arc<Connection>,
+        request: Request<Incoming>,
+    ) -> Response<Outgoing> {
         let in_flight = connection.begin_call(request.version());
         let method = methods::at(request.uri().path());
         let call = Call::begin(method.name, method.is_write);
@@ -222,7 +226,7 @@ impl Edge {
             return Refused::Call(refusal).render(&request, &exchange.call);
         }
         request.extensions_mut().insert(exchange.call);
-        self.services.http(request).await
+        self.services.http(request.map(|body| Counted::new(body, &exchange.connection.receiving))).await
     }
 }
 

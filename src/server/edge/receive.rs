@@ -16,6 +16,7 @@ use tokio::time::Sleep;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 
+use crate::http::NoRoomForBody;
 use crate::refusal::Refusal;
 use crate::server::budget::{Account, Hold, Size};
 
@@ -242,5 +243,49 @@ where
                 Poll::Pending => return this.poll_time(context).map(|status| Some(Err(status))),
             }
         }
+    }
+}
+
+/// A body that counts what has arrived of it. The Profile API bounds its size and its time.
+pub(super) struct Counted<B> {
+    body: Pin<Box<B>>,
+    account: Arc<Account>,
+    hold: Hold,
+}
+
+impl<B> Counted<B> {
+    pub fn new(body: B, account: &Arc<Account>) -> Self {
+        Self { body: Box::pin(body), account: Arc::clone(account), hold: account.take(0) }
+    }
+}
+
+impl<B> Body for Counted<B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let frame = ready!(self.body.as_mut().poll_frame(context));
+        if let Some(Ok(frame)) = &frame {
+            if !self.account.has_room(Size::Small) {
+                return Poll::Ready(Some(Err(NoRoomForBody.into())));
+            }
+            self.hold.grow(frame.data_ref().map_or(0, Bytes::len));
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }

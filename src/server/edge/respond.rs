@@ -29,12 +29,7 @@ const ROOM_INTERVAL: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// OVERLOADED after `wait`.
-pub(super) async fn room(
-    account: &Account,
-    size: Size,
-    wait: Duration,
-    reclaim: impl Fn(),
-) -> Result<(), Refusal> {
+pub(super) async fn room(account: &Account, size: Size, wait: Duration, reclaim: impl Fn()) -> Result<(), Refusal> {
     if account.has_room(size) {
         return Ok(());
     }

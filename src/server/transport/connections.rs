@@ -62,7 +62,8 @@ impl Connections {
         let mut open = self.open();
         let mut is_extra = false;
         if open.by_number.len() >= self.most {
-            let longest_idle = open.by_number.values().filter(|connection| connection.is_idle() && !connection.is_cut());
+            let longest_idle =
+                open.by_number.values().filter(|connection| connection.is_idle() && !connection.is_cut());
             match longest_idle.min_by_key(|connection| connection.last_use()) {
                 Some(idle) => idle.cut(),
                 None => is_extra = true,
