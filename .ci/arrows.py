@@ -62,7 +62,7 @@ MAY_NAME = {
     "siphasher": "store",
     "thiserror": "*",
     "tokio": "feed grpc http server cli store",
-    "tokio_util": "grpc http server store",
+    "tokio_util": "feed grpc http server store",
     "toml": "config",
     "tonic": "grpc server cli/healthcheck.rs proto.rs",
     "tonic_health": "server cli/healthcheck.rs",

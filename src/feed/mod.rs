@@ -5,32 +5,42 @@
 //! - Recent events are kept in a `ring`, encoded once ([`frame`]). All subscribers of a workspace share it through the
 //!   `channel` of the workspace. A subscriber that is further behind reads the log in bounded pages, so a slow
 //!   subscriber takes no extra memory.
+//! - The transport holds each stream as [`Frames`] (`open`). The `watchdog` frees the memory of streams that the
+//!   transport no longer polls, and ends them after the stall timeout.
 //! - The rings of all workspaces share one `budget`. If they exceed it, the least recently used workspace loses its
 //!   oldest events first. Its subscribers then read them from the log.
 //!
-//! Locks: no thread holds two at once. The lock of the map is released before that of a ring is taken.
+//! Locks: a poll holds the lock of its stream, and takes that of a ring. No thread else holds two at once: the lock of a
+//! map is released before any other is taken.
 
 mod budget;
 mod channel;
 pub mod frame;
+mod open;
 mod ring;
 pub mod stream;
 #[cfg(test)]
 mod tests;
+mod watchdog;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use tokio::sync::Notify;
+
 use crate::config::FeedConfig;
 use crate::model::cursor::CursorSpace;
 use crate::model::{LogId, Workspace};
-use crate::store::Committed;
+use crate::store::{Committed, Store};
 use budget::Budget;
 use channel::Channel;
+use open::Streams;
 use ring::Segment;
+use stream::Subscriber;
 
-pub use stream::{FeedError, Subscribe, Subscriber};
+pub use open::Frames;
+pub use stream::{FeedError, Subscribe};
 
 /// The map is swept of dropped channels when it has this many entries, or twice as many as the last sweep left.
 const SWEEP_AT: usize = 64;
@@ -40,8 +50,11 @@ const SWEEP_AT: usize = 64;
 pub struct Feed {
     channels: Arc<Mutex<Channels>>,
     budget: Arc<Budget>,
+    streams: Arc<Streams>,
     config: FeedConfig,
     draining: Arc<AtomicBool>,
+    /// Ends the watchdog.
+    drained: Arc<Notify>,
 }
 
 /// The channel of each workspace that has subscribers. After the last subscriber has left, the entry remains until the
@@ -58,7 +71,16 @@ impl Feed {
     #[must_use]
     pub fn new(config: FeedConfig) -> Self {
         let channels = Arc::new(Mutex::new(Channels { by_workspace: HashMap::new(), sweep_at: SWEEP_AT }));
-        Self { channels, budget: Arc::new(Budget::new(config.ring_bytes)), config, draining: Arc::default() }
+        let budget = Arc::new(Budget::new(config.ring_bytes));
+        Self { channels, budget, streams: Arc::default(), config, draining: Arc::default(), drained: Arc::default() }
+    }
+
+    /// Opens a stream.
+    ///
+    /// # Errors
+    /// [`FeedError`] if it cannot start where the caller asks.
+    pub fn subscribe(&self, store: Arc<Store>, subscribe: Subscribe) -> Result<Frames, FeedError> {
+        Ok(self.streams.add(Subscriber::open(self, store, subscribe)?))
     }
 
     /// Tells subscribers what was committed. The writer calls it in commit order. The events of a workspace without
@@ -96,9 +118,10 @@ impl Feed {
         }
     }
 
-    /// Ends all streams, each with its cursor. Streams that are opened later end too.
+    /// Ends all streams, each with its cursor, and the watchdog. Streams that are opened later end too.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::SeqCst);
+        self.drained.notify_one();
         let channels = self.channels().alive();
         for channel in channels {
             channel.head.send_modify(|_| {}); // Wakes waiting subscribers, which read the flag after the head.

@@ -1,17 +1,20 @@
 //! One subscriber: a pull loop.
 //!
 //! - Nothing is pushed to it. It holds a cursor and at most one segment, and waits for the head to grow.
+//! - A segment is at most [`SEGMENT_BYTES`] and one more event, which holds at most two profiles of the largest size.
 //! - Every message carries a true cursor: every matching event at or before it has been delivered.
 //! - The segment after the cursor comes from the ring if it is there, and otherwise from the log. Both hold the same
 //!   events, so a subscriber moves from the log to the ring without a gap or a repeat.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
+use tokio_util::sync::ReusableBoxFuture;
 
 use super::Feed;
 use super::channel::Channel;
@@ -61,11 +64,13 @@ pub enum FeedError {
 }
 
 /// One open stream.
-pub struct Subscriber {
+pub(super) struct Subscriber {
     store: Arc<Store>,
     feed: Feed,
     channel: Arc<Channel>,
-    head: watch::Receiver<Place>,
+    /// Where the log ends, as far as this subscriber knows.
+    head: Place,
+    changes: Changes,
     workspace: Workspace,
     cursors: CursorSpace,
     filter: Filter,
@@ -78,6 +83,8 @@ pub struct Subscriber {
     cursor: Place,
     phase: Phase,
     segment: Option<(Arc<Segment>, usize)>,
+    /// The read of the next segment from the log.
+    loading: Option<Loading>,
     /// Boxed because it must not move. It is reset only when it fires.
     timer: Pin<Box<Sleep>>,
     sent_at: Instant,
@@ -88,7 +95,31 @@ enum Phase {
     Opening,
     CatchingUp,
     Live,
-    Ended,
+}
+
+type Loading = Pin<Box<dyn Future<Output = Result<Arc<Segment>, StoreError>> + Send>>;
+type Next = Option<Result<Bytes, FeedError>>;
+
+/// Waits for the head of the log to move.
+struct Changes(ReusableBoxFuture<'static, watch::Receiver<Place>>);
+
+impl Changes {
+    fn of(head: watch::Receiver<Place>) -> Self {
+        Self(ReusableBoxFuture::new(change(head)))
+    }
+
+    /// The new head.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Place> {
+        let mut head = ready!(self.0.poll(context));
+        let place = *head.borrow_and_update();
+        self.0.set(change(head));
+        Poll::Ready(place)
+    }
+}
+
+async fn change(mut head: watch::Receiver<Place>) -> watch::Receiver<Place> {
+    head.changed().await.expect("the subscriber holds the channel");
+    head
 }
 
 impl Subscriber {
@@ -102,12 +133,16 @@ impl Subscriber {
         let cursors = store.cursors(&workspace);
         let (bounds, cursor) = begin(&store, &workspace, cursors, &start)?;
         channel.advance(bounds.head);
+        let changes = channel.head.subscribe();
+        let head = *changes.borrow();
         Ok(Self {
-            head: channel.head.subscribe(),
+            head,
+            changes: Changes::of(changes),
             timer: Box::pin(tokio::time::sleep(heartbeat)),
             sent_at: Instant::now(),
             phase: Phase::Opening,
             segment: None,
+            loading: None,
             target: bounds.head,
             feed: feed.clone(),
             store,
@@ -122,72 +157,78 @@ impl Subscriber {
         })
     }
 
-    /// The next message, encoded. `None` means that the stream has ended with OK.
+    /// The next message, encoded. `None` means that the stream has ended with OK. After it or an error there is no
+    /// other message.
     ///
     /// # Errors
     /// [`FeedError`], which ends the stream.
-    pub async fn next(&mut self) -> Option<Result<Bytes, FeedError>> {
-        if self.phase == Phase::Ended {
-            return None;
-        }
-        let next = self.advance().await;
-        if !matches!(next, Some(Ok(_))) {
-            self.phase = Phase::Ended;
-        }
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Next> {
+        let next = ready!(self.poll_advance(context));
         self.sent_at = Instant::now();
-        next
+        Poll::Ready(next)
     }
 
-    async fn advance(&mut self) -> Option<Result<Bytes, FeedError>> {
-        // The transport has not asked for a message since the last one, because the client read nothing.
-        if self.sent_at.elapsed() > self.feed.config.stall_timeout {
-            return Some(Err(self.stalled()));
-        }
+    /// Gives up the events that were read and not delivered. They are read again when they are asked for.
+    pub fn release(&mut self) {
+        self.segment = None;
+        self.loading = None;
+    }
+
+    #[cfg(test)]
+    pub fn segment(&self) -> Option<std::sync::Weak<Segment>> {
+        self.segment.as_ref().map(|(segment, _)| Arc::downgrade(segment))
+    }
+
+    /// Why the stream ends if the transport asks for nothing.
+    pub fn stalled(&self) -> FeedError {
+        FeedError::Stalled { cursor: self.cursors.at(self.cursor) }
+    }
+
+    fn poll_advance(&mut self, context: &mut Context<'_>) -> Poll<Next> {
         if self.phase == Phase::Opening {
             self.phase = Phase::CatchingUp;
-            return Some(Ok(self.opened()));
+            return Poll::Ready(Some(Ok(self.opened())));
         }
         loop {
             if self.feed.is_draining() {
-                return Some(Err(FeedError::Draining { cursor: self.cursors.at(self.cursor) }));
+                return Poll::Ready(Some(Err(FeedError::Draining { cursor: self.cursors.at(self.cursor) })));
             }
             if self.phase == Phase::CatchingUp && self.cursor >= self.target {
                 self.phase = Phase::Live;
-                return Some(Ok(self.notice(&Notice::CaughtUp(CaughtUp { head_sequence: self.target.get() }))));
+                let caught_up = Notice::CaughtUp(CaughtUp { head_sequence: self.target.get() });
+                return Poll::Ready(Some(Ok(self.notice(&caught_up))));
             }
             if self.phase == Phase::Live && self.until_caught_up {
-                return None;
+                return Poll::Ready(None);
             }
             if let Some(frame) = self.next_of_segment() {
-                return Some(frame);
+                return Poll::Ready(Some(frame));
             }
             if self.phase == Phase::CatchingUp && self.cursor >= self.target {
                 continue;
             }
-            let head = *self.head.borrow_and_update();
-            if self.feed.is_draining() {
-                continue; // It began since the check above. If it begins later, `wait` returns at once.
-            }
-            if let Some(message) = self.fetch(head).await {
-                return Some(message);
+            if let Some(message) = ready!(self.poll_fetch(context)) {
+                return Poll::Ready(Some(message));
             }
         }
     }
 
-    /// Loads the events up to `head`, or waits for more if there are none. `None` means that there are some to read.
-    async fn fetch(&mut self, head: Place) -> Option<Result<Bytes, FeedError>> {
-        if self.cursor >= head {
-            return self.wait().await;
+    /// Loads the events up to the head, or waits for more if there are none. `None` means that there are some to read.
+    fn poll_fetch(&mut self, context: &mut Context<'_>) -> Poll<Next> {
+        if self.loading.is_none() {
+            if self.cursor >= self.head {
+                return self.poll_wait(context);
+            }
+            if self.sent_at.elapsed() >= self.heartbeat {
+                return Poll::Ready(Some(Ok(self.heartbeat()))); // A long run without a match can then be resumed.
+            }
         }
-        if self.sent_at.elapsed() >= self.heartbeat {
-            return Some(Ok(self.heartbeat())); // A long run without a match can then be resumed.
-        }
-        match self.load(head).await {
+        match ready!(self.poll_load(context)) {
             Ok(segment) => self.segment = Some((segment, 0)),
-            Err(error) => return Some(Err(self.refused(error))),
+            Err(error) => return Poll::Ready(Some(Err(self.refused(error)))),
         }
-        tokio::task::consume_budget().await; // A filter that matches nothing must not starve others.
-        None
+        // A filter that matches nothing must not starve others.
+        pin!(tokio::task::consume_budget()).poll(context).map(|()| None)
     }
 
     /// The next matching event of the current segment. Moves the cursor past events that do not match.
@@ -219,13 +260,24 @@ impl Subscriber {
     }
 
     /// The segment after the cursor: from the ring, or else from the log.
-    async fn load(&self, head: Place) -> Result<Arc<Segment>, StoreError> {
-        if let Some(segment) = self.channel.segment_after(self.cursor) {
-            return Ok(segment);
+    fn poll_load(&mut self, context: &mut Context<'_>) -> Poll<Result<Arc<Segment>, StoreError>> {
+        if self.loading.is_none()
+            && let Some(segment) = self.channel.segment_after(self.cursor)
+        {
+            return Poll::Ready(Ok(segment));
         }
-        let (workspace, filter) = (self.workspace.clone(), self.filter.clone());
-        let (cursors, after) = (self.cursors, self.cursor);
-        self.store.on_read_pool(move |store| read_segment(store, &workspace, cursors, after, head, &filter)).await
+        let loading = self.loading.take().unwrap_or_else(|| self.load());
+        let segment = ready!(self.loading.insert(loading).as_mut().poll(context));
+        self.loading = None;
+        Poll::Ready(segment)
+    }
+
+    fn load(&self) -> Loading {
+        let (store, workspace, filter) = (Arc::clone(&self.store), self.workspace.clone(), self.filter.clone());
+        let (cursors, after, head) = (self.cursors, self.cursor, self.head);
+        Box::pin(async move {
+            store.on_read_pool(move |store| read_segment(store, &workspace, cursors, after, head, &filter)).await
+        })
     }
 
     /// The error of a failed read. If an event is damaged, it holds the cursor to continue from.
@@ -239,26 +291,18 @@ impl Subscriber {
     }
 
     /// Waits until there is something to read (`None`) or something to send.
-    async fn wait(&mut self) -> Option<Result<Bytes, FeedError>> {
-        tokio::select! {
-            biased;
-            () = &mut self.timer => {
-                let due = self.sent_at + self.heartbeat;
-                if due.elapsed() > self.feed.config.stall_timeout {
-                    return Some(Err(self.stalled())); // The transport never asked for the heartbeat that was due.
-                }
-                if due > Instant::now() {
-                    self.timer.as_mut().reset(due);
-                    return None;
-                }
-                self.timer.as_mut().reset(Instant::now() + self.heartbeat);
-                Some(Ok(self.heartbeat()))
+    fn poll_wait(&mut self, context: &mut Context<'_>) -> Poll<Next> {
+        if self.timer.as_mut().poll(context).is_ready() {
+            let (now, due) = (Instant::now(), self.sent_at + self.heartbeat);
+            if due > now {
+                self.timer.as_mut().reset(due);
+                return Poll::Ready(None);
             }
-            changed = self.head.changed() => {
-                changed.expect("the channel is held by this subscriber");
-                None
-            }
+            self.timer.as_mut().reset(now + self.heartbeat);
+            return Poll::Ready(Some(Ok(self.heartbeat())));
         }
+        self.head = ready!(self.changes.poll(context));
+        Poll::Ready(None)
     }
 
     fn heartbeat(&self) -> Bytes {
@@ -274,10 +318,6 @@ impl Subscriber {
 
     fn notice(&self, notice: &Notice) -> Bytes {
         frame::notice(self.cursors, self.cursor, notice)
-    }
-
-    fn stalled(&self) -> FeedError {
-        FeedError::Stalled { cursor: self.cursors.at(self.cursor) }
     }
 }
 

@@ -1,5 +1,7 @@
 //! The memory of the feed: what the rings take together, which workspace is shed first, and the bound of the map of
-//! channels.
+//! channels. `idle`: the memory of streams that nothing polls.
+
+mod idle;
 
 use super::ring::tests::segment;
 use super::*;

@@ -4,13 +4,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{Stream, TryStreamExt, stream};
+use futures_util::{Stream, TryStreamExt};
 use tonic::{Request, Response, Status};
 
 use super::codec::{Encoded, respond};
 use super::server::event_service_server::EventService;
 use crate::call::Call;
-use crate::feed::{Feed, Subscribe, Subscriber};
+use crate::feed::{Feed, Subscribe};
 use crate::model::cursor::Start;
 use crate::model::{Filter, Invalid, Limits, Mask, Workspace, wire};
 use crate::proto::field::list_events_response::{CAUGHT_UP, CURSOR, EVENTS};
@@ -54,11 +54,7 @@ impl EventService for Events {
         let call = Call::of(request.extensions());
         let subscribe = parse_subscribe(request.into_inner()).map_err(|error| call.refuse(error))?;
         call.within(&subscribe.workspace);
-        let subscriber = Subscriber::open(&self.feed, Arc::clone(&self.store), subscribe);
-        let subscriber = subscriber.map_err(|error| call.refuse(error))?;
-        let frames = stream::unfold(Box::new(subscriber), |mut subscriber| async move {
-            subscriber.next().await.map(|frame| (frame, subscriber))
-        });
+        let frames = self.feed.subscribe(Arc::clone(&self.store), subscribe).map_err(|error| call.refuse(error))?;
         let frames = frames.map_ok(Encoded).map_err(move |error| call.refuse(error).into());
         Ok(Response::new(Box::pin(frames)))
     }
