@@ -14,7 +14,7 @@ pub struct FeedConfig {
     /// workspace gives up its events first. 0 keeps none.
     #[arg(long, env = "CAMEO_RING_BYTES", value_parser = units::size::<usize>, default_value = "64MiB")]
     pub ring_bytes: usize,
-    /// How long a subscriber may read nothing while events wait for it. Then its stream is ended.
+    /// How long a subscriber may read nothing while events wait for it. Then its stream is ended and its memory freed.
     #[arg(long, env = "CAMEO_STALL_TIMEOUT", value_parser = units::positive_duration, default_value = "5m")]
     pub stall_timeout: Duration,
 }

@@ -96,6 +96,8 @@ impl Server {
         let edge = Edge::new(services, connections, &config, is_loopback, stop.clone());
         let serve = transport::serve(listener, Arc::new(edge), &config.server, stop.clone());
         tokio::pin!(serve);
+        let watched = feed.clone();
+        tokio::spawn(async move { watched.watch().await }); // `Feed::drain` ends it.
 
         tokio::select! {
             () = &mut serve => {} // It serves until `stop` is cancelled.

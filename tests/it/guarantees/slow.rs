@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use cameo::proto::v1::event_service_client::EventServiceClient;
 use cameo::proto::v1::*;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tonic::Code;
+use tonic::transport::Endpoint;
+use tonic::{Code, Status};
 
 use crate::harness::*;
 
@@ -66,24 +68,53 @@ async fn slow_is_not_an_error() {
     }
 }
 
-/// Slow is not an error, but taking nothing at all for long is: the stream ends, and says where.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_subscriber_that_takes_nothing_is_ended_with_its_cursor() {
-    let (server, mut stream) = TestServer::with_stalled_subscriber().await;
-    let client = server.client().await;
+/// Reads what was sent before the stream ended: the sequence of the last event, and the status.
+async fn read_to_the_end(stream: &mut Stream) -> (u64, Status) {
     let mut last = 0;
-    let status = loop {
+    loop {
         match stream.next().await {
             Ok(Some(SubscribeResponse { message: Some(subscribe_response::Message::Event(event)), .. })) => {
                 assert_eq!(event.sequence, last + 1);
                 last = event.sequence;
             }
             Ok(message) => assert!(message.is_some(), "the stream ended with OK"),
-            Err(status) => break status,
+            Err(status) => return (last, status),
         }
-    };
+    }
+}
+
+/// The stream of a stalled subscriber ends before its last event, and the rest follows the cursor of the refusal.
+async fn assert_ended_with_its_cursor(client: &Client, stream: &mut Stream) {
+    let (last, status) = read_to_the_end(stream).await;
     assert_eq!((status.code(), &*reason(&status)), (Code::ResourceExhausted, "SUBSCRIBER_STALLED"));
     assert!(last < STALLED_EVENTS.cast_unsigned());
     let mut resumed = client.subscribe_from(after(&metadata(&status, "cursor"))).await;
-    assert_eq!(resumed.event().await.1.sequence, last + 1);
+    for sequence in last + 1..=STALLED_EVENTS.cast_unsigned() {
+        assert_eq!(resumed.event().await.1.sequence, sequence);
+    }
+}
+
+/// Slow is not an error, but taking nothing at all for long is: the stream ends, and says where.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscriber_that_takes_nothing_is_ended_with_its_cursor() {
+    let (server, mut stream) = TestServer::with_stalled_subscriber().await;
+    assert_ended_with_its_cursor(&server.client().await, &mut stream).await;
+}
+
+/// A window of one byte does not even hold the first message.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscriber_whose_window_is_closed_is_ended_with_its_cursor() {
+    const STALL_TIMEOUT: Duration = Duration::from_millis(200);
+    let server = TestServer::start_with(|config| config.feed.stall_timeout = STALL_TIMEOUT).await;
+    let endpoint = Endpoint::from_shared(format!("http://{}", server.addr)).unwrap().initial_stream_window_size(1);
+    let mut events = EventServiceClient::new(endpoint.connect().await.unwrap());
+    let mut stream = Stream(events.subscribe(subscribe_request()).await.unwrap().into_inner());
+    let client = server.client().await;
+    for mpid in 1..=STALLED_EVENTS {
+        client.create(padded(mpid)).await.unwrap();
+    }
+
+    tokio::time::sleep(3 * STALL_TIMEOUT).await; // The stall itself, which takes time.
+
+    assert_ended_with_its_cursor(&client, &mut stream).await;
 }
