@@ -13,7 +13,7 @@ use http::Extensions;
 use crate::model::Workspace;
 use crate::proto::v1::ErrorReason;
 use crate::refusal::{Refusal, reason_name};
-use crate::store::Store;
+use crate::store::{ReadClass, Store};
 
 /// How often a state that lasts is logged: a full disk, a full queue.
 const LASTING: Duration = Duration::from_secs(60);
@@ -76,13 +76,14 @@ impl Call {
         self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// Runs a read on the store's read pool.
+    /// Runs a read of this class on the store's read pool, in the turn of the call's workspace.
     ///
     /// # Errors
     /// The refusal of what `read` returns, or of a panic.
     pub async fn read<T, E>(
         self: &Arc<Self>,
         store: &Arc<Store>,
+        class: ReadClass,
         read: impl FnOnce(&Store, &Self) -> Result<T, E> + Send + 'static,
     ) -> Result<T, Refusal>
     where
@@ -90,7 +91,9 @@ impl Call {
         E: Into<Refusal>,
     {
         let call = Arc::clone(self);
-        let result = store.on_read_pool(move |store| read(store, &call).map_err(|error| call.refuse(error))).await;
+        let workspace = self.noted().workspace.clone();
+        let read = move |store: &Store| read(store, &call).map_err(|error| call.refuse(error));
+        let result = store.on_read_pool(class, workspace.as_ref(), read).await;
         result.map_err(|refusal| self.refuse(refusal))
     }
 

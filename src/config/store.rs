@@ -9,6 +9,10 @@ use super::units;
 
 /// The most that a queue may hold, in commands or in bytes: more than is of use, and less than a semaphore counts.
 const QUEUE_RANGE: RangeInclusive<u64> = 1..=1 << 30;
+/// Reads of each class that run at a time on a machine with few cores. Most of them wait for the disk.
+const LEAST_READS: usize = 4;
+/// The most reads of each class at a time. The runtime has 512 threads for all classes and other work.
+const MOST_READS: usize = 100;
 
 /// Where and how to store.
 #[derive(Debug, Clone, Args)]
@@ -30,9 +34,29 @@ pub struct StoreConfig {
     /// be many times what was sent.
     #[arg(long, env = "CAMEO_QUEUE_BYTES", value_parser = queue_bytes, default_value = "64MiB")]
     pub queue_bytes: usize,
+    /// Reads of each kind that run at a time: lists, batches, events for subscribers, and status calls. Further reads
+    /// wait, and workspaces take turns. 0 means twice the number of cores, and at least 4.
+    #[arg(long, env = "CAMEO_READ_CONCURRENCY", value_parser = read_concurrency, default_value = "0")]
+    pub read_concurrency: usize,
     /// Rows that are checked for damage each second, in the background. 0 turns the check off.
     #[arg(long, env = "CAMEO_SCRUB_RATE", default_value = "2000")]
     pub scrub_rate: u32,
+}
+
+impl StoreConfig {
+    /// Reads of each class that run at a time.
+    #[must_use]
+    pub fn reads(&self) -> usize {
+        match self.read_concurrency {
+            0 => LEAST_READS.max(2 * std::thread::available_parallelism().map_or(1, usize::from)),
+            reads => reads,
+        }
+    }
+}
+
+fn read_concurrency(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| *number <= MOST_READS);
+    number.ok_or_else(|| format!("it must be a whole number, from 0 to {MOST_READS}"))
 }
 
 fn queue_commands(text: &str) -> Result<usize, String> {

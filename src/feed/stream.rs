@@ -23,7 +23,7 @@ use super::ring::{SEGMENT_BYTES, SEGMENT_EVENTS, Segment};
 use crate::model::cursor::{CursorSpace, Start};
 use crate::model::{Cursor, Filter, Invalid, Mask, Place, Workspace};
 use crate::proto::v1::{CaughtUp, Heartbeat, Opened};
-use crate::store::{LogBounds, PageSize, Past, Store, StoreError};
+use crate::store::{LogBounds, PageSize, Past, ReadClass, Store, StoreError};
 
 /// What a subscriber asks for.
 #[derive(Debug)]
@@ -276,7 +276,9 @@ impl Subscriber {
         let (store, workspace, filter) = (Arc::clone(&self.store), self.workspace.clone(), self.filter.clone());
         let (cursors, after, head) = (self.cursors, self.cursor, self.head);
         Box::pin(async move {
-            store.on_read_pool(move |store| read_segment(store, &workspace, cursors, after, head, &filter)).await
+            let of = workspace.clone();
+            let read = move |store: &Store| read_segment(store, &of, cursors, after, head, &filter);
+            store.on_read_pool(ReadClass::Feed, Some(&workspace), read).await
         })
     }
 

@@ -11,7 +11,7 @@ use crate::config::{Config, FeedConfig, ServerConfig, StoreConfig};
 use crate::model::{Limits, Micros, Workspace};
 use crate::proto::v1::{GetStatusRequest, GetStatusResponse, LogEnds, Scrub, ServerLimits, StoreStatus};
 use crate::refusal::Refusal;
-use crate::store::{LogBounds, Store, StoreError};
+use crate::store::{LogBounds, ReadClass, Store, StoreError};
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -66,7 +66,7 @@ impl AdminService for Admin {
             call.within(workspace);
         }
         let admin = self.clone();
-        let status = call.read(&self.store, move |_, _| admin.status(workspace.as_ref())).await?;
+        let status = call.read(&self.store, ReadClass::Status, move |_, _| admin.status(workspace.as_ref())).await?;
         Ok(respond(Encoded::new(&status)))
     }
 }
@@ -95,7 +95,15 @@ fn limits_in_force(config: &Config) -> ServerLimits {
         allowed_hosts: _,
         cors_origins: _,
     } = server;
-    let StoreConfig { data_dir: _, cache_bytes, min_free_bytes, queue_commands, queue_bytes, scrub_rate: _ } = *store;
+    let StoreConfig {
+        data_dir: _,
+        cache_bytes,
+        min_free_bytes,
+        queue_commands,
+        queue_bytes,
+        read_concurrency: _,
+        scrub_rate: _,
+    } = *store;
     let FeedConfig { ring_bytes, stall_timeout } = *feed;
     ServerLimits {
         queue_commands: wide(queue_commands),
@@ -103,6 +111,7 @@ fn limits_in_force(config: &Config) -> ServerLimits {
         ring_bytes: wide(ring_bytes),
         cache_bytes: wide(cache_bytes),
         min_free_bytes,
+        read_concurrency: wide(store.reads()),
         stall_timeout: stall_timeout.try_into().ok(),
         http_rate: *http_rate,
         drain_timeout: (*drain_timeout).try_into().ok(),

@@ -16,7 +16,7 @@ use crate::model::{Filter, Invalid, Limits, Mask, Workspace, wire};
 use crate::proto::field::list_events_response::{CAUGHT_UP, CURSOR, EVENTS};
 use crate::proto::v1::{ListEventsRequest, SubscribeRequest, list_events_request, subscribe_request};
 use crate::refusal::Refusal;
-use crate::store::{PageSize, Past, Store, StoreError};
+use crate::store::{PageSize, Past, ReadClass, Store, StoreError};
 
 const HEARTBEAT: Duration = Duration::from_secs(15);
 const HEARTBEAT_RANGE: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
@@ -64,7 +64,7 @@ impl EventService for Events {
         let list = parse_list(request.into_inner(), &self.limits).map_err(|error| call.refuse(error))?;
         call.within(&list.workspace);
         let size = PageSize { items: list.page_size, bytes: self.limits.response_bytes };
-        Ok(respond(call.read(&self.store, move |store, _| list_events(store, &list, size)).await?))
+        Ok(respond(call.read(&self.store, ReadClass::Scan, move |store, _| list_events(store, &list, size)).await?))
     }
 }
 

@@ -48,7 +48,7 @@ use uuid::{ContextV7, Timestamp, Uuid};
 
 pub use apply::Written;
 pub use error::{OpenError, Past, StoreError};
-pub use read::{EventPage, EventRef, LogBounds, Lookups, PageSize, Snapshot};
+pub use read::{EventPage, EventRef, LogBounds, Lookups, PageSize, ReadClass, Snapshot};
 pub use scrub::ScrubReport;
 
 use crate::clock::Clock;
@@ -59,7 +59,7 @@ use crate::model::page_token::PageStart;
 use crate::model::{EventKind, Filter, LogId, Micros, Mpid, ProfileKey, Sequence, Workspace};
 use logs::{Logs, Workspaces};
 use open::Opened;
-use read::{History, SnapshotTables, Walks};
+use read::{History, Pool, SnapshotTables, Walks};
 use rows::Secret;
 use scrub::Scrubber;
 use write::{Disk, IMPORT_BATCH_COMMANDS, Job, Lane, Ticket, Waiting, Writer};
@@ -130,6 +130,7 @@ pub struct Store {
     calls: Lane,
     imports: Lane,
     walks: Walks,
+    reads: Pool,
     scrubber: Mutex<Option<Scrubber>>,
     path: PathBuf,
     disk: Disk,
@@ -183,6 +184,7 @@ impl Store {
             calls: Lane::new(config.queue_commands, config.queue_bytes),
             imports: Lane::new(IMPORT_COMMANDS, IMPORT_BYTES),
             walks: Walks::default(),
+            reads: Pool::new(config.reads()),
             scrubber: Mutex::new(Some(scrubber)),
             path,
             disk,
@@ -322,16 +324,24 @@ impl Store {
         self.shared.snapshot.load_full().map(Snapshot::new).ok_or_else(|| self.gone())
     }
 
-    /// Runs a read that may load many pages from disk, on a thread that serves no other call.
+    /// Runs a read that may load many pages from disk, on a thread that serves no other call. It waits for the turn of
+    /// `workspace` among the reads of its class.
     ///
     /// # Errors
-    /// What `read` returns, or [`StoreError::Panicked`].
+    /// What `read` returns, [`StoreError::Panicked`], or [`StoreError::Closed`] if the store closes meanwhile.
     pub async fn on_read_pool<T: Send + 'static, E: From<StoreError> + Send + 'static>(
         self: &Arc<Self>,
+        class: ReadClass,
+        workspace: Option<&Workspace>,
         read: impl FnOnce(&Self) -> Result<T, E> + Send + 'static,
     ) -> Result<T, E> {
+        let turn = self.reads.enter(class, workspace).await.ok_or_else(|| self.gone())?;
         let store = Arc::clone(self);
-        tokio::task::spawn_blocking(move || read(&store)).await.unwrap_or_else(|ended| {
+        let read = move || {
+            let _turn = turn;
+            read(&store)
+        };
+        tokio::task::spawn_blocking(read).await.unwrap_or_else(|ended| {
             let error = if ended.is_panic() { StoreError::Panicked } else { StoreError::Closed };
             Err(error.into())
         })
@@ -369,6 +379,7 @@ impl Store {
     /// Commits what is queued, then closes the file. Later reads and writes are refused.
     pub async fn close(&self) {
         self.closing.store(true, Ordering::SeqCst);
+        self.reads.close();
         let _ = self.queue.send(Job::Close).await; // An error means that the writer has already ended.
         let scrubber = self.scrubber.lock().unwrap_or_else(PoisonError::into_inner).take();
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -232,6 +232,29 @@ async fn a_list_goes_on_past_very_many_deleted_profiles() {
     assert_eq!(mpids_of(&client.all_profiles(0).await), [ROWS_PER_PAGE + 1]);
 }
 
+/// One thread reads, and most callers go away before or while it is their turn. The others still get theirs.
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_whose_callers_go_away_leave_their_turn_to_others() {
+    const CALLS: usize = 200;
+    let server = TestServer::start_with(|config| config.store.read_concurrency = 1).await;
+    let client = server.client().await;
+    client.create(with_mpid(ADA)).await.unwrap();
+    let calls: Vec<_> = (0..CALLS)
+        .map(|nth| {
+            let (client, workspace) = (client.clone(), [WORKSPACE, OTHER_WORKSPACE][nth % 2].to_owned());
+            tokio::spawn(async move { client.page(ListProfilesRequest { workspace, ..page_request() }).await })
+        })
+        .collect();
+    for (nth, call) in calls.into_iter().enumerate() {
+        if nth % 10 < 8 {
+            call.abort();
+        } else {
+            let page = within(call).await.unwrap().unwrap();
+            assert_eq!(mpids_of(&page.profiles), [ADA][nth % 2..]);
+        }
+    }
+}
+
 #[tokio::test]
 async fn an_expired_membership_is_in_no_batch_and_no_list() {
     let server = TestServer::start().await;

@@ -108,6 +108,7 @@ async fn status_shows_the_limits_in_force() {
         config.server.idle_timeout = Duration::from_secs(129);
         config.server.receive_timeout = Duration::from_secs(130);
         config.server.send_timeout = Duration::from_secs(131);
+        config.store.read_concurrency = 23;
     })
     .await;
     let seconds = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
@@ -142,6 +143,7 @@ async fn status_shows_the_limits_in_force() {
         idle_timeout: seconds(129),
         receive_timeout: seconds(130),
         send_timeout: seconds(131),
+        read_concurrency: 23,
     };
     let status = server.client().await.status("").await.unwrap();
     assert_eq!((status.limits, status.scrub.unwrap().rows_per_second), (Some(expected), 122));

@@ -21,7 +21,7 @@ use crate::proto::v1::{
     BatchGetProfilesRequest, CreateProfileRequest, DeleteProfileRequest, DeleteProfileResponse, GetProfileRequest,
     ImportProfilesRequest, ListProfilesRequest, UpdateProfileRequest,
 };
-use crate::store::Store;
+use crate::store::{ReadClass, Store};
 use import::Importer;
 use read::{Batch, Get, List};
 use write::Write;
@@ -56,14 +56,14 @@ impl ProfileService for Profiles {
         let call = Call::of(request.extensions());
         let batch = Batch::parse(request.into_inner(), &self.limits).map_err(|error| call.refuse(error))?;
         call.within(&batch.workspace);
-        Ok(respond(call.read(&self.store, move |store, call| batch.run(store, call)).await?))
+        Ok(respond(call.read(&self.store, ReadClass::Batch, move |store, call| batch.run(store, call)).await?))
     }
 
     async fn list_profiles(&self, request: Request<ListProfilesRequest>) -> Result<Response<Encoded>, Status> {
         let call = Call::of(request.extensions());
         let list = List::parse(request.into_inner(), &self.limits).map_err(|error| call.refuse(error))?;
         call.within(&list.workspace);
-        Ok(respond(call.read(&self.store, move |store, _| list.run(store)).await?))
+        Ok(respond(call.read(&self.store, ReadClass::Scan, move |store, _| list.run(store)).await?))
     }
 
     async fn create_profile(&self, request: Request<CreateProfileRequest>) -> Result<Response<Encoded>, Status> {

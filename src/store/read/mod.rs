@@ -4,6 +4,7 @@
 //! - `profiles`: lookups and lists of profiles.
 //! - `page`: the bounds of one page of a list.
 //! - `log`: the events of a workspace. `history`: the events of one profile.
+//! - `pool`: how many reads run at a time, and whose turn it is.
 //!
 //! What always holds:
 //! - A snapshot's tables are opened once, after each commit, and shared by all readers. A lookup is one descent of a
@@ -18,6 +19,7 @@
 mod history;
 mod log;
 mod page;
+mod pool;
 mod profiles;
 
 use std::fmt;
@@ -28,6 +30,8 @@ use redb::{ReadOnlyTable, ReadTransaction};
 pub(super) use history::{History, Walks};
 pub use log::{EventPage, EventRef, LogBounds};
 pub use page::PageSize;
+pub(super) use pool::Pool;
+pub use pool::ReadClass;
 pub use profiles::Lookups;
 
 use super::WorkspaceId;

@@ -13,7 +13,7 @@ use crate::proto::v1::{Profile, WriteOutcome};
 use crate::store::apply::{Reply, State, decide};
 use crate::store::logs::{Logs, Workspaces};
 use crate::store::tables::Tables;
-use crate::store::{PAGE, Store, StoreError};
+use crate::store::{PAGE, ReadClass, Store, StoreError};
 
 /// The most bytes of pages that a batch makes dirty.
 const DIRTY_BYTES: usize = 128 << 20;
@@ -176,4 +176,62 @@ async fn a_call_that_a_full_queue_refuses_leaves_no_trace() {
     let answers = join_all((1..=50).map(|mpid| store.write(command(1, create(mpid))))).await;
     let written = answers.iter().flatten().count() as u64;
     assert_eq!(head(&store).get(), written);
+}
+
+/// Scans that never end hold up neither the other classes nor, once they end, each other.
+#[tokio::test]
+async fn a_flood_of_one_class_of_reads_leaves_the_others_their_threads() {
+    const READS: usize = 2;
+    let config = StoreConfig { read_concurrency: READS, ..config() };
+    let store = Arc::new(start(database(&Disk::default()), &config, |_, _| {}).unwrap());
+    let (end, ends) = std::sync::mpsc::channel::<()>();
+    let ends = Arc::new(Mutex::new(ends));
+    let scans: Vec<_> = (0..3 * READS)
+        .map(|_| {
+            let (store, ends) = (Arc::clone(&store), Arc::clone(&ends));
+            tokio::spawn(async move {
+                let scan = move |_: &Store| -> Result<(), StoreError> {
+                    let _ = ends.lock().unwrap().recv(); // Until the test drops the sender.
+                    Ok(())
+                };
+                store.on_read_pool(ReadClass::Scan, None, scan).await
+            })
+        })
+        .collect();
+    for class in [ReadClass::Batch, ReadClass::Feed, ReadClass::Status] {
+        for _ in 0..3 * READS {
+            let read: Result<(), StoreError> = store.on_read_pool(class, None, |_| Ok(())).await;
+            read.unwrap();
+        }
+    }
+    assert!(scans.iter().all(|scan| !scan.is_finished()));
+    drop(end);
+    for scan in scans {
+        scan.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_closes_refuses_the_reads_that_wait() {
+    let config = StoreConfig { read_concurrency: 1, ..config() };
+    let store = Arc::new(start(database(&Disk::default()), &config, |_, _| {}).unwrap());
+    let (end, ends) = std::sync::mpsc::channel::<()>();
+    let read = |ends: Option<std::sync::mpsc::Receiver<()>>| {
+        let store = Arc::clone(&store);
+        async move {
+            let wait = move |_: &Store| {
+                ends.map(|ends| ends.recv());
+                Ok::<_, StoreError>(())
+            };
+            store.on_read_pool(ReadClass::Scan, None, wait).await
+        }
+    };
+    let (running, waiting) = (read(Some(ends)), read(None));
+    let close = async {
+        store.close().await;
+        drop(end);
+    };
+    let (running, waiting, ()) = tokio::join!(running, waiting, close);
+    assert!(running.is_ok(), "it had its turn");
+    assert!(matches!(waiting, Err(StoreError::Closed)), "{waiting:?}");
 }

@@ -22,7 +22,7 @@ use crate::proto::v1::{Profile, ProfilePatch};
 use crate::store::backend::Backend;
 use crate::store::rows::{Head, HeadRow, OwnerKey, OwnerRow};
 use crate::store::tables::{EVENTS, HEADS, IDENTITIES, PROFILES};
-use crate::store::{EventPage, PAGE, PageSize, Past, ScrubReport, Store, StoreError, WorkspaceId};
+use crate::store::{EventPage, PAGE, PageSize, Past, ReadClass, ScrubReport, Store, StoreError, WorkspaceId};
 
 /// The number of the only workspace.
 pub(super) const ID: WorkspaceId = WorkspaceId(1);
@@ -461,7 +461,7 @@ async fn a_failed_write_or_sync_ends_the_store_and_the_caller_learns_it() {
 #[tokio::test]
 async fn a_panic_in_a_read_is_an_internal_error_and_does_not_stop_the_store() {
     let store = Arc::new(store());
-    let panicked: Result<(), StoreError> = store.on_read_pool(|_| panic!("a bug")).await;
+    let panicked: Result<(), StoreError> = store.on_read_pool(ReadClass::Scan, None, |_| panic!("a bug")).await;
     assert!(matches!(panicked, Err(StoreError::Panicked)));
     assert!(store.write(command(1, create(ADA))).await.is_ok());
     let damaged: Result<(), _> = crate::store::tables::guarded(crate::store::rows::Kind::Event, || panic!("redb"));
