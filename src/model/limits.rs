@@ -18,7 +18,7 @@ impl Limits {
 /// The depth to which lists and maps may be nested in an attribute's value. The value itself is at depth 1. Each level
 /// of nesting takes three levels of messages, and decoders accept 100 levels by default.
 pub const VALUE_DEPTH: usize = 20;
-/// Values that one patch may append to one list. The writer compares each of them with each value of the list.
+/// Values that one patch may append to one list.
 pub const APPENDED_VALUES: usize = 1_000;
 /// Bytes of the name of an audience, a partner or a campaign.
 pub const NAME_BYTES: usize = 256;

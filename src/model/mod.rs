@@ -8,12 +8,14 @@
 //! - [`workspace`], [`mpid`], [`identity`], [`profile_key`], [`etag`]: how things are identified.
 //! - [`sequence`], [`cursor`], [`page_token`]: places in a log or a list.
 //! - [`profile`], [`patch`]: what may be stored, and how it changes. `room` refuses a patch that fits into no profile,
-//!   and `weight` is the memory that a parsed value takes while it waits in the queue.
+//!   `distinct` finds the new values of a list, and `weight` is the memory that a parsed value takes while it waits in
+//!   the queue.
 //! - [`change`]: what an event says about a change.
 //! - [`mask`], [`filter`]: what a reader wants to see. A mask works on wire bytes, with [`wire`].
 
 pub mod change;
 pub mod cursor;
+mod distinct;
 pub mod etag;
 pub mod filter;
 pub mod identity;

@@ -6,6 +6,7 @@ use std::fmt::Display;
 use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value};
 
+use super::distinct::absent;
 use super::identity::{IdentityKey, ParsedIdentity, repeated};
 use super::invalid::{AttributeIn, QuotedKey};
 use super::limits::APPENDED_VALUES;
@@ -227,13 +228,10 @@ fn append(map: &mut BTreeMap<String, Value>, key: &str, appended: &ListValue, li
     let Some(Kind::ListValue(list)) = &mut attribute.kind else {
         return Err(Invalid::field(named, "is not a list"));
     };
-    let before = list.values.len();
-    for value in &appended.values {
-        if !list.values.contains(value) {
-            list.values.push(value.clone());
-        }
-    }
-    if list.values.len() == before { Ok(()) } else { check_value_bytes(named, attribute, limits) }
+    let absent = absent(&list.values, &appended.values);
+    let unchanged = absent.is_empty();
+    list.values.extend(absent.into_iter().cloned());
+    if unchanged { Ok(()) } else { check_value_bytes(named, attribute, limits) }
 }
 
 fn apply_audiences(patch: &ProfilePatch, profile: &mut Profile) {
