@@ -1,23 +1,25 @@
 //! Rot: the test damages bits and pages of the store's file, and then reads and writes everything over the API.
 //!
 //! Either the server refuses to open the file, or each response is right or `RECORD_CORRUPT`. No value is wrong, no
-//! list and no stream leaves a row out without saying so, no identity gets a second owner, and the server goes on.
+//! list and no stream leaves a row out without saying so, no identity gets a second owner, and the server goes on. It
+//! may abort only where redb panics twice. Then it starts again, and every confirmed write is still there.
 //!
 //! - [`truth`]: the store before the damage, and what it holds.
+//! - [`served`]: the server, a process of its own, and how it ended.
 //! - [`probe`]: the calls that the test makes, and how it judges the responses.
 //! - [`pages`]: the table that each page of the file belongs to, so that every table is hit.
 
 mod pages;
 mod probe;
+mod served;
 mod truth;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use cameo::server::ServerError;
-use cameo::store::OpenError;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, RngExt, SeedableRng};
@@ -26,6 +28,7 @@ use tempfile::TempDir;
 use crate::harness::*;
 use pages::PAGE;
 use probe::{Findings, Probe};
+use served::{End, Served};
 use truth::{Held, Truth};
 
 /// Decides which places are damaged.
@@ -81,12 +84,13 @@ enum Damage {
 #[derive(Debug, Default)]
 struct Outcome {
     refused: bool,
+    /// Whether redb ended the process by panicking twice.
+    aborted: bool,
     findings: Findings,
 }
 
 #[test]
 fn no_damage_of_the_file_makes_an_answer_wrong() {
-    silence_redb();
     let truth = runtime().block_on(truth::build(Arc::new(TempDir::new().unwrap())));
     let cases = cases(&truth);
     let outcomes = run_all(&truth, &cases);
@@ -95,21 +99,11 @@ fn no_damage_of_the_file_makes_an_answer_wrong() {
     for (case, Outcome { findings, .. }) in cases.iter().zip(&outcomes) {
         let wrong = if case.is_confused(&truth) { &findings.ended } else { &findings.all() };
         if let Some(first) = wrong.first() {
-            eprintln!("{case:?}: {} failures, as {first:.300}", wrong.len());
+            eprintln!("{case:?} of {:?}: {} failures, as {first:.300}", keep(&truth, case), wrong.len());
             failures += 1;
         }
     }
     assert_eq!(failures, 0, "cases with wrong responses");
-}
-
-/// Keeps the panics of redb, which the store catches, out of the output.
-fn silence_redb() {
-    let report = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        if !panic.location().is_some_and(|location| location.file().contains("redb-")) {
-            report(panic);
-        }
-    }));
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -181,6 +175,13 @@ fn damaged(truth: &Truth, case: &Case) -> Vec<u8> {
     file
 }
 
+/// Keeps the damaged file of a case for whoever looks into it: the ids of a store are drawn anew in each run.
+fn keep(truth: &Truth, case: &Case) -> PathBuf {
+    let file = TempDir::new().unwrap().keep().join(STORE_FILE);
+    std::fs::write(&file, damaged(truth, case)).unwrap();
+    file
+}
+
 fn run_all(truth: &Truth, cases: &[Case]) -> Vec<Outcome> {
     let next = AtomicUsize::new(0);
     let outcomes = Mutex::new(BTreeMap::new());
@@ -207,56 +208,74 @@ fn run_all(truth: &Truth, cases: &[Case]) -> Vec<Outcome> {
 
 async fn run(truth: &Truth, case: &Case) -> Outcome {
     let mut outcome = Outcome::default();
-    let dir = Arc::new(TempDir::new().unwrap());
-    let file = store_file(dir.path());
+    let dir = TempDir::new().unwrap();
     std::fs::create_dir(data_dir(dir.path())).unwrap();
-    std::fs::write(file, damaged(truth, case)).unwrap();
-    let Some(server) = open(&dir, &mut outcome).await else { return outcome };
-    let mut after = Vec::new();
-    for held in &truth.workspaces {
-        let mut probe = Probe::new(server.client().await, held.clone(), &mut outcome.findings);
+    std::fs::write(store_file(dir.path()), damaged(truth, case)).unwrap();
+    let Some(server) = open(dir.path(), &mut outcome).await else { return outcome };
+    let mut after = truth.workspaces.clone();
+    for held in &mut after {
+        let mut probe = Probe::new(server.client(), std::mem::take(held), &mut outcome.findings);
         probe.read().await;
         probe.write().await;
         probe.read_again().await;
-        after.push(probe.held);
+        *held = probe.held;
+        if !outcome.findings.unanswered.is_empty() {
+            break; // The server is gone.
+        }
     }
-    if let Err(error) = server.try_stop().await {
-        outcome.findings.ended.push(format!("the server ended: {error}"));
-    }
-    reopen(&dir, after, &mut outcome).await;
+    close(server, &mut outcome).await;
+    reopen(dir.path(), after, &mut outcome).await;
     outcome
 }
 
-/// Opens the store; `None` if the server refuses the file.
-async fn open(dir: &Arc<TempDir>, outcome: &mut Outcome) -> Option<TestServer> {
-    match TestServer::try_reopen_with(Arc::clone(dir), straight_from_the_file).await {
+/// Opens the store; `None` if the server does not listen.
+async fn open(dir: &Path, outcome: &mut Outcome) -> Option<Served> {
+    match Served::open(dir).await {
         Ok(server) => Some(server),
-        Err(ServerError::Open(OpenError::Damaged { .. } | OpenError::Format { .. } | OpenError::Storage { .. })) => {
-            outcome.refused = true;
+        Err(end) => {
+            outcome.ended(end);
             None
         }
-        Err(error) => panic!("{error}"),
     }
 }
 
+async fn close(server: Served, outcome: &mut Outcome) {
+    let end = server.stop().await;
+    outcome.ended(end);
+}
+
 /// Restarts the server and reads again: what was written must still be there.
-async fn reopen(dir: &Arc<TempDir>, after: Vec<Held>, outcome: &mut Outcome) {
+async fn reopen(dir: &Path, after: Vec<Held>, outcome: &mut Outcome) {
     let Some(server) = open(dir, outcome).await else { return };
     for held in after {
-        Probe::new(server.client().await, held, &mut outcome.findings).read_again().await;
+        Probe::new(server.client(), held, &mut outcome.findings).read_again().await;
+        if !outcome.findings.unanswered.is_empty() {
+            break;
+        }
     }
-    if let Err(error) = server.try_stop().await {
-        outcome.findings.ended.push(format!("the server ended: {error}"));
+    close(server, outcome).await;
+}
+
+impl Outcome {
+    /// Notes how a server ended. Only an aborted one may leave calls without a response.
+    fn ended(&mut self, end: End) {
+        let unanswered = std::mem::take(&mut self.findings.unanswered);
+        match end {
+            End::InOrder => self.findings.ended.extend(unanswered),
+            End::Refused => self.refused = true,
+            End::Aborted => self.aborted = true,
+            End::Otherwise(how) => self.findings.ended.push(format!("the server ended: {how}")),
+        }
     }
 }
 
 fn report(truth: &Truth, cases: &[Case], outcomes: &[Outcome]) {
-    let mut rows: BTreeMap<String, [usize; 6]> = BTreeMap::new();
-    for (case, Outcome { refused, findings }) in cases.iter().zip(outcomes) {
+    let mut rows: BTreeMap<String, [usize; 7]> = BTreeMap::new();
+    for (case, Outcome { refused, aborted, findings }) in cases.iter().zip(outcomes) {
         let (corrupt, hid) = (findings.corrupt > 0, !findings.hidden.is_empty());
         let wrong = !(findings.wrong.is_empty() && findings.ended.is_empty());
-        let right = !(*refused || corrupt || hid || wrong);
-        let counts = [true, right, *refused, corrupt, hid, wrong].map(usize::from);
+        let right = !(*refused || *aborted || corrupt || hid || wrong);
+        let counts = [true, right, *refused, *aborted, corrupt, hid, wrong].map(usize::from);
         let all = if case.is_confused(truth) { "all with sound pages" } else { "all" };
         let table = if case.is_confused(truth) { format!("{}, sound page", case.table) } else { case.table.clone() };
         for row in [table, all.to_owned()] {
@@ -264,8 +283,8 @@ fn report(truth: &Truth, cases: &[Case], outcomes: &[Outcome]) {
             row.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
         }
     }
-    eprintln!("{:37} cases right refused corrupt hid wrong", "");
-    for (row, [cases, right, refused, corrupt, hid, wrong]) in rows {
-        eprintln!("{row:37} {cases:5} {right:5} {refused:7} {corrupt:7} {hid:3} {wrong:5}");
+    eprintln!("{:37} cases right refused aborted corrupt hid wrong", "");
+    for (row, [cases, right, refused, aborted, corrupt, hid, wrong]) in rows {
+        eprintln!("{row:37} {cases:5} {right:5} {refused:7} {aborted:7} {corrupt:7} {hid:3} {wrong:5}");
     }
 }

@@ -24,6 +24,12 @@ impl TestProcess {
 
     /// The same with a command of the caller's, which runs the binary.
     pub async fn start_as(binary: &mut Command, dir: &Path, flags: &[&str]) -> Self {
+        let started = Self::try_start_as(binary, dir, flags).await;
+        started.unwrap_or_else(|status| panic!("the server does not listen: {status}"))
+    }
+
+    /// The same; how the process ended if it does not listen.
+    pub async fn try_start_as(binary: &mut Command, dir: &Path, flags: &[&str]) -> Result<Self, ExitStatus> {
         let mut child = binary
             .args(["--addr", "127.0.0.1:0", "--log", "warn"])
             .arg("--data-dir")
@@ -34,11 +40,13 @@ impl TestProcess {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let first = within(lines.next_line()).await.unwrap().expect("the server prints where it listens");
+        let Some(first) = within(lines.next_line()).await.unwrap() else {
+            return Err(within(child.wait()).await.unwrap());
+        };
         let addr = first.strip_prefix("cameo is listening on ").expect(&first).parse().unwrap();
         // The pipe stays open, because the server may print more.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Self { addr, child }
+        Ok(Self { addr, child })
     }
 
     pub async fn client(&self) -> Client {

@@ -28,6 +28,8 @@ pub struct Findings {
     pub hidden: Vec<String>,
     /// How many responses were `RECORD_CORRUPT`.
     pub corrupt: usize,
+    /// Calls to which the server did not respond.
+    pub unanswered: Vec<String>,
 }
 
 /// A connection to a server, and what the server should say of a workspace.
@@ -73,6 +75,9 @@ impl Findings {
 
     /// Judges a refusal. `allowed` are the right reasons besides `RECORD_CORRUPT`.
     fn refused(&mut self, what: impl Display, status: &Status, allowed: &[&str]) {
+        if !is_answer(status) {
+            return self.unanswered.push(format!("{what}: {status}"));
+        }
         match &*reason(status) {
             "RECORD_CORRUPT" => self.corrupt += 1,
             reason if allowed.contains(&reason) => {}
@@ -203,12 +208,13 @@ impl<'f> Probe<'f> {
                 Err(status) => {
                     self.findings.refused("list", &status, &[]);
                     walk.gap();
-                    request.page_token = metadata(&status, "next_page_token");
+                    request.page_token = place(&status, "next_page_token");
                 }
             }
             if request.page_token.is_empty() {
                 let expected = self.held.profiles.iter().map(|(mpid, profile)| (*mpid, profile)).collect();
-                return self.findings.walked("list", &walk, |profile: &Profile| profile.mpid, &expected, |_| false);
+                let unsure = |profile: &Profile| self.held.unsure.contains(&profile.mpid);
+                return self.findings.walked("list", &walk, |profile: &Profile| profile.mpid, &expected, unsure);
             }
         }
         self.findings.wrong.push("list: it has no end".into());
@@ -251,7 +257,7 @@ impl<'f> Probe<'f> {
                 Err(status) => {
                     self.findings.refused(what, &status, &[]);
                     walk.gap();
-                    metadata(&status, "cursor")
+                    place(&status, "cursor")
                 }
             };
             if cursor.is_empty() {
@@ -281,7 +287,7 @@ impl<'f> Probe<'f> {
                 Err(status) => {
                     self.findings.refused("stream", &status, &[]);
                     walk.gap();
-                    let cursor = metadata(&status, "cursor");
+                    let cursor = place(&status, "cursor");
                     if cursor.is_empty() {
                         return self.judge_log("stream", &walk, None);
                     }
@@ -308,8 +314,9 @@ impl<'f> Probe<'f> {
     fn judge_log(&mut self, what: &str, walk: &Walk<Event>, mpid: Option<i64>) {
         let events = self.held.log.iter().filter(|(_, event)| mpid.is_none_or(|mpid| event.mpid == mpid));
         let expected = events.map(|(sequence, event)| (*sequence, event)).collect();
-        let (written, deleted) = (&self.held.written, &self.held.deleted);
+        let Held { written, deleted, unsure, .. } = &self.held;
         let by_write = |event: &Event| match &event.profile {
+            _ if unsure.contains(&event.mpid) => true,
             Some(profile) => written.get(&profile.etag) == Some(profile),
             None => deleted.contains(&event.mpid),
         };
@@ -365,7 +372,7 @@ impl<'f> Probe<'f> {
                     self.findings.expect(format_args!("update {mpid}"), &profile, &expected);
                     self.wrote(profile);
                 }
-                Err(status) => self.findings.refused(format_args!("update {mpid}"), &status, &[]),
+                Err(status) => self.not_written("update", mpid, &status),
             }
         }
     }
@@ -373,6 +380,14 @@ impl<'f> Probe<'f> {
     fn wrote(&mut self, profile: Profile) {
         self.held.written.insert(profile.etag.clone(), profile.clone());
         self.held.profiles.insert(profile.mpid, profile);
+    }
+
+    fn not_written(&mut self, what: &str, mpid: i64, status: &Status) {
+        self.findings.refused(format_args!("{what} {mpid}"), status, &[]);
+        if !is_answer(status) {
+            self.held.profiles.remove(&mpid);
+            self.held.unsure.insert(mpid);
+        }
     }
 
     async fn create_owned(&mut self) {
@@ -419,7 +434,7 @@ impl<'f> Probe<'f> {
                     self.held.gone.extend(profile.map(|profile| profile.mpid));
                     self.held.deleted.insert(mpid);
                 }
-                Err(status) => self.findings.refused(format_args!("delete {mpid}"), &status, &[]),
+                Err(status) => self.not_written("delete", mpid, &status),
             }
         }
     }
@@ -437,7 +452,7 @@ impl<'f> Probe<'f> {
                     self.findings.expect("created", &identities(&profile).count(), &1);
                     self.wrote(profile);
                 }
-                Err(status) => self.findings.refused(format_args!("create {mpid}"), &status, &[]),
+                Err(status) => self.not_written("create", mpid, &status),
             }
         }
     }
@@ -446,6 +461,16 @@ impl<'f> Probe<'f> {
 /// Makes several calls at a time. Returns their responses in order.
 async fn all<T>(calls: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
     stream::iter(calls).buffered(IN_FLIGHT).collect().await
+}
+
+/// Whether the server responded. A transport that failed gives no reason.
+fn is_answer(status: &Status) -> bool {
+    status.get_details_error_info().is_some()
+}
+
+/// Where to continue: the value under a key of the error's metadata; empty if there is none.
+fn place(status: &Status, key: &str) -> String {
+    if is_answer(status) { metadata(status, key) } else { String::new() }
 }
 
 fn status_of(error: &tonic_types::Status) -> Status {

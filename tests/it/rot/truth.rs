@@ -41,6 +41,8 @@ pub struct Held {
     pub written: BTreeMap<String, Profile>,
     /// Mpids of the profiles that were deleted after the damage.
     pub deleted: BTreeSet<i64>,
+    /// Mpids of the profiles that the server was writing when it aborted: the write may have been kept or not.
+    pub unsure: BTreeSet<i64>,
 }
 
 impl Held {
