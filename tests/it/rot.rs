@@ -54,7 +54,8 @@ impl Case {
     /// Whether the damage puts a page with sound rows where another page should be, directly or through the page above.
     /// A row has a checksum of its key and its value. It cannot tell which rows should lie beside it, or whether it was
     /// changed later. So such a page can hide rows or bring old values back. Only redb's own checksums would show that,
-    /// and redb verifies them after a crash. In these cases the server must go on, and nothing more is asked of it.
+    /// and redb verifies them after a crash. In these cases the server must go on, unless a commit fails because a write
+    /// was led to such a page, and nothing more is asked of it.
     fn is_confused(&self, truth: &Truth) -> bool {
         match self.damage {
             Damage::Sibling(_) | Damage::Older(_) => true,
@@ -86,6 +87,8 @@ struct Outcome {
     refused: bool,
     /// Whether redb ended the process by panicking twice.
     aborted: bool,
+    /// Whether the store failed at a commit.
+    failed: bool,
     findings: Findings,
 }
 
@@ -96,10 +99,10 @@ fn no_damage_of_the_file_makes_an_answer_wrong() {
     let outcomes = run_all(&truth, &cases);
     report(&truth, &cases, &outcomes);
     let mut failures = 0;
-    for (case, Outcome { findings, .. }) in cases.iter().zip(&outcomes) {
-        let wrong = if case.is_confused(&truth) { &findings.ended } else { &findings.all() };
+    for (case, outcome) in cases.iter().zip(&outcomes) {
+        let wrong = if case.is_confused(&truth) { &outcome.findings.ended } else { &outcome.failures() };
         if let Some(first) = wrong.first() {
-            eprintln!("{case:?} of {:?}: {} failures, as {first:.300}", keep(&truth, case), wrong.len());
+            eprintln!("{case:?} of {:?}: {} failures, as {first:.1000}", keep(&truth, case), wrong.len());
             failures += 1;
         }
     }
@@ -257,13 +260,20 @@ async fn reopen(dir: &Path, after: Vec<Held>, outcome: &mut Outcome) {
 }
 
 impl Outcome {
-    /// Notes how a server ended. Only an aborted one may leave calls without a response.
+    /// What is not allowed, unless the case is a confused one.
+    fn failures(&self) -> Vec<String> {
+        let failed = self.failed.then(|| "the store failed".to_owned());
+        self.findings.all().into_iter().chain(failed).collect()
+    }
+
+    /// Notes how a server ended. Only one that ended by itself may leave calls without a response.
     fn ended(&mut self, end: End) {
         let unanswered = std::mem::take(&mut self.findings.unanswered);
         match end {
             End::InOrder => self.findings.ended.extend(unanswered),
             End::Refused => self.refused = true,
             End::Aborted => self.aborted = true,
+            End::StoreFailed => self.failed = true,
             End::Otherwise(how) => self.findings.ended.push(format!("the server ended: {how}")),
         }
     }
@@ -271,11 +281,12 @@ impl Outcome {
 
 fn report(truth: &Truth, cases: &[Case], outcomes: &[Outcome]) {
     let mut rows: BTreeMap<String, [usize; 7]> = BTreeMap::new();
-    for (case, Outcome { refused, aborted, findings }) in cases.iter().zip(outcomes) {
-        let (corrupt, hid) = (findings.corrupt > 0, !findings.hidden.is_empty());
+    for (case, outcome) in cases.iter().zip(outcomes) {
+        let Outcome { refused, aborted, failed, findings } = outcome;
+        let (ended, corrupt, hid) = (*aborted || *failed, findings.corrupt > 0, !findings.hidden.is_empty());
         let wrong = !(findings.wrong.is_empty() && findings.ended.is_empty());
-        let right = !(*refused || *aborted || corrupt || hid || wrong);
-        let counts = [true, right, *refused, *aborted, corrupt, hid, wrong].map(usize::from);
+        let right = !(*refused || ended || corrupt || hid || wrong);
+        let counts = [true, right, *refused, ended, corrupt, hid, wrong].map(usize::from);
         let all = if case.is_confused(truth) { "all with sound pages" } else { "all" };
         let table = if case.is_confused(truth) { format!("{}, sound page", case.table) } else { case.table.clone() };
         for row in [table, all.to_owned()] {
@@ -283,8 +294,8 @@ fn report(truth: &Truth, cases: &[Case], outcomes: &[Outcome]) {
             row.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
         }
     }
-    eprintln!("{:37} cases right refused aborted corrupt hid wrong", "");
-    for (row, [cases, right, refused, aborted, corrupt, hid, wrong]) in rows {
-        eprintln!("{row:37} {cases:5} {right:5} {refused:7} {aborted:7} {corrupt:7} {hid:3} {wrong:5}");
+    eprintln!("{:37} cases right refused ended corrupt hid wrong", "");
+    for (row, [cases, right, refused, ended, corrupt, hid, wrong]) in rows {
+        eprintln!("{row:37} {cases:5} {right:5} {refused:7} {ended:5} {corrupt:7} {hid:3} {wrong:5}");
     }
 }

@@ -24,6 +24,8 @@ const STRAIGHT_FROM_THE_FILE: [&str; 8] =
 const PATIENCE: Duration = Duration::from_secs(60);
 /// What the standard library prints before it aborts because of a second panic.
 const SECOND_PANIC: &str = "panic in a destructor during cleanup";
+/// How the binary's last line begins after a failed commit.
+const STORE_FAILED: &str = "Error: the store failed";
 
 /// A server that listens.
 pub struct Served {
@@ -40,6 +42,8 @@ pub enum End {
     Refused,
     /// redb panicked twice.
     Aborted,
+    /// A commit met a damaged page, so the store failed for good.
+    StoreFailed,
     /// Any other end, which is never allowed.
     Otherwise(String),
 }
@@ -86,6 +90,7 @@ fn end(status: ExitStatus, dir: &Path, listened: bool) -> End {
         _ if aborted => End::Aborted,
         Some(0) if listened => End::InOrder,
         Some(1) if !listened && names_the_file => End::Refused,
-        _ => End::Otherwise(format!("{status}: {}", log.lines().last().unwrap_or_default())),
+        Some(1) if log.contains(STORE_FAILED) => End::StoreFailed,
+        _ => End::Otherwise(format!("{status}: {log}")),
     }
 }
