@@ -1,6 +1,5 @@
 //! `cameo healthcheck`, for probes.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -10,13 +9,13 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::config::units;
+use crate::config::units::{self, Address};
 
 #[derive(Debug, Args)]
 pub(super) struct Healthcheck {
-    /// Address of the server.
+    /// Address of the server: a host name or an IP address, and a port.
     #[arg(long, env = "CAMEO_ADDR", value_parser = units::address, default_value = "127.0.0.1:50051")]
-    addr: SocketAddr,
+    addr: Address,
     /// Service to ask about, such as `cameo.v1.ProfileService`. Empty asks about the server as a whole.
     #[arg(long, env = "CAMEO_SERVICE", default_value = "")]
     service: String,

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -29,13 +29,6 @@ impl Serve {
 }
 
 pub(super) fn run(config: Config) -> anyhow::Result<()> {
-    let server = &config.server;
-    if !server.addr.ip().is_loopback() && !server.insecure {
-        bail!(
-            "{} can be reached from other machines, and there is no authentication: pass --insecure to allow this",
-            server.addr
-        );
-    }
     telemetry::init(&config.telemetry).context("--log")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let ended = runtime.block_on(serve_until_signal(config));

@@ -3,8 +3,10 @@
 //! A value in the file becomes the default of its flag. So a variable wins over the file, a flag wins over both, and
 //! every value is checked as the flag's is.
 
+use std::error::Error;
 use std::path::{Path, PathBuf};
 
+use clap::error::ContextKind;
 use clap::{Arg, Command};
 use toml::{Table, Value};
 
@@ -13,11 +15,11 @@ use toml::{Table, Value};
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// The file cannot be read.
-    #[error("cannot read {path}")]
-    Read { path: PathBuf, source: std::io::Error },
+    #[error("cannot read the settings file {path}: {cause}. Correct --config, or the permissions of the file")]
+    Read { path: PathBuf, cause: std::io::Error },
     /// The file is not TOML.
-    #[error("{path} is not TOML")]
-    Syntax { path: PathBuf, source: toml::de::Error },
+    #[error("{path} is not TOML: line {line}: {problem}")]
+    Syntax { path: PathBuf, line: usize, problem: String },
     /// A key is not the name of a setting.
     #[error("{path}: there is no setting {key:?}; `cameo serve --help` lists them all")]
     Unknown { path: PathBuf, key: String },
@@ -31,8 +33,8 @@ pub enum FileError {
 /// # Errors
 /// [`FileError`] if the file cannot be read, or has a key or a value that no flag accepts.
 pub fn read_defaults(mut command: Command, path: &Path) -> Result<Command, FileError> {
-    let text = std::fs::read_to_string(path).map_err(|source| FileError::Read { path: path.to_owned(), source })?;
-    let table: Table = text.parse().map_err(|source| FileError::Syntax { path: path.to_owned(), source })?;
+    let text = std::fs::read_to_string(path).map_err(|cause| FileError::Read { path: path.to_owned(), cause })?;
+    let table: Table = text.parse().map_err(|error| syntax(path, &text, &error))?;
     for (key, value) in &table {
         let unknown = || FileError::Unknown { path: path.to_owned(), key: key.clone() };
         let arg = command.get_arguments().find(|arg| is_setting(arg, key)).ok_or_else(unknown)?;
@@ -45,6 +47,13 @@ pub fn read_defaults(mut command: Command, path: &Path) -> Result<Command, FileE
         command = command.mut_arg(id, |arg| arg.default_value(value));
     }
     Ok(command)
+}
+
+/// Says in one line what toml draws in several.
+fn syntax(path: &Path, text: &str, error: &toml::de::Error) -> FileError {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    FileError::Syntax { path: path.to_owned(), line, problem: error.message().replace('\n', ", ") }
 }
 
 /// The file does not name another file.
@@ -64,11 +73,16 @@ fn valid_value(command: &Command, key: &str, value: &Value) -> Result<String, St
     };
     let without_variables = command.clone().mut_args(|arg| arg.env(None::<&str>));
     let parsed = without_variables.try_get_matches_from([command.get_name(), &format!("--{key}={value}")]);
-    parsed.map(|_| value).map_err(|error| first_line(&error))
+    parsed.map(|_| value).map_err(|error| problem(&error))
 }
 
-/// The problem. The lines after it tell how to ask for help.
-fn first_line(error: &clap::Error) -> String {
-    let text = error.to_string();
-    text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned()
+/// What is wrong with a value, without the flag and its value's name: a file names its settings by their keys.
+fn problem(error: &clap::Error) -> String {
+    let value = error.get(ContextKind::InvalidValue).map(ToString::to_string).unwrap_or_default();
+    let what = match (error.source(), error.get(ContextKind::ValidValue)) {
+        (Some(source), _) => source.to_string(),
+        (None, Some(valid)) => format!("it must be one of {valid}"),
+        (None, None) => error.kind().to_string(),
+    };
+    format!("invalid value '{value}': {what}")
 }

@@ -1,21 +1,20 @@
 //! Where and how to listen.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args};
 use http::HeaderValue;
 
-use super::units;
+use super::units::{self, Address};
 
 /// Where and how to listen.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Server")]
 pub struct ServerConfig {
-    /// Address to listen on. Port 0 lets the system choose a port.
+    /// Address to listen on: a host name or an IP address, and a port. Port 0 lets the system choose a port.
     #[arg(long, env = "CAMEO_ADDR", value_parser = units::address, default_value = "127.0.0.1:50051")]
-    pub addr: SocketAddr,
+    pub addr: Address,
     /// Listen on an address that other machines can reach, although there is no authentication and no encryption.
     #[arg(long, env = "CAMEO_INSECURE")]
     #[arg(value_parser = BoolishValueParser::new(), action = ArgAction::Set)]

@@ -1,5 +1,6 @@
-//! The values of settings as people write them: `1GiB`, `10s`.
+//! The values of settings as people write them: `1GiB`, `10s`, `localhost:50051`.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -26,12 +27,54 @@ pub fn positive_size(text: &str) -> Result<usize, String> {
     if bytes == 0 { Err("0 would refuse everything".to_owned()) } else { Ok(bytes) }
 }
 
+/// A host and a port, such as `localhost:50051`. The host is a name or an IP address. The server looks a name up when
+/// it binds the address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address(String);
+
+impl Address {
+    /// The host, without the brackets of an IPv6 address.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        let host = self.0.rsplit_once(':').map_or(&*self.0, |(host, _)| host);
+        host.trim_start_matches('[').trim_end_matches(']')
+    }
+
+    /// The host and the port, as [`std::net::ToSocketAddrs`] reads them.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<SocketAddr> for Address {
+    fn from(addr: SocketAddr) -> Self {
+        Self(addr.to_string())
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
 /// Parses an address.
 ///
 /// # Errors
 /// What is wrong with the text.
-pub fn address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| "an address is an IP address and a port, such as 127.0.0.1:50051".to_owned())
+pub fn address(text: &str) -> Result<Address, String> {
+    if text.parse::<SocketAddr>().is_ok() || is_name_and_port(text) {
+        return Ok(Address(text.to_owned()));
+    }
+    Err("an address is a host and a port, such as localhost:50051, 127.0.0.1:50051 or [::1]:50051".to_owned())
+}
+
+fn is_name_and_port(text: &str) -> bool {
+    let Some((name, port)) = text.rsplit_once(':') else { return false };
+    let in_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    let is_port = port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    !name.is_empty() && name.bytes().all(in_name) && is_port
 }
 
 /// Parses a whole number that is at least 1.
@@ -85,6 +128,35 @@ mod tests {
         assert!(size::<u8>("256").is_err());
         assert!(positive_size("0").is_err());
         assert_eq!(positive_size("1"), Ok(1));
+    }
+
+    #[test]
+    fn an_address_is_a_host_and_a_port() {
+        for (text, host) in [
+            ("localhost:50051", "localhost"),
+            ("127.0.0.1:0", "127.0.0.1"),
+            ("[::1]:65535", "::1"),
+            ("my-host_1.example.org:1", "my-host_1.example.org"),
+        ] {
+            let parsed = address(text).unwrap();
+            assert_eq!((parsed.host(), parsed.as_str()), (host, text));
+        }
+        for text in [
+            "",
+            "localhost",
+            ":50051",
+            "localhost:",
+            "localhost:65536",
+            "localhost:+1",
+            "localhost:http",
+            "::1:50051",
+            "[::1]",
+            "http://localhost:50051",
+            "local host:50051",
+            "localhost:50051/path",
+        ] {
+            assert!(address(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Wires the parts, and is the only module that does.
 //!
+//! - `listen`: the address to listen on.
 //! - `routes`: which service responds at which path.
 //! - `edge`: what holds for every request and response.
 //! - `transport`: connections, HTTP/2 and its bounds. `budget` is the memory that connections share.
@@ -8,6 +9,7 @@
 mod budget;
 mod drain;
 mod edge;
+mod listen;
 mod routes;
 mod transport;
 
@@ -19,6 +21,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::config::units::Address;
 use crate::feed::Feed;
 use crate::model::Micros;
 use crate::store::{OpenError, Store};
@@ -26,6 +29,7 @@ use budget::Budget;
 use drain::Health;
 use edge::Edge;
 use transport::Connections;
+pub use listen::resolve;
 
 /// A server that is bound and ready to run.
 #[derive(Debug)]
@@ -44,14 +48,23 @@ pub enum ServerError {
     /// The store cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The host of the address cannot be found.
+    #[error("cannot find the host of {addr}: {cause}. Correct --addr, or use an IP address in it")]
+    Resolve { addr: Address, cause: std::io::Error },
+    /// An address is not a loopback one, and the settings do not allow that.
+    #[error(
+        "{addr} can be reached from other machines, as {found}, and there is no authentication: pass --insecure to \
+         allow this"
+    )]
+    Reachable { addr: Address, found: SocketAddr },
     /// The address cannot be bound.
-    #[error("cannot listen on {addr}")]
-    Bind { addr: SocketAddr, source: std::io::Error },
+    #[error("cannot listen on {addr}: {cause}. {advice}")]
+    Bind { addr: Address, cause: std::io::Error, advice: &'static str },
     /// The descriptors do not decode.
     #[error("the descriptors of the API do not decode")]
     Reflection(#[from] tonic_reflection::server::Error),
     /// The store failed for good. A restart recovers it.
-    #[error("the store failed; see the log")]
+    #[error("the store failed: see the log, check the disk, and start the server again")]
     StoreFailed,
 }
 
@@ -59,14 +72,15 @@ impl Server {
     /// Opens the store and binds the address. From then on clients can connect; [`Server::run`] serves them.
     ///
     /// # Errors
-    /// [`ServerError`] if the store cannot be opened or the address cannot be bound.
+    /// [`ServerError`] if the store cannot be opened, the address cannot be bound, or other machines can reach it and
+    /// the settings do not allow that.
     pub async fn bind(config: Config) -> Result<Self, ServerError> {
+        let addrs = listen::addresses(&config.server).await?;
         let feed = Feed::new(config.feed);
         let publisher = feed.clone();
         let store = Store::open(&config.store, move |log, events| publisher.publish(log, events))?;
         // After the store: a client that connects is served.
-        let addr = config.server.addr;
-        let listener = TcpListener::bind(addr).await.map_err(|source| ServerError::Bind { addr, source })?;
+        let listener = listen::bind(&config.server.addr, &addrs).await?;
         let start = store.now();
         Ok(Self { listener, store: Arc::new(store), feed, config, start })
     }

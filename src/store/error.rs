@@ -90,14 +90,19 @@ impl StoreError {
 #[allow(missing_docs)] // The messages explain the fields.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The data directory cannot be created or used.
-    #[error("cannot use the data directory {path}")]
-    Directory { path: PathBuf, source: std::io::Error },
+    /// The data directory, or a file in it, cannot be created or used.
+    #[error(
+        "cannot use {path}: {cause}. The data directory must be one that this user can write to; --data-dir chooses \
+         another"
+    )]
+    Directory { path: PathBuf, cause: std::io::Error },
     /// Another process has the store open.
-    #[error("another process has the store open in {path}")]
+    #[error("another process has the store open in {path}: stop it, or choose another --data-dir")]
     Locked { path: PathBuf },
     /// Another version wrote the file, in a format that this version does not read.
-    #[error("{path} has {what}, which this version of cameo does not read: start the version that wrote it")]
+    #[error(
+        "{path} has {what}, which this version of cameo does not read: start the version that wrote it, or choose another --data-dir"
+    )]
     Format { path: PathBuf, what: String },
     /// A part of the file that every call needs is damaged.
     #[error(
@@ -108,11 +113,11 @@ pub enum OpenError {
     #[error("the clock of this machine says that it is before 1970: set it, and start again")]
     Clock,
     /// A thread of the store cannot be started.
-    #[error("cannot start the writer")]
-    Thread(#[source] std::io::Error),
+    #[error("cannot start a thread of the store: {0}. Raise the limit on threads")]
+    Thread(std::io::Error),
     /// redb could not read or write.
-    #[error("cannot open {path}: see whether its disk and its permissions are in order")]
-    Storage { path: PathBuf, source: Box<redb::Error> },
+    #[error("cannot open {path}: {cause}. Check its disk and its permissions")]
+    Storage { path: PathBuf, cause: Box<redb::Error> },
 }
 
 impl OpenError {
@@ -132,7 +137,7 @@ impl OpenError {
                 redb::Error::UpgradeRequired(version) => {
                     Self::Format { path, what: format!("format {version} of redb") }
                 }
-                other => Self::Storage { path, source: Box::new(other) },
+                other => Self::Storage { path, cause: Box::new(other) },
             },
             other => Self::Damaged { path, what: other.to_string() },
         }

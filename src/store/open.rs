@@ -83,7 +83,8 @@ pub(super) fn open(config: &StoreConfig) -> Result<Opened, OpenError> {
         return Err(OpenError::Clock);
     }
     let directory = &config.data_dir;
-    let of_directory = |source| OpenError::Directory { path: directory.clone(), source };
+    tracing::info!(data_dir = %directory.display(), "opening the store");
+    let of_directory = |cause| OpenError::Directory { path: directory.clone(), cause };
     create_directory(directory).map_err(of_directory)?;
     let lock = lock(directory)?;
     let path = directory.join(FILE);
@@ -120,7 +121,7 @@ fn unpanicked<T>(path: &Path, open: impl FnOnce() -> Result<T, OpenError>) -> Re
 /// Locks the directory, so that only one process uses it.
 fn lock(directory: &Path) -> Result<DirectoryLock, OpenError> {
     let path = directory.join(LOCK);
-    let of_lock = |source| OpenError::Directory { path: path.clone(), source };
+    let of_lock = |cause| OpenError::Directory { path: path.clone(), cause };
     let file = open_file(&path, true).map_err(of_lock)?;
     match file.try_lock() {
         Ok(()) => Ok(DirectoryLock(file)),
@@ -136,7 +137,7 @@ fn open_file(path: &Path, create: bool) -> io::Result<File> {
 /// Creates a new store beside its place, and renames it when it is complete.
 fn create(directory: &Path, cache_bytes: usize) -> Result<(), OpenError> {
     let path = directory.join(NEW_FILE);
-    let of_directory = |source| OpenError::Directory { path: path.clone(), source };
+    let of_directory = |cause| OpenError::Directory { path: path.clone(), cause };
     match fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(of_directory(error)),
         _ => {} // A store that an earlier start did not finish.

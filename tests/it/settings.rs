@@ -139,13 +139,25 @@ async fn a_setting_that_cannot_be_used_is_named() {
         ("max-attributes = 0", "max-attributes: invalid value '0'"),
         ("log-format = \"prose\"", "log-format: invalid value 'prose'"),
         ("insecure = \"perhaps\"", "insecure: invalid value 'perhaps'"),
-        ("cache-bytes =", "is not TOML"),
+        ("http-rate = -1", "http-rate: invalid value '-1'"),
+        ("addr = \"localhost\"", "addr: invalid value 'localhost': an address is a host and a port"),
+        ("insecure = false\ncache-bytes =", "is not TOML: line 2: "),
+        ("cache-bytes = 1\ncache-bytes = 1", "is not TOML: line 2: duplicate key"),
     ] {
         let refusal = refusal_of(&settings_file(&dir, file), &[]).await;
         assert!(refusal.contains("cameo.toml") && refusal.contains(said), "{file}: {refusal}");
+        assert_eq!(refusal.lines().count(), 1, "{refusal}");
+        if let Some((key, _)) = said.split_once(": ").filter(|(_, problem)| problem.starts_with("invalid")) {
+            let named = refusal.matches(&format!("{key}:")).count() + refusal.matches(&format!("--{key}")).count();
+            assert_eq!(named, 1, "it names the setting once: {refusal}");
+        }
     }
-    let absent = refusal_of(&dir.path().join("absent.toml"), &[]).await;
-    assert!(absent.contains("cannot read") && absent.contains("absent.toml"), "{absent}");
+    for (path, cause) in [(dir.path().join("absent.toml"), "No such file"), (dir.path().to_owned(), "Is a directory")] {
+        let refusal = refusal_of(&path, &[]).await;
+        let said = format!("cannot read the settings file {}: {cause}", path.display());
+        assert!(refusal.contains(&said) && refusal.contains("Correct --config"), "{refusal}");
+        assert_eq!(refusal.lines().count(), 1, "{refusal}");
+    }
     for (flag, said) in [
         ("--cache-bytes=lots", "a size is a number and a unit"),
         ("--queue-bytes=2GiB", "it must be 1 byte to 1GiB"),
@@ -153,7 +165,7 @@ async fn a_setting_that_cannot_be_used_is_named() {
         ("--stall-timeout=0s", "it must be longer than 0"),
         ("--max-profile-bytes=0", "0 would refuse everything"),
         ("--max-attributes=0", "a whole number of at least 1"),
-        ("--addr=localhost:50051", "an address is an IP address and a port"),
+        ("--addr=localhost", "an address is a host and a port"),
     ] {
         let refusal = refusal_of(&settings_file(&dir, ""), &[flag]).await;
         assert!(refusal.contains(said), "{flag}: {refusal}");

@@ -45,7 +45,7 @@ impl TestServer {
     /// The same; an error if the server refuses the store.
     pub async fn try_reopen_with(dir: Arc<TempDir>, change: impl FnOnce(&mut Config)) -> Result<Self, ServerError> {
         let mut config = Config::default();
-        config.server.addr = SocketAddr::from(([127, 0, 0, 1], 0));
+        config.server.addr = SocketAddr::from(([127, 0, 0, 1], 0)).into();
         config.store.data_dir = data_dir(dir.path());
         change(&mut config);
         let server = within(Server::bind(config)).await?;

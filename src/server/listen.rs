@@ -1,0 +1,108 @@
+//! The address to listen on: which addresses a name has, who can reach them, and which of them is bound.
+
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+
+use tokio::net::TcpListener;
+
+use super::ServerError;
+use crate::config::ServerConfig;
+use crate::config::units::Address;
+
+/// Looks the host up. Returns its addresses in the order in which to try them, at least one.
+///
+/// # Errors
+/// If the host has no address, or the lookup failed.
+pub async fn resolve(addr: &Address) -> io::Result<Vec<SocketAddr>> {
+    let addrs = in_order(addr.host(), tokio::net::lookup_host(addr.as_str()).await?.collect());
+    if addrs.is_empty() { Err(io::Error::new(ErrorKind::NotFound, "it has no address")) } else { Ok(addrs) }
+}
+
+/// The system's order, except that IPv4 comes first for `localhost`: people and other programs expect 127.0.0.1.
+fn in_order(host: &str, mut addrs: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    if host.eq_ignore_ascii_case("localhost") {
+        addrs.sort_by_key(SocketAddr::is_ipv6);
+    }
+    addrs
+}
+
+/// The addresses that the server may bind.
+///
+/// # Errors
+/// If the host cannot be found, or if one of its addresses can be reached from other machines and this is not allowed.
+pub(super) async fn addresses(config: &ServerConfig) -> Result<Vec<SocketAddr>, ServerError> {
+    let addr = &config.addr;
+    let addrs = resolve(addr).await.map_err(|cause| ServerError::Resolve { addr: addr.clone(), cause })?;
+    match reachable(&addrs) {
+        Some(found) if !config.insecure => Err(ServerError::Reachable { addr: addr.clone(), found }),
+        _ => Ok(addrs),
+    }
+}
+
+/// The first address that other machines can reach.
+fn reachable(addrs: &[SocketAddr]) -> Option<SocketAddr> {
+    addrs.iter().copied().find(|addr| !addr.ip().to_canonical().is_loopback())
+}
+
+/// Binds the first of the addresses that can be bound.
+///
+/// # Errors
+/// Why the last of them cannot be bound.
+pub(super) async fn bind(addr: &Address, addrs: &[SocketAddr]) -> Result<TcpListener, ServerError> {
+    TcpListener::bind(addrs).await.map_err(|cause| {
+        let advice = advice(cause.kind());
+        ServerError::Bind { addr: addr.clone(), cause, advice }
+    })
+}
+
+fn advice(cause: ErrorKind) -> &'static str {
+    match cause {
+        ErrorKind::AddrInUse => "Stop the process that listens there, or choose another --addr",
+        ErrorKind::AddrNotAvailable => "Choose an --addr of this machine",
+        ErrorKind::PermissionDenied => "Choose a port from 1024 on in --addr: lower ones need privileges",
+        _ => "Choose another --addr",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addrs(texts: &[&str]) -> Vec<SocketAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn one_address_that_others_can_reach_is_enough_to_need_insecure() {
+        for loopback in [&["127.0.0.1:1"][..], &["[::1]:1", "127.9.9.9:1"], &["[::ffff:127.0.0.1]:1"]] {
+            assert_eq!(reachable(&addrs(loopback)), None, "{loopback:?}");
+        }
+        for (texts, found) in [
+            (&["0.0.0.0:1"][..], "0.0.0.0:1"),
+            (&["[::]:1"], "[::]:1"),
+            (&["127.0.0.1:1", "192.0.2.1:1"], "192.0.2.1:1"),
+            (&["[::1]:1", "[2001:db8::1]:1"], "[2001:db8::1]:1"),
+            (&["[::ffff:192.0.2.1]:1"], "[::ffff:192.0.2.1]:1"),
+        ] {
+            assert_eq!(reachable(&addrs(texts)), Some(found.parse().unwrap()), "{texts:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_first_address_that_works_is_bound() {
+        let holder = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let taken = holder.local_addr().unwrap();
+        let name = Address::from(taken);
+        let bound = bind(&name, &[taken, SocketAddr::from(([127, 0, 0, 1], 0))]).await.unwrap();
+        assert_ne!(bound.local_addr().unwrap(), taken);
+        let refused = bind(&name, &[taken]).await.unwrap_err();
+        assert!(matches!(refused, ServerError::Bind { cause, .. } if cause.kind() == ErrorKind::AddrInUse));
+    }
+
+    #[test]
+    fn localhost_is_127_0_0_1_first() {
+        let found = addrs(&["[::1]:7", "127.0.0.1:7"]);
+        assert_eq!(in_order("LocalHost", found.clone()), addrs(&["127.0.0.1:7", "[::1]:7"]));
+        assert_eq!(in_order("example.org", found.clone()), found, "the system has its reasons");
+    }
+}
