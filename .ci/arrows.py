@@ -50,7 +50,7 @@ MAY_NAME = {
     "governor": "http",
     "http": "grpc http",
     "http_body_util": "http",
-    "humantime": "config",
+    "humantime": "cli config",
     "mimalloc": "main.rs",
     "prost": "*",
     "prost_types": "*",

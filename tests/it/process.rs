@@ -1,4 +1,8 @@
 //! The real binary: its flags and its signals.
+//!
+//! - [`healthcheck`]: what the health check says of what it finds.
+
+mod healthcheck;
 
 use cameo::proto::v1::subscribe_response::Message;
 use tempfile::TempDir;
@@ -58,22 +62,6 @@ async fn a_drain_is_bounded_even_if_a_client_takes_nothing() {
     process.terminate();
     assert!(process.ended().await.success(), "although a stream is stuck");
     drop(stuck);
-}
-
-#[tokio::test]
-async fn healthcheck_tells_a_serving_server_from_none() {
-    let dir = TempDir::new().unwrap();
-    let mut process = TestProcess::start(dir.path(), &[]).await;
-    let addr = process.addr.to_string();
-    for service in ["", "cameo.v1.ProfileService", "cameo.v1.EventService", "cameo.v1.AdminService"] {
-        let check = output(binary().args(["healthcheck", "--addr", &addr, "--service", service])).await;
-        assert!(check.status.success(), "{check:?}");
-    }
-    let unknown = output(binary().args(["healthcheck", "--addr", &addr, "--service", "no.such.Service"])).await;
-    assert!(!unknown.status.success());
-    process.kill().await;
-    let check = output(binary().args(["healthcheck", "--addr", &addr])).await;
-    assert!(!check.status.success());
 }
 
 #[tokio::test]
