@@ -4,6 +4,7 @@
 //!
 //! - [`proto`]: the generated messages and clients. They are the data model: the store holds their wire bytes.
 //! - [`config`]: every setting with its flag, variable and default. One struct per concern.
+//! - [`telemetry`]: the logs, and the metrics that the modules below count in.
 //! - [`model`]: what a request may say, and what a change means. Pure: no I/O, no clock, no transport.
 //! - [`clock`]: the clocks of this machine.
 //! - [`command`]: what the store is asked to write.
@@ -15,7 +16,7 @@
 //! - [`grpc`]: the services. Each method parses, asks the store or the feed, and renders the result or the refusal.
 //! - [`http`]: the Profile API over HTTP: the lookups, with its paths and its JSON.
 //! - [`server`]: wires the parts: bind, local address, run, drain.
-//! - [`cli`]: the commands of the binary, and `telemetry`, its logs.
+//! - [`cli`]: the commands of the binary.
 //!
 //! # Where does a change go?
 //!
@@ -41,4 +42,4 @@ pub mod proto;
 pub mod refusal;
 pub mod server;
 pub mod store;
-mod telemetry;
+pub mod telemetry;

@@ -14,7 +14,7 @@ use crate::config::{LogFormat, TelemetryConfig};
 ///
 /// # Errors
 /// If the filter is malformed.
-pub fn init(config: &TelemetryConfig) -> anyhow::Result<()> {
+pub(crate) fn init(config: &TelemetryConfig) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&config.log)?;
     let colours = std::io::stderr().is_terminal();
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);

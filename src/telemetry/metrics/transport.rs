@@ -1,0 +1,137 @@
+//! Connections, and the memory that requests and responses take while they are on their way. The transport counts them.
+
+use std::sync::Arc;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use super::tally::{Tally, label};
+
+label! {
+    /// Why a connection was refused.
+    "reason" RefusedConnection {
+        /// As many connections are open as may be.
+        TooMany = "too_many",
+        /// The system could not accept it, for example for want of a file descriptor.
+        AcceptFailed = "accept_failed",
+    }
+}
+
+label! {
+    /// Why a connection was closed.
+    "reason" Closed {
+        /// The client closed it.
+        Client = "client",
+        /// It did not say in time which protocol it speaks.
+        Handshake = "handshake_timeout",
+        /// It had no call for too long.
+        Idle = "idle_timeout",
+        /// It did not respond to a ping.
+        Keepalive = "keepalive_timeout",
+        /// It sent a message too slowly.
+        Receiving = "receive_timeout",
+        /// It read a response too slowly.
+        Sending = "send_timeout",
+        /// It broke the rules of HTTP.
+        Protocol = "protocol_error",
+        /// The server shut down.
+        Drained = "drained",
+    }
+}
+
+/// Counts connections to the API. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Connections {
+    open: Gauge,
+    accepted: Counter,
+    /// Connections that were refused.
+    pub refused: Tally<RefusedConnection>,
+    closed: Tally<Closed>,
+}
+
+/// An open connection. Dropped without [`OpenConnection::close`], it was closed by the client.
+#[derive(Debug)]
+#[must_use]
+pub struct OpenConnection {
+    connections: Connections,
+    closed: Closed,
+}
+
+impl Connections {
+    /// A connection was accepted.
+    pub fn open(&self) -> OpenConnection {
+        self.open.inc();
+        self.accepted.inc();
+        OpenConnection { connections: self.clone(), closed: Closed::Client }
+    }
+
+    pub(super) fn register(&self, registry: &mut Registry) {
+        registry.register("cameo_connections", "Open connections to the API", self.open.clone());
+        registry.register("cameo_connections_accepted", "Connections that were accepted", self.accepted.clone());
+        self.refused.register(registry, "cameo_connections_refused", "Connections that were refused");
+        self.closed.register(registry, "cameo_connections_closed", "Connections that were closed");
+    }
+}
+
+impl OpenConnection {
+    /// The server closed it.
+    pub fn close(mut self, closed: Closed) {
+        self.closed = closed;
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.connections.open.dec();
+        self.connections.closed.count(self.closed);
+    }
+}
+
+/// Memory that all connections share. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Budgets {
+    /// Bytes of requests that are being received.
+    pub requests: Budget,
+    /// Bytes of responses that wait for their readers.
+    pub responses: Budget,
+}
+
+/// How much of a budget is in use. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Budget(Arc<(Gauge, Gauge)>);
+
+impl Budget {
+    /// Sets the limit.
+    pub fn limit(&self, bytes: usize) {
+        self.0.1.set(wide(bytes));
+    }
+
+    /// Bytes were taken.
+    pub fn take(&self, bytes: usize) {
+        self.0.0.inc_by(wide(bytes));
+    }
+
+    /// Bytes were given back.
+    pub fn give_back(&self, bytes: usize) {
+        self.0.0.dec_by(wide(bytes));
+    }
+
+    fn register(&self, registry: &mut Registry, name: &str, what: &str) {
+        let (used, limit) = &*self.0;
+        registry.register(format!("cameo_{name}_budget_bytes"), format!("Memory of {what}"), used.clone());
+        let help = format!("Memory that {what} may take. 0 if there is no limit");
+        registry.register(format!("cameo_{name}_budget_limit_bytes"), help, limit.clone());
+    }
+}
+
+impl Budgets {
+    pub(super) fn register(&self, registry: &mut Registry) {
+        self.requests.register(registry, "request", "requests that are being received");
+        self.responses.register(registry, "response", "responses that wait for their readers");
+    }
+}
+
+fn wide(bytes: usize) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
