@@ -51,7 +51,6 @@ MAY_NAME = {
     "http": "grpc http",
     "http_body_util": "http",
     "humantime": "cli config",
-    "humantime": "config",
     "hyper": "server",
     "hyper_util": "server",
     "mimalloc": "main.rs",

@@ -3,7 +3,7 @@
 //!
 //! Readers share the committed names only. They read the ends of the logs from their snapshot.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use redb::ReadableTable;
@@ -40,6 +40,22 @@ impl Workspaces {
 
     pub fn count(&self) -> usize {
         self.0.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Up to `most` workspaces: those of `first`, in their order, and then others in the order of their names.
+    pub fn some(&self, first: &[Workspace], most: usize) -> Vec<(Workspace, WorkspaceId)> {
+        let names = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let mut some: Vec<_> = first.iter().filter_map(|name| names.get_key_value(name)).take(most).collect();
+        let chosen: HashSet<_> = first.iter().collect();
+        let mut others: Vec<_> = names.iter().filter(|(name, _)| !chosen.contains(name)).collect();
+        let room = most - some.len();
+        if room > 0 && room < others.len() {
+            others.select_nth_unstable_by_key(room - 1, |(name, _)| name.as_str()); // There may be 100,000.
+        }
+        others.truncate(room);
+        others.sort_unstable_by_key(|(name, _)| name.as_str());
+        some.extend(others);
+        some.into_iter().map(|(name, id)| (name.clone(), *id)).collect()
     }
 
     fn extend(&self, born: impl Iterator<Item = (Workspace, WorkspaceId)>) {
@@ -155,6 +171,24 @@ mod tests {
             if kept { logs.commit() } else { logs.discard() }
         }
         assert_eq!((shared.id(&name), logs.count(), logs.changed().count()), (Some(WorkspaceId(1)), 1, 0));
+    }
+
+    #[test]
+    fn some_workspaces_are_the_wanted_ones_and_then_the_first_by_name() {
+        let name = |name: &str| Workspace::parse(&format!("a/b/{name}")).unwrap();
+        let all = ["e", "b", "d", "a", "c"].into_iter().zip(1..).map(|(text, id)| (name(text), WorkspaceId(id)));
+        let workspaces = Workspaces::new(all.collect());
+        let some = |first: &[&str], most| -> Vec<String> {
+            let first: Vec<_> = first.iter().map(|first| name(first)).collect();
+            let some = workspaces.some(&first, most);
+            some.iter().map(|(name, _)| name.as_str().trim_start_matches("a/b/").to_owned()).collect()
+        };
+        assert_eq!(some(&["d", "unborn", "b"], 4), ["d", "b", "a", "c"]);
+        assert_eq!(some(&["d", "b"], 2), ["d", "b"]);
+        assert_eq!(some(&["d", "b"], 1), ["d"]);
+        assert_eq!(some(&[], 9), ["a", "b", "c", "d", "e"]);
+        assert_eq!(some(&["c"], 0), [""; 0]);
+        assert_eq!(workspaces.some(&[name("d")], 1)[0].1, WorkspaceId(3));
     }
 
     /// This is what the writer and the readers keep in memory for each workspace. By default there are at most 100,000

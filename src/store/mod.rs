@@ -8,7 +8,8 @@
 //! - `read` serves reads from a snapshot, which is replaced after each commit.
 //! - `open` opens the file and verifies what every call depends on. `pages` verifies what redb depends on, `migrate`
 //!   upgrades files of older versions, and `backend` is the file as redb sees it.
-//! - `scrub` verifies all rows in the background. `error` lists the reasons why a call or the opening fails.
+//! - `scrub` verifies all rows in the background. `observe` is what operators see of the store. `error` lists the
+//!   reasons why a call or the opening fails.
 //!
 //! What always holds:
 //! - Every change is one [`Command`] on one queue, and its decision is a pure function of the store and the command.
@@ -25,6 +26,7 @@ mod effects;
 pub mod error;
 mod logs;
 mod migrate;
+mod observe;
 mod open;
 mod pages;
 mod read;
@@ -37,7 +39,7 @@ mod write;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 
 use arc_swap::ArcSwapOption;
@@ -49,7 +51,9 @@ use uuid::{ContextV7, Timestamp, Uuid};
 pub use apply::Written;
 pub use error::{OpenError, Past, StoreError};
 pub use read::{EventPage, EventRef, LogBounds, Lookups, PageSize, ReadClass, Snapshot};
+pub use observe::CacheUse;
 pub use scrub::ScrubReport;
+pub use write::LaneUse;
 
 use crate::clock::Clock;
 use crate::command::{Command, Stamp};
@@ -57,6 +61,7 @@ use crate::config::StoreConfig;
 use crate::model::cursor::{CursorSpace, Start};
 use crate::model::page_token::PageStart;
 use crate::model::{EventKind, Filter, LogId, Micros, Mpid, ProfileKey, Sequence, Workspace};
+use crate::telemetry::metrics::{CommandOutcome, StoreMetrics};
 use logs::{Logs, Workspaces};
 use open::Opened;
 use read::{History, Pool, SnapshotTables, Walks};
@@ -126,6 +131,9 @@ pub struct Store {
     log: LogId,
     clock: Clock,
     event_ids: Mutex<ContextV7>,
+    /// The writer and the readers keep it open.
+    database: Weak<Database>,
+    metrics: StoreMetrics,
     queue: mpsc::Sender<Job>,
     calls: Lane,
     imports: Lane,
@@ -165,6 +173,7 @@ impl Store {
         let (queue, jobs) = mpsc::channel(config.queue_commands + IMPORT_COMMANDS);
         let scrubber = Scrubber::start(Arc::clone(&database), config.scrub_rate).map_err(OpenError::Thread)?;
         let disk = Disk { directory: config.data_dir.clone(), min_free_bytes: config.min_free_bytes };
+        let (metrics, weak) = (StoreMetrics::default(), Arc::downgrade(&database));
         let writer = Writer {
             database,
             jobs,
@@ -173,6 +182,7 @@ impl Store {
             origin: facts.origin,
             logs: Logs::new(Arc::clone(&shared.workspaces), facts.heads),
             on_commit: Box::new(on_commit),
+            metrics: metrics.clone(),
             _lock: lock,
         };
         Ok(Self {
@@ -180,6 +190,8 @@ impl Store {
             log: facts.origin.log,
             clock,
             event_ids: Mutex::new(ContextV7::new()),
+            database: weak,
+            metrics,
             queue,
             calls: Lane::new(config.queue_commands, config.queue_bytes),
             imports: Lane::new(IMPORT_COMMANDS, IMPORT_BYTES),
@@ -219,7 +231,8 @@ impl Store {
     /// # Errors
     /// [`StoreError`]. Nothing changed, except that after [`StoreError::Failed`] the outcome is unknown.
     pub async fn write(&self, command: Command) -> Result<Written, StoreError> {
-        let ticket = self.calls.try_enter(command.weight())?;
+        let ticket = self.calls.try_enter(command.weight());
+        let ticket = ticket.inspect_err(|_| self.metrics.command(CommandOutcome::Overloaded))?;
         self.send(command, ticket, Job::Call).await?.await
     }
 
@@ -336,9 +349,9 @@ impl Store {
         read: impl FnOnce(&Self) -> Result<T, E> + Send + 'static,
     ) -> Result<T, E> {
         let turn = self.reads.enter(class, workspace).await.ok_or_else(|| self.gone())?;
-        let store = Arc::clone(self);
+        let (store, running) = (Arc::clone(self), self.metrics.read());
         let read = move || {
-            let _turn = turn;
+            let (_turn, _running) = (turn, running);
             read(&store)
         };
         tokio::task::spawn_blocking(read).await.unwrap_or_else(|ended| {

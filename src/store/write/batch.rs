@@ -9,6 +9,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::time::Instant;
 
 use redb::{Database, WriteTransaction};
 
@@ -20,6 +21,7 @@ use super::super::rows::Origin;
 use super::super::tables::Tables;
 use super::super::{Committed, PAGE};
 use crate::command::Command;
+use crate::telemetry::metrics::StoreMetrics;
 
 /// The most bytes of events and replies that a batch holds until its callers have their replies.
 const HELD_BYTES: usize = 8 << 20;
@@ -99,6 +101,7 @@ pub(super) fn commit<'c>(
     origin: Origin,
     logs: &mut Logs,
     room: Room,
+    metrics: &StoreMetrics,
     commands: impl Iterator<Item = (&'c Command, Reply)>,
 ) -> Result<Batch, StoreError> {
     let mut transaction = database.begin_write()?;
@@ -114,7 +117,9 @@ pub(super) fn commit<'c>(
         Ok(Filling { answers, committed, dirty, .. }) => {
             let wrote = dirty > 0;
             if wrote {
+                let begun = Instant::now();
                 transaction.commit()?;
+                metrics.commit(begun.elapsed());
             } else {
                 transaction.abort()?;
             }

@@ -14,7 +14,21 @@ use super::super::error::StoreError;
 pub(in crate::store) struct Lane {
     commands: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
+    most_commands: usize,
     capacity: u32,
+}
+
+/// How full a lane is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LaneUse {
+    /// Commands that wait, or are being written.
+    pub commands: usize,
+    /// Memory that they take, in bytes.
+    pub bytes: usize,
+    /// The most commands that may wait.
+    pub most_commands: usize,
+    /// The most memory that they may take, in bytes.
+    pub most_bytes: usize,
 }
 
 /// A command's share of its lane. It is released just before the caller gets its reply.
@@ -27,7 +41,23 @@ pub(in crate::store) struct Ticket {
 impl Lane {
     pub fn new(commands: usize, bytes: usize) -> Self {
         let capacity = u32::try_from(bytes).unwrap_or(u32::MAX);
-        Self { commands: Arc::new(Semaphore::new(commands)), bytes: Arc::new(Semaphore::new(bytes)), capacity }
+        Self {
+            commands: Arc::new(Semaphore::new(commands)),
+            bytes: Arc::new(Semaphore::new(bytes)),
+            most_commands: commands,
+            capacity,
+        }
+    }
+
+    /// How full it is now.
+    pub fn in_use(&self) -> LaneUse {
+        let most_bytes = self.capacity as usize;
+        LaneUse {
+            commands: self.most_commands - self.commands.available_permits(),
+            bytes: most_bytes - self.bytes.available_permits(),
+            most_commands: self.most_commands,
+            most_bytes,
+        }
     }
 
     /// Takes a ticket if there is room now.

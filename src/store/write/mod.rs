@@ -11,5 +11,6 @@ mod lane;
 mod writer;
 
 pub(super) use batch::Disk;
+pub use lane::LaneUse;
 pub(super) use lane::{Lane, Ticket};
 pub(super) use writer::{IMPORT_BATCH_COMMANDS, Job, Waiting, Writer};

@@ -25,6 +25,8 @@ use super::Ticket;
 use super::batch::{self, Batch, Disk};
 use crate::command::Command;
 use crate::model::LogId;
+use crate::proto::v1::WriteOutcome;
+use crate::telemetry::metrics::{CommandOutcome, StoreMetrics};
 
 /// The most commands in a batch that has calls. A larger batch would delay its first caller and gain little: at this
 /// size the commit is already a small part of the batch's cost.
@@ -62,6 +64,7 @@ pub(in crate::store) struct Writer {
     pub origin: Origin,
     pub logs: Logs,
     pub on_commit: OnCommit,
+    pub metrics: StoreMetrics,
     /// The lock on the data directory. It is released after the file is closed. `None` in tests.
     pub _lock: Option<DirectoryLock>,
 }
@@ -98,7 +101,7 @@ impl Writer {
                 // Before the replies, so that a caller that gets one sees a failed store.
                 end.shared.failed.cancel();
                 let waiting = work.calls.drain(..).chain(work.imports.drain(..));
-                waiting.for_each(|waiting| waiting.answer(Err(StoreError::Failed)));
+                waiting.for_each(|waiting| waiting.answer(&work.writer.metrics, Err(StoreError::Failed)));
                 return;
             }
         }
@@ -143,8 +146,8 @@ impl Work {
         let (calls, imports) = self.batch();
         let with_profile = self.calls.iter().take(calls).map(|waiting| (&*waiting.command, Reply::WithProfile));
         let without = self.imports.iter().take(imports).map(|waiting| (&*waiting.command, Reply::WithoutProfile));
-        let Writer { database, origin, logs, .. } = &mut self.writer;
-        match batch::commit(database, *origin, logs, room, with_profile.chain(without))? {
+        let Writer { database, origin, logs, metrics, .. } = &mut self.writer;
+        match batch::commit(database, *origin, logs, room, metrics, with_profile.chain(without))? {
             Batch::Done { answers, committed, wrote } => {
                 if wrote {
                     self.publish(&committed)?;
@@ -175,17 +178,20 @@ impl Work {
     /// fewer answers than commands, and the rest keep waiting.
     fn answer(&mut self, calls: usize, answers: Vec<Result<Written, StoreError>>) {
         let answered = answers.len();
+        let metrics = &self.writer.metrics;
+        metrics.batch(answered);
         let mut answers = answers.into_iter();
         for (waiting, answer) in self.calls.drain(..calls.min(answered)).zip(answers.by_ref()) {
-            waiting.answer(answer);
+            waiting.answer(metrics, answer);
         }
         for (waiting, answer) in self.imports.drain(..answered.saturating_sub(calls)).zip(answers) {
-            waiting.answer(answer);
+            waiting.answer(metrics, answer);
         }
     }
 
     fn publish(&mut self, committed: &[Committed]) -> Result<(), StoreError> {
-        let Writer { database, shared, origin, logs, on_commit, .. } = &mut self.writer;
+        let Writer { database, shared, origin, logs, on_commit, metrics, .. } = &mut self.writer;
+        metrics.events(committed.len());
         let snapshot = SnapshotTables::open(&database.begin_read()?, origin.secret)?;
         shared.snapshot.store(Some(Arc::new(snapshot)));
         logs.commit(); // After the snapshot, so that it has every workspace that a reader can find.
@@ -195,9 +201,34 @@ impl Work {
 }
 
 impl Waiting {
-    fn answer(self, answer: Result<Written, StoreError>) {
+    fn answer(self, metrics: &StoreMetrics, answer: Result<Written, StoreError>) {
+        metrics.command(outcome_of(&answer)); // Before the reply, so that a caller with its reply finds it counted.
         drop(self.ticket); // First, so that a caller with its reply finds its place in the queue free.
         let _ = self.answer.send(answer); // Errors are ignored: the caller may have gone away.
+    }
+}
+
+/// What a command counts as.
+fn outcome_of(answer: &Result<Written, StoreError>) -> CommandOutcome {
+    match answer {
+        Ok(written) if written.place.is_none() || written.outcome == WriteOutcome::Unchanged => {
+            CommandOutcome::Unchanged
+        }
+        Ok(_) => CommandOutcome::Written,
+        Err(StoreError::Overloaded) => CommandOutcome::Overloaded,
+        Err(StoreError::DiskFull { .. }) => CommandOutcome::DiskFull,
+        Err(StoreError::Corrupt { .. } | StoreError::Panicked) => CommandOutcome::Corrupt,
+        Err(StoreError::Closed | StoreError::Failed | StoreError::Storage(_)) => CommandOutcome::Failed,
+        Err(
+            StoreError::ProfileNotFound { .. }
+            | StoreError::ProfileExists { .. }
+            | StoreError::IdentityTaken { .. }
+            | StoreError::EtagMismatch
+            | StoreError::RequestIdReused
+            | StoreError::Invalid(_)
+            | StoreError::Expired { .. }
+            | StoreError::TooManyWorkspaces { .. },
+        ) => CommandOutcome::Refused,
     }
 }
 
