@@ -19,6 +19,10 @@ impl Budget {
         Self { capacity, taken: AtomicUsize::new(0), clock: AtomicU64::new(0) }
     }
 
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     /// Whether the capacity is 0. Encoding an event for a ring would then be wasted work.
     pub fn is_nothing(&self) -> bool {
         self.capacity == 0

@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use tokio::sync::watch;
 
 use super::budget::Budget;
+use super::lag::Cursors;
 use super::ring::{Ring, Segment};
 use crate::model::Place;
 
@@ -13,6 +14,7 @@ use crate::model::Place;
 #[derive(Debug)]
 pub(super) struct Channel {
     pub head: watch::Sender<Place>,
+    pub cursors: Arc<Cursors>,
     ring: RwLock<Ring>,
     budget: Arc<Budget>,
     /// When it was last used, by the budget's clock.
@@ -25,6 +27,7 @@ impl Channel {
     pub fn new(budget: &Arc<Budget>) -> Self {
         Self {
             head: watch::Sender::new(Place::START),
+            cursors: Arc::default(),
             ring: RwLock::new(Ring::new(Arc::clone(budget))),
             budget: Arc::clone(budget),
             used: AtomicU64::new(budget.now()),

@@ -12,10 +12,13 @@
 //!
 //! Locks: a poll holds the lock of its stream, and takes that of a ring. No thread else holds two at once: the lock of a
 //! map is released before any other is taken.
+//!
+//! `lag` is what operators see of the subscribers.
 
 mod budget;
 mod channel;
 pub mod frame;
+mod lag;
 mod open;
 mod ring;
 pub mod stream;
@@ -33,12 +36,14 @@ use crate::config::FeedConfig;
 use crate::model::cursor::CursorSpace;
 use crate::model::{LogId, Workspace};
 use crate::store::{Committed, Store};
+use crate::telemetry::metrics::FeedMetrics;
 use budget::Budget;
 use channel::Channel;
 use open::Streams;
 use ring::Segment;
 use stream::Subscriber;
 
+pub use lag::Subscribers;
 pub use open::Frames;
 pub use stream::{FeedError, Subscribe};
 
@@ -55,6 +60,7 @@ pub struct Feed {
     draining: Arc<AtomicBool>,
     /// Ends the watchdog.
     drained: Arc<Notify>,
+    metrics: FeedMetrics,
 }
 
 /// The channel of each workspace that has subscribers. After the last subscriber has left, the entry remains until the
@@ -72,7 +78,15 @@ impl Feed {
     pub fn new(config: FeedConfig) -> Self {
         let channels = Arc::new(Mutex::new(Channels { by_workspace: HashMap::new(), sweep_at: SWEEP_AT }));
         let budget = Arc::new(Budget::new(config.ring_bytes));
-        Self { channels, budget, streams: Arc::default(), config, draining: Arc::default(), drained: Arc::default() }
+        Self {
+            channels,
+            budget,
+            streams: Arc::default(),
+            config,
+            draining: Arc::default(),
+            drained: Arc::default(),
+            metrics: FeedMetrics::default(),
+        }
     }
 
     /// Opens a stream.
@@ -81,6 +95,31 @@ impl Feed {
     /// [`FeedError`] if it cannot start where the caller asks.
     pub fn subscribe(&self, store: Arc<Store>, subscribe: Subscribe) -> Result<Frames, FeedError> {
         Ok(self.streams.add(Subscriber::open(self, store, subscribe)?))
+    }
+
+    /// Counts what the streams do.
+    #[must_use]
+    pub fn metrics(&self) -> &FeedMetrics {
+        &self.metrics
+    }
+
+    /// The memory that recent events take, and the most that they may take.
+    #[must_use]
+    pub fn ring_bytes(&self) -> (usize, usize) {
+        (self.budget.taken(), self.budget.capacity())
+    }
+
+    /// The subscribers of each workspace that has any, in the order of the names.
+    #[must_use]
+    pub fn subscribers(&self) -> Vec<Subscribers> {
+        let channels = self.channels().named(); // The map's lock ends here.
+        let each = channels.into_iter().map(|(workspace, channel)| {
+            let head = *channel.head.borrow();
+            channel.cursors.behind(workspace, head)
+        });
+        let mut subscribers: Vec<_> = each.filter(|subscribers| subscribers.streams > 0).collect();
+        subscribers.sort_unstable_by(|left, right| left.workspace.as_str().cmp(right.workspace.as_str()));
+        subscribers
     }
 
     /// Tells subscribers what was committed. The writer calls it in commit order. The events of a workspace without
@@ -151,6 +190,11 @@ impl Channels {
 
     fn alive(&self) -> Vec<Arc<Channel>> {
         self.by_workspace.values().filter_map(Weak::upgrade).collect()
+    }
+
+    fn named(&self) -> Vec<(Workspace, Arc<Channel>)> {
+        let named = self.by_workspace.iter();
+        named.filter_map(|(workspace, channel)| Some((workspace.clone(), channel.upgrade()?))).collect()
     }
 
     fn insert(&mut self, workspace: Workspace, channel: Channel) -> Arc<Channel> {

@@ -19,11 +19,13 @@ use tokio_util::sync::ReusableBoxFuture;
 use super::Feed;
 use super::channel::Channel;
 use super::frame::{self, Notice};
+use super::lag::SharedCursor;
 use super::ring::{SEGMENT_BYTES, SEGMENT_EVENTS, Segment};
 use crate::model::cursor::{CursorSpace, Start};
 use crate::model::{Cursor, Filter, Invalid, Mask, Place, Workspace};
 use crate::proto::v1::{CaughtUp, Heartbeat, Opened};
 use crate::store::{LogBounds, PageSize, Past, ReadClass, Store, StoreError};
+use crate::telemetry::metrics::{Load, OpenStream, StreamEnd};
 
 /// What a subscriber asks for.
 #[derive(Debug)]
@@ -81,6 +83,9 @@ pub(super) struct Subscriber {
     target: Place,
     /// Every matching event at or before it has been delivered.
     cursor: Place,
+    /// The same, for operators.
+    shared_cursor: SharedCursor,
+    open: OpenStream,
     phase: Phase,
     segment: Option<(Arc<Segment>, usize)>,
     /// The read of the next segment from the log.
@@ -138,6 +143,8 @@ impl Subscriber {
         Ok(Self {
             head,
             changes: Changes::of(changes),
+            shared_cursor: channel.cursors.join(cursor),
+            open: feed.metrics.open(),
             timer: Box::pin(tokio::time::sleep(heartbeat)),
             sent_at: Instant::now(),
             phase: Phase::Opening,
@@ -164,6 +171,10 @@ impl Subscriber {
     /// [`FeedError`], which ends the stream.
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Next> {
         let next = ready!(self.poll_advance(context));
+        if !matches!(next, Some(Ok(_))) {
+            self.open.end(end_of(next.as_ref()));
+        }
+        self.shared_cursor.moved_to(self.cursor);
         self.sent_at = Instant::now();
         Poll::Ready(next)
     }
@@ -179,8 +190,9 @@ impl Subscriber {
         self.segment.as_ref().map(|(segment, _)| Arc::downgrade(segment))
     }
 
-    /// Why the stream ends if the transport asks for nothing.
-    pub fn stalled(&self) -> FeedError {
+    /// Ends the stream because the transport asks for nothing.
+    pub fn stalled(&mut self) -> FeedError {
+        self.open.end(StreamEnd::Stalled);
         FeedError::Stalled { cursor: self.cursors.at(self.cursor) }
     }
 
@@ -202,7 +214,7 @@ impl Subscriber {
                 return Poll::Ready(None);
             }
             if let Some(frame) = self.next_of_segment() {
-                return Poll::Ready(Some(frame));
+                return Poll::Ready(Some(frame.inspect(|_| self.feed.metrics.event())));
             }
             if self.phase == Phase::CatchingUp && self.cursor >= self.target {
                 continue;
@@ -264,6 +276,7 @@ impl Subscriber {
         if self.loading.is_none()
             && let Some(segment) = self.channel.segment_after(self.cursor)
         {
+            self.feed.metrics.loaded(Load::Ring);
             return Poll::Ready(Ok(segment));
         }
         let loading = self.loading.take().unwrap_or_else(|| self.load());
@@ -273,6 +286,7 @@ impl Subscriber {
     }
 
     fn load(&self) -> Loading {
+        self.feed.metrics.loaded(Load::Log);
         let (store, workspace, filter) = (Arc::clone(&self.store), self.workspace.clone(), self.filter.clone());
         let (cursors, after, head) = (self.cursors, self.cursor, self.head);
         Box::pin(async move {
@@ -308,6 +322,7 @@ impl Subscriber {
     }
 
     fn heartbeat(&self) -> Bytes {
+        self.feed.metrics.heartbeat();
         self.notice(&Notice::Heartbeat(Heartbeat { time: Some(self.store.now().to_timestamp()) }))
     }
 
@@ -320,6 +335,18 @@ impl Subscriber {
 
     fn notice(&self, notice: &Notice) -> Bytes {
         frame::notice(self.cursors, self.cursor, notice)
+    }
+}
+
+/// Why a stream ends, whose last message this is.
+fn end_of(last: Option<&Result<Bytes, FeedError>>) -> StreamEnd {
+    match last {
+        None | Some(Ok(_)) => StreamEnd::CaughtUp,
+        Some(Err(FeedError::Stalled { .. })) => StreamEnd::Stalled,
+        Some(Err(FeedError::Draining { .. })) => StreamEnd::Drained,
+        Some(Err(FeedError::Damaged { .. } | FeedError::Store(StoreError::Corrupt { .. }))) => StreamEnd::Corrupt,
+        Some(Err(FeedError::Store(StoreError::Expired { .. }))) => StreamEnd::Expired,
+        Some(Err(FeedError::Store(_) | FeedError::Invalid(_))) => StreamEnd::Failed,
     }
 }
 

@@ -28,8 +28,8 @@ use crate::store::{OpenError, Store};
 use budget::Budget;
 use drain::Health;
 use edge::Edge;
-use transport::Connections;
 pub use listen::resolve;
+use transport::Connections;
 
 /// A server that is bound and ready to run.
 #[derive(Debug)]

@@ -50,8 +50,8 @@ use uuid::{ContextV7, Timestamp, Uuid};
 
 pub use apply::Written;
 pub use error::{OpenError, Past, StoreError};
-pub use read::{EventPage, EventRef, LogBounds, Lookups, PageSize, ReadClass, Snapshot};
 pub use observe::CacheUse;
+pub use read::{EventPage, EventRef, LogBounds, Lookups, PageSize, ReadClass, Snapshot};
 pub use scrub::ScrubReport;
 pub use write::LaneUse;
 
