@@ -47,7 +47,7 @@ async fn serve_until_signal(config: Config) -> anyhow::Result<()> {
     let _file_limit = signal(SignalKind::from_raw(SIGXFSZ))?;
     let data_dir = config.store.data_dir.clone();
     let server = Server::bind(config).await?;
-    greet(server.local_addr(), &data_dir);
+    greet(server.local_addr(), server.metrics_addr(), &data_dir);
     let shutdown = async {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -62,12 +62,13 @@ async fn serve_until_signal(config: Config) -> anyhow::Result<()> {
 
 /// Prints to standard output. The first line ends with the address, for programs that start the server with port 0.
 /// Errors are ignored: stdout may be closed.
-fn greet(addr: SocketAddr, data_dir: &Path) {
+fn greet(addr: SocketAddr, metrics: Option<SocketAddr>, data_dir: &Path) {
     let subscribe =
         format!("grpcurl -plaintext -d '{{\"workspace\": \"acme/main/web\"}}' {addr} cameo.v1.EventService/Subscribe");
+    let metrics = metrics.map_or_else(String::new, |metrics| format!("  metrics  http://{metrics}/metrics\n"));
     let _ = writeln!(
         std::io::stdout(),
-        "cameo is listening on {addr}\n  data     {}\n  try      grpcurl -plaintext {addr} list\n  listen   {subscribe}",
+        "cameo is listening on {addr}\n  data     {}\n{metrics}  try      grpcurl -plaintext {addr} list\n  listen   {subscribe}",
         data_dir.display()
     );
 }

@@ -39,7 +39,7 @@ pub struct Config {
     /// What callers may send.
     #[command(flatten)]
     pub limits: Limits,
-    /// What to log.
+    /// What to log, and where to serve metrics.
     #[command(flatten)]
     pub telemetry: TelemetryConfig,
 }

@@ -4,9 +4,12 @@
 //! - `POST /userprofile/v1/resolve/{org}/{account}/{workspace}` with an identity in the body. So profiles of an org
 //!   that is named `resolve` can be looked up over gRPC only.
 //!
+//! [`ops`] is for operators, on a listener of its own.
+//!
 //! `query` parses requests, `profile` writes the JSON, and `problem` renders a refusal. This module only reads: changes
 //! go through gRPC.
 
+pub mod ops;
 mod problem;
 mod profile;
 mod query;

@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use tokio::net::TcpListener;
 
 use super::ServerError;
-use crate::config::ServerConfig;
 use crate::config::units::Address;
 
 /// Looks the host up. Returns its addresses in the order in which to try them, at least one.
@@ -26,15 +25,29 @@ fn in_order(host: &str, mut addrs: Vec<SocketAddr>) -> Vec<SocketAddr> {
     addrs
 }
 
-/// The addresses that the server may bind.
+/// An address to listen on, and the flag that it comes from.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The flag, for what an error tells people to do.
+    pub flag: &'static str,
+    /// Its value.
+    pub addr: Address,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.flag, self.addr)
+    }
+}
+
+/// The addresses that may be bound.
 ///
 /// # Errors
 /// If the host cannot be found, or if one of its addresses can be reached from other machines and this is not allowed.
-pub(super) async fn addresses(config: &ServerConfig) -> Result<Vec<SocketAddr>, ServerError> {
-    let addr = &config.addr;
-    let addrs = resolve(addr).await.map_err(|cause| ServerError::Resolve { addr: addr.clone(), cause })?;
+pub(super) async fn addresses(place: &Place, insecure: bool) -> Result<Vec<SocketAddr>, ServerError> {
+    let addrs = resolve(&place.addr).await.map_err(|cause| ServerError::Resolve { place: place.clone(), cause })?;
     match reachable(&addrs) {
-        Some(found) if !config.insecure => Err(ServerError::Reachable { addr: addr.clone(), found }),
+        Some(found) if !insecure => Err(ServerError::Reachable { place: place.clone(), found }),
         _ => Ok(addrs),
     }
 }
@@ -48,19 +61,19 @@ fn reachable(addrs: &[SocketAddr]) -> Option<SocketAddr> {
 ///
 /// # Errors
 /// Why the last of them cannot be bound.
-pub(super) async fn bind(addr: &Address, addrs: &[SocketAddr]) -> Result<TcpListener, ServerError> {
+pub(super) async fn bind(place: &Place, addrs: &[SocketAddr]) -> Result<TcpListener, ServerError> {
     TcpListener::bind(addrs).await.map_err(|cause| {
         let advice = advice(cause.kind());
-        ServerError::Bind { addr: addr.clone(), cause, advice }
+        ServerError::Bind { place: place.clone(), cause, advice }
     })
 }
 
 fn advice(cause: ErrorKind) -> &'static str {
     match cause {
-        ErrorKind::AddrInUse => "Stop the process that listens there, or choose another --addr",
-        ErrorKind::AddrNotAvailable => "Choose an --addr of this machine",
-        ErrorKind::PermissionDenied => "Choose a port from 1024 on in --addr: lower ones need privileges",
-        _ => "Choose another --addr",
+        ErrorKind::AddrInUse => "Stop the process that listens there, or choose another address",
+        ErrorKind::AddrNotAvailable => "Choose an address of this machine",
+        ErrorKind::PermissionDenied => "Choose a port from 1024 on: lower ones need privileges",
+        _ => "Choose another address",
     }
 }
 
@@ -92,7 +105,7 @@ mod tests {
     async fn the_first_address_that_works_is_bound() {
         let holder = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let taken = holder.local_addr().unwrap();
-        let name = Address::from(taken);
+        let name = Place { flag: "--addr", addr: Address::from(taken) };
         let bound = bind(&name, &[taken, SocketAddr::from(([127, 0, 0, 1], 0))]).await.unwrap();
         assert_ne!(bound.local_addr().unwrap(), taken);
         let refused = bind(&name, &[taken]).await.unwrap_err();

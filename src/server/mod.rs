@@ -5,11 +5,13 @@
 //! - `edge`: what holds for every request and response.
 //! - `transport`: connections, HTTP/2 and its bounds. `budget` is the memory that connections share.
 //! - `drain`: health, and an orderly shutdown.
+//! - `ops`: the listener for operators.
 
 mod budget;
 mod drain;
 mod edge;
 mod listen;
+mod ops;
 mod routes;
 mod transport;
 
@@ -21,20 +23,25 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::config::units::Address;
 use crate::feed::Feed;
+use crate::http;
+use crate::http::ops::Ops;
 use crate::model::Micros;
 use crate::store::{OpenError, Store};
+use crate::telemetry::metrics::Metrics;
 use budget::Budget;
 use drain::Health;
 use edge::Edge;
-pub use listen::resolve;
+pub use listen::{Place, resolve};
+use ops::{OpsListener, OpsServer};
 use transport::Connections;
 
 /// A server that is bound and ready to run.
 #[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
+    ops: Option<OpsListener>,
+    metrics: Metrics,
     store: Arc<Store>,
     feed: Feed,
     config: Config,
@@ -49,17 +56,20 @@ pub enum ServerError {
     #[error(transparent)]
     Open(#[from] OpenError),
     /// The host of the address cannot be found.
-    #[error("cannot find the host of {addr}: {cause}. Correct --addr, or use an IP address in it")]
-    Resolve { addr: Address, cause: std::io::Error },
+    #[error("cannot find the host of {place}: {cause}. Correct it, or use an IP address")]
+    Resolve { place: Place, cause: std::io::Error },
     /// An address is not a loopback one, and the settings do not allow that.
     #[error(
-        "{addr} can be reached from other machines, as {found}, and there is no authentication: pass --insecure to \
+        "{place} can be reached from other machines, as {found}, and there is no authentication: pass --insecure to \
          allow this"
     )]
-    Reachable { addr: Address, found: SocketAddr },
+    Reachable { place: Place, found: SocketAddr },
     /// The address cannot be bound.
-    #[error("cannot listen on {addr}: {cause}. {advice}")]
-    Bind { addr: Address, cause: std::io::Error, advice: &'static str },
+    #[error("cannot listen on {place}: {cause}. {advice}")]
+    Bind { place: Place, cause: std::io::Error, advice: &'static str },
+    /// The thread that serves operators cannot be started.
+    #[error("cannot serve /metrics: {source}. `--metrics-addr off` serves it no longer")]
+    Metrics { source: std::io::Error },
     /// The descriptors do not decode.
     #[error("the descriptors of the API do not decode")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -75,14 +85,21 @@ impl Server {
     /// [`ServerError`] if the store cannot be opened, the address cannot be bound, or other machines can reach it and
     /// the settings do not allow that.
     pub async fn bind(config: Config) -> Result<Self, ServerError> {
-        let addrs = listen::addresses(&config.server).await?;
+        let insecure = config.server.insecure;
+        let api = Place { flag: "--addr", addr: config.server.addr.clone() };
+        let addrs = listen::addresses(&api, insecure).await?;
         let feed = Feed::new(config.feed);
         let publisher = feed.clone();
         let store = Store::open(&config.store, move |log, events| publisher.publish(log, events))?;
         // After the store: a client that connects is served.
-        let listener = listen::bind(&config.server.addr, &addrs).await?;
+        let listener = listen::bind(&api, &addrs).await?;
+        let ops = match config.telemetry.metrics_addr.clone() {
+            Some(addr) => Some(OpsListener::bind(Place { flag: "--metrics-addr", addr }, insecure).await?),
+            None => None,
+        };
         let start = store.now();
-        Ok(Self { listener, store: Arc::new(store), feed, config, start })
+        let metrics = Metrics::new(store.metrics(), feed.metrics());
+        Ok(Self { listener, ops, metrics, store: Arc::new(store), feed, config, start })
     }
 
     /// The address that it listens on.
@@ -94,14 +111,21 @@ impl Server {
         self.listener.local_addr().expect("a bound socket has an address")
     }
 
+    /// The address of `/metrics`, `/healthz` and `/readyz`. `None` if they are turned off.
+    #[must_use]
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.ops.as_ref().map(OpsListener::local_addr)
+    }
+
     /// Serves until `shutdown` completes or the store fails. Then it drains within the configured time: health says
     /// `NOT_SERVING`, streams end with their cursors, calls in flight get their responses, and the store is closed.
     ///
     /// # Errors
     /// [`ServerError`] if the store failed.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
-        let Self { listener, store, feed, config, start } = self;
+        let Self { listener, ops, metrics, store, feed, config, start } = self;
         let stop = CancellationToken::new();
+        let _ops = ops.map(|ops| serve_ops(ops, &store, &feed, metrics, &config, &stop)).transpose()?;
         let (mut health, health_service) = Health::serving().await;
         let services = routes::build(health_service, &store, &feed, &config, start, &stop)?;
         let (receiving, sending) = (Budget::new(config.server.receive_bytes), Budget::new(config.server.send_bytes));
@@ -123,4 +147,18 @@ impl Server {
         feed.drain();
         drain::close(&store, serve, config.server.drain_timeout).await
     }
+}
+
+/// Serves operators until the end of the drain.
+fn serve_ops(
+    listener: OpsListener,
+    store: &Arc<Store>,
+    feed: &Feed,
+    metrics: Metrics,
+    config: &Config,
+    stop: &CancellationToken,
+) -> Result<OpsServer, ServerError> {
+    let (store, feed, draining) = (Arc::clone(store), feed.clone(), stop.clone());
+    let routes = http::ops::router(Ops { store, config: config.store.clone(), feed, metrics, draining });
+    listener.serve(routes).map_err(|source| ServerError::Metrics { source })
 }

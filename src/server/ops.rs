@@ -1,0 +1,102 @@
+//! The listener for operators: `/metrics`, `/healthz` and `/readyz`.
+//!
+//! It has a thread and a runtime of its own, so it responds while calls keep the server's threads busy. Its bounds are
+//! its own too: a connection serves one request, within [`DEADLINE`], and at most [`CONNECTIONS`] are open.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::ServerError;
+use super::listen::{self, Place};
+
+/// The most connections. Further ones wait to be accepted.
+const CONNECTIONS: usize = 16;
+/// Time that a connection may take, from when it is accepted until the response is sent.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// Time that the head of a request may take.
+const HEAD_DEADLINE: Duration = Duration::from_secs(2);
+/// Time to wait after a failed accept, for example when file descriptors run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// The most threads that wait for the disk.
+const READ_THREADS: usize = 4;
+
+/// The bound socket.
+#[derive(Debug)]
+pub(super) struct OpsListener(std::net::TcpListener);
+
+/// The running listener. It ends when it is dropped.
+#[derive(Debug)]
+pub(super) struct OpsServer {
+    stop: CancellationToken,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl OpsListener {
+    pub async fn bind(place: Place, insecure: bool) -> Result<Self, ServerError> {
+        let addrs = listen::addresses(&place, insecure).await?;
+        let listener = listen::bind(&place, &addrs).await?;
+        Ok(Self(listener.into_std().map_err(|source| ServerError::Metrics { source })?))
+    }
+
+    pub fn local_addr(&self) -> SocketAddr {
+        self.0.local_addr().expect("a bound socket has an address")
+    }
+
+    /// Serves the routes on a thread of its own.
+    pub fn serve(self, routes: Router) -> std::io::Result<OpsServer> {
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(READ_THREADS).build()?;
+        let thread = std::thread::Builder::new().name("ops".into()).spawn(move || {
+            runtime.block_on(async { stopped.run_until_cancelled(accept(self.0, routes)).await });
+            runtime.shutdown_background(); // A read that hangs in the disk must not keep the process alive.
+        })?;
+        Ok(OpsServer { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for OpsServer {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        let _ = self.thread.take().map(JoinHandle::join); // If it panicked, that is in the log.
+    }
+}
+
+async fn accept(listener: std::net::TcpListener, routes: Router) {
+    let listener = TcpListener::from_std(listener).expect("the runtime takes a socket that does not block");
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let place = Arc::clone(&places).acquire_owned().await.expect("it is never closed");
+        match listener.accept().await {
+            Ok((connection, _)) => {
+                let routes = routes.clone();
+                tokio::spawn(async move {
+                    let _ = tokio::time::timeout(DEADLINE, respond(connection, routes)).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection for metrics could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Serves one request. Errors are the client's: it has sent something else than a request, or has gone away.
+async fn respond(connection: TcpStream, routes: Router) {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE).keep_alive(false);
+    let _ = http.serve_connection(TokioIo::new(connection), TowerToHyperService::new(routes)).await;
+}
