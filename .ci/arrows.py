@@ -63,6 +63,7 @@ MAY_NAME = {
     "serde": "http",
     "serde_json": "http",
     "siphasher": "store",
+    "strsim": "cli",
     "thiserror": "*",
     "tokio": "feed grpc http server cli store",
     "tokio_util": "feed grpc http server store",

@@ -1,9 +1,12 @@
-//! The commands of the binary, one file each.
+//! The commands of the binary, one file each: `serve` and `healthcheck`.
+//!
+//! - `arguments`: flags stand before or after the command.
+//! - `variables`: empty and misspelt variables.
 
+mod arguments;
 mod healthcheck;
 mod serve;
-
-use std::ffi::OsString;
+mod variables;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -48,29 +51,14 @@ pub fn command() -> clap::Command {
 
 /// Parses the arguments: once to learn of a settings file, and again with its settings as the defaults.
 fn parse() -> anyhow::Result<Cli> {
-    let arguments = with_command(std::env::args_os().collect());
-    let mut command = command().mut_subcommands(without_empty_variables);
-    let cli = Cli::from_arg_matches(&command.clone().get_matches_from(&arguments))?;
+    let mut command = command().mut_subcommands(variables::without_empty_variables);
+    let arguments = arguments::with_command_first(&command, std::env::args_os().collect());
+    let matches = command.clone().try_get_matches_from(&arguments);
+    let matches = matches.unwrap_or_else(|error| arguments::explained(&mut command, &arguments, error).exit());
+    let cli = Cli::from_arg_matches(&matches)?;
     let Command::Serve(serve) = &cli.command else { return Ok(cli) };
     let Some(path) = serve.settings_file() else { return Ok(cli) };
     let serve = command.find_subcommand_mut("serve").expect("serve is a command");
     *serve = file::read_defaults(serve.clone(), path)?;
     Ok(Cli::from_arg_matches(&command.get_matches_from(arguments))?)
-}
-
-/// Adds `serve` if no command is named. Help and the version need no command.
-fn with_command(mut arguments: Vec<OsString>) -> Vec<OsString> {
-    let first = arguments.get(1).map(|first| first.to_string_lossy());
-    let is_flag = first.as_ref().is_none_or(|first| first.starts_with('-'));
-    let needs_no_command = ["-h", "--help", "-V", "--version"].iter().any(|flag| first.as_deref() == Some(flag));
-    if is_flag && !needs_no_command {
-        arguments.insert(1.min(arguments.len()), "serve".into());
-    }
-    arguments
-}
-
-/// An empty variable counts as unset: compose files pass variables without a value as empty ones.
-fn without_empty_variables(command: clap::Command) -> clap::Command {
-    let is_empty = |arg: &clap::Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
-    command.mut_args(|arg| if is_empty(&arg) { arg.env(None::<&str>) } else { arg })
 }

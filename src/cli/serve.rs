@@ -4,10 +4,11 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::anyhow;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::variables;
 use crate::config::Config;
 use crate::server::Server;
 use crate::telemetry;
@@ -29,7 +30,11 @@ impl Serve {
 }
 
 pub(super) fn run(config: Config) -> anyhow::Result<()> {
-    telemetry::init(&config.telemetry).context("--log")?;
+    telemetry::init(&config.telemetry).map_err(|cause| {
+        let filter = &config.telemetry.log;
+        anyhow!("--log {filter:?} is not a filter for logs, such as info or cameo=debug,warn: {cause}")
+    })?;
+    variables::warn_of_unknown(&super::command());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let ended = runtime.block_on(serve_until_signal(config));
     runtime.shutdown_background(); // A read that hangs in the disk must not keep the process alive.

@@ -1,7 +1,8 @@
 //! The real binary: its flags and its signals.
 //!
-//! - [`healthcheck`]: what the health check says of what it finds.
+//! - [`errors`]: what it says when it cannot start. [`healthcheck`]: what the health check says of what it finds.
 
+mod errors;
 mod healthcheck;
 
 use cameo::proto::v1::subscribe_response::Message;
@@ -65,6 +66,24 @@ async fn a_drain_is_bounded_even_if_a_client_takes_nothing() {
 }
 
 #[tokio::test]
+async fn a_host_may_have_a_name() {
+    let dir = TempDir::new().unwrap();
+    let process = TestProcess::start(dir.path(), &["--addr", "localhost:0"]).await;
+    assert!(process.addr.is_ipv4(), "127.0.0.1 is what people expect of localhost");
+    let name = format!("localhost:{}", process.addr.port());
+    let check = output(binary().args(["healthcheck", "--addr", &name])).await;
+    assert!(check.status.success(), "{check:?}");
+}
+
+#[tokio::test]
+async fn flags_may_stand_before_the_command() {
+    let dir = TempDir::new().unwrap();
+    let process = TestProcess::start(dir.path(), &["serve"]).await;
+    let check = output(binary().args(["--addr", &process.addr.to_string(), "--timeout", "60s", "healthcheck"])).await;
+    assert_eq!((check.status.code(), &*check.stdout), (Some(0), &b"SERVING\n"[..]), "{check:?}");
+}
+
+#[tokio::test]
 async fn an_address_that_others_can_reach_needs_insecure() {
     let dir = TempDir::new().unwrap();
     let data = dir.path().to_str().unwrap();
@@ -72,15 +91,6 @@ async fn an_address_that_others_can_reach_needs_insecure() {
     assert!(!refused.status.success());
     assert!(String::from_utf8_lossy(&refused.stderr).contains("--insecure"));
     TestProcess::start(dir.path(), &["--addr", "0.0.0.0:0", "--insecure"]).await.client().await;
-}
-
-#[tokio::test]
-async fn a_second_process_on_the_same_store_is_refused() {
-    let dir = TempDir::new().unwrap();
-    let _first = TestProcess::start(dir.path(), &[]).await;
-    let second = output(binary().args(["--addr", "127.0.0.1:0", "--data-dir"]).arg(dir.path())).await;
-    assert!(!second.status.success());
-    assert!(String::from_utf8_lossy(&second.stderr).contains("another process has the store open"));
 }
 
 #[tokio::test]
