@@ -2,10 +2,12 @@
 //!
 //! - `arguments`: flags stand before or after the command.
 //! - `variables`: empty and misspelt variables.
+//! - `signals`: what ends the server.
 
 mod arguments;
 mod healthcheck;
 mod serve;
+mod signals;
 mod variables;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};

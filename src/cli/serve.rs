@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
 
-use super::variables;
+use super::{signals, variables};
 use crate::config::Config;
 use crate::server::Server;
 use crate::telemetry;
@@ -41,24 +40,16 @@ pub(super) fn run(config: Config) -> anyhow::Result<()> {
     ended
 }
 
-/// The signal for a file that grows past the process's limit. By default it ends the process.
-const SIGXFSZ: i32 = 25;
-
 async fn serve_until_signal(config: Config) -> anyhow::Result<()> {
-    // Before a client can connect, so that no signal is lost.
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    // Catching the signal is enough: the write then fails, as it does on a full disk.
-    let _file_limit = signal(SignalKind::from_raw(SIGXFSZ))?;
+    let signal = signals::catch()?; // Before a client can connect, so that no signal is lost.
     let data_dir = config.store.data_dir.clone();
     let server = Server::bind(config).await?;
-    greet(server.local_addr(), server.metrics_addr(), &data_dir);
+    let (addr, metrics_addr) = (server.local_addr(), server.metrics_addr());
+    tracing::info!(%addr, metrics_addr = metrics_addr.map(tracing::field::display), "listening");
+    greet(addr, metrics_addr, &data_dir);
     let shutdown = async {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::info!("draining");
+        let signal = signal.await;
+        tracing::info!(signal, "draining");
     };
     server.run(shutdown).await?;
     tracing::info!("stopped");

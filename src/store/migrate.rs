@@ -60,11 +60,11 @@ pub(super) fn bring_up(database: &Database, path: &Path) -> Result<(), OpenError
         let what = format!("layout {layout}");
         return Err(OpenError::Format { path: path.to_owned(), what });
     }
-    tracing::info!(layout, "upgrading the store to the current layout");
+    tracing::info!(from_layout = layout, to_layout = LAYOUT, "migrating the store");
     let started = std::time::Instant::now();
     let origin = Origin { log: LogId(log), secret: Secret(rand::random()) };
     let left = migrate(database, origin).map_err(|error| OpenError::of(path, error))?;
-    tracing::info!(seconds = started.elapsed().as_secs_f64(), "upgraded the store to the current layout");
+    tracing::info!(seconds = started.elapsed().as_secs_f64(), "migrated the store");
     if left.identities + left.requests > 0 {
         let Left { identities, requests } = left;
         tracing::error!(

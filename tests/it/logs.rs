@@ -4,8 +4,9 @@ use std::fs::File;
 use std::process::Stdio;
 
 use cameo::proto::v1::*;
+use redb::{Database, TableDefinition};
 use serde_json::Value;
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempDir};
 use tonic::Code;
 
 use crate::harness::*;
@@ -82,4 +83,67 @@ async fn a_failure_of_ours_is_logged_once_and_names_no_person() {
         assert!(line["error"].as_str().unwrap().contains("is corrupt"), "{line}");
     }
     assert!(!log.contains("grace"), "{log}");
+}
+
+/// Starts the binary with these variables, stops it with SIGTERM, and returns its address and the lines of its log.
+async fn life_of(dir: &TempDir, variables: &[(&str, &str)]) -> (String, Vec<Value>) {
+    let log = NamedTempFile::new().unwrap();
+    let mut command = binary();
+    command.stderr(Stdio::from(log.reopen().unwrap())).envs(variables.iter().copied());
+    let flags = ["--log", "info", "--log-format", "json"];
+    let mut process = TestProcess::start_as(&mut command, dir.path(), &flags).await;
+    process.terminate();
+    assert!(process.ended().await.success());
+    let log = std::fs::read_to_string(log.path()).unwrap();
+    let lines = log.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("not JSON: {line}")));
+    (process.addr.to_string(), lines.collect())
+}
+
+/// The store of an earlier version, without any profile.
+fn write_a_former_store(dir: &TempDir) {
+    const FORMER_META: TableDefinition<&str, u64> = TableDefinition::new("meta_v1");
+    let database = Database::create(dir.path().join(STORE_FILE)).unwrap();
+    let transaction = database.begin_write().unwrap();
+    for (key, value) in [("format", 2), ("log_id", 7)] {
+        transaction.open_table(FORMER_META).unwrap().insert(key, value).unwrap();
+    }
+    transaction.commit().unwrap();
+}
+
+#[tokio::test]
+async fn the_life_of_a_server_is_logged_as_json_from_opening_to_stopped() {
+    let dir = TempDir::new().unwrap();
+    write_a_former_store(&dir);
+    let (addr, lines) = life_of(&dir, &[]).await;
+    let messages: Vec<_> = lines.iter().map(|line| line["message"].as_str().unwrap()).collect();
+    let expected =
+        ["opening the store", "migrating the store", "migrated the store", "listening", "draining", "stopped"];
+    assert_eq!(messages, expected);
+    assert!(lines.iter().all(|line| line["level"] == "INFO"));
+    assert_eq!(lines[0]["data_dir"], dir.path().to_str().unwrap());
+    assert_eq!((&lines[1]["from_layout"], &lines[1]["to_layout"]), (&2.into(), &3.into()));
+    assert_eq!(lines[3]["addr"], addr);
+    assert_eq!(lines[4]["signal"], "SIGTERM");
+
+    let (_, lines) = life_of(&dir, &[]).await;
+    let messages: Vec<_> = lines.iter().map(|line| line["message"].as_str().unwrap()).collect();
+    assert_eq!(messages, ["opening the store", "listening", "draining", "stopped"], "it is migrated once");
+}
+
+#[tokio::test]
+async fn a_misspelt_variable_is_named_without_its_value() {
+    let dir = TempDir::new().unwrap();
+    let variables = [
+        ("CAMEO_CACHE_BYTE", "s3cret"),
+        ("CAMEO_WHATEVER", "s3cret"),
+        ("CAMEO_UNSET", ""),
+        ("CAMEO_SERVICE", "s3cret"), // A setting of the health check.
+    ];
+    let (_, lines) = life_of(&dir, &variables).await;
+    let warned: Vec<_> = lines.iter().filter(|line| line["level"] == "WARN").collect();
+    assert!(warned.iter().all(|line| line["message"] == "this variable is not a setting, and is ignored"));
+    let named: Vec<_> = warned.iter().map(|line| (&line["variable"], line.get("nearest"))).collect();
+    let near = Value::from("CAMEO_CACHE_BYTES");
+    assert_eq!(named, [(&"CAMEO_CACHE_BYTE".into(), Some(&near)), (&"CAMEO_WHATEVER".into(), None)]);
+    assert!(!lines.iter().any(|line| line.to_string().contains("s3cret")));
 }

@@ -5,9 +5,23 @@
 mod errors;
 mod healthcheck;
 
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::process::Stdio;
+
+use bytes::Bytes;
 use cameo::proto::v1::subscribe_response::Message;
-use tempfile::TempDir;
+use futures_util::stream;
+use http_body_util::{Either, Full, StreamBody};
+use hyper::body::Frame;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustix::process::Signal;
+use tempfile::{NamedTempFile, TempDir};
+use tokio::net::TcpStream;
 use tonic::Code;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use crate::harness::*;
 
@@ -33,20 +47,69 @@ async fn sigterm_drains_and_streams_end_with_their_cursor() {
     assert_eq!(resumed.event().await.1.sequence, 2);
 }
 
-#[tokio::test]
-async fn a_watch_of_health_does_not_hold_up_a_drain() {
-    use tonic_health::pb::health_check_response::ServingStatus;
-    use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
-    let dir = TempDir::new().unwrap();
-    let mut process = TestProcess::start(dir.path(), &["--drain-timeout", "3600"]).await;
+/// A stream that says when health changes.
+async fn watch(process: &TestProcess) -> tonic::Streaming<tonic_health::pb::HealthCheckResponse> {
     let mut health = HealthClient::new(channel(process.addr).await);
     let mut watch = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
     assert_eq!(within(watch.message()).await.unwrap().unwrap().status(), ServingStatus::Serving);
+    watch
+}
+
+#[tokio::test]
+async fn a_watch_of_health_does_not_hold_up_a_drain() {
+    let dir = TempDir::new().unwrap();
+    let mut process = TestProcess::start(dir.path(), &["--drain-timeout", "3600"]).await;
+    let mut watch = watch(&process).await;
 
     process.terminate();
 
     assert_eq!(within(watch.message()).await.unwrap().unwrap().status(), ServingStatus::NotServing);
     assert!(process.ended().await.success(), "long before the drain timeout");
+}
+
+/// The body of a message that is whole, or of one that never comes.
+type Body = Either<Full<Bytes>, StreamBody<stream::Pending<Result<Frame<Bytes>, Infallible>>>>;
+
+/// Opens a call whose message never comes. Returns when the server has accepted it. It stays open while what is
+/// returned is held.
+async fn hold_a_call_open(addr: SocketAddr) -> impl Sized {
+    let socket = TokioIo::new(TcpStream::connect(addr).await.unwrap());
+    let (mut connection, driver) = http2::handshake::<_, _, Body>(TokioExecutor::new(), socket).await.unwrap();
+    tokio::spawn(driver);
+    let mut call = |method: &str, body| {
+        let request = hyper::Request::post(format!("http://{addr}/{method}"));
+        connection.send_request(request.header("content-type", "application/grpc").body(body).unwrap())
+    };
+    let held = call("cameo.v1.ProfileService/GetProfile", Either::Right(StreamBody::new(stream::pending())));
+    // The server accepts the calls of a connection in order.
+    let empty_message = Full::from(Bytes::from_static(&[0; 5]));
+    let next = call("grpc.health.v1.Health/Check", Either::Left(empty_message));
+    assert_eq!(within(next).await.unwrap().status(), 200);
+    (held, connection)
+}
+
+/// The first signal drains. The second one ends the process at once, although the drain could take another hour.
+#[tokio::test]
+async fn a_second_signal_ends_a_drain_at_once() {
+    for (first, second, status) in
+        [(Signal::INT, Signal::INT, 130), (Signal::TERM, Signal::TERM, 143), (Signal::TERM, Signal::INT, 130)]
+    {
+        let (dir, log) = (TempDir::new().unwrap(), NamedTempFile::new().unwrap());
+        let mut command = binary();
+        command.stderr(Stdio::from(log.reopen().unwrap()));
+        let mut process = TestProcess::start_as(&mut command, dir.path(), &["--drain-timeout", "3600"]).await;
+        let mut watch = watch(&process).await;
+        let held = hold_a_call_open(process.addr).await;
+
+        process.signal(first);
+        assert_eq!(within(watch.message()).await.unwrap().unwrap().status(), ServingStatus::NotServing);
+        process.signal(second);
+
+        assert_eq!(process.ended().await.code(), Some(status), "after {first:?} and {second:?}");
+        let log = std::fs::read_to_string(log.path()).unwrap();
+        assert!(log.contains("a second signal: the process ends without draining"), "{log}");
+        drop(held);
+    }
 }
 
 #[tokio::test]
