@@ -147,3 +147,55 @@ fn subscribers_of(of: &Subscribers) -> SubscribersReading {
 fn wide(number: usize) -> u64 {
     u64::try_from(number).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use http::Request;
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::config::FeedConfig;
+
+    /// What the handlers ask, of an empty store.
+    fn ops(dir: &tempfile::TempDir) -> Ops {
+        let config = StoreConfig { data_dir: dir.path().join("data"), ..StoreConfig::default() };
+        let store = Arc::new(Store::open(&config, |_, _| {}).unwrap());
+        let feed = Feed::new(FeedConfig::default());
+        let metrics = Metrics::new(store.metrics(), feed.metrics());
+        Ops { store, config, feed, metrics, draining: CancellationToken::new() }
+    }
+
+    async fn get(ops: &Ops, path: &str) -> (u16, String) {
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        let response = router(ops.clone()).oneshot(request).await.unwrap();
+        let status = response.status().as_u16();
+        let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        (status, String::from_utf8(body.into()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_store_that_failed_is_neither_alive_nor_ready_and_still_has_metrics() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let ops = ops(&dir);
+        assert_eq!(get(&ops, "/healthz").await, (200, "ok\n".into()));
+        assert_eq!(get(&ops, "/readyz").await, (200, "ok\n".into()));
+        ops.store.failed().cancel();
+        for path in ["/healthz", "/readyz"] {
+            assert_eq!(get(&ops, path).await, (503, "the store has failed: restart the server\n".into()));
+        }
+        ops.store.close().await;
+        let (status, metrics) = get(&ops, "/metrics").await;
+        assert_eq!(status, 200);
+        assert!(metrics.contains("cameo_store_failed 1\n"), "{metrics}");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_drains_is_alive_and_not_ready() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let ops = ops(&dir);
+        ops.draining.cancel();
+        assert_eq!(get(&ops, "/healthz").await.0, 200);
+        assert_eq!(get(&ops, "/readyz").await, (503, "the server is shutting down\n".into()));
+    }
+}

@@ -203,7 +203,7 @@ mod tests {
         let metrics = metrics();
         metrics.calls.observe(Method::of_path(GET), "OK", "", Duration::from_millis(3));
         let bucket = |le: &str, n| {
-            format!("cameo_call_duration_seconds_bucket{{le=\"{le}\",method=\"ProfileService/GetProfile\"}} {n}")
+            format!("cameo_call_duration_seconds_bucket{{method=\"ProfileService/GetProfile\",le=\"{le}\"}} {n}")
         };
         assert_exposed(&metrics, &bucket("0.0025", 0));
         assert_exposed(&metrics, &bucket("0.005", 1));

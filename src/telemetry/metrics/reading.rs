@@ -3,7 +3,7 @@
 use std::fmt;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -131,14 +131,24 @@ impl Reading {
 struct Writer<'a>(DescriptorEncoder<'a>);
 
 impl Writer<'_> {
+    /// A registry ends the help of a metric with a full stop, and so does this.
+    fn describe<'s>(
+        &'s mut self,
+        name: &'s str,
+        help: &str,
+        kind: MetricType,
+    ) -> Result<MetricEncoder<'s>, fmt::Error> {
+        self.0.encode_descriptor(name, &format!("{help}."), None, kind)
+    }
+
     fn gauge(&mut self, name: &str, help: &str, value: impl Into<Option<u64>>) -> fmt::Result {
         let Some(value) = value.into() else { return Ok(()) };
-        ConstGauge::new(value).encode(self.0.encode_descriptor(name, help, None, MetricType::Gauge)?)
+        ConstGauge::new(value).encode(self.describe(name, help, MetricType::Gauge)?)
     }
 
     fn counter(&mut self, name: &str, help: &str, value: impl Into<Option<u64>>) -> fmt::Result {
         let Some(value) = value.into() else { return Ok(()) };
-        ConstCounter::new(value).encode(self.0.encode_descriptor(name, help, None, MetricType::Counter)?)
+        ConstCounter::new(value).encode(self.describe(name, help, MetricType::Counter)?)
     }
 
     /// A gauge for each value of a label.
@@ -152,7 +162,7 @@ impl Writer<'_> {
         if values.len() == 0 {
             return Ok(());
         }
-        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        let mut metric = self.describe(name, help, MetricType::Gauge)?;
         for (value, number) in values {
             ConstGauge::new(number).encode(metric.encode_family(&[(label, value)])?)?;
         }

@@ -135,3 +135,44 @@ impl Budgets {
 fn wide(bytes: usize) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{FeedMetrics, Format, Metrics, Reading, StoreMetrics};
+    use super::*;
+
+    #[track_caller]
+    fn assert_exposed(metrics: &Metrics, line: &str) {
+        let exposed = metrics.expose(Format::Prometheus, Reading::default());
+        assert!(exposed.lines().any(|exposed| exposed == line), "no {line} in {exposed}");
+    }
+
+    #[test]
+    fn a_connection_is_open_until_it_is_closed_for_a_reason() {
+        let metrics = Metrics::new(&StoreMetrics::default(), &FeedMetrics::default());
+        let (idle, left) = (metrics.connections.open(), metrics.connections.open());
+        metrics.connections.refused.count(RefusedConnection::TooMany);
+        assert_exposed(&metrics, "cameo_connections 2");
+        idle.close(Closed::Idle);
+        drop(left);
+        assert_exposed(&metrics, "cameo_connections 0");
+        assert_exposed(&metrics, "cameo_connections_accepted_total 2");
+        assert_exposed(&metrics, "cameo_connections_refused_total{reason=\"too_many\"} 1");
+        assert_exposed(&metrics, "cameo_connections_closed_total{reason=\"idle_timeout\"} 1");
+        assert_exposed(&metrics, "cameo_connections_closed_total{reason=\"client\"} 1");
+        assert_exposed(&metrics, "cameo_connections_closed_total{reason=\"drained\"} 0");
+    }
+
+    #[test]
+    fn a_budget_shows_what_is_taken_and_its_limit() {
+        let metrics = Metrics::new(&StoreMetrics::default(), &FeedMetrics::default());
+        metrics.budgets.requests.limit(1_000);
+        metrics.budgets.requests.take(300);
+        metrics.budgets.requests.give_back(100);
+        metrics.budgets.responses.take(7);
+        assert_exposed(&metrics, "cameo_request_budget_bytes 200");
+        assert_exposed(&metrics, "cameo_request_budget_limit_bytes 1000");
+        assert_exposed(&metrics, "cameo_response_budget_bytes 7");
+        assert_exposed(&metrics, "cameo_response_budget_limit_bytes 0");
+    }
+}
