@@ -26,6 +26,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 ADDRESS = "127.0.0.1:50051"
+METRICS = "127.0.0.1:9090"
 START = "cargo run --release &"
 TIMEOUT = 120  # Seconds that the commands of one file may take.
 
@@ -84,16 +85,16 @@ def script(steps: list[str]) -> str:
 
 def run(steps: list[str], binary: Path) -> list[str]:
     """What each command prints."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    with socket.create_server(("127.0.0.1", 0)) as probe, socket.create_server(("127.0.0.1", 0)) as second:
+        address, metrics = (f"127.0.0.1:{each.getsockname()[1]}" for each in (probe, second))
     with tempfile.TemporaryDirectory() as directory:
         release = Path(directory, "target/release")
         release.mkdir(parents=True)
         (release / "cameo").symlink_to(binary)
         shell = subprocess.Popen(
-            ["bash", "-c", script(steps).replace(ADDRESS, address)],
+            ["bash", "-c", script(steps).replace(ADDRESS, address).replace(METRICS, metrics)],
             cwd=directory,
-            env=os.environ | {"CAMEO_ADDR": address, "CAMEO_LOG": "warn"},
+            env=os.environ | {"CAMEO_ADDR": address, "CAMEO_METRICS_ADDR": metrics, "CAMEO_LOG": "warn"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -105,7 +106,7 @@ def run(steps: list[str], binary: Path) -> list[str]:
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(shell.pid, signal.SIGKILL)
-    return printed.replace(address, ADDRESS).replace("\r", "").split("\0")[1:]
+    return printed.replace(address, ADDRESS).replace(metrics, METRICS).replace("\r", "").split("\0")[1:]
 
 
 def walk(text: str, binary: Path) -> str:

@@ -31,7 +31,9 @@ impl Child {
     /// Starts Cameo on a store, with its default settings.
     pub async fn cameo(store: &StoreConfig) -> anyhow::Result<Self> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cameo"));
-        command.args(["serve", "--addr", "127.0.0.1:0", "--log", "warn", "--data-dir"]).arg(&store.data_dir);
+        command
+            .args(["serve", "--addr", "127.0.0.1:0", "--metrics-addr", "off", "--log", "warn", "--data-dir"])
+            .arg(&store.data_dir);
         command.arg("--cache-bytes").arg(store.cache_bytes.to_string());
         Self::listening(spawn(&mut command)?, None).await
     }

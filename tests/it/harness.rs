@@ -2,13 +2,14 @@
 //!
 //! - [`server`]: a server in this process. [`process`]: the real binary in a process of its own.
 //! - [`client`]: a connection, with a short method for each RPC. [`stream`]: what a subscriber reads.
-//!   [`http`]: requests over plain HTTP.
+//!   [`http`]: requests over plain HTTP. [`exposition`]: what `/metrics` says.
 //! - [`people`]: whose profiles the tests are about. [`profiles`]: profiles, patches and their parts.
 //!   [`sample`]: a whole profile. [`requests`]: requests that are complete but for what a test is about.
 //! - [`refusals`]: what an error says. [`store_file`]: damage to the file of a stopped server.
 //! - [`patience`]: a deadline for everything that a test waits for.
 
 mod client;
+mod exposition;
 mod http;
 mod patience;
 mod people;
@@ -22,6 +23,7 @@ mod store_file;
 mod stream;
 
 pub use client::*;
+pub use exposition::*;
 pub use http::*;
 pub use patience::*;
 pub use people::*;

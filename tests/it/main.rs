@@ -10,6 +10,7 @@
 //! - [`limits`]: a value at each limit, and one past it.
 //! - [`model`]: random calls, compared with a model.
 //! - [`status`]: what the server tells its operators.
+//! - [`metrics`]: `/metrics`, `/healthz` and `/readyz`.
 //! - [`process`]: the real binary and its signals.
 //! - [`settings`]: flags, variables, the settings file, and the document that lists them.
 //! - [`logs`]: what the operator reads when a call fails.
@@ -25,6 +26,7 @@ mod http;
 mod imports;
 mod limits;
 mod logs;
+mod metrics;
 mod model;
 mod patches;
 mod process;

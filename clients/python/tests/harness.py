@@ -79,7 +79,7 @@ class Server:
         self.address = "127.0.0.1:0"
 
     def start(self) -> None:
-        command = [CAMEO_BIN, "serve", "--addr", self.address, "--data-dir", self._data_dir]
+        command = [CAMEO_BIN, "serve", "--addr", self.address, "--metrics-addr", "off", "--data-dir", self._data_dir]
         with self._log.open("ab") as log:
             self._program = Program(*command, stderr=log)
         greeting = self._program.lines.next()

@@ -81,12 +81,14 @@ impl TestProcess {
     }
 }
 
-/// The command that runs the binary under test, without the settings of the environment that the tests run in.
+/// The command that runs the binary under test, without the settings of the environment that the tests run in, and
+/// without `/metrics`, whose default port may be taken.
 pub fn binary() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cameo"));
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CAMEO_")) {
         command.env_remove(name);
     }
+    command.env("CAMEO_METRICS_ADDR", "off");
     command
 }
 

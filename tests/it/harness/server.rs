@@ -11,11 +11,13 @@ use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::{ADA, Client, GRACE, Stream, data_dir, padded, store_file, with_mpid, within};
+use super::{ADA, Client, Exposition, GRACE, Stream, data_dir, padded, store_file, with_mpid, within};
 
 /// A server in this process.
 pub struct TestServer {
     pub addr: SocketAddr,
+    /// Where `/metrics` is served; `None` unless the test turns it on with [`metrics_on`].
+    pub metrics_addr: Option<SocketAddr>,
     pub dir: Arc<TempDir>,
     shutdown: oneshot::Sender<()>,
     task: JoinHandle<Result<(), ServerError>>,
@@ -46,20 +48,26 @@ impl TestServer {
     pub async fn try_reopen_with(dir: Arc<TempDir>, change: impl FnOnce(&mut Config)) -> Result<Self, ServerError> {
         let mut config = Config::default();
         config.server.addr = SocketAddr::from(([127, 0, 0, 1], 0)).into();
+        config.telemetry.metrics_addr = None;
         config.store.data_dir = data_dir(dir.path());
         change(&mut config);
         let server = within(Server::bind(config)).await?;
-        let addr = server.local_addr();
+        let (addr, metrics_addr) = (server.local_addr(), server.metrics_addr());
         let (shutdown, signal) = oneshot::channel();
         let task = tokio::spawn(server.run(async {
             let _ = signal.await;
         }));
-        Ok(Self { addr, dir, shutdown, task })
+        Ok(Self { addr, metrics_addr, dir, shutdown, task })
     }
 
     /// Opens a connection.
     pub async fn client(&self) -> Client {
         Client::connect(self.addr).await
+    }
+
+    /// What `/metrics` says.
+    pub async fn metrics(&self) -> Exposition {
+        Exposition::scrape(self.metrics_addr.expect("the test turned metrics on")).await
     }
 
     /// Stops the server in order, and returns the directory of its store.
@@ -82,7 +90,16 @@ impl TestServer {
     /// A server, and a stream on a connection of its own that took nothing for longer than the stall timeout, although
     /// [`STALLED_EVENTS`] large events are waiting.
     pub async fn with_stalled_subscriber() -> (Self, Stream) {
-        let server = Self::start_with(|config| config.feed.stall_timeout = STALL_TIMEOUT).await;
+        Self::with_stalled_subscriber_and(|_| {}).await
+    }
+
+    /// The same with changed settings.
+    pub async fn with_stalled_subscriber_and(change: impl FnOnce(&mut Config)) -> (Self, Stream) {
+        let stall = |config: &mut Config| {
+            config.feed.stall_timeout = STALL_TIMEOUT;
+            change(config);
+        };
+        let server = Self::start_with(stall).await;
         let client = server.client().await;
         let mut stream = server.client().await.subscribe_from(None).await;
         stream.opened().await;
@@ -113,6 +130,11 @@ impl TestServer {
 const STALL_TIMEOUT: Duration = Duration::from_millis(300);
 /// How many events wait for it: more than the windows of its connection hold.
 pub const STALLED_EVENTS: i64 = 40;
+
+/// Serves `/metrics`, on a port that the system chooses.
+pub fn metrics_on(config: &mut Config) {
+    config.telemetry.metrics_addr = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
+}
 
 /// A disk that is always too full to write.
 pub fn full_disk(config: &mut Config) {
