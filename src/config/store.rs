@@ -27,7 +27,9 @@ pub struct StoreConfig {
     /// Free space of the disk below which writes are refused. Reads still work.
     #[arg(long, env = "CAMEO_MIN_FREE_BYTES", value_parser = units::size::<u64>, default_value = "64MiB")]
     pub min_free_bytes: u64,
-    /// Writes that may wait in the queue. A further write is refused as `OVERLOADED`.
+    /// Writes that may wait in the queue. A further write is refused as `OVERLOADED`, and so is the write of a workspace
+    /// that already holds more of the queue, in writes or in memory, than is left free. So a workspace alone may fill
+    /// half of the queue, and there is always room for another.
     #[arg(long, env = "CAMEO_QUEUE_COMMANDS", value_parser = queue_commands, default_value = "4096")]
     pub queue_commands: usize,
     /// Memory that waiting writes may take. A write counts with the memory that it takes once it is parsed, which may

@@ -231,9 +231,10 @@ impl Store {
     /// # Errors
     /// [`StoreError`]. Nothing changed, except that after [`StoreError::Failed`] the outcome is unknown.
     pub async fn write(&self, command: Command) -> Result<Written, StoreError> {
-        let ticket = self.calls.try_enter(command.weight());
+        let weight = command.weight();
+        let ticket = self.calls.try_enter(&command.workspace, weight);
         let ticket = ticket.inspect_err(|_| self.metrics.command(CommandOutcome::Overloaded))?;
-        self.send(command, ticket, Job::Call).await?.await
+        self.send(command, weight, ticket, Job::Call).await?.await
     }
 
     /// Queues a command of an import as soon as there is room. Commands are applied in the order in which they were
@@ -245,18 +246,21 @@ impl Store {
         &self,
         command: Command,
     ) -> Result<impl Future<Output = Result<Written, StoreError>>, StoreError> {
-        let ticket = self.imports.enter(command.weight()).await?;
-        self.send(command, ticket, Job::Import).await
+        let weight = command.weight();
+        let ticket = self.imports.enter(weight).await?;
+        self.send(command, weight, ticket, Job::Import).await
     }
 
     async fn send(
         &self,
         command: Command,
+        weight: usize,
         ticket: Ticket,
         job: fn(Waiting) -> Job,
     ) -> Result<impl Future<Output = Result<Written, StoreError>>, StoreError> {
         let (answer, answered) = oneshot::channel();
-        self.queue.send(job(Waiting { command: Box::new(command), answer, ticket })).await.map_err(|_| self.gone())?;
+        let waiting = Waiting { command: Box::new(command), weight, answer, ticket };
+        self.queue.send(job(waiting)).await.map_err(|_| self.gone())?;
         Ok(async { answered.await.unwrap_or_else(|_| Err(self.gone())) })
     }
 

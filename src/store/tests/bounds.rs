@@ -235,3 +235,36 @@ async fn a_store_that_closes_refuses_the_reads_that_wait() {
     assert!(running.is_ok(), "it had its turn");
     assert!(matches!(waiting, Err(StoreError::Closed)), "{waiting:?}");
 }
+
+/// A workspace floods the writer with large updates. A small write of another workspace gets into the next commit.
+#[tokio::test]
+async fn a_small_write_does_not_wait_for_the_large_ones_of_others() {
+    const LARGE: usize = 100;
+    let (begun, is_begun) = std::sync::mpsc::channel();
+    let (go, goes) = std::sync::mpsc::channel::<()>();
+    let commits = Arc::new(Mutex::new(Vec::new()));
+    let told = Arc::clone(&commits);
+    let store = store_on(&Disk::default(), move |_, events| {
+        told.lock().unwrap().push(events.iter().map(|event| event.workspace.clone()).collect::<Vec<_>>());
+        let _ = begun.send(());
+        let _ = goes.recv(); // The first commit waits here, and what follows queues up.
+    });
+    let other = Workspace::parse("a/b/other").unwrap();
+    let small = Command { workspace: other.clone(), ..command(1, create(GRACE)) };
+    let first = store.write(command(1, create(ALAN)));
+    let queue_up = async {
+        tokio::task::spawn_blocking(move || is_begun.recv()).await.unwrap().unwrap();
+        let large = (0..LARGE).map(|nth| store.write(command(2, set_large_attributes(100 + nth as i64))));
+        let mut all = Box::pin(async { tokio::join!(join_all(large), store.write(small)) });
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(all.as_mut().poll(&mut context).is_pending(), "they wait in the queue");
+        drop(go);
+        all.await
+    };
+    let (first, (large, small)) = tokio::join!(first, queue_up);
+    assert!(first.is_ok() && small.is_ok() && large.iter().all(Result::is_ok));
+    let commits = commits.lock().unwrap();
+    let with_small: Vec<_> = commits.iter().map(|commit| commit.contains(&other)).collect();
+    assert_eq!(with_small.iter().position(|has| *has), Some(1), "{with_small:?}");
+    assert!(commits.len() > 3, "the large ones take several commits: {}", commits.len());
+}

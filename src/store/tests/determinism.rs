@@ -50,12 +50,12 @@ fn rows(disk: &Disk) -> Rows {
 }
 
 /// Applies the commands in order, `in_flight` of them at a time. With `restart`, the store is restarted after each
-/// group.
+/// group. They are records of imports, which are served in order. Calls are not: workspaces take turns.
 async fn apply(disk: &Disk, commands: &[Vec<u8>], in_flight: usize, restart: bool) {
     let mut store = store_on(disk, |_, _| {});
     for group in commands.chunks(in_flight) {
         let decoded = group.iter().map(|command| Command::decode(command).unwrap());
-        let writes: Vec<_> = decoded.map(|command| store.write(command)).collect();
+        let writes: Vec<_> = decoded.map(async |command| store.import(command).await?.await).collect();
         let answers = tokio::time::timeout(Duration::from_secs(60), futures_util::future::join_all(writes)).await;
         drop(answers.expect("every command gets its result"));
         if restart {

@@ -2,8 +2,8 @@
 //!
 //! - Each command is first decided completely, then written. A refused command has written nothing, and the batch
 //!   continues with the next.
-//! - A batch is bounded in commands, in the bytes that it holds until its callers have their replies, and in the pages
-//!   that it makes dirty. Its last command may exceed either of the two byte limits.
+//! - A batch takes what the queue gives it, until the bytes that it holds for its callers, or the pages that it makes
+//!   dirty, reach their limit. Its last command may exceed either.
 //! - If redb meets a damaged page while it writes, the whole batch is dropped. The writer then retries its commands in
 //!   smaller batches, so that only the commands that need the page are refused.
 
@@ -13,13 +13,14 @@ use std::time::Instant;
 
 use redb::{Database, WriteTransaction};
 
-use super::super::apply::{Reply, State, Written, decide};
+use super::super::apply::{State, Written, decide};
 use super::super::effects::Effects;
 use super::super::error::StoreError;
 use super::super::logs::Logs;
 use super::super::rows::Origin;
 use super::super::tables::Tables;
 use super::super::{Committed, PAGE};
+use super::queue::Taking;
 use crate::command::Command;
 use crate::telemetry::metrics::StoreMetrics;
 
@@ -49,7 +50,7 @@ pub(super) enum Room {
 
 /// The outcome of a batch.
 pub(super) enum Batch {
-    /// The batch is on disk, or there was nothing to write. `answers` has the results of as many commands as fitted, in
+    /// The batch is on disk, or there was nothing to write. `answers` has the results of the commands that were taken, in
     /// order.
     Done { answers: Vec<Result<Written, StoreError>>, committed: Vec<Committed>, wrote: bool },
     /// redb met a damaged page, and nothing of the batch was kept.
@@ -96,13 +97,13 @@ impl Disk {
 ///
 /// # Errors
 /// [`StoreError`] if the store cannot continue. Whether the batch was kept is then unknown.
-pub(super) fn commit<'c>(
+pub(super) fn commit(
     database: &Database,
     origin: Origin,
     logs: &mut Logs,
     room: Room,
     metrics: &StoreMetrics,
-    commands: impl Iterator<Item = (&'c Command, Reply)>,
+    commands: &mut Taking<'_>,
 ) -> Result<Batch, StoreError> {
     let mut transaction = database.begin_write()?;
     // Whichever part of a commit reaches the disk, the file holds one whole state. Quick repair turns this on by
@@ -135,16 +136,16 @@ pub(super) fn commit<'c>(
 }
 
 /// Decides and writes the commands until the batch is full, then writes the heads of the logs.
-fn fill<'c>(
+fn fill(
     transaction: &WriteTransaction,
     origin: Origin,
     logs: &mut Logs,
     room: Room,
-    commands: impl Iterator<Item = (&'c Command, Reply)>,
+    commands: &mut Taking<'_>,
 ) -> Result<Filling, Stop> {
     let mut tables = Tables::open(transaction).map_err(|error| Stop::of(error.into()))?;
     let mut filling = Filling { answers: Vec::new(), committed: Vec::new(), held: 0, dirty: 0 };
-    for (command, reply) in commands {
+    while let Some((command, reply)) = commands.next() {
         let state = State { origin, tables: &tables, logs };
         let decided = catch_unwind(AssertUnwindSafe(|| decide(&state, command, reply)));
         match decided.unwrap_or(Err(StoreError::Panicked)) {

@@ -133,7 +133,7 @@ pub const STALLED_EVENTS: i64 = 40;
 
 /// Serves `/metrics`, on a port that the system chooses.
 pub fn metrics_on(config: &mut Config) {
-    config.telemetry.metrics_addr = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
+    config.telemetry.metrics_addr = Some(SocketAddr::from(([127, 0, 0, 1], 0)).into());
 }
 
 /// A disk that is always too full to write.

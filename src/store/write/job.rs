@@ -1,0 +1,72 @@
+//! What callers send to the writer.
+
+use tokio::sync::oneshot;
+
+use super::super::apply::Written;
+use super::super::error::StoreError;
+use super::lane::Ticket;
+use crate::command::Command;
+use crate::proto::v1::WriteOutcome;
+use crate::telemetry::metrics::{CommandOutcome, StoreMetrics};
+
+/// The most that a small command weighs, in bytes.
+pub(super) const SMALL: usize = 16 << 10;
+/// What each command costs beyond its weight: about a page that it makes dirty.
+pub(super) const COMMAND_COST: usize = 4 << 10;
+
+/// A message to the writer.
+pub(in crate::store) enum Job {
+    Call(Waiting),
+    Import(Waiting),
+    Close,
+}
+
+/// A command whose caller waits for the result.
+pub(in crate::store) struct Waiting {
+    pub command: Box<Command>,
+    /// The memory that the command takes: see [`Command::weight`].
+    pub weight: usize,
+    pub answer: oneshot::Sender<Result<Written, StoreError>>,
+    pub ticket: Ticket,
+}
+
+impl Waiting {
+    /// Its share of the writer's work.
+    pub fn cost(&self) -> usize {
+        self.weight + COMMAND_COST
+    }
+
+    pub fn is_large(&self) -> bool {
+        self.weight > SMALL
+    }
+
+    pub fn answer(self, metrics: &StoreMetrics, answer: Result<Written, StoreError>) {
+        metrics.command(outcome_of(&answer)); // Before the reply, so that a caller with its reply finds it counted.
+        drop(self.ticket); // First, so that a caller with its reply finds its place in the queue free.
+        let _ = self.answer.send(answer); // Errors are ignored: the caller may have gone away.
+    }
+}
+
+/// What a command counts as.
+fn outcome_of(answer: &Result<Written, StoreError>) -> CommandOutcome {
+    match answer {
+        Ok(written) if written.place.is_none() || written.outcome == WriteOutcome::Unchanged => {
+            CommandOutcome::Unchanged
+        }
+        Ok(_) => CommandOutcome::Written,
+        Err(StoreError::Overloaded) => CommandOutcome::Overloaded,
+        Err(StoreError::DiskFull { .. }) => CommandOutcome::DiskFull,
+        Err(StoreError::Corrupt { .. } | StoreError::Panicked) => CommandOutcome::Corrupt,
+        Err(StoreError::Closed | StoreError::Failed | StoreError::Storage(_)) => CommandOutcome::Failed,
+        Err(
+            StoreError::ProfileNotFound { .. }
+            | StoreError::ProfileExists { .. }
+            | StoreError::IdentityTaken { .. }
+            | StoreError::EtagMismatch
+            | StoreError::RequestIdReused
+            | StoreError::Invalid(_)
+            | StoreError::Expired { .. }
+            | StoreError::TooManyWorkspaces { .. },
+        ) => CommandOutcome::Refused,
+    }
+}

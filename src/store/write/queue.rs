@@ -1,0 +1,142 @@
+//! The commands that wait for the writer, and which of them go into the next batch.
+//!
+//! - Calls come first, as [`Turns`] has it. Imports fill the rest of the batch, in order.
+//! - A batch ends after a number of commands, after a weight of large ones, and after a time. So a call that arrives
+//!   during a batch does not wait long, however costly the commands of others are.
+//! - Commands are taken one by one while the batch fills. A command that did not fit was never taken, so it keeps its
+//!   place.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::super::apply::Reply;
+use super::job::Waiting;
+use super::turns::Turns;
+use crate::command::Command;
+
+/// The most commands in a batch that has calls. A larger batch would delay its first caller and gain little: at this
+/// size the commit is already a small part of the batch's cost.
+const BATCH_COMMANDS: usize = 512;
+/// The most commands in a batch of imports alone. New profiles lie far apart in the file, so a commit is costly:
+/// batches of 4,096 load 1.7 times as many profiles a second as batches of 512. A call that arrives meanwhile waits for
+/// a quarter of a second.
+pub(in crate::store) const IMPORT_BATCH_COMMANDS: usize = 4_096;
+/// Import commands that a batch takes even if it is full of calls, so that imports make progress.
+const IMPORT_SHARE: usize = 64;
+/// The weight of large calls after which a batch takes no further call. The writer takes about 5 ms for each MiB.
+const LARGE_BYTES: usize = 4 << 20;
+/// The time after which a batch takes no further call. 512 usual updates take a third of it. But an update of a profile
+/// with thousands of small values may take 15 ms, and weigh little itself.
+const CALLS_TIME: Duration = Duration::from_millis(50);
+/// The time after which a batch of imports alone takes no further record. The disk may be slow, so it is long.
+const IMPORTS_TIME: Duration = Duration::from_millis(500);
+
+/// The waiting commands.
+pub(super) struct Queue {
+    calls: Turns,
+    /// Commands of imports, oldest first.
+    imports: VecDeque<Waiting>,
+    /// The most commands in the next batch. It shrinks after a batch that met a damaged page, until only the commands
+    /// that need the page are refused.
+    most: usize,
+}
+
+/// The commands of one batch, while they are taken.
+pub(super) struct Taking<'q> {
+    queue: &'q mut Queue,
+    taken: &'q mut Vec<Waiting>,
+    /// How many of those taken are calls.
+    calls: usize,
+    /// The weight of the large calls.
+    large: usize,
+    begun: Instant,
+    /// When the first import was taken.
+    imports_begun: Option<Instant>,
+}
+
+impl Queue {
+    pub fn new() -> Self {
+        Self { calls: Turns::default(), imports: VecDeque::new(), most: usize::MAX }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.calls.is_empty() && self.imports.is_empty()
+    }
+
+    pub fn push_call(&mut self, waiting: Waiting) {
+        self.calls.push(waiting);
+    }
+
+    pub fn push_import(&mut self, waiting: Waiting) {
+        self.imports.push_back(waiting);
+    }
+
+    /// Begins a batch. `taken` gets its commands.
+    pub fn batch<'q>(&'q mut self, taken: &'q mut Vec<Waiting>) -> Taking<'q> {
+        Taking { queue: self, taken, calls: 0, large: 0, begun: Instant::now(), imports_begun: None }
+    }
+
+    /// Removes all commands.
+    pub fn drain(&mut self) -> impl Iterator<Item = Waiting> + '_ {
+        self.calls.drain().chain(self.imports.drain(..))
+    }
+
+    /// A batch met no damage.
+    pub fn widen(&mut self) {
+        self.most = self.most.saturating_mul(2);
+    }
+}
+
+impl Taking<'_> {
+    /// Takes the next command of the batch; `None` if the batch is complete.
+    pub fn next(&mut self) -> Option<(&Command, Reply)> {
+        let (waiting, reply) = match self.next_call() {
+            Some(call) => (call, Reply::WithProfile),
+            None => (self.next_import()?, Reply::WithoutProfile),
+        };
+        self.taken.push(waiting);
+        self.taken.last().map(|waiting| (&*waiting.command, reply))
+    }
+
+    /// Puts the commands back, because nothing of the batch was kept. The next batch takes at most half as many. If
+    /// there is just one, it cannot be written, and is returned.
+    pub fn undo(self) -> Option<Waiting> {
+        if self.taken.len() == 1 {
+            self.queue.widen();
+            return self.taken.pop();
+        }
+        self.queue.most = self.taken.len() / 2;
+        for import in self.taken.drain(self.calls..).rev() {
+            self.queue.imports.push_front(import);
+        }
+        for call in self.taken.drain(..).rev() {
+            self.queue.calls.put_back(call);
+        }
+        None
+    }
+
+    fn next_call(&mut self) -> Option<Waiting> {
+        let is_full = self.calls >= BATCH_COMMANDS.min(self.queue.most)
+            || self.large >= LARGE_BYTES
+            || self.imports_begun.is_some()
+            || (self.calls > 0 && self.begun.elapsed() >= CALLS_TIME);
+        if is_full {
+            return None;
+        }
+        let call = self.queue.calls.pop()?;
+        self.calls += 1;
+        self.large += if call.is_large() { call.weight } else { 0 };
+        Some(call)
+    }
+
+    fn next_import(&mut self) -> Option<Waiting> {
+        let imports = self.taken.len() - self.calls;
+        let (room, time) = match self.calls {
+            0 => (IMPORT_BATCH_COMMANDS, IMPORTS_TIME),
+            calls => ((BATCH_COMMANDS - calls).max(IMPORT_SHARE), CALLS_TIME),
+        };
+        let begun = *self.imports_begun.get_or_insert_with(Instant::now);
+        let is_full = imports >= room.min(self.queue.most - self.calls) || (imports > 0 && begun.elapsed() >= time);
+        if is_full { None } else { self.queue.imports.pop_front() }
+    }
+}
