@@ -12,7 +12,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use crate::feed::FeedError;
-use crate::model::invalid::CursorError;
+use crate::model::invalid::{CursorError, number_over_limit, over_limit};
 use crate::model::{Cursor, Invalid, Micros, Place};
 use crate::proto::v1::ErrorReason;
 use crate::store::StoreError;
@@ -118,7 +118,7 @@ impl Refusal {
     fn over_quota(message: String, subject: &'static str, limit: usize, found: usize) -> Self {
         Self::limit(message, subject, limit)
             .with("found", &found)
-            .detail(Detail::Quota { subject, problem: format!("{found}, over the limit of {limit}") })
+            .detail(Detail::Quota { subject, problem: over_limit(subject, found, limit) })
     }
 
     fn limit(message: String, subject: &'static str, limit: usize) -> Self {
@@ -135,8 +135,8 @@ impl Refusal {
     /// The request is larger than its limit.
     #[must_use]
     pub fn request_too_large(limit: usize, found: usize) -> Self {
-        let message = format!("the request takes {found} bytes, over the limit of {limit}");
-        Self::over_quota(message, "request bytes", limit, found)
+        let subject = "request bytes";
+        Self::over_quota(over_limit(subject, found, limit), subject, limit, found)
     }
 
     /// The body of a request is larger than its limit. Its size is unknown: it was not read to its end.
@@ -150,8 +150,9 @@ impl Refusal {
     /// A profile no longer fits into a response that holds several.
     #[must_use]
     pub fn response_full(limit: usize, found: usize) -> Self {
-        let message = format!("the response would take {found} bytes with this profile, over the limit of {limit}");
-        Self::over_quota(message, "response bytes", limit, found)
+        let subject = "response bytes";
+        let message = format!("with this profile, {}", over_limit(subject, found, limit));
+        Self::over_quota(message, subject, limit, found)
     }
 
     /// A unary call has more than one message.
@@ -309,10 +310,16 @@ impl From<Invalid> for Refusal {
             Invalid::Mask { field, problem } => Self::field(ErrorReason::MaskInvalid, message, field, problem),
             Invalid::Filter { field, problem } => Self::field(ErrorReason::FilterInvalid, message, field, problem),
             Invalid::Limit { field, subject, limit, found } => {
-                let problem = format!("{subject}: {found}, over the limit of {limit}");
+                let problem = over_limit(subject, found, limit);
                 Self::limit(message, subject, limit)
                     .with("found", &found)
                     .detail(Detail::Field { path: field, problem })
+            }
+            Invalid::TooLarge { field, subject, limit, found } => {
+                let problem = number_over_limit(found, limit);
+                Self::limit(message, subject, limit)
+                    .with("found", &found)
+                    .detail(Detail::Field { path: field.to_owned(), problem })
             }
             Invalid::ProfileTooLarge { limit, found } => Self::over_quota(message, "profile bytes", limit, found),
             Invalid::Cursor(error) => error.into(),

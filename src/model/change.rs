@@ -1,6 +1,7 @@
 //! What an event says about a change.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 
 use prost_types::{FieldMask, Struct};
 
@@ -39,12 +40,12 @@ impl EventKind {
         Self::ALL.into_iter().find(|kind| *kind as u8 == number)
     }
 
-    /// Parses a type of a filter.
+    /// Parses the type in `field` of a filter.
     ///
     /// # Errors
     /// [`Invalid::Filter`] if there is no such type.
-    pub fn parse(name: &str) -> Result<Self, Invalid> {
-        let unknown = || Invalid::Filter { field: "filter.types", problem: "unknown event type".into() };
+    pub fn parse(field: impl Display, name: &str) -> Result<Self, Invalid> {
+        let unknown = || Invalid::filter(field, "unknown event type");
         Self::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(unknown)
     }
 }

@@ -28,12 +28,13 @@ impl Filter {
         Invalid::limit("filter.mpids", "mpids", READER_KEYS, filter.mpids.len())?;
 
         let mut kinds = 0;
-        for name in &filter.types {
-            kinds |= 1 << EventKind::parse(name)? as u8;
+        for (index, name) in filter.types.iter().enumerate() {
+            kinds |= 1 << EventKind::parse(format_args!("filter.types[{index}]"), name)? as u8;
         }
-        let zero = || Invalid::Filter { field: "filter.mpids", problem: "must not be 0".into() };
-        let mut mpids =
-            filter.mpids.into_iter().map(|mpid| Mpid::new(mpid).ok_or_else(zero)).collect::<Result<Vec<_>, _>>()?;
+        let parse = |(index, mpid)| {
+            Mpid::new(mpid).ok_or_else(|| Invalid::filter(format_args!("filter.mpids[{index}]"), "must not be 0"))
+        };
+        let mut mpids = filter.mpids.into_iter().enumerate().map(parse).collect::<Result<Vec<_>, _>>()?;
         mpids.sort_unstable();
         mpids.dedup();
         Ok(Self { kinds: (kinds != 0).then_some(kinds), mpids, omit_silent: filter.omit_silent })
@@ -59,7 +60,7 @@ impl Filter {
 
 fn refuse_not_offered(field: &'static str, set: bool) -> Result<(), Invalid> {
     if set {
-        return Err(Invalid::Filter { field, problem: "is not offered by this version".into() });
+        return Err(Invalid::filter(field, "is not offered by this version"));
     }
     Ok(())
 }

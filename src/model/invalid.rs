@@ -4,8 +4,8 @@ use std::fmt;
 
 use super::Place;
 
-/// Characters of an attribute's key in an error. Errors travel in HTTP/2 headers, whose size clients limit.
-const NAMED_KEY_CHARS: usize = 64;
+/// Characters of a name in an error. Errors travel in HTTP/2 headers, whose size clients limit.
+const QUOTED_CHARS: usize = 64;
 
 /// A refusal that depends on the request alone. `refusal` turns it into one.
 ///
@@ -21,12 +21,15 @@ pub enum Invalid {
     Mask { field: &'static str, problem: String },
     /// A filter is malformed.
     #[error("{field}: {problem}")]
-    Filter { field: &'static str, problem: String },
-    /// A field is over its limit.
-    #[error("{field}: {subject} {found} over the limit of {limit}")]
+    Filter { field: String, problem: String },
+    /// A field holds more than it may.
+    #[error("{field}: {}", over_limit(subject, *found, *limit))]
     Limit { field: String, subject: &'static str, limit: usize, found: usize },
+    /// The field is a number that is too large.
+    #[error("{field} {}", number_over_limit(*found, *limit))]
+    TooLarge { field: &'static str, subject: &'static str, limit: usize, found: usize },
     /// The profile as a whole would be too large.
-    #[error("the profile would take {found} bytes, over the limit of {limit}")]
+    #[error("{}", over_limit("profile bytes", *found, *limit))]
     ProfileTooLarge { limit: usize, found: usize },
     /// A cursor cannot be used.
     #[error(transparent)]
@@ -56,7 +59,11 @@ impl Invalid {
         Self::Field { field: field.to_string(), problem: problem.into() }
     }
 
-    /// Refuses a `found` that is over `limit`.
+    pub(crate) fn filter(field: impl fmt::Display, problem: impl Into<String>) -> Self {
+        Self::Filter { field: field.to_string(), problem: problem.into() }
+    }
+
+    /// Refuses a `found` that is over `limit`. `subject` says what is counted, in the plural: see [`over_limit`].
     pub(crate) fn limit(
         field: impl fmt::Display,
         subject: &'static str,
@@ -70,23 +77,37 @@ impl Invalid {
     }
 }
 
+/// The sentence about a quantity that is over its limit, such as "1001 keys are over the limit of 1000". Every such
+/// message comes from here. `subject` is a plural: what is over a limit is more than one.
+#[must_use]
+pub fn over_limit(subject: &str, found: usize, limit: usize) -> String {
+    format!("{found} {subject} are over the limit of {limit}")
+}
+
+/// What is said of a number that a caller gave and that is over its limit.
+#[must_use]
+pub fn number_over_limit(found: usize, limit: usize) -> String {
+    format!("{found} is over the limit of {limit}")
+}
+
 /// The name of an attribute in errors: its field and its key, such as `patch.set_user_attributes["plan"]`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AttributeIn<'a>(pub &'a str, pub &'a str);
 
 impl fmt::Display for AttributeIn<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}[{}]", self.0, QuotedKey(self.1))
+        write!(f, "{}[{}]", self.0, Quoted(self.1))
     }
 }
 
-/// The key of an attribute, quoted and truncated so that the error stays short.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct QuotedKey<'a>(pub &'a str);
+/// A name that a caller chose, as errors show it: in quotes, with escapes for quotes, control characters and everything
+/// else that cannot be printed. Of a long name only the start is shown, followed by `…` outside of the quotes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Quoted<'a>(pub &'a str);
 
-impl fmt::Display for QuotedKey<'_> {
+impl fmt::Display for Quoted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.char_indices().nth(NAMED_KEY_CHARS) {
+        match self.0.char_indices().nth(QUOTED_CHARS) {
             Some((end, _)) => write!(f, "{:?}…", &self.0[..end]),
             None => write!(f, "{:?}", self.0),
         }
@@ -100,8 +121,10 @@ mod tests {
     #[test]
     fn an_error_names_an_attribute_by_its_quoted_key() {
         assert_eq!(AttributeIn("patch.map", "a \"b\"\n").to_string(), r#"patch.map["a \"b\"\n"]"#);
-        let key = "ä".repeat(NAMED_KEY_CHARS);
-        assert_eq!(QuotedKey(&key).to_string(), format!("\"{key}\""));
-        assert_eq!(QuotedKey(&format!("{key}b")).to_string(), format!("\"{key}\"…"));
+        // A right-to-left override could make a terminal show another key.
+        assert_eq!(Quoted("a\u{202e}\u{1b}[0mb\u{0}").to_string(), r#""a\u{202e}\u{1b}[0mb\0""#);
+        let key = "ä".repeat(QUOTED_CHARS);
+        assert_eq!(Quoted(&key).to_string(), format!("\"{key}\""));
+        assert_eq!(Quoted(&format!("{key}b")).to_string(), format!("\"{key}\"…"));
     }
 }

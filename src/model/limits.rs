@@ -10,7 +10,10 @@ impl Limits {
     /// [`Invalid`] if it is negative or over the limit.
     pub fn page_size(&self, asked: i32) -> Result<usize, Invalid> {
         let asked = usize::try_from(asked).map_err(|_| Invalid::field("page_size", "must not be negative"))?;
-        Invalid::limit("page_size", "items of a page", self.page_items, asked)?;
+        if asked > self.page_items {
+            let (field, subject) = ("page_size", "items of a page");
+            return Err(Invalid::TooLarge { field, subject, limit: self.page_items, found: asked });
+        }
         Ok(if asked == 0 { DEFAULT_PAGE_ITEMS.min(self.page_items) } else { asked })
     }
 }

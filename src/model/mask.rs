@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use prost::DecodeError;
 use prost_types::FieldMask;
 
+use super::invalid::Quoted;
 use super::limits::READER_KEYS;
 use super::{Invalid, wire};
 use crate::proto::field::{event, profile, struct_fields_entry, struct_message};
@@ -92,20 +93,17 @@ impl Mask {
     }
 }
 
-/// Characters of a path in an error.
-const PATH_CHARS: usize = 64;
-
 fn field_number(path: &str) -> Result<u32, Invalid> {
     if let Some((_, number)) = profile::ALL.iter().find(|(field, _)| *field == path) {
         return Ok(*number);
     }
     let inner =
         profile::ALL.iter().any(|(field, _)| path.strip_prefix(field).is_some_and(|rest| rest.starts_with('.')));
-    let path = path.chars().take(PATH_CHARS).collect::<String>();
+    let path = Quoted(path);
     let problem = if inner {
-        format!("must name a whole field, not {path:?}; user_attribute_keys selects user attributes")
+        format!("must name a whole field, not {path}; user_attribute_keys selects user attributes")
     } else {
-        format!("Profile has no field {path:?}")
+        format!("Profile has no field {path}")
     };
     Err(Invalid::Mask { field: "read_mask", problem })
 }

@@ -1,24 +1,22 @@
-//! Patches: the only way to change a profile.
+//! Patches: the only way to change a profile. `check` is what holds for a patch by itself.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Display;
+mod check;
+
+use std::collections::BTreeMap;
 
 use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value};
 
 use super::distinct::absent;
 use super::identity::{IdentityKey, ParsedIdentity, repeated};
-use super::invalid::{AttributeIn, QuotedKey};
-use super::limits::APPENDED_VALUES;
-use super::profile::{
-    check_attribute, check_attribute_key, check_attributes, check_attributions, check_memberships, check_not_expired,
-    check_value, check_value_bytes,
-};
+use super::invalid::AttributeIn;
+use super::profile::{check_attributions, check_not_expired, check_value_bytes};
 use super::room::check_room;
 use super::time::Micros;
 use super::weight::Heap;
 use super::{Invalid, Limits};
 use crate::proto::v1::{Identity, Profile, ProfilePatch};
+use check::{check_account_attributes, check_audiences, check_user_attributes};
 
 /// A valid patch.
 #[derive(Debug, Clone, PartialEq)]
@@ -69,6 +67,13 @@ impl Patch {
         }
     }
 
+    /// The path of the identity in `remove_identities` that has this key, for an error.
+    #[must_use]
+    pub fn removal_of(&self, key: &IdentityKey) -> String {
+        let index = self.remove.iter().position(|removed| removed.key == *key);
+        index.map_or("patch.remove_identities".into(), |index| format!("patch.remove_identities[{index}]"))
+    }
+
     /// The memory that it takes, in bytes.
     #[must_use]
     pub fn weight(&self) -> usize {
@@ -111,7 +116,7 @@ impl Patch {
                 profile.attribution.push(attribution.clone());
             }
         }
-        check_growth(before, counts(profile), limits)
+        check_growth(before, counts(profile), adds_user_attributes(patch), limits)
     }
 
     fn apply_identities(&self, profile: &mut Profile) {
@@ -142,11 +147,23 @@ fn counts(profile: &Profile) -> [usize; 5] {
     ]
 }
 
-/// Refuses a count that the patch has increased and that is over its limit.
-fn check_growth(before: [usize; 5], after: [usize; 5], limits: &Limits) -> Result<(), Invalid> {
+/// The first field of a patch that may add user attributes.
+fn adds_user_attributes(patch: &ProfilePatch) -> &'static str {
+    if patch.set_user_attributes.as_ref().is_some_and(|set| !set.fields.is_empty()) {
+        "patch.set_user_attributes"
+    } else if !patch.increment_user_attributes.is_empty() {
+        "patch.increment_user_attributes"
+    } else {
+        "patch.append_user_attributes"
+    }
+}
+
+/// Refuses a count that the patch has increased and that is over its limit. `user_attributes` is the field that is
+/// named for too many user attributes.
+fn check_growth(before: [usize; 5], after: [usize; 5], user_attributes: &str, limits: &Limits) -> Result<(), Invalid> {
     let rules = [
         ("patch.add_identities", "identities", limits.identities),
-        ("patch.set_user_attributes", "attributes", limits.attributes),
+        (user_attributes, "attributes", limits.attributes),
         ("patch.set_account_user_attributes", "attributes", limits.attributes),
         ("patch.join_audiences", "audience memberships", limits.audience_memberships),
         ("patch.add_attribution", "attributions", limits.attributions),
@@ -243,63 +260,6 @@ fn apply_audiences(patch: &ProfilePatch, profile: &mut Profile) {
             None => memberships.push(joined.clone()),
         }
     }
-}
-
-fn check_user_attributes(patch: &ProfilePatch, limits: &Limits) -> Result<(), Invalid> {
-    check_attributes("patch.set_user_attributes", patch.set_user_attributes.as_ref(), limits)?;
-    let named = patch.remove_user_attributes.len();
-    Invalid::limit("patch.remove_user_attributes", "attributes", limits.attributes, named)?;
-    let named = patch.increment_user_attributes.len();
-    Invalid::limit("patch.increment_user_attributes", "attributes", limits.attributes, named)?;
-    let named = patch.append_user_attributes.len();
-    Invalid::limit("patch.append_user_attributes", "attributes", limits.attributes, named)?;
-    for (key, by) in &patch.increment_user_attributes {
-        let by = Value { kind: Some(Kind::NumberValue(*by)) }; // As large as the sum.
-        check_attribute("patch.increment_user_attributes", key, &by, limits)?;
-    }
-    for (key, values) in &patch.append_user_attributes {
-        let field = "patch.append_user_attributes";
-        check_attribute_key(field, key, limits)?;
-        let attribute = AttributeIn(field, key);
-        Invalid::limit(attribute, "appended values", APPENDED_VALUES, values.values.len())?;
-        values.values.iter().try_for_each(|value| check_value(attribute, value, 2))?;
-    }
-    let set = patch.set_user_attributes.iter().flat_map(|map| map.fields.keys());
-    let named = set
-        .chain(&patch.remove_user_attributes)
-        .chain(patch.increment_user_attributes.keys())
-        .chain(patch.append_user_attributes.keys());
-    refuse_repeated("user attribute", named.map(|key| QuotedKey(key)))
-}
-
-fn check_account_attributes(patch: &ProfilePatch, limits: &Limits) -> Result<(), Invalid> {
-    let set = patch.set_account_user_attributes.as_ref();
-    check_attributes("patch.set_account_user_attributes", set, limits)?;
-    let named = patch.remove_account_user_attributes.len();
-    Invalid::limit("patch.remove_account_user_attributes", "attributes", limits.attributes, named)?;
-    let named = set.into_iter().flat_map(|map| map.fields.keys()).chain(&patch.remove_account_user_attributes);
-    refuse_repeated("account user attribute", named.map(|key| QuotedKey(key)))
-}
-
-fn check_audiences(patch: &ProfilePatch, limits: &Limits) -> Result<(), Invalid> {
-    check_memberships("patch.join_audiences", &patch.join_audiences, limits)?;
-    let left = patch.leave_audiences.len();
-    Invalid::limit("patch.leave_audiences", "audience memberships", limits.audience_memberships, left)?;
-    if let Some(index) = patch.leave_audiences.iter().position(|&id| id == 0) {
-        return Err(Invalid::field(format!("patch.leave_audiences[{index}]"), "must not be 0"));
-    }
-    let joined = patch.join_audiences.iter().map(|membership| &membership.audience_id);
-    refuse_repeated("audience", joined.chain(&patch.leave_audiences))
-}
-
-fn refuse_repeated<T: Ord + Copy + Display>(kind: &str, names: impl Iterator<Item = T>) -> Result<(), Invalid> {
-    let mut seen = BTreeSet::new();
-    for name in names {
-        if !seen.insert(name) {
-            return Err(Invalid::field("patch", format!("names the {kind} {name} twice")));
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

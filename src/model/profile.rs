@@ -104,12 +104,13 @@ pub(crate) fn check_attribute(field: &str, key: &str, value: &Value, limits: &Li
     check_value_bytes(attribute, value, limits)
 }
 
-/// Refuses a key that may not be stored. The error does not name the key, which is empty or too long.
+/// Refuses a key that may not be stored.
 pub(crate) fn check_attribute_key(field: &str, key: &str, limits: &Limits) -> Result<(), Invalid> {
+    let attribute = AttributeIn(field, key);
     if key.is_empty() {
-        return Err(Invalid::field(field, "an attribute's key must not be empty"));
+        return Err(Invalid::field(attribute, "an attribute's key must not be empty"));
     }
-    Invalid::limit(field, "attribute key bytes", limits.attribute_key_bytes, key.len())
+    Invalid::limit(attribute, "attribute key bytes", limits.attribute_key_bytes, key.len())
 }
 
 /// Refuses an attribute's value that is too large.
@@ -119,7 +120,7 @@ pub(crate) fn check_value_bytes(attribute: AttributeIn<'_>, value: &Value, limit
 
 /// Refuses a value that JSON cannot represent or that is nested too deeply. `depth` is its own depth.
 pub(crate) fn check_value(attribute: AttributeIn<'_>, value: &Value, depth: usize) -> Result<(), Invalid> {
-    Invalid::limit(attribute, "depth of an attribute's value", VALUE_DEPTH, depth)?;
+    Invalid::limit(attribute, "levels of nesting", VALUE_DEPTH, depth)?;
     let check_inner = |value| check_value(attribute, value, depth + 1);
     match &value.kind {
         None => Err(Invalid::field(attribute, "an attribute's value must be set; JSON null is null_value")),
@@ -144,7 +145,12 @@ pub(crate) fn check_memberships(
         if membership.audience_id == 0 {
             return Err(Invalid::field(format!("{field}.audience_id"), "must not be 0"));
         }
-        Invalid::limit(&field, "audience name bytes", NAME_BYTES, membership.audience_name.len())?;
+        Invalid::limit(
+            format_args!("{field}.audience_name"),
+            "audience name bytes",
+            NAME_BYTES,
+            membership.audience_name.len(),
+        )?;
         check_timestamp(&format!("{field}.expire_time"), membership.expire_time.as_ref())?;
     }
     Ok(())
@@ -167,8 +173,8 @@ pub(crate) fn check_attributions(field: &str, attributions: &[Attribution], limi
         if attribution.partner.is_empty() {
             return Err(Invalid::field(format!("{field}.partner"), "must not be empty"));
         }
-        Invalid::limit(&field, "partner bytes", NAME_BYTES, attribution.partner.len())?;
-        Invalid::limit(&field, "campaign bytes", NAME_BYTES, attribution.campaign.len())?;
+        Invalid::limit(format_args!("{field}.partner"), "partner bytes", NAME_BYTES, attribution.partner.len())?;
+        Invalid::limit(format_args!("{field}.campaign"), "campaign bytes", NAME_BYTES, attribution.campaign.len())?;
         check_timestamp(&format!("{field}.attribute_time"), attribution.attribute_time.as_ref())?;
     }
     Ok(())

@@ -28,6 +28,8 @@ const TAKEN_IDENTITIES: usize = 10;
 const DEFAULT_COUNT: usize = 1_000;
 /// How many items a page has if the request gives no size.
 const DEFAULT_PAGE: usize = 100;
+/// How much of a long key an error shows.
+const QUOTED_CHARS: usize = 64;
 /// A limit in bytes that is lower than the default.
 const SMALL: usize = 1_000;
 /// More bytes than a profile takes besides its one attribute.
@@ -48,6 +50,12 @@ fn attributes(count: usize) -> ProfilePatch {
 fn account_attributes(count: usize) -> ProfilePatch {
     let ProfilePatch { set_user_attributes, .. } = attributes(count);
     ProfilePatch { set_account_user_attributes: set_user_attributes, ..ProfilePatch::default() }
+}
+
+/// A key of [`key_of`] as an error shows it: the start of a long one.
+fn quoted(bytes: usize) -> String {
+    let cut = if bytes > QUOTED_CHARS { "…" } else { "" };
+    format!("\"{}\"{cut}", "k".repeat(bytes.min(QUOTED_CHARS)))
 }
 
 fn key_of(bytes: usize) -> ProfilePatch {
@@ -111,7 +119,8 @@ async fn assert_patch_limits(client: &Client, limits: &Limits) {
     let set = "patch.set_user_attributes";
     assert_limit(client, limits.attributes, attributes, set).await;
     assert_limit(client, limits.attributes, account_attributes, "patch.set_account_user_attributes").await;
-    assert_limit(client, limits.attribute_key_bytes, key_of, set).await;
+    let long_key = quoted(limits.attribute_key_bytes + 1);
+    assert_limit(client, limits.attribute_key_bytes, key_of, &format!("{set}[{long_key}]")).await;
     assert_limit(client, limits.attribute_value_bytes, value_of, r#"patch.set_user_attributes["a"]"#).await;
     assert_limit(client, limits.identities, identities, "patch.add_identities").await;
     assert_limit(client, limits.identity_value_bytes, identity_of, "patch.add_identities[0].value").await;
@@ -151,7 +160,7 @@ async fn what_is_fixed_holds_at_its_limit() {
         join_audiences: vec![AudienceMembership { audience_name: "n".repeat(bytes), ..member(1, None) }],
         ..ProfilePatch::default()
     };
-    assert_limit(&client, NAME_BYTES, named, "patch.join_audiences[0]").await;
+    assert_limit(&client, NAME_BYTES, named, "patch.join_audiences[0].audience_name").await;
     let attributed = |partner: usize, campaign: usize| ProfilePatch {
         add_attribution: vec![Attribution {
             partner: "p".repeat(partner),
@@ -160,8 +169,8 @@ async fn what_is_fixed_holds_at_its_limit() {
         }],
         ..ProfilePatch::default()
     };
-    assert_limit(&client, NAME_BYTES, move |bytes| attributed(bytes, 0), "patch.add_attribution[0]").await;
-    assert_limit(&client, NAME_BYTES, move |bytes| attributed(1, bytes), "patch.add_attribution[0]").await;
+    assert_limit(&client, NAME_BYTES, move |bytes| attributed(bytes, 0), "patch.add_attribution[0].partner").await;
+    assert_limit(&client, NAME_BYTES, move |bytes| attributed(1, bytes), "patch.add_attribution[0].campaign").await;
 
     let names: Vec<_> = (0..=TAKEN_IDENTITIES).map(|n| identity("other", &n.to_string())).collect();
     for (name, mpid) in names.iter().zip(10..) {
@@ -337,7 +346,10 @@ async fn a_batch_has_as_many_keys_as_it_may() {
         assert_eq!(Limits::default().batch_keys, DEFAULT_COUNT);
         let batch = |count| client.batch(batch_request(vec![by_mpid(ADA); count]));
         assert_eq!(batch(limit).await.unwrap().len(), limit);
-        assert_refused(batch(limit + 1).await, INVALID, "LIMIT_EXCEEDED", "keys");
+        let response = batch(limit + 1).await;
+        let sentence = format!("keys: {} keys are over the limit of {limit}", limit + 1);
+        assert_eq!(response.as_ref().unwrap_err().message(), sentence);
+        assert_refused(response, INVALID, "LIMIT_EXCEEDED", "keys");
     }
 }
 
@@ -356,6 +368,8 @@ async fn a_page_has_as_many_items_as_it_may() {
         assert_eq!((page.events.len(), page.caught_up), (limit, false));
         let page_size = page_size + 1;
         let page = client.page(ListProfilesRequest { page_size, ..page_request() }).await;
+        let sentence = format!("page_size {page_size} is over the limit of {limit}");
+        assert_eq!(page.as_ref().unwrap_err().message(), sentence);
         assert_refused(page, INVALID, "LIMIT_EXCEEDED", "page_size");
         let page = client.list(ListEventsRequest { page_size, ..list_request() }).await;
         assert_refused(page, INVALID, "LIMIT_EXCEEDED", "page_size");

@@ -105,8 +105,11 @@ async fn an_unknown_mask_path_or_filter() {
             assert_refused(response, invalid, "MASK_INVALID", "read_mask");
         }
         let filters = [
-            ("filter.types", EventFilter { types: vec!["profile.exploded".into()], ..Default::default() }),
-            ("filter.mpids", EventFilter { mpids: vec![0], ..Default::default() }),
+            (
+                "filter.types[1]",
+                EventFilter { types: vec!["profile.created".into(), "profile.exploded".into()], ..Default::default() },
+            ),
+            ("filter.mpids[1]", EventFilter { mpids: vec![ADA, 0], ..Default::default() }),
             ("filter.audience_ids", EventFilter { audience_ids: vec![1], ..Default::default() }),
             ("filter.changed_fields", EventFilter { changed_fields: mask(&["mpid"]), ..Default::default() }),
             ("filter.expression", EventFilter { expression: "true".into(), ..Default::default() }),
@@ -200,8 +203,14 @@ async fn a_patch_that_says_two_things_or_nothing_sensible() {
                     ..Default::default()
                 },
             ),
-            ("patch", ProfilePatch { remove_user_attributes: vec!["a".into()], ..set([("a", text("1"))]) }),
-            ("patch", ProfilePatch { remove_user_attributes: vec!["visits".into()], ..increment("visits") }),
+            (
+                r#"patch.remove_user_attributes["a"]"#,
+                ProfilePatch { remove_user_attributes: vec!["a".into()], ..set([("a", text("1"))]) },
+            ),
+            (
+                r#"patch.increment_user_attributes["visits"]"#,
+                ProfilePatch { remove_user_attributes: vec!["visits".into()], ..increment("visits") },
+            ),
             (r#"patch.increment_user_attributes["text"]"#, increment("text")),
             (
                 r#"patch.append_user_attributes["text"]"#,
@@ -212,7 +221,7 @@ async fn a_patch_that_says_two_things_or_nothing_sensible() {
             ),
             (r#"patch.set_user_attributes["a"]"#, set([("a", number(f64::NAN))])),
             (r#"patch.set_user_attributes["a"]"#, set([("a", Value { kind: None })])),
-            ("patch.set_user_attributes", set([("", text("v"))])),
+            (r#"patch.set_user_attributes[""]"#, set([("", text("v"))])),
             (r#"patch.set_user_attributes["a"]"#, set([("a", value(Kind::ListValue(list([number(f64::INFINITY)]))))])),
             (
                 "patch.join_audiences[0].audience_id",
@@ -223,7 +232,7 @@ async fn a_patch_that_says_two_things_or_nothing_sensible() {
                 ProfilePatch { join_audiences: vec![member(1, past)], ..Default::default() },
             ),
             (
-                "patch",
+                "patch.leave_audiences[0]",
                 ProfilePatch { join_audiences: vec![member(1, None)], leave_audiences: vec![1], ..Default::default() },
             ),
             ("patch.leave_audiences[0]", ProfilePatch { leave_audiences: vec![0], ..Default::default() }),

@@ -108,7 +108,7 @@ def test_the_import_example_prints_counts_and_refusals_but_no_values(
     rows = f'"customer, by id",plan,city\nmxr15,pro,"Paris\nTexas"\n{too_long},pro,Rome\n\nmxr16,,Oslo\n'
     people.write_text("\ufeff" + rows, encoding="utf-8")
     command = [sys.executable, EXAMPLES / "import_csv.py", "--address", server.address, "--type", "customer_id"]
-    refusal = "record 2: LIMIT_EXCEEDED: key.identity.value: identity value bytes 1025 over the limit of 1024"
+    refusal = "record 2: LIMIT_EXCEEDED: key.identity.value: 1025 identity value bytes are over the limit of 1024"
     for created, unchanged in ((2, 0), (0, 2)):
         program = run(*command, people)
         counts = [f"created    {created}", "updated    0", f"unchanged  {unchanged}", "refused    1"]

@@ -122,8 +122,16 @@ fn a_profile_over_a_lowered_limit_may_change() {
 #[test]
 fn a_profile_over_a_lowered_limit_does_not_grow() {
     let account = Some(map([("k9", text("v"))]));
+    let increment =
+        ProfilePatch { increment_user_attributes: [("k9".to_owned(), 1.0)].into(), ..ProfilePatch::default() };
     let grown = [
         ("patch.set_user_attributes", 5, set("k9", text("v"))),
+        ("patch.increment_user_attributes", 5, increment),
+        (
+            "patch.append_user_attributes",
+            5,
+            ProfilePatch { append_user_attributes: [("k9".to_owned(), list([]))].into(), ..ProfilePatch::default() },
+        ),
         (
             "patch.set_account_user_attributes",
             4,
@@ -182,11 +190,36 @@ fn a_refusal_names_the_attribute_but_not_its_value() {
         (set("k1", lists), r#"patch.set_user_attributes["k1"]: a number must be finite"#),
         (
             ProfilePatch { remove_user_attributes: vec!["k1".into()], ..set("k1", secret()) },
-            r#"patch: names the user attribute "k1" twice"#,
+            r#"patch.remove_user_attributes["k1"]: is also in patch.set_user_attributes"#,
+        ),
+        (
+            ProfilePatch { remove_user_attributes: vec!["k1".into(), "k1".into()], ..ProfilePatch::default() },
+            r#"patch.remove_user_attributes["k1"]: is named twice"#,
+        ),
+        (
+            ProfilePatch {
+                set_account_user_attributes: Some(map([("k1", secret())])),
+                remove_account_user_attributes: vec!["k1".into()],
+                ..ProfilePatch::default()
+            },
+            r#"patch.remove_account_user_attributes["k1"]: is also in patch.set_account_user_attributes"#,
         ),
         (
             ProfilePatch { join_audiences: vec![member(7)], leave_audiences: vec![7], ..ProfilePatch::default() },
-            "patch: names the audience 7 twice",
+            "patch.leave_audiences[0]: is also in patch.join_audiences",
+        ),
+        (
+            ProfilePatch { leave_audiences: vec![7, 7], ..ProfilePatch::default() },
+            "patch.leave_audiences[1]: is the same audience as an earlier one",
+        ),
+        (
+            ProfilePatch { join_audiences: vec![member(7), member(7)], ..ProfilePatch::default() },
+            "patch.join_audiences[1]: is the same audience as an earlier one",
+        ),
+        (set("", secret()), r#"patch.set_user_attributes[""]: an attribute's key must not be empty"#),
+        (
+            set("too long", secret()),
+            r#"patch.set_user_attributes["too long"]: 8 attribute key bytes are over the limit of 4"#,
         ),
     ];
     for (patch, message) in refused {

@@ -56,10 +56,13 @@ fn create(context: &Context<'_, '_>, key: &ProfileKey, patch: &Patch, drawn: Mpi
     let limits = &context.command.limits;
     patch.apply(&mut after, limits)?;
     let identities = after.device_identities.len() + after.user_identities.len();
-    Invalid::limit("identity", "identities", limits.identities, identities)?;
-    if matches!(key, ProfileKey::Identity(identity) if !keys_of(&after).contains(&identity.key)) {
+    Invalid::limit("key.identity", "identities", limits.identities, identities)?;
+    if let ProfileKey::Identity(ParsedIdentity { key, .. }) = key
+        && !keys_of(&after).contains(key)
+    {
         // The key would not find the new profile, and each retry would create another.
-        return Err(Invalid::field("patch.remove_identities", "is the identity that names the profile").into());
+        let field = patch.removal_of(key);
+        return Err(Invalid::field(field, "is the identity that names the profile").into());
     }
     let mut draft = Draft::new(context);
     lose(context, &mut draft, taken)?;
