@@ -400,3 +400,6 @@ impl From<FeedError> for Refusal {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
