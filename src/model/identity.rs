@@ -40,7 +40,7 @@ const ALIASES: [(&str, &str); 21] = [
     ("roku_aid", "roku_advertising_id"),
 ];
 /// The types that name a device; every other type names a person.
-const DEVICE_TYPES: [&str; 16] = [
+const DEVICE_TYPES: [&str; 17] = [
     "amp_id",
     "android_id",
     "device_application_stamp",
@@ -55,6 +55,7 @@ const DEVICE_TYPES: [&str; 16] = [
     "roku_advertising_id",
     "roku_publisher_id",
     "samsung_advertising_id",
+    "unknown", // A device id whose type mParticle does not know. `other` is the type of such a person's identity.
     "vizio_advertising_id",
     "xbox_device_id",
 ];
@@ -297,6 +298,7 @@ mod tests {
         assert!(DEVICE_TYPES.is_sorted());
         assert!(ALIASES.is_sorted());
         assert!(identity("ios_idfa", "", "x").is_device());
+        assert!(identity("unknown", "", "x").is_device() && !identity("other", "", "x").is_device());
         assert!(!identity("email", "", "x").is_device());
     }
 

@@ -10,6 +10,7 @@ use prost_types::value::Kind;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tonic::Code;
 
 use crate::harness::*;
 
@@ -220,6 +221,47 @@ async fn an_identity_resolves_by_any_of_its_types_names() {
     }
     let other = owner_of(identity("customer_id", "c-1"), GRACE);
     assert_eq!(reason(&client.create(other).await.unwrap_err()), "IDENTITY_TAKEN", "it is one identity");
+}
+
+/// mParticle lists an id of a device whose type it does not know as `unknown`, among the device identities.
+#[tokio::test]
+async fn an_unknown_identity_is_a_device_identity() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let (first, second) = (identity("unknown", "0c48aafb"), identity("unknown", "1b4469f3"));
+    let device_identities =
+        vec![identity("android_id", "8789c459"), first, identity("google_advertising_id", "481c8a31")];
+    client.create(Profile { device_identities, ..with_mpid(ADA) }).await.unwrap();
+    client.update(ADA, add([second.clone()])).await.unwrap();
+
+    let found = get(&server, &ADA).await.json();
+    let kinds: Vec<_> =
+        found["device_identities"].as_array().unwrap().iter().map(|identity| &identity["type"]).collect();
+    assert_eq!(kinds, ["android_id", "unknown", "google_advertising_id", "unknown"]);
+    assert_eq!(found["user_identities"], json!([]));
+    for value in ["0c48aafb", "1b4469f3"] {
+        let body = json!({"identity": {"type": "unknown", "value": value}}).to_string();
+        let resolved = http(server.addr, "POST", &format!("resolve/{WORKSPACE}"), &[], &body).await;
+        assert_eq!(resolved.json()["mpid"], ADA, "{value}");
+        assert_eq!(client.get_by(identity("unknown", value)).await.unwrap().mpid, ADA, "{value}");
+    }
+
+    let upserted = UpdateProfileRequest {
+        key: Some(by_identity(identity("unknown", "of no profile"))),
+        allow_missing: true,
+        ..update_request(ADA)
+    };
+    let created = client.update_with(upserted).await.unwrap().profile.unwrap();
+    assert_eq!(
+        created.device_identities,
+        [Identity { encoding: "none".into(), ..identity("unknown", "of no profile") }]
+    );
+
+    let taken = Profile { device_identities: vec![second], ..with_mpid(GRACE) };
+    assert_eq!(reason(&client.create(taken).await.unwrap_err()), "IDENTITY_TAKEN");
+    let as_user = owner_of(identity("unknown", "u"), GRACE);
+    let refused = client.create(as_user).await;
+    assert_refused(refused, Code::InvalidArgument, "FIELD_INVALID", "profile.user_identities[0].type");
 }
 
 #[tokio::test]
