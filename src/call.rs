@@ -71,6 +71,11 @@ impl Call {
         refusal
     }
 
+    /// Notes the reason of a refusal that was made elsewhere.
+    pub fn refused(&self, reason: ErrorReason) {
+        self.noted().reason.get_or_insert(reason);
+    }
+
     /// Counts bytes of the response.
     pub fn sent(&self, bytes: usize) {
         self.sent.fetch_add(bytes as u64, Ordering::Relaxed);

@@ -248,6 +248,13 @@ impl Refusal {
         Self::new(ErrorReason::RateLimited, "too many requests for this workspace").retry_after(wait)
     }
 
+    /// Requests that name no workspace of the store come too often.
+    #[must_use]
+    pub fn unknown_rate_limited(wait: Duration) -> Self {
+        let message = "too many requests that name no existing workspace";
+        Self::new(ErrorReason::RateLimited, message).retry_after(wait)
+    }
+
     /// As many imports are running as may run at a time.
     #[must_use]
     pub fn too_many_imports(limit: usize) -> Self {

@@ -23,7 +23,8 @@ pub struct ServerConfig {
     /// Time that a shutdown may take before open calls are cut off.
     #[arg(long, env = "CAMEO_DRAIN_TIMEOUT", value_parser = units::duration, default_value = "10s")]
     pub drain_timeout: Duration,
-    /// HTTP requests per second that a workspace may send, which is also the size of a burst. 0 sets no limit.
+    /// HTTP requests per second that a workspace may send, which is also the size of a burst. Requests that name no
+    /// existing workspace share one rate of the same size. 0 sets no limit.
     #[arg(long, env = "CAMEO_HTTP_RATE", default_value = "0")]
     pub http_rate: u32,
     /// Connections that may be open at a time. When one more comes, the one that has been without a call for longest

@@ -6,13 +6,14 @@
 //!
 //! [`ops`] is for operators, on a listener of its own.
 //!
-//! `query` parses requests, `profile` writes the JSON, and `problem` renders a refusal. This module only reads: changes
-//! go through gRPC.
+//! `rate` counts requests before anything else looks at them, `query` parses them, `profile` writes the JSON, and
+//! `problem` renders a refusal. This module only reads: changes go through gRPC.
 
 pub mod ops;
 mod problem;
 mod profile;
 mod query;
+mod rate;
 
 use std::convert::Infallible;
 use std::num::NonZeroU32;
@@ -22,17 +23,13 @@ use std::time::Duration;
 use axum::Extension;
 use axum::Router;
 use axum::body::{Body, HttpBody};
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, RawQuery, Request, State};
-use axum::middleware::{Next, from_fn};
+use axum::extract::rejection::{PathRejection, RawPathParamsRejection};
+use axum::extract::{Path, RawPathParams, RawQuery, Request, State};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
 use futures_util::stream;
-use governor::clock::{Clock, MonotonicClock};
-use governor::middleware::NoOpMiddleware;
-use governor::state::keyed::HashMapStateStore;
-use governor::{Quota, RateLimiter};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use prost::Message;
 use tokio_util::sync::CancellationToken;
@@ -45,10 +42,11 @@ use crate::call::Call;
 use crate::model::{Invalid, Limits, Mpid, ProfileKey, Workspace};
 use crate::proto::v1::Profile;
 use crate::refusal::Refusal;
-use crate::store::{Store, StoreError, WorkspaceId};
+use crate::store::{Store, StoreError};
 pub use problem::NoRoomForBody;
 use problem::Problem;
 use query::{Query, Resolve};
+use rate::Rates;
 
 const LOOKUP: &str = "/userprofile/v1/{org}/{account}/{workspace}/{mpid}";
 const RESOLVE: &str = "/userprofile/v1/resolve/{org}/{account}/{workspace}";
@@ -65,34 +63,56 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 const CACHE_CONTROL: HeaderValue = HeaderValue::from_static("private, no-cache");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-type Rate =
-    RateLimiter<WorkspaceId, HashMapStateStore<WorkspaceId>, MonotonicClock, NoOpMiddleware<std::time::Instant>>;
-
 /// What the handlers share.
 #[derive(Debug)]
 struct Api {
     store: Arc<Store>,
     limits: Limits,
-    /// The rate of each workspace. `None` for no limit.
-    rate: Option<Rate>,
+    /// How often requests may come. `None` for no limit.
+    rates: Option<Rates>,
     /// Cancelled when the server shuts down.
     stop: CancellationToken,
 }
 
-/// The routes. `requests_per_second` is the rate of each workspace, 0 for no limit. Bodies are not waited for once
-/// `stop` is cancelled.
+/// The routes. `requests_per_second` is the rate of each workspace, and of all requests that name no workspace of the
+/// store; 0 for no limit. Bodies are not waited for once `stop` is cancelled.
 pub fn router(store: Arc<Store>, limits: Limits, requests_per_second: u32, stop: CancellationToken) -> Router {
-    let rate = NonZeroU32::new(requests_per_second)
-        .map(|rate| RateLimiter::new(Quota::per_second(rate), HashMapStateStore::default(), MonotonicClock));
+    let rates = NonZeroU32::new(requests_per_second).map(Rates::new);
+    routes(Arc::new(Api { store, limits, rates, stop }))
+}
+
+fn routes(api: Arc<Api>) -> Router {
     Router::new()
         .route(RESOLVE, post(resolve))
         .route(LOOKUP, get(lookup).post(lookup))
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
         .fallback(|| async { Problem::no_such_resource() })
-        .with_state(Arc::new(Api { store, limits, rate, stop }))
+        .layer(from_fn_with_state(Arc::clone(&api), limit_rate))
         .layer(RequestDecompressionLayer::new())
         .layer(CompressionLayer::new().compress_when(SizeAbove::new(COMPRESS_FROM)))
         .layer(from_fn(encodings))
+        .with_state(api)
+}
+
+/// Counts every request of the API, before any part of it but the path is parsed.
+async fn limit_rate(
+    State(api): State<Arc<Api>>,
+    path: Result<RawPathParams, RawPathParamsRejection>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    if let Some(rates) = &api.rates {
+        let workspace = path.ok().as_ref().and_then(named_workspace);
+        rates.check(workspace.and_then(|workspace| api.store.workspace_id(&workspace)))?;
+    }
+    Ok(next.run(request).await)
+}
+
+/// The workspace that a path names; `None` if it names none, or not a valid one.
+fn named_workspace(path: &RawPathParams) -> Option<Workspace> {
+    let part = |wanted: &str| path.iter().find(|(name, _)| *name == wanted).map(|(_, value)| value);
+    let parts = [part("org")?, part("account")?, part("workspace")?];
+    Workspace::parse(&parts.join("/")).ok()
 }
 
 /// Refuses a body whose encoding is not known, and weakens the etag of a response that was compressed: the etag is of
@@ -138,7 +158,6 @@ async fn lookup(
     let workspace = Workspace::parse(&[org, account, workspace].join("/"))?;
     let query = Query::parse(query.as_deref())?;
     let key = ProfileKey::Mpid(parse_mpid(&mpid)?);
-    api.check_rate(&workspace)?;
     let (etag, body) = api.find(&call, &workspace, &key, &query)?;
     let conditional = method != Method::POST;
     if conditional && headers.get_all(header::IF_NONE_MATCH).iter().any(|condition| matches(condition, &etag)) {
@@ -159,7 +178,6 @@ async fn resolve(
     let Path(workspace) = path.map_err(not_text)?;
     let workspace = Workspace::parse(&workspace.join("/"))?;
     let query = Query::parse(query.as_deref())?;
-    api.check_rate(&workspace)?;
     let body = api.read_body(request).await?;
     let key = Resolve::parse(&body, &api.limits)?;
     let (etag, body) = api.find(&call, &workspace, &key, &query)?;
@@ -211,11 +229,6 @@ impl Api {
         let body = profile::to_json(&profile, query);
         Ok((etag(&body), body))
     }
-
-    fn check_rate(&self, workspace: &Workspace) -> Result<(), Refusal> {
-        let (Some(rate), Some(workspace)) = (&self.rate, self.store.workspace_id(workspace)) else { return Ok(()) };
-        rate.check_key(&workspace).map_err(|wait| Refusal::rate_limited(wait.wait_time_from(MonotonicClock.now())))
-    }
 }
 
 /// The etag of the bytes of a response. So it also changes when a membership expires, and the profile's own etag does
@@ -229,4 +242,35 @@ fn matches(condition: &HeaderValue, etag: &HeaderValue) -> bool {
     let (condition, etag) = (condition.to_str().unwrap_or_default(), etag.to_str().unwrap_or_default());
     let mut tags = condition.split(',').map(str::trim).map(|tag| tag.strip_prefix("W/").unwrap_or(tag));
     condition.trim() == "*" || tags.any(|tag| tag == etag)
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::config::Config;
+
+    /// Made-up names share one rate. A rate for each name would let a flood of names take any amount of memory.
+    #[tokio::test]
+    async fn a_made_up_workspace_takes_no_memory() {
+        const NAMES: usize = 300;
+        let dir = TempDir::new().unwrap();
+        let mut config = Config::default().store;
+        config.data_dir = dir.path().to_owned();
+        let store = Arc::new(Store::open(&config, |_, _| {}).unwrap());
+        let rates = NonZeroU32::new(1).map(Rates::new);
+        let (limits, stop) = (Limits::default(), CancellationToken::new());
+        let api = Arc::new(Api { store, limits, rates, stop });
+        let mut refused = 0;
+        for name in 0..NAMES {
+            let request = Request::get(format!("/userprofile/v1/acme/main/w{name}/1")).body(Body::empty()).unwrap();
+            let response = routes(Arc::clone(&api)).oneshot(request).await.unwrap();
+            refused += usize::from(response.status() == StatusCode::TOO_MANY_REQUESTS);
+        }
+        assert!(refused > 0, "the names share a rate");
+        assert_eq!(api.rates.as_ref().unwrap().workspaces(), 0);
+        api.store.close().await;
+    }
 }

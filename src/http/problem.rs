@@ -105,6 +105,7 @@ impl IntoResponse for Problem {
         let body = serde_json::to_vec(&document).expect("keys are strings, and a Vec takes any length");
         let headers = [(header::CONTENT_TYPE, PROBLEM_JSON), (header::CACHE_CONTROL, NO_STORE)];
         let mut response = (self.status, headers, body).into_response();
+        response.extensions_mut().insert(refusal.reason); // For the access log.
         if let Some(seconds) = refusal.details.iter().find_map(retry_after) {
             response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
         }

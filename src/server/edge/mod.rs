@@ -225,8 +225,13 @@ impl Edge {
         if let Err(refusal) = self.room(&exchange.connection, exchange.method.size).await {
             return Refused::Call(refusal).render(&request, &exchange.call);
         }
-        request.extensions_mut().insert(exchange.call);
-        self.services.http(request.map(|body| Counted::new(body, &exchange.connection.receiving))).await
+        request.extensions_mut().insert(Arc::clone(&exchange.call));
+        let request = request.map(|body| Counted::new(body, &exchange.connection.receiving));
+        let response = self.services.http(request).await;
+        if let Some(reason) = response.extensions().get() {
+            exchange.call.refused(*reason);
+        }
+        response
     }
 }
 
