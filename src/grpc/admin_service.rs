@@ -2,16 +2,21 @@
 
 use std::sync::Arc;
 
+use prost::Message;
 use tonic::{Request, Response, Status};
 
 use super::codec::{Encoded, respond};
 use super::server::admin_service_server::AdminService;
 use crate::call::Call;
 use crate::config::{Config, FeedConfig, ServerConfig, StoreConfig};
-use crate::model::{Limits, Micros, Workspace};
-use crate::proto::v1::{GetStatusRequest, GetStatusResponse, LogEnds, Scrub, ServerLimits, StoreStatus};
+use crate::model::workspace_page::WorkspacePage;
+use crate::model::{Invalid, Limits, Micros, Workspace};
+use crate::proto::v1::{
+    GetStatusRequest, GetStatusResponse, ListWorkspacesRequest, ListWorkspacesResponse, LogEnds, Scrub, ServerLimits,
+    StoreStatus, WorkspaceStatus,
+};
 use crate::refusal::Refusal;
-use crate::store::{LogBounds, ReadClass, Store, StoreError};
+use crate::store::{LogBounds, PageSize, ReadClass, Store, StoreError};
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -20,13 +25,16 @@ pub struct Admin {
     start: Micros,
     scrub_rate: u32,
     limits: ServerLimits,
+    /// The limits of what callers may send.
+    callers: Limits,
 }
 
 impl Admin {
     /// The service of a server that started at `start` with this configuration.
     #[must_use]
     pub fn new(store: Arc<Store>, config: &Config, start: Micros) -> Self {
-        Self { store, start, scrub_rate: config.store.scrub_rate, limits: limits_in_force(config) }
+        let (scrub_rate, callers) = (config.store.scrub_rate, config.limits);
+        Self { store, start, scrub_rate, limits: limits_in_force(config), callers }
     }
 
     fn status(&self, workspace: Option<&Workspace>) -> Result<GetStatusResponse, StoreError> {
@@ -52,8 +60,40 @@ impl Admin {
 
     fn log_ends(&self, workspace: &Workspace) -> Result<Option<LogEnds>, StoreError> {
         let Some(id) = self.store.workspace_id(workspace) else { return Ok(None) };
-        let LogBounds { floor, head } = self.store.snapshot()?.log_bounds(id)?;
-        Ok(Some(LogEnds { oldest_sequence: floor.get().saturating_add(1), head_sequence: head.get() }))
+        Ok(Some(self.store.snapshot()?.log_bounds(id)?.into()))
+    }
+}
+
+/// A parsed `ListWorkspacesRequest`.
+struct List {
+    page: WorkspacePage,
+    size: PageSize,
+}
+
+impl List {
+    fn parse(request: ListWorkspacesRequest, limits: &Limits) -> Result<Self, Invalid> {
+        Ok(Self {
+            page: WorkspacePage::parse(request.prefix, &request.page_token)?,
+            size: PageSize { items: limits.page_size(request.page_size)?, bytes: limits.response_bytes },
+        })
+    }
+
+    fn run(&self, store: &Store) -> Result<ListWorkspacesResponse, StoreError> {
+        let mut workspaces = Vec::new();
+        let last = store.snapshot()?.workspaces(&self.page, self.size, |workspace, log| {
+            let status = WorkspaceStatus { workspace: workspace.as_str().to_owned(), log: Some(log.into()) };
+            let bytes = status.encoded_len();
+            workspaces.push(status);
+            bytes
+        })?;
+        let next_page_token = last.map(|last| self.page.next(&last)).unwrap_or_default();
+        Ok(ListWorkspacesResponse { workspaces, next_page_token })
+    }
+}
+
+impl From<LogBounds> for LogEnds {
+    fn from(LogBounds { floor, head }: LogBounds) -> Self {
+        Self { oldest_sequence: floor.get().saturating_add(1), head_sequence: head.get() }
     }
 }
 
@@ -68,6 +108,13 @@ impl AdminService for Admin {
         let admin = self.clone();
         let status = call.read(&self.store, ReadClass::Status, move |_, _| admin.status(workspace.as_ref())).await?;
         Ok(respond(Encoded::new(&status)))
+    }
+
+    async fn list_workspaces(&self, request: Request<ListWorkspacesRequest>) -> Result<Response<Encoded>, Status> {
+        let call = Call::of(request.extensions());
+        let list = List::parse(request.into_inner(), &self.callers).map_err(|error| call.refuse(error))?;
+        let page = call.read(&self.store, ReadClass::Status, move |store, _| list.run(store)).await?;
+        Ok(respond(Encoded::new(&page)))
     }
 }
 

@@ -6,7 +6,7 @@
 //! - [`limits`]: the limits of the API that no setting changes.
 //! - [`invalid`]: why a request is refused before it reaches the store.
 //! - [`workspace`], [`mpid`], [`identity`], [`profile_key`], [`etag`]: how things are identified.
-//! - [`sequence`], [`cursor`], [`page_token`]: places in a log or a list.
+//! - [`sequence`], [`cursor`], [`page_token`], [`workspace_page`]: places in a log or a list.
 //! - [`profile`], [`patch`]: what may be stored, and how it changes. `room` refuses a patch that fits into no profile,
 //!   `distinct` finds the new values of a list, and `weight` is the memory that a parsed value takes while it waits in
 //!   the queue.
@@ -33,6 +33,7 @@ pub mod time;
 mod weight;
 pub mod wire;
 pub mod workspace;
+pub mod workspace_page;
 
 pub use crate::config::Limits;
 pub use change::EventKind;

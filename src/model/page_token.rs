@@ -13,7 +13,7 @@ use super::{Invalid, Mpid, Workspace};
 
 const VERSION: u8 = 2;
 const BODY: usize = 1 + 4 + 1 + 8;
-const LENGTH: usize = BODY + 4;
+const CHECKSUM: usize = 4;
 /// The flag for [`PageStart::over_damage`].
 const OVER_DAMAGE: u8 = 1;
 
@@ -37,14 +37,12 @@ impl PageStart {
 /// The token of a page.
 #[must_use]
 pub fn encode(workspace: &Workspace, start: PageStart) -> String {
-    let mut raw = [0; LENGTH];
+    let mut raw = vec![0; BODY];
     raw[0] = VERSION;
     raw[1..5].copy_from_slice(&hash(workspace).to_be_bytes());
     raw[5] = if start.over_damage { OVER_DAMAGE } else { 0 };
-    raw[6..BODY].copy_from_slice(&start.after.map_or(0, Mpid::get).to_be_bytes());
-    let checksum = low_half(xxh3_64(&raw[..BODY]));
-    raw[BODY..].copy_from_slice(&checksum.to_be_bytes());
-    URL_SAFE_NO_PAD.encode(raw)
+    raw[6..].copy_from_slice(&start.after.map_or(0, Mpid::get).to_be_bytes());
+    seal(raw)
 }
 
 /// Parses the `page_token` of a request. An empty token is that of the first page.
@@ -56,17 +54,29 @@ pub fn parse(workspace: &Workspace, token: &str) -> Result<PageStart, Invalid> {
         return Ok(PageStart::default());
     }
     let malformed = || Invalid::field("page_token", "is not a token of this service");
-    let raw: [u8; LENGTH] =
-        URL_SAFE_NO_PAD.decode(token).ok().and_then(|raw| raw.try_into().ok()).ok_or_else(malformed)?;
-    let checksum = u32::from_be_bytes(raw[BODY..].try_into().expect("four bytes"));
-    if raw[0] != VERSION || checksum != low_half(xxh3_64(&raw[..BODY])) {
+    let raw: [u8; BODY] = unseal(token).and_then(|raw| raw.try_into().ok()).ok_or_else(malformed)?;
+    if raw[0] != VERSION {
         return Err(malformed());
     }
     if raw[1..5] != hash(workspace).to_be_bytes() {
         return Err(Invalid::field("page_token", "is a token of another workspace"));
     }
-    let after = i64::from_be_bytes(raw[6..BODY].try_into().expect("eight bytes"));
+    let after = i64::from_be_bytes(raw[6..].try_into().expect("eight bytes"));
     Ok(PageStart { after: Mpid::new(after), over_damage: raw[5] & OVER_DAMAGE != 0 })
+}
+
+/// The text of a token: its bytes and their checksum.
+pub(super) fn seal(mut raw: Vec<u8>) -> String {
+    let checksum = low_half(xxh3_64(&raw));
+    raw.extend_from_slice(&checksum.to_be_bytes());
+    URL_SAFE_NO_PAD.encode(raw)
+}
+
+/// The bytes of a token; `None` if it is not whole.
+pub(super) fn unseal(token: &str) -> Option<Vec<u8>> {
+    let mut raw = URL_SAFE_NO_PAD.decode(token).ok()?;
+    let checksum = raw.split_off(raw.len().checked_sub(CHECKSUM)?);
+    (checksum == low_half(xxh3_64(&raw)).to_be_bytes()).then_some(raw)
 }
 
 fn hash(workspace: &Workspace) -> u32 {

@@ -38,7 +38,7 @@ impl fmt::Display for Workspace {
     }
 }
 
-fn is_part(part: &str) -> bool {
+pub(super) fn is_part(part: &str) -> bool {
     let allowed = |c: u8| c.is_ascii_alphanumeric() || c == b'_' || c == b'-';
     (1..=PART_CHARS).contains(&part.len()) && part.bytes().all(allowed)
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use cameo::model::Limits;
 use cameo::proto::field::server_limits;
 use cameo::proto::v1::*;
-use tonic::Code;
+use tonic::{Code, Status};
 
 use crate::harness::*;
 
@@ -200,4 +200,150 @@ async fn damage_shows_in_the_status_and_in_the_log() {
         log.lines().any(|line| line.contains("stored records are corrupt") && line.contains("table=\"profile\""))
     })
     .await;
+}
+
+/// A page of workspaces.
+async fn workspaces(client: &Client, request: ListWorkspacesRequest) -> Result<ListWorkspacesResponse, Status> {
+    Ok(client.admin.clone().list_workspaces(request).await?.into_inner())
+}
+
+/// The names of all workspaces with this prefix, read in pages of this size; 0 is the server's default.
+async fn names(client: &Client, prefix: &str, page_size: i32) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut request = ListWorkspacesRequest { page_size, prefix: prefix.into(), ..Default::default() };
+    within(async {
+        loop {
+            let page = workspaces(client, request.clone()).await.unwrap();
+            names.extend(page.workspaces.into_iter().map(|status| status.workspace));
+            if page.next_page_token.is_empty() {
+                return names;
+            }
+            request.page_token = page.next_page_token;
+        }
+    })
+    .await
+}
+
+/// Writes one profile to a workspace.
+async fn write_to(client: &Client, workspace: &str) {
+    let request = CreateProfileRequest { workspace: workspace.into(), ..create_request() };
+    client.create_with(request).await.unwrap();
+}
+
+/// The workspaces `acme/main/00` to `acme/main/24`, which are created in another order.
+async fn with_25_workspaces() -> (TestServer, Vec<String>) {
+    const COUNT: usize = 25;
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let name = |n: usize| format!("acme/main/{n:02}");
+    for n in 0..COUNT {
+        write_to(&client, &name(n * 7 % COUNT)).await;
+    }
+    (server, (0..COUNT).map(name).collect())
+}
+
+#[tokio::test]
+async fn workspaces_are_listed_once_and_in_order_while_others_are_added() {
+    let (server, mut expected) = with_25_workspaces().await;
+    let client = server.client().await;
+    assert_eq!(names(&client, "", 0).await, expected);
+
+    let mut listed = Vec::new();
+    let mut request = ListWorkspacesRequest { page_size: 7, ..Default::default() };
+    let mut sizes = Vec::new();
+    loop {
+        let page = workspaces(&client, request.clone()).await.unwrap();
+        sizes.push(page.workspaces.len());
+        listed.extend(page.workspaces.into_iter().map(|status| status.workspace));
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        if sizes.len() == 2 {
+            write_to(&client, "acme/main/05-late").await; // Before the place where the list is.
+            write_to(&client, "acme/main/20-late").await; // After it.
+        }
+        request.page_token = page.next_page_token;
+    }
+    expected.insert(21, "acme/main/20-late".into());
+    assert_eq!(listed, expected);
+    assert_eq!(sizes, [7, 7, 7, 5]);
+}
+
+#[tokio::test]
+async fn a_page_of_workspaces_that_ends_the_list_has_no_token() {
+    let (server, expected) = with_25_workspaces().await;
+    let request = ListWorkspacesRequest { page_size: 25, ..Default::default() };
+    let page = workspaces(&server.client().await, request).await.unwrap();
+    assert_eq!((page.workspaces.len(), page.next_page_token), (expected.len(), String::new()));
+}
+
+#[tokio::test]
+async fn a_prefix_selects_workspaces_and_the_list_goes_on_after_a_restart() {
+    let (server, all) = with_25_workspaces().await;
+    let client = server.client().await;
+    for other in ["acme/mai/n", "acme/main-2/00", "acme2/main/00", "Acme/main/00"] {
+        write_to(&client, other).await;
+    }
+    assert_eq!(names(&client, "acme/main/", 3).await, all);
+    assert_eq!(names(&client, "acme/main/1", 3).await, all[10..20]);
+    assert_eq!(names(&client, "acme/main/07", 0).await, all[7..8]);
+    assert_eq!(names(&client, "acme/mai", 0).await.len(), all.len() + 2);
+    assert!(names(&client, "acme/main/3", 0).await.is_empty());
+    assert_eq!(names(&client, "", 0).await[0], "Acme/main/00", "in the order of bytes");
+
+    let request = ListWorkspacesRequest { page_size: 20, prefix: "acme/main/".into(), ..Default::default() };
+    let page_token = workspaces(&client, request.clone()).await.unwrap().next_page_token;
+    let server = server.restart().await;
+    let client = server.client().await;
+    let rest = workspaces(&client, ListWorkspacesRequest { page_token, ..request }).await.unwrap();
+    let rest: Vec<_> = rest.workspaces.into_iter().map(|status| status.workspace).collect();
+    assert_eq!(rest, all[20..]);
+}
+
+#[tokio::test]
+async fn a_listed_workspace_shows_the_bounds_of_its_log() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    assert_eq!(workspaces(&client, ListWorkspacesRequest::default()).await.unwrap(), ListWorkspacesResponse::default());
+    for mpid in 1..=3 {
+        client.create(with_mpid(mpid)).await.unwrap();
+    }
+    write_to(&client, OTHER_WORKSPACE).await;
+    let page = workspaces(&client, ListWorkspacesRequest::default()).await.unwrap();
+    let status = |workspace: &str, head_sequence| WorkspaceStatus {
+        workspace: workspace.into(),
+        log: Some(LogEnds { oldest_sequence: 1, head_sequence }),
+    };
+    assert_eq!(page.workspaces, [status(OTHER_WORKSPACE, 1), status(WORKSPACE, 3)]);
+}
+
+#[tokio::test]
+async fn a_list_of_workspaces_that_cannot_be_is_refused() {
+    let server = TestServer::start_with(limits(|limits| limits.page_items = 4)).await;
+    let client = server.client().await;
+    for n in 0..6 {
+        write_to(&client, &format!("acme/main/{n}")).await;
+    }
+    let invalid = Code::InvalidArgument;
+    let of_all = workspaces(&client, ListWorkspacesRequest::default()).await.unwrap();
+    assert_eq!(of_all.workspaces.len(), 4, "the default is no more than the limit");
+    let request = ListProfilesRequest { workspace: "acme/main/1".into(), page_size: 1, ..page_request() };
+    write_to(&client, "acme/main/1").await;
+    let of_profiles = client.page(request).await.unwrap().next_page_token;
+    let prefix = "acme/";
+    for (page_token, prefix) in
+        [("garbled", ""), (&of_all.next_page_token[1..], ""), (&of_profiles, ""), (&of_all.next_page_token, prefix)]
+    {
+        let request =
+            ListWorkspacesRequest { page_token: page_token.into(), prefix: prefix.into(), ..Default::default() };
+        assert_refused(workspaces(&client, request).await, invalid, "FIELD_INVALID", "page_token");
+    }
+    for prefix in ["acme main", "/", "acme//", "acme/main/web/", "ä", "acme/*"] {
+        let request = ListWorkspacesRequest { prefix: prefix.into(), ..Default::default() };
+        assert_refused(workspaces(&client, request).await, invalid, "FIELD_INVALID", "prefix");
+    }
+    for (page_size, reason) in [(-1, "FIELD_INVALID"), (5, "LIMIT_EXCEEDED")] {
+        let request = ListWorkspacesRequest { page_size, ..Default::default() };
+        assert_refused(workspaces(&client, request).await, invalid, reason, "page_size");
+    }
 }

@@ -3,8 +3,8 @@
 //! In reading order:
 //! - `profiles`: lookups and lists of profiles.
 //! - `page`: the bounds of one page of a list.
-//! - `log`: the events of a workspace. `history`: the events of one profile.
 //! - `pool`: how many reads run at a time, and whose turn it is.
+//! - `log`: the events of a workspace. `history`: the events of one profile. `workspaces`: the list of workspaces.
 //!
 //! What always holds:
 //! - A snapshot's tables are opened once, after each commit, and shared by all readers. A lookup is one descent of a
@@ -21,6 +21,7 @@ mod log;
 mod page;
 mod pool;
 mod profiles;
+mod workspaces;
 
 use std::fmt;
 use std::sync::Arc;
@@ -37,7 +38,7 @@ pub use profiles::Lookups;
 use super::WorkspaceId;
 use super::error::StoreError;
 use super::rows::{OwnerRow, Secret};
-use super::tables::{self, EVENTS, HEADS, IDENTITIES, PROFILES};
+use super::tables::{self, EVENTS, HEADS, IDENTITIES, PROFILES, WORKSPACES};
 
 /// The open tables of one committed state.
 pub(super) struct SnapshotTables {
@@ -45,6 +46,7 @@ pub(super) struct SnapshotTables {
     identities: ReadOnlyTable<&'static [u8; 20], &'static [u8; OwnerRow::LENGTH]>,
     events: ReadOnlyTable<(u32, u64), &'static [u8]>,
     heads: ReadOnlyTable<u32, &'static [u8]>,
+    workspaces: ReadOnlyTable<&'static [u8], &'static [u8]>,
     secret: Secret,
 }
 
@@ -55,6 +57,7 @@ impl SnapshotTables {
             identities: transaction.open_table(IDENTITIES)?,
             events: transaction.open_table(EVENTS)?,
             heads: transaction.open_table(HEADS)?,
+            workspaces: transaction.open_table(WORKSPACES)?,
             secret,
         })
     }
