@@ -227,6 +227,20 @@ fn a_refusal_names_the_attribute_but_not_its_value() {
     }
 }
 
+/// `unknown` was once the type of a user identity. A profile that holds one keeps it there.
+#[test]
+fn an_identity_that_a_profile_holds_on_the_other_side_is_not_added_again() {
+    let profile = Profile { user_identities: vec![identity("unknown", "u")], ..Profile::default() };
+    let after = |patch| {
+        let mut after = profile.clone();
+        parse(patch).apply(&mut after, &Limits::default()).unwrap();
+        after
+    };
+    let unknown = || vec![identity("unknown", "u")];
+    assert_eq!(after(ProfilePatch { add_identities: unknown(), ..ProfilePatch::default() }), profile);
+    assert_eq!(after(ProfilePatch { remove_identities: unknown(), ..ProfilePatch::default() }), Profile::default());
+}
+
 #[test]
 fn the_message_of_a_patch_parses_to_the_same_patch() {
     for message in [ProfilePatch::default(), full()] {
