@@ -178,7 +178,7 @@ fn damaged(truth: &Truth, case: &Case) -> Vec<u8> {
     file
 }
 
-/// Keeps the damaged file of a case for whoever looks into it: the ids of a store are drawn anew in each run.
+/// Keeps the damaged file of a case, so that the failure can be examined: each run draws the ids of its store anew.
 fn keep(truth: &Truth, case: &Case) -> PathBuf {
     let file = TempDir::new().unwrap().keep().join(STORE_FILE);
     std::fs::write(&file, damaged(truth, case)).unwrap();

@@ -56,7 +56,7 @@ async fn a_data_directory_that_cannot_be_used_is_named_with_its_cause() {
     }
 }
 
-/// Nobody is denied anything where the tests run as root.
+/// As root the test checks nothing: root is denied nothing.
 #[tokio::test]
 async fn a_denied_permission_is_named() {
     use std::os::unix::fs::PermissionsExt;
