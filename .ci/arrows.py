@@ -27,7 +27,7 @@ MAY_USE = {
     "store": "clock command config model proto telemetry",
     "feed": "config model proto store telemetry",
     "refusal": "feed model proto store",
-    "call": "model refusal store telemetry",
+    "call": "model proto refusal store telemetry",
     "grpc": "call command config feed model proto refusal store telemetry",
     "http": "call config feed model proto refusal store telemetry",
     "server": "config feed grpc http model proto store telemetry",

@@ -14,6 +14,7 @@ use crate::model::Workspace;
 use crate::proto::v1::ErrorReason;
 use crate::refusal::{Refusal, reason_name};
 use crate::store::{ReadClass, Store};
+use crate::telemetry::metrics::{Calls, Method, OpenCall};
 
 /// How often a state that lasts is logged: a full disk, a full queue.
 const LASTING: Duration = Duration::from_secs(60);
@@ -21,7 +22,7 @@ const LASTING: Duration = Duration::from_secs(60);
 /// A call, from when its head arrived.
 #[derive(Debug)]
 pub struct Call {
-    method: &'static str,
+    method: Method,
     is_write: bool,
     start: Instant,
     sent: AtomicU64,
@@ -35,13 +36,17 @@ struct Noted {
     /// The reason of the first refusal; of a failure of ours if there is one. A batch can meet thousands.
     reason: Option<ErrorReason>,
     cause: Option<Box<dyn Error + Send + Sync>>,
+    /// Counts the call. `None` once it has ended.
+    open: Option<OpenCall>,
+    code: Option<&'static str>,
 }
 
 impl Call {
-    /// A call of `method`, such as `ProfileService/GetProfile`.
+    /// A call of `method`, which `calls` counts.
     #[must_use]
-    pub fn begin(method: &'static str, is_write: bool) -> Arc<Self> {
-        let (start, sent, noted) = (Instant::now(), AtomicU64::new(0), Mutex::default());
+    pub fn begin(calls: &Calls, method: Method, is_write: bool) -> Arc<Self> {
+        let noted = Mutex::new(Noted { open: Some(calls.begin(method)), ..Noted::default() });
+        let (start, sent) = (Instant::now(), AtomicU64::new(0));
         Arc::new(Self { method, is_write, start, sent, noted })
     }
 
@@ -74,6 +79,16 @@ impl Call {
     /// Notes the reason of a refusal that was made elsewhere.
     pub fn refused(&self, reason: ErrorReason) {
         self.noted().reason.get_or_insert(reason);
+    }
+
+    /// Counts the call with the code that its caller is about to get. It counts as cancelled if there is none.
+    pub fn end(&self, code: &'static str) {
+        let mut noted = self.noted();
+        let reason = noted.reason.filter(|_| !matches!(code, "OK" | "200")).map_or("", reason_name);
+        noted.code = Some(code);
+        if let Some(open) = noted.open.take() {
+            open.end(code, reason);
+        }
     }
 
     /// Counts bytes of the response.
@@ -111,18 +126,18 @@ impl Call {
         let workspace = noted.workspace.as_ref().map(Workspace::as_str);
         let reason = noted.reason.map(reason_name);
         let duration_ms = self.start.elapsed().as_secs_f64() * 1e3;
-        let (method, bytes) = (self.method, self.sent.load(Ordering::Relaxed));
+        let (method, code, bytes) = (self.method.name(), noted.code, self.sent.load(Ordering::Relaxed));
         match noted.reason {
             Some(ErrorReason::Internal | ErrorReason::RecordCorrupt | ErrorReason::StorageFailed) => {
                 let error = noted.cause.as_deref().map(|cause| cause as &dyn Error);
-                tracing::error!(method, workspace, reason, duration_ms, bytes, error, "a call failed");
+                tracing::error!(method, workspace, code, reason, duration_ms, bytes, error, "a call failed");
             }
             Some(ErrorReason::Overloaded) => lasting(&OVERLOADED, reason, method, workspace),
             Some(ErrorReason::StorageFull) => lasting(&STORAGE_FULL, reason, method, workspace),
             Some(_) if self.is_write => {
-                tracing::info!(method, workspace, reason, duration_ms, bytes, "a write was refused");
+                tracing::info!(method, workspace, code, reason, duration_ms, bytes, "a write was refused");
             }
-            _ => tracing::debug!(method, workspace, reason, duration_ms, bytes, "a call ended"),
+            _ => tracing::debug!(method, workspace, code, reason, duration_ms, bytes, "a call ended"),
         }
     }
 }

@@ -111,6 +111,32 @@ pub fn deadline(headers: &HeaderMap) -> Option<Duration> {
     })
 }
 
+/// The name of the code in `grpc-status`, if it is there.
+#[must_use]
+pub fn code_name(headers: &HeaderMap) -> Option<&'static str> {
+    const NAMES: [&str; 17] = [
+        "OK",
+        "CANCELLED",
+        "UNKNOWN",
+        "INVALID_ARGUMENT",
+        "DEADLINE_EXCEEDED",
+        "NOT_FOUND",
+        "ALREADY_EXISTS",
+        "PERMISSION_DENIED",
+        "RESOURCE_EXHAUSTED",
+        "FAILED_PRECONDITION",
+        "ABORTED",
+        "OUT_OF_RANGE",
+        "UNIMPLEMENTED",
+        "INTERNAL",
+        "UNAVAILABLE",
+        "DATA_LOSS",
+        "UNAUTHENTICATED",
+    ];
+    let code = headers.get(Status::GRPC_STATUS)?.to_str().ok()?.parse::<usize>().ok()?;
+    NAMES.get(code).copied()
+}
+
 /// Gives a status that tonic made the details that ours have, and notes its reason.
 pub fn explain<B>(response: &mut Response<B>, call: &Call) {
     if !response.headers().contains_key(Status::GRPC_STATUS) {

@@ -50,8 +50,6 @@ use rate::Rates;
 
 const LOOKUP: &str = "/userprofile/v1/{org}/{account}/{workspace}/{mpid}";
 const RESOLVE: &str = "/userprofile/v1/resolve/{org}/{account}/{workspace}";
-/// What both paths begin with.
-const PREFIX: &str = "/userprofile/v1/";
 /// What the body of a request may be compressed with.
 const ENCODINGS: [&[u8]; 3] = [b"identity", b"gzip", b"zstd"];
 /// The size from which a response is compressed, in bytes. Below it, compression costs more than it saves.
@@ -132,11 +130,28 @@ async fn encodings(request: Request, next: Next) -> Response {
     response
 }
 
-/// The route of a path, as logs and metrics name it. Only the prefix is looked at.
+/// A status as metrics name it.
 #[must_use]
-pub fn route(path: &str) -> Option<&'static str> {
-    let rest = path.strip_prefix(PREFIX)?;
-    Some(if rest.starts_with("resolve/") { RESOLVE } else { LOOKUP })
+pub fn status_name(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        200 => "200",
+        204 => "204",
+        304 => "304",
+        400 => "400",
+        403 => "403",
+        404 => "404",
+        405 => "405",
+        408 => "408",
+        409 => "409",
+        413 => "413",
+        415 => "415",
+        429 => "429",
+        500 => "500",
+        501 => "501",
+        503 => "503",
+        504 => "504",
+        _ => "other",
+    }
 }
 
 /// The response to a request that is refused before it reaches a route. `status` is what the reason's would be, unless

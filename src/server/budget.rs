@@ -14,6 +14,8 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
+use crate::telemetry::metrics;
+
 /// The part of a budget that one connection may hold: an eighth.
 const SHARES: usize = 8;
 /// The part of a budget that only small messages may take: a quarter.
@@ -34,6 +36,7 @@ pub(super) struct Budget {
     capacity: usize,
     held: AtomicUsize,
     start: Instant,
+    metrics: metrics::Budget,
 }
 
 /// What one connection holds of a budget.
@@ -55,8 +58,9 @@ pub(super) struct Hold {
 }
 
 impl Budget {
-    pub fn new(capacity: usize) -> Arc<Self> {
-        Arc::new(Self { capacity, held: AtomicUsize::new(0), start: Instant::now() })
+    pub fn new(capacity: usize, metrics: metrics::Budget) -> Arc<Self> {
+        metrics.limit(capacity);
+        Arc::new(Self { capacity, held: AtomicUsize::new(0), start: Instant::now(), metrics })
     }
 
     pub fn account(self: &Arc<Self>) -> Arc<Account> {
@@ -136,6 +140,7 @@ impl Hold {
     pub fn grow(&mut self, bytes: usize) {
         self.bytes += bytes;
         self.account.budget.held.fetch_add(bytes, Ordering::Relaxed);
+        self.account.budget.metrics.take(bytes);
         if self.account.held.fetch_add(bytes, Ordering::Relaxed) == 0 {
             self.account.moved.store(self.account.budget.now(), Ordering::Relaxed);
         }
@@ -145,6 +150,7 @@ impl Hold {
 impl Drop for Hold {
     fn drop(&mut self) {
         self.account.budget.held.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.account.budget.metrics.give_back(self.bytes);
         self.account.held.fetch_sub(self.bytes, Ordering::Relaxed);
         self.account.moved.store(self.account.budget.now(), Ordering::Relaxed);
         self.account.wake_next();
@@ -157,7 +163,7 @@ mod tests {
 
     #[test]
     fn a_connection_has_a_share_and_small_messages_a_reserve() {
-        let budget = Budget::new(800);
+        let budget = Budget::new(800, metrics::Budget::default());
         let (one, other) = (budget.account(), budget.account());
         let hold = one.take(100);
         assert!(!one.has_room(Size::Small), "its share is 100");
@@ -174,7 +180,7 @@ mod tests {
 
     #[test]
     fn a_hold_grows_and_gives_everything_back() {
-        let budget = Budget::new(800);
+        let budget = Budget::new(800, metrics::Budget::default());
         let account = budget.account();
         let mut hold = account.take(100);
         hold.grow(101);
@@ -187,7 +193,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_given_back_wakes_a_call_that_waits() {
-        let budget = Budget::new(80);
+        let budget = Budget::new(80, metrics::Budget::default());
         let account = budget.account();
         let hold = account.take(10);
         let freed = account.freed();

@@ -125,13 +125,14 @@ impl Server {
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
         let Self { listener, ops, metrics, store, feed, config, start } = self;
         let stop = CancellationToken::new();
-        let _ops = ops.map(|ops| serve_ops(ops, &store, &feed, metrics, &config, &stop)).transpose()?;
+        let _ops = ops.map(|ops| serve_ops(ops, &store, &feed, metrics.clone(), &config, &stop)).transpose()?;
         let (mut health, health_service) = Health::serving().await;
         let services = routes::build(health_service, &store, &feed, &config, start, &stop)?;
-        let (receiving, sending) = (Budget::new(config.server.receive_bytes), Budget::new(config.server.send_bytes));
-        let connections = Connections::new(config.server.max_connections, receiving, sending);
+        let receiving = Budget::new(config.server.receive_bytes, metrics.budgets.requests.clone());
+        let sending = Budget::new(config.server.send_bytes, metrics.budgets.responses.clone());
+        let connections = Connections::new(config.server.max_connections, receiving, sending, &metrics);
         let is_loopback = listener.local_addr().is_ok_and(|addr| addr.ip().is_loopback());
-        let edge = Edge::new(services, connections, &config, is_loopback, stop.clone());
+        let edge = Edge::new(services, connections, &config, is_loopback, stop.clone(), metrics.clone());
         let serve = transport::serve(listener, Arc::new(edge), &config.server, stop.clone());
         tokio::pin!(serve);
         let watched = feed.clone();

@@ -36,6 +36,7 @@ use crate::config::Config;
 use crate::grpc::status;
 use crate::http as profile_api;
 use crate::refusal::Refusal;
+use crate::telemetry::metrics::Metrics;
 use head::{Foreign, Hosts, Protocol};
 use methods::Method;
 use receive::{Bounds, Counted, Messages};
@@ -65,6 +66,7 @@ pub(super) struct Edge {
     most_calls: usize,
     bounds: Bounds,
     send_timeout: Duration,
+    metrics: Metrics,
 }
 
 /// A call that is being served.
@@ -82,6 +84,7 @@ impl Edge {
         config: &Config,
         is_loopback: bool,
         stop: CancellationToken,
+        metrics: Metrics,
     ) -> Self {
         let server = &config.server;
         let allowed = server.allowed_hosts.clone();
@@ -95,6 +98,7 @@ impl Edge {
             most_calls: server.max_calls,
             bounds: Bounds { message: config.limits.request_bytes, time: server.receive_timeout, stop },
             send_timeout: server.send_timeout,
+            metrics,
         }
     }
 
@@ -110,7 +114,7 @@ impl Edge {
     ) -> Response<Outgoing> {
         let in_flight = connection.begin_call(request.version());
         let method = methods::at(request.uri().path());
-        let call = Call::begin(method.name, method.is_write);
+        let call = Call::begin(&self.metrics.calls, method.counted, method.is_write);
         let (response, request, permit) = match self.admit(connection, &method, &request) {
             Ok((protocol, permit)) => {
                 let exchange = Exchange { call: Arc::clone(&call), method, connection: Arc::clone(connection) };
@@ -119,6 +123,9 @@ impl Edge {
             }
             Err(refused) => (refused.render(&request, &call), None, None),
         };
+        if let Some(code) = code_of(&response) {
+            call.end(code);
+        }
         response.map(|body| Outgoing::new(body, method.server_streaming, call, request, permit, in_flight))
     }
 
@@ -192,7 +199,7 @@ impl Edge {
         let (mut head, body) = request.into_parts();
         head.extensions.insert(call);
         if method.client_streaming {
-            let ends_at_stop = method.name != IMPORT;
+            let ends_at_stop = method.counted.name() != IMPORT;
             let messages = Messages::new(body, &connection.receiving, self.bounds.clone(), ends_at_stop);
             return Ok((self.services.grpc(Request::from_parts(head, messages)).await, None));
         }
@@ -232,6 +239,16 @@ impl Edge {
             exchange.call.refused(*reason);
         }
         response
+    }
+}
+
+/// The code of a response whose code is in its head. Most responses of gRPC have it in their trailers.
+fn code_of<B>(response: &Response<B>) -> Option<&'static str> {
+    let kind = response.headers().get(http::header::CONTENT_TYPE);
+    match status::code_name(response.headers()) {
+        None if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) => None,
+        None => Some(profile_api::status_name(response.status())),
+        code => code,
     }
 }
 

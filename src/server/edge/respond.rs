@@ -16,9 +16,11 @@ use tokio::sync::OwnedSemaphorePermit;
 use tonic::Status;
 
 use crate::call::Call;
+use crate::grpc::status;
 use crate::refusal::Refusal;
 use crate::server::budget::{Account, Hold, Size};
 use crate::server::transport::{CallInFlight, Progress};
+use crate::telemetry::metrics::Closed;
 
 /// The most bytes that the transport has of a response which is not read: the size of a DATA frame.
 const PIECE: usize = 16 << 10;
@@ -116,7 +118,7 @@ impl Outgoing {
         let connection = self.in_flight.connection();
         self.call.sent(message.len());
         if connection.sending.is_far_over() {
-            connection.cut(); // It writes and writes, and reads none of the responses.
+            connection.cut(Closed::Sending); // It writes and writes, and reads none of the responses.
         }
         self.hold = Some(Arc::new(connection.sending.take(message.len())));
         self.rest = message;
@@ -145,7 +147,12 @@ impl Body for Outgoing {
                     this.take(message);
                     Poll::Ready(this.next_piece().map(|piece| Ok(Frame::data(piece))))
                 }
-                Err(trailers) => Poll::Ready(Some(Ok(trailers))),
+                Err(trailers) => {
+                    if let Some(code) = trailers.trailers_ref().and_then(status::code_name) {
+                        this.call.end(code);
+                    }
+                    Poll::Ready(Some(Ok(trailers)))
+                }
             },
             Some(Err(status)) => Poll::Ready(Some(Err(status))),
             None => Poll::Ready(None),

@@ -1,7 +1,7 @@
 //! One connection: what it holds, and when it is closed.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::streams::Streams;
 use crate::server::budget::{Account, Budget};
 use crate::server::edge::Outgoing;
+use crate::telemetry::metrics::Closed;
 
 /// Bytes after which a client has said which protocol it speaks: the preface of HTTP/2 and the header of its first
 /// frame. A request head of HTTP/1.1 has a time limit of its own.
@@ -53,6 +54,8 @@ pub(in crate::server) struct Connection {
     heard: AtomicUsize,
     is_http1: AtomicBool,
     cut: CancellationToken,
+    /// Why it is being cut.
+    why: OnceLock<Closed>,
 }
 
 /// A call in flight on a connection.
@@ -71,6 +74,7 @@ impl Connection {
             heard: AtomicUsize::new(0),
             is_http1: AtomicBool::new(false),
             cut: CancellationToken::new(),
+            why: OnceLock::new(),
         })
     }
 
@@ -106,7 +110,8 @@ impl Connection {
     }
 
     /// Ends the connection and its calls at once.
-    pub fn cut(&self) {
+    pub fn cut(&self, why: Closed) {
+        let _ = self.why.set(why); // An error means that it is being cut already.
         self.cut.cancel();
     }
 
@@ -128,10 +133,10 @@ impl Connection {
     fn verdict(&self, limits: &TimeLimits) -> Verdict {
         let http1 = self.is_http1.load(Ordering::Relaxed);
         let still = Duration::from_millis(self.sending.still_for());
-        if !self.has_greeted() && self.start.elapsed() >= limits.handshake
-            || http1 && self.sending.held() > 0 && still >= limits.send
-        {
-            Verdict::Cut
+        if !self.has_greeted() && self.start.elapsed() >= limits.handshake {
+            Verdict::Cut(Closed::Handshake)
+        } else if http1 && self.sending.held() > 0 && still >= limits.send {
+            Verdict::Cut(Closed::Sending)
         } else if self.is_idle() && limits.idle.is_some_and(|idle| self.last_use().elapsed() >= idle) {
             Verdict::Close
         } else {
@@ -143,7 +148,7 @@ impl Connection {
 enum Verdict {
     Keep,
     Close,
-    Cut,
+    Cut(Closed),
 }
 
 impl CallInFlight {
@@ -159,7 +164,7 @@ impl Drop for CallInFlight {
     }
 }
 
-/// Serves a connection until the peer closes it, a time limit passes, or `stop` is cancelled and its calls have ended.
+/// Serves a connection, and returns why it ended, until the peer closes it, a time limit passes, or `stop` is cancelled and its calls have ended.
 pub(super) async fn serve<S>(
     stream: TcpStream,
     connection: &Arc<Connection>,
@@ -167,7 +172,8 @@ pub(super) async fn serve<S>(
     service: S,
     limits: TimeLimits,
     stop: &CancellationToken,
-) where
+) -> Closed
+where
     S: Service<Request<Incoming>, Response = Response<Outgoing>>,
     S::Future: Send + 'static,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -177,29 +183,38 @@ pub(super) async fn serve<S>(
         listener.heard.fetch_add(bytes.len(), Ordering::Relaxed);
     });
     let mut served = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
-    let mut closing = false;
+    let mut closing = None;
     let mut check = std::pin::pin!(sleep_until(connection.start + limits.handshake.min(CHECK_INTERVAL)));
     loop {
         let close = tokio::select! {
             biased;
-            () = connection.cut.cancelled() => return,
-            // An error means that the peer broke the protocol or the connection.
-            _ = served.as_mut() => return,
-            () = stop.cancelled(), if !closing => true,
+            () = connection.cut.cancelled() => return connection.why.get().copied().unwrap_or(Closed::Client),
+            ended = served.as_mut() => return closing.unwrap_or_else(|| ended.map_or_else(fault, |()| Closed::Client)),
+            () = stop.cancelled(), if closing.is_none() => Some(Closed::Drained),
             () = check.as_mut() => match connection.verdict(&limits) {
-                Verdict::Cut => return,
-                Verdict::Close => true,
-                Verdict::Keep => false,
+                Verdict::Cut(why) => return why,
+                Verdict::Close => Some(Closed::Idle),
+                Verdict::Keep => None,
             },
         };
         // A peer that does not say goodbye, or has sent half of a head, must not hold a shutdown.
-        if closing && connection.is_idle() && connection.sending.held() == 0 {
-            return;
+        if let Some(why) = closing.filter(|_| connection.is_idle() && connection.sending.held() == 0) {
+            return why;
         }
-        if close && !closing {
-            closing = true;
+        if close.is_some() && closing.is_none() {
+            closing = close;
             served.as_mut().graceful_shutdown();
         }
-        check.as_mut().reset(Instant::now() + if closing { FAREWELL } else { CHECK_INTERVAL });
+        check.as_mut().reset(Instant::now() + closing.map_or(CHECK_INTERVAL, |_| FAREWELL));
+    }
+}
+
+/// Why a connection failed: the peer broke the protocol, or the connection.
+#[allow(clippy::needless_pass_by_value)] // For `map_or_else`.
+fn fault(error: Box<dyn std::error::Error + Send + Sync>) -> Closed {
+    match error.downcast_ref::<hyper::Error>() {
+        Some(error) if error.is_timeout() => Closed::Silent,
+        Some(error) if error.is_parse() => Closed::Protocol,
+        _ => Closed::Client,
     }
 }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::connection::Connection;
 use super::descriptors;
 use crate::server::budget::Budget;
+use crate::telemetry::metrics::{self, Closed, Metrics, RefusedConnection};
 
 /// Connections beyond the limit, if every connection has a call in flight. They get health checks, and hear why other
 /// calls are refused.
@@ -27,6 +28,7 @@ pub(in crate::server) struct Connections {
     /// The budget of responses that wait to be read.
     pub sending: Arc<Budget>,
     most: usize,
+    metrics: metrics::Connections,
     open: Mutex<Open>,
 }
 
@@ -43,13 +45,15 @@ pub(super) struct OpenConnection {
     pub connection: Arc<Connection>,
     connections: Arc<Connections>,
     number: u64,
+    pub counted: metrics::OpenConnection,
 }
 
 impl Connections {
     /// No connections yet. There may be `most`, or as many as there are file descriptors for.
-    pub fn new(most: usize, receiving: Arc<Budget>, sending: Arc<Budget>) -> Arc<Self> {
+    pub fn new(most: usize, receiving: Arc<Budget>, sending: Arc<Budget>, metrics: &Metrics) -> Arc<Self> {
         let open = Open { by_number: HashMap::new(), next: 0, last_search: Instant::now() };
-        Arc::new(Self { receiving, sending, most: descriptors::connections(most), open: Mutex::new(open) })
+        let (most, metrics) = (descriptors::connections(most), metrics.connections.clone());
+        Arc::new(Self { receiving, sending, most, metrics, open: Mutex::new(open) })
     }
 
     /// How many there may be.
@@ -65,18 +69,20 @@ impl Connections {
             let longest_idle =
                 open.by_number.values().filter(|connection| connection.is_idle() && !connection.is_cut());
             match longest_idle.min_by_key(|connection| connection.last_use()) {
-                Some(idle) => idle.cut(),
+                Some(idle) => idle.cut(Closed::MadeRoom),
                 None => is_extra = true,
             }
         }
         if open.by_number.len() >= self.most + EXTRA {
+            self.metrics.refused.count(RefusedConnection::TooMany);
             return None;
         }
         let connection = Connection::new(&self.receiving, &self.sending, is_extra);
         let number = open.next;
         open.next += 1;
         open.by_number.insert(number, Arc::clone(&connection));
-        Some(OpenConnection { connection, connections: Arc::clone(self), number })
+        let counted = self.metrics.open();
+        Some(OpenConnection { connection, connections: Arc::clone(self), number, counted })
     }
 
     /// Closes the connection that holds the most memory for responses or requests, if it has not given any back for a
@@ -90,8 +96,13 @@ impl Connections {
         let still = open.by_number.values().filter(|connection| connection.is_still_for(STILL));
         if let Some(largest) = still.max_by_key(|connection| connection.held()).filter(|still| still.held() > 0) {
             tracing::info!(bytes = largest.held(), "closed a connection that kept memory and made no progress");
-            largest.cut();
+            largest.cut(Closed::Reclaimed);
         }
+    }
+
+    /// Counts a connection that the system could not accept.
+    pub(super) fn not_accepted(&self) {
+        self.metrics.refused.count(RefusedConnection::AcceptFailed);
     }
 
     fn open(&self) -> MutexGuard<'_, Open> {

@@ -77,6 +77,7 @@ pub(super) async fn serve(listener: TcpListener, edge: Arc<Edge>, config: &Serve
                 Ok((stream, _)) => transport.admit(stream, &tasks),
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
+                    transport.connections.not_accepted();
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
@@ -104,7 +105,7 @@ fn http(config: &ServerConfig) -> Builder<Streams> {
 
 impl Transport {
     fn admit(self: &Arc<Self>, stream: TcpStream, tasks: &TaskTracker) {
-        let Some(open) = self.connections.admit() else { return }; // Dropping the stream closes it.
+        let Some(mut open) = self.connections.admit() else { return }; // Dropping the stream closes it.
         let _ = stream.set_nodelay(true); // An error means that the peer has gone; the first read says so.
         let transport = Arc::clone(self);
         tasks.spawn(async move {
@@ -113,7 +114,8 @@ impl Transport {
                 async move { Ok::<_, std::convert::Infallible>(edge.serve(&connection, request).await) }
             });
             let Transport { http, limits, stop, .. } = &*transport;
-            connection::serve(stream, &open.connection, http, service, *limits, stop).await;
+            let closed = connection::serve(stream, &open.connection, http, service, *limits, stop).await;
+            open.counted.close(closed);
         });
     }
 }

@@ -27,12 +27,14 @@ label! {
         Handshake = "handshake_timeout",
         /// It had no call for too long.
         Idle = "idle_timeout",
-        /// It did not respond to a ping.
-        Keepalive = "keepalive_timeout",
-        /// It sent a message too slowly.
-        Receiving = "receive_timeout",
-        /// It read a response too slowly.
+        /// It did not respond to a ping, or did not finish a head of HTTP/1.1.
+        Silent = "silent",
+        /// It read a response of HTTP/1.1 too slowly.
         Sending = "send_timeout",
+        /// It had no call, and made room for a new connection.
+        MadeRoom = "made_room",
+        /// It held memory that others waited for, and made no progress.
+        Reclaimed = "reclaimed",
         /// It broke the rules of HTTP.
         Protocol = "protocol_error",
         /// The server shut down.
@@ -76,7 +78,7 @@ impl Connections {
 
 impl OpenConnection {
     /// The server closed it.
-    pub fn close(mut self, closed: Closed) {
+    pub fn close(&mut self, closed: Closed) {
         self.closed = closed;
     }
 }
@@ -150,7 +152,7 @@ mod tests {
     #[test]
     fn a_connection_is_open_until_it_is_closed_for_a_reason() {
         let metrics = Metrics::new(&StoreMetrics::default(), &FeedMetrics::default());
-        let (idle, left) = (metrics.connections.open(), metrics.connections.open());
+        let (mut idle, left) = (metrics.connections.open(), metrics.connections.open());
         metrics.connections.refused.count(RefusedConnection::TooMany);
         assert_exposed(&metrics, "cameo_connections 2");
         idle.close(Closed::Idle);
