@@ -10,6 +10,9 @@ use prost::Message;
 use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::{Response, Status};
 
+/// The step in which buffers grow, in bytes. tonic makes a buffer of one step for each call and stream, and divides by
+/// it when it compresses.
+const BUFFER_STEP: usize = 1;
 /// Bytes that are gathered before they are sent, if a stream has several messages ready.
 const YIELD_BYTES: usize = 32 << 10;
 
@@ -85,7 +88,7 @@ impl Encoder for FrameEncoder {
     }
 
     fn buffer_settings(&self) -> BufferSettings {
-        BufferSettings::new(0, YIELD_BYTES)
+        BufferSettings::new(BUFFER_STEP, YIELD_BYTES)
     }
 }
 
@@ -103,6 +106,6 @@ impl<D: Message + Default> Decoder for MessageDecoder<D> {
     }
 
     fn buffer_settings(&self) -> BufferSettings {
-        BufferSettings::new(0, YIELD_BYTES)
+        BufferSettings::new(BUFFER_STEP, YIELD_BYTES)
     }
 }

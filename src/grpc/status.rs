@@ -82,6 +82,11 @@ pub(super) fn explained(status: &Status) -> Option<Refusal> {
             let (found, limit) = sizes.split_once(',')?;
             Some(Refusal::request_too_large(numbers(limit)?, numbers(found)?))
         }
+        // The message is larger than the limit once it is decompressed.
+        Code::ResourceExhausted => {
+            let limit = status.message().strip_prefix("Error decompressing: size limit, of ")?;
+            Some(Refusal::body_too_large(limit.split(' ').next()?.parse().ok()?))
+        }
         // The message, or the frame around it, is cut short or malformed.
         Code::Internal => Some(Refusal::undecodable()),
         Code::Cancelled | Code::DeadlineExceeded => Some(Refusal::deadline_exceeded(DEADLINE)),

@@ -32,6 +32,8 @@ pub struct Place {
     pub flag: &'static str,
     /// Its value.
     pub addr: Address,
+    /// What else there is to do if it cannot be bound: the end of a sentence.
+    pub otherwise: &'static str,
 }
 
 impl std::fmt::Display for Place {
@@ -105,7 +107,7 @@ mod tests {
     async fn the_first_address_that_works_is_bound() {
         let holder = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let taken = holder.local_addr().unwrap();
-        let name = Place { flag: "--addr", addr: Address::from(taken) };
+        let name = Place { flag: "--addr", addr: Address::from(taken), otherwise: "" };
         let bound = bind(&name, &[taken, SocketAddr::from(([127, 0, 0, 1], 0))]).await.unwrap();
         assert_ne!(bound.local_addr().unwrap(), taken);
         let refused = bind(&name, &[taken]).await.unwrap_err();

@@ -3,15 +3,21 @@
 //! - `listen`: the address to listen on.
 //! - `routes`: which service responds at which path.
 //! - `edge`: what holds for every request and response.
-//! - `transport`: connections, HTTP/2 and its bounds. `budget` is the memory that connections share.
+//! - `transport`: accepts connections and speaks HTTP on them.
+//! - `connections`: those that are open, and which of them makes room. `connection` is one of them, `budget` the memory
+//!   that they share, and `descriptors` says how many there may be. `progress` is how far a response has got.
 //! - `drain`: health, and an orderly shutdown.
 //! - `ops`: the listener for operators.
 
 mod budget;
+mod connection;
+mod connections;
+mod descriptors;
 mod drain;
 mod edge;
 mod listen;
 mod ops;
+mod progress;
 mod routes;
 mod transport;
 
@@ -30,11 +36,11 @@ use crate::model::Micros;
 use crate::store::{OpenError, Store};
 use crate::telemetry::metrics::Metrics;
 use budget::Budget;
+use connections::Connections;
 use drain::Health;
 use edge::Edge;
 pub use listen::{Place, resolve};
 use ops::{OpsListener, OpsServer};
-use transport::Connections;
 
 /// A server that is bound and ready to run.
 #[derive(Debug)]
@@ -65,7 +71,7 @@ pub enum ServerError {
     )]
     Reachable { place: Place, found: SocketAddr },
     /// The address cannot be bound.
-    #[error("cannot listen on {place}: {cause}. {advice}")]
+    #[error("cannot listen on {place}: {cause}. {advice}{}", place.otherwise)]
     Bind { place: Place, cause: std::io::Error, advice: &'static str },
     /// The thread that serves operators cannot be started.
     #[error("cannot serve /metrics: {source}. `--metrics-addr off` serves it no longer")]
@@ -86,7 +92,7 @@ impl Server {
     /// the settings do not allow that.
     pub async fn bind(config: Config) -> Result<Self, ServerError> {
         let insecure = config.server.insecure;
-        let api = Place { flag: "--addr", addr: config.server.addr.clone() };
+        let api = Place { flag: "--addr", addr: config.server.addr.clone(), otherwise: "" };
         let addrs = listen::addresses(&api, insecure).await?;
         let feed = Feed::new(config.feed);
         let publisher = feed.clone();
@@ -94,7 +100,10 @@ impl Server {
         // After the store: a client that connects is served.
         let listener = listen::bind(&api, &addrs).await?;
         let ops = match config.telemetry.metrics_addr.clone() {
-            Some(addr) => Some(OpsListener::bind(Place { flag: "--metrics-addr", addr }, insecure).await?),
+            Some(addr) => {
+                let otherwise = ", or turn it off with `--metrics-addr off`";
+                Some(OpsListener::bind(Place { flag: "--metrics-addr", addr, otherwise }, insecure).await?)
+            }
             None => None,
         };
         let start = store.now();

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use ::http::{Request, Response};
 use axum::Router;
+use axum::http::{Request, Response};
 use bytes::Bytes;
 use http_body::Body;
 use tokio_util::sync::CancellationToken;

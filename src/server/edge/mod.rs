@@ -29,12 +29,13 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer, ExposeHeaders};
 pub(super) use respond::Outgoing;
 
 use super::budget::{Hold, Size};
+use super::connection::Connection;
+use super::connections::Connections;
 use super::routes::Services;
-use super::transport::{Connection, Connections};
 use crate::call::Call;
 use crate::config::Config;
 use crate::grpc::status;
-use crate::http as profile_api;
+use crate::http::{refused, status_name};
 use crate::refusal::Refusal;
 use crate::telemetry::metrics::Metrics;
 use head::{Foreign, Hosts, Protocol};
@@ -247,7 +248,7 @@ fn code_of<B>(response: &Response<B>) -> Option<&'static str> {
     let kind = response.headers().get(http::header::CONTENT_TYPE);
     match status::code_name(response.headers()) {
         None if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) => None,
-        None => Some(profile_api::status_name(response.status())),
+        None => Some(status_name(response.status())),
         code => code,
     }
 }
@@ -279,6 +280,6 @@ impl Refused {
             Self::Foreign(Foreign::ContentType) => (None, Refusal::content_type_unsupported()),
             Self::Foreign(Foreign::Version) => (None, Refusal::version_unsupported()),
         };
-        profile_api::refused(call.refuse(refusal), status).map(tonic::body::Body::new)
+        refused(call.refuse(refusal), status).map(tonic::body::Body::new)
     }
 }

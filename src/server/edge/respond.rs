@@ -19,7 +19,8 @@ use crate::call::Call;
 use crate::grpc::status;
 use crate::refusal::Refusal;
 use crate::server::budget::{Account, Hold, Size};
-use crate::server::transport::{CallInFlight, Progress};
+use crate::server::connection::CallInFlight;
+use crate::server::progress::Progress;
 use crate::telemetry::metrics::Closed;
 
 /// The most bytes that the transport has of a response which is not read: the size of a DATA frame.

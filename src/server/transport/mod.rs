@@ -1,15 +1,11 @@
-//! Connections: how many there may be, how long they may take, and the bounds of HTTP/2.
+//! Accepts connections and speaks HTTP on them, within the bounds of HTTP/2 and of time.
 //!
-//! - `descriptors` says how many connections the system has room for.
-//! - `connections` are those that are open. When there are as many as there may be, it makes room.
 //! - `connection` serves one of them, and ends it when a time limit passes.
 //! - `streams` runs the calls of HTTP/2, and ends a response that is not read.
 //!
 //! tonic has a transport too. It bounds neither connections nor the time that they may take.
 
 mod connection;
-mod connections;
-mod descriptors;
 mod streams;
 
 use std::sync::Arc;
@@ -22,10 +18,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub(super) use connection::{CallInFlight, Connection, TimeLimits};
-pub(super) use connections::Connections;
-pub(super) use streams::Progress;
-
+use super::connection::TimeLimits;
+use super::connections::Connections;
 use super::edge::Edge;
 use crate::config::ServerConfig;
 use crate::model::limits::IMPORTS;

@@ -8,35 +8,13 @@
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::rt::Executor;
 use tokio::time::{Instant, Sleep};
 
-tokio::task_local! {
-    static PROGRESS: Arc<Progress>;
-}
-
-/// How far a response has got.
-#[derive(Debug, Default)]
-pub(in crate::server) struct Progress {
-    /// The pieces that the transport has asked for. 0 until the response begins.
-    pieces: AtomicUsize,
-}
-
-impl Progress {
-    /// The progress of the response that this task sends. `None` over HTTP/1.1, where the connection has the limit.
-    pub fn of_this_task() -> Option<Arc<Self>> {
-        PROGRESS.try_with(Arc::clone).ok()
-    }
-
-    /// The transport has asked for a piece.
-    pub fn advance(&self) {
-        self.pieces.fetch_add(1, Ordering::Relaxed);
-    }
-}
+use crate::server::progress::Progress;
 
 /// Runs each stream as a task, until its response is sent or takes no progress for too long.
 #[derive(Debug, Clone, Copy)]
@@ -56,7 +34,7 @@ where
 
 async fn run(stream: impl Future, send_timeout: Duration) {
     let progress = Arc::new(Progress::default());
-    let mut stream = pin!(PROGRESS.scope(Arc::clone(&progress), stream));
+    let mut stream = pin!(progress.clone().watch(stream));
     let mut limit = Limit { send_timeout, seen: 0, timer: None };
     poll_fn(|context| match stream.as_mut().poll(context) {
         Poll::Ready(_) => Poll::Ready(()),
@@ -76,7 +54,7 @@ struct Limit {
 impl Limit {
     /// Ready if no piece was asked for since the timer was set.
     fn poll_passed(&mut self, progress: &Progress, context: &mut Context<'_>) -> Poll<()> {
-        let pieces = progress.pieces.load(Ordering::Relaxed);
+        let pieces = progress.pieces();
         if pieces == 0 {
             return Poll::Pending; // The call still runs.
         }

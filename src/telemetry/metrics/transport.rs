@@ -156,7 +156,7 @@ mod tests {
         metrics.connections.refused.count(RefusedConnection::TooMany);
         assert_exposed(&metrics, "cameo_connections 2");
         idle.close(Closed::Idle);
-        drop(left);
+        drop((idle, left));
         assert_exposed(&metrics, "cameo_connections 0");
         assert_exposed(&metrics, "cameo_connections_accepted_total 2");
         assert_exposed(&metrics, "cameo_connections_refused_total{reason=\"too_many\"} 1");

@@ -113,7 +113,7 @@ async fn an_address_that_cannot_be_used_is_named_with_its_cause() {
     let too_long = format!("{}:50051", "a".repeat(64)); // For a label of a name, so that no name server is asked.
     for (addr, said) in [
         (&*taken, &["cannot listen on", "Address already in use", "Stop the process that listens there"][..]),
-        (ELSEWHERE, &["cannot listen on", "Cannot assign requested address", "Choose an --addr of this machine"]),
+        (ELSEWHERE, &["cannot listen on", "Cannot assign requested address", "Choose an address of this machine"]),
         (&too_long, &["cannot find the host of", "Correct --addr, or use an IP address"]),
     ] {
         let dir = TempDir::new().unwrap();

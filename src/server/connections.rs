@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::budget::Budget;
 use super::connection::Connection;
 use super::descriptors;
-use crate::server::budget::Budget;
 use crate::telemetry::metrics::{self, Closed, Metrics, RefusedConnection};
 
 /// Connections beyond the limit, if every connection has a call in flight. They get health checks, and hear why other
@@ -22,7 +22,7 @@ const SEARCH_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The open connections and what they share.
 #[derive(Debug)]
-pub(in crate::server) struct Connections {
+pub(super) struct Connections {
     /// The budget of requests that are being received.
     pub receiving: Arc<Budget>,
     /// The budget of responses that wait to be read.

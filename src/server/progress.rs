@@ -1,0 +1,40 @@
+//! How far a response has got. The body and the task that sends it share it.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::task::futures::TaskLocalFuture;
+
+tokio::task_local! {
+    static PROGRESS: Arc<Progress>;
+}
+
+/// How far a response has got.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// The pieces that the transport has asked for. 0 until the response begins.
+    pieces: AtomicUsize,
+}
+
+impl Progress {
+    /// The progress of the response that this task sends. `None` over HTTP/1.1, where the connection has the limit.
+    pub fn of_this_task() -> Option<Arc<Self>> {
+        PROGRESS.try_with(Arc::clone).ok()
+    }
+
+    /// Runs the task that sends a response.
+    pub fn watch<S: Future>(self: Arc<Self>, stream: S) -> TaskLocalFuture<Arc<Self>, S> {
+        PROGRESS.scope(self, stream)
+    }
+
+    /// The pieces that the transport has asked for. 0 until the response begins.
+    pub fn pieces(&self) -> usize {
+        self.pieces.load(Ordering::Relaxed)
+    }
+
+    /// The transport has asked for a piece.
+    pub fn advance(&self) {
+        self.pieces.fetch_add(1, Ordering::Relaxed);
+    }
+}
