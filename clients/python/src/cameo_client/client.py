@@ -52,9 +52,12 @@ _CHANNEL_OPTIONS = (
 )
 
 
-def connect(address: str) -> grpc.Channel:
-    """Opens a channel to `host:port`, without TLS. Close it after use, or use it in a `with` statement."""
-    return grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
+def connect(address: str, compression: grpc.Compression | None = None) -> grpc.Channel:
+    """Opens a channel to `host:port`, without TLS. Close it after use, or use it in a `with` statement.
+
+    `grpc.Compression.Gzip` compresses requests. Responses are compressed in any case, unless they are small.
+    """
+    return grpc.insecure_channel(address, options=_CHANNEL_OPTIONS, compression=compression)
 
 
 class Client:
