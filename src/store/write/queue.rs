@@ -24,10 +24,10 @@ pub(in crate::store) const IMPORT_BATCH_COMMANDS: usize = 4_096;
 /// Import commands that a batch takes even if it is full of calls, so that imports make progress.
 const IMPORT_SHARE: usize = 64;
 /// The weight of large calls after which a batch takes no further call. The writer takes about 5 ms for each MiB.
-const LARGE_BYTES: usize = 4 << 20;
-/// The time after which a batch takes no further call. 512 usual updates take a third of it. But an update of a profile
-/// with thousands of small values may take 15 ms, and weigh little itself.
-const CALLS_TIME: Duration = Duration::from_millis(50);
+const LARGE_BYTES: usize = 2 << 20;
+/// The time after which a batch takes no further call. 512 usual updates take less. But an update of a profile with
+/// thousands of small values may take 10 ms, and weigh little itself.
+const CALLS_TIME: Duration = Duration::from_millis(20);
 /// The time after which a batch of imports alone takes no further record. The disk may be slow, so it is long.
 const IMPORTS_TIME: Duration = Duration::from_millis(500);
 
@@ -39,6 +39,8 @@ pub(super) struct Queue {
     /// The most commands in the next batch. It shrinks after a batch that met a damaged page, until only the commands
     /// that need the page are refused.
     most: usize,
+    /// The clock.
+    now: fn() -> Instant,
 }
 
 /// The commands of one batch, while they are taken.
@@ -55,8 +57,8 @@ pub(super) struct Taking<'q> {
 }
 
 impl Queue {
-    pub fn new() -> Self {
-        Self { calls: Turns::default(), imports: VecDeque::new(), most: usize::MAX }
+    pub fn new(now: fn() -> Instant) -> Self {
+        Self { calls: Turns::default(), imports: VecDeque::new(), most: usize::MAX, now }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -73,7 +75,8 @@ impl Queue {
 
     /// Begins a batch. `taken` gets its commands.
     pub fn batch<'q>(&'q mut self, taken: &'q mut Vec<Waiting>) -> Taking<'q> {
-        Taking { queue: self, taken, calls: 0, large: 0, begun: Instant::now(), imports_begun: None }
+        let begun = (self.now)();
+        Taking { queue: self, taken, calls: 0, large: 0, begun, imports_begun: None }
     }
 
     /// Removes all commands.
@@ -119,7 +122,7 @@ impl Taking<'_> {
         let is_full = self.calls >= BATCH_COMMANDS.min(self.queue.most)
             || self.large >= LARGE_BYTES
             || self.imports_begun.is_some()
-            || (self.calls > 0 && self.begun.elapsed() >= CALLS_TIME);
+            || (self.calls > 0 && self.since(self.begun) >= CALLS_TIME);
         if is_full {
             return None;
         }
@@ -135,8 +138,12 @@ impl Taking<'_> {
             0 => (IMPORT_BATCH_COMMANDS, IMPORTS_TIME),
             calls => ((BATCH_COMMANDS - calls).max(IMPORT_SHARE), CALLS_TIME),
         };
-        let begun = *self.imports_begun.get_or_insert_with(Instant::now);
-        let is_full = imports >= room.min(self.queue.most - self.calls) || (imports > 0 && begun.elapsed() >= time);
+        let begun = *self.imports_begun.get_or_insert_with(self.queue.now);
+        let is_full = imports >= room.min(self.queue.most - self.calls) || (imports > 0 && self.since(begun) >= time);
         if is_full { None } else { self.queue.imports.pop_front() }
+    }
+
+    fn since(&self, then: Instant) -> Duration {
+        (self.queue.now)().duration_since(then)
     }
 }

@@ -1,5 +1,9 @@
 //! Which commands go into the next batch. The commands do nothing, and weigh what the test says.
 
+use std::cell::Cell;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
 use proptest::prelude::*;
 use tokio::sync::oneshot;
 use uuid::Uuid;
@@ -16,6 +20,17 @@ use crate::store::apply::Reply;
 const USUAL: usize = 0;
 const PER_TURN: usize = 5;
 const MIB: usize = 1 << 20;
+
+thread_local! {
+    /// The time, since an arbitrary start.
+    static TIME: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+}
+
+/// A clock that stands still unless the test turns it.
+fn now() -> Instant {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    *START + TIME.get()
+}
 
 /// A command of a workspace, with a number by which the test knows it.
 fn waiting(workspace: &str, number: usize, weight: usize) -> Waiting {
@@ -129,20 +144,42 @@ proptest! {
 }
 
 #[test]
-fn a_batch_ends_after_4_mib_of_large_calls() {
-    let mut queue = Queue::new();
-    (0..10).for_each(|nth| queue.push_call(waiting("a", nth, MIB)));
-    queue.push_call(waiting("b", 10, USUAL));
+fn a_batch_ends_after_2_mib_of_large_calls() {
+    let mut queue = Queue::new(now);
+    (0..5).for_each(|nth| queue.push_call(waiting("a", nth, MIB)));
+    queue.push_call(waiting("b", 5, USUAL));
     let calls = |numbers: &[usize]| numbers.iter().map(|number| (*number, true)).collect::<Vec<_>>();
-    assert_eq!(batch(&mut queue), calls(&[10, 0, 1, 2, 3]));
-    assert_eq!(batch(&mut queue), calls(&[4, 5, 6, 7]));
-    assert_eq!(batch(&mut queue), calls(&[8, 9]));
+    assert_eq!(batch(&mut queue), calls(&[5, 0, 1]));
+    assert_eq!(batch(&mut queue), calls(&[2, 3]));
+    assert_eq!(batch(&mut queue), calls(&[4]));
+}
+
+/// However little they weigh. Then imports have some time too, and a batch of imports alone has more.
+#[test]
+fn a_batch_ends_after_a_time() {
+    let mut queue = Queue::new(now);
+    (0..10).for_each(|nth| queue.push_call(waiting("a", nth, USUAL)));
+    (10..100).for_each(|nth| queue.push_import(waiting("a", nth, USUAL)));
+    let costly_batch = |queue: &mut Queue| {
+        let mut taken = Vec::new();
+        let mut commands = queue.batch(&mut taken);
+        let mut numbers = Vec::new();
+        while let Some((command, _)) = commands.next() {
+            numbers.push(number(command));
+            TIME.set(TIME.get() + Duration::from_millis(5)); // What each command takes.
+        }
+        numbers
+    };
+    assert_eq!(costly_batch(&mut queue), [0, 1, 2, 3, 10, 11, 12, 13]);
+    assert_eq!(costly_batch(&mut queue), [4, 5, 6, 7, 14, 15, 16, 17]);
+    assert_eq!(costly_batch(&mut queue), [8, 9, 18, 19, 20, 21]);
+    assert_eq!(costly_batch(&mut queue).len(), 100 - 22, "half a second is enough for the rest");
 }
 
 /// Calls come first, and a batch that is full of calls still takes 64 imports.
 #[test]
 fn imports_fill_a_batch() {
-    let mut queue = Queue::new();
+    let mut queue = Queue::new(now);
     (0..600).for_each(|nth| queue.push_call(waiting("a", nth, USUAL)));
     (600..6_000).for_each(|nth| queue.push_import(waiting("a", nth, USUAL)));
     let calls_and_imports = |queue: &mut Queue| {
@@ -158,7 +195,7 @@ fn imports_fill_a_batch() {
 /// A batch that met damage is tried again in halves, until the command that needs the damage is alone.
 #[test]
 fn a_batch_that_was_not_kept_is_taken_again_in_halves() {
-    let mut queue = Queue::new();
+    let mut queue = Queue::new(now);
     (0..6).for_each(|nth| queue.push_call(waiting(["a", "b"][nth % 2], nth, USUAL)));
     (6..8).for_each(|nth| queue.push_import(waiting("a", nth, USUAL)));
     let mut sizes = Vec::new();

@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use redb::{Database, ReadableDatabase};
 use tokio::sync::mpsc;
@@ -61,7 +62,7 @@ impl Writer {
     fn run(self) {
         // However this ends, later reads and writes are refused. A panic counts as a failure.
         let end = EndOfWriter { shared: Arc::clone(&self.shared), failed: true };
-        let mut work = Work { writer: self, queue: Queue::new(), taken: Vec::new(), closing: false };
+        let mut work = Work { writer: self, queue: Queue::new(Instant::now), taken: Vec::new(), closing: false };
         while work.take_jobs() {
             if let Err(error) = work.serve() {
                 tracing::error!(error = &error as &dyn std::error::Error, "the store failed; the process must end");
