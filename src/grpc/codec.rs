@@ -5,10 +5,12 @@
 
 use std::marker::PhantomData;
 
-use bytes::{BufMut, Bytes};
+use bytes::{Buf, BufMut, Bytes};
 use prost::Message;
 use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::{Response, Status};
+
+use super::large;
 
 /// The step in which buffers grow, in bytes. tonic makes a buffer of one step for each call and stream, and divides by
 /// it when it compresses.
@@ -102,7 +104,7 @@ impl<D: Message + Default> Decoder for MessageDecoder<D> {
 
     fn decode(&mut self, buf: &mut DecodeBuf<'_>) -> Result<Option<D>, Status> {
         // prost's error names our types, which tell the caller nothing. `status::explained` gives the reason.
-        D::decode(buf).map(Some).map_err(|_| Status::internal("undecodable"))
+        large::apart(buf.remaining(), || D::decode(buf)).map(Some).map_err(|_| Status::internal("undecodable"))
     }
 
     fn buffer_settings(&self) -> BufferSettings {

@@ -3,10 +3,12 @@
 //! - [`profile_service`], [`event_service`], [`admin_service`]: one file or folder per service.
 //! - [`status`]: renders a refusal as a gRPC status, and reads deadlines.
 //! - [`codec`]: sends responses that are already encoded.
+//! - `large`: decodes large requests apart from the other calls.
 
 pub mod admin_service;
 pub mod codec;
 pub mod event_service;
+mod large;
 pub mod profile_service;
 pub mod status;
 

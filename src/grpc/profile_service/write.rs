@@ -4,6 +4,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::super::codec::Encoded;
+use super::super::large;
 use crate::call::Call;
 use crate::command::{Change, Command, Create, Delete, RequestId, Update};
 use crate::model::{Etag, Invalid, Limits, Mpid, NewProfile, Patch, ProfileKey, Workspace, wire};
@@ -74,6 +75,14 @@ impl Write {
     /// Parses a request in a known workspace. The id is taken out of the request first, so that its fingerprint is of
     /// everything else.
     pub fn within<R: WriteRequest>(
+        workspace: Workspace,
+        request: R,
+        change: impl FnOnce(R) -> Result<Change, Invalid>,
+    ) -> Result<Self, Invalid> {
+        large::apart(request.encoded_len(), || Self::check(workspace, request, change))
+    }
+
+    fn check<R: WriteRequest>(
         workspace: Workspace,
         mut request: R,
         change: impl FnOnce(R) -> Result<Change, Invalid>,
