@@ -255,7 +255,7 @@ impl Refusal {
         Self::new(ErrorReason::RateLimited, message).retry_after(wait)
     }
 
-    /// As many imports are running as may run at a time.
+    /// As many imports are open, or taking records, as may be.
     #[must_use]
     pub fn too_many_imports(limit: usize) -> Self {
         Self::new(ErrorReason::Overloaded, format!("{limit} imports are already running")).retry_after(RESTART_RETRY)

@@ -107,14 +107,21 @@ impl Command {
     /// The memory that it takes while it waits, in bytes. This is the size after parsing, not the encoded size.
     #[must_use]
     pub fn weight(&self) -> usize {
-        let etag = |etag: &Option<Etag>| etag.as_ref().map_or(0, Etag::weight);
-        let change = match &self.change {
-            Change::Create(create) => create.profile.weight(),
-            Change::Update(update) => update.key.weight() + update.patch.weight() + etag(&update.etag),
-            Change::Delete(delete) => delete.key.weight() + etag(&delete.etag),
-        };
         let request = self.request.as_ref().map_or(0, |request| request.id.capacity());
-        size_of::<Self>() + change + request
+        size_of::<Self>() + self.change.weight() + request
+    }
+}
+
+impl Change {
+    /// The memory that it takes beyond its own size, in bytes, once it is parsed.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let etag = |etag: &Option<Etag>| etag.as_ref().map_or(0, Etag::weight);
+        match self {
+            Self::Create(create) => create.profile.weight(),
+            Self::Update(update) => update.key.weight() + update.patch.weight() + etag(&update.etag),
+            Self::Delete(delete) => delete.key.weight() + etag(&delete.etag),
+        }
     }
 }
 

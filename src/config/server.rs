@@ -23,6 +23,9 @@ pub struct ServerConfig {
     /// Time that a shutdown may take before open calls are cut off.
     #[arg(long, env = "CAMEO_DRAIN_TIMEOUT", value_parser = units::duration, default_value = "10s")]
     pub drain_timeout: Duration,
+    /// How long an import may wait for its sender. Then it is ended. Records that were taken have been applied.
+    #[arg(long, env = "CAMEO_IMPORT_IDLE_TIMEOUT", value_parser = units::positive_duration, default_value = "60s")]
+    pub import_idle_timeout: Duration,
     /// HTTP requests per second that a workspace may send, which is also the size of a burst. Requests that name no
     /// existing workspace share one rate of the same size. 0 sets no limit.
     #[arg(long, env = "CAMEO_HTTP_RATE", default_value = "0")]

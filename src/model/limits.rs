@@ -37,7 +37,7 @@ pub const READER_KEYS: usize = 1_000;
 pub const FILTER_TYPES: usize = 100;
 /// Items of a page if the request does not give a `page_size`.
 pub const DEFAULT_PAGE_ITEMS: usize = 100;
-/// Imports that may run at the same time. Each may have a flow-control window full of small messages waiting.
+/// Imports that may take records at the same time. Each may have a flow-control window full of small messages waiting.
 pub const IMPORTS: usize = 16;
 /// Refusals that the response of an import lists.
 pub const IMPORT_REFUSALS: usize = 1_000;

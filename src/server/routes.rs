@@ -56,7 +56,9 @@ pub(super) fn build(
     stop: &CancellationToken,
 ) -> Result<Services, ServerError> {
     let limits = config.limits;
-    let profiles = ProfileServiceServer::new(Profiles::new(Arc::clone(store), limits, stop.clone()));
+    let import_idle_timeout = config.server.import_idle_timeout;
+    let profiles = Profiles::new(Arc::clone(store), limits, import_idle_timeout, stop.clone());
+    let profiles = ProfileServiceServer::new(profiles);
     let events = EventServiceServer::new(Events::new(Arc::clone(store), feed.clone(), limits));
     let admin = AdminServiceServer::new(Admin::new(Arc::clone(store), config, start));
     let others = Routes::new(compressed!(health))

@@ -109,6 +109,7 @@ async fn status_shows_the_limits_in_force() {
         config.server.receive_timeout = Duration::from_secs(130);
         config.server.send_timeout = Duration::from_secs(131);
         config.store.read_concurrency = 23;
+        config.server.import_idle_timeout = Duration::from_secs(24);
     })
     .await;
     let seconds = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
@@ -144,6 +145,7 @@ async fn status_shows_the_limits_in_force() {
         receive_timeout: seconds(130),
         send_timeout: seconds(131),
         read_concurrency: 23,
+        import_idle_timeout: seconds(24),
     };
     let status = server.client().await.status("").await.unwrap();
     assert_eq!((status.limits, status.scrub.unwrap().rows_per_second), (Some(expected), 122));

@@ -4,20 +4,23 @@
 //! - Records are applied in order, each as one command of its own, so a broken stream leaves whole records only.
 //! - Results are collected between records. Waiting results, including refusals of malformed records, are bounded like
 //!   the queue.
+//! - An import needs a place while it takes records (`places`). It gives the place back whenever it waits for its sender
+//!   and has nothing in the queue. A sender that stays silent ends the import.
 
 use std::future::{Future, ready};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::future::Either;
 use futures_util::stream::FuturesOrdered;
 use prost::Message;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 use tonic_types::pb as rpc;
 
 use super::super::status;
+use super::places::{self, OPEN_IMPORTS, Places};
 use super::write::{Write, parse_patch};
 use crate::call::Call;
 use crate::command::{Change, Update};
@@ -27,15 +30,19 @@ use crate::proto::v1::{ImportProfilesRequest, ImportProfilesResponse, ImportRefu
 use crate::refusal::Refusal;
 use crate::store::{IMPORT_COMMANDS, Store, StoreError, Written};
 
-/// Runs imports, at most [`IMPORTS`] at a time.
+/// What the caller is told of a sender that was silent for too long.
+const SILENT: &str = "the import sent no record for longer than --import-idle-timeout";
+
+/// Runs imports.
 #[derive(Debug, Clone)]
 pub(super) struct Importer {
     store: Arc<Store>,
     limits: Limits,
     /// Cancelled when the server shuts down.
     stop: CancellationToken,
-    /// A permit for each import that may run.
-    places: Arc<Semaphore>,
+    /// How long an import waits for its sender.
+    idle_timeout: Duration,
+    places: Arc<Places>,
 }
 
 /// One import: what its first message says for all of its records.
@@ -45,6 +52,14 @@ struct Import<'a> {
     silent: bool,
     validate_only: bool,
     call: Arc<Call>,
+}
+
+/// Whether an import may take records.
+#[derive(Default)]
+struct Turn<'a> {
+    place: Option<places::Place<'a>>,
+    /// Whether it ever had a place.
+    has_begun: bool,
 }
 
 /// The results of the records so far.
@@ -57,8 +72,9 @@ struct Report {
 }
 
 impl Importer {
-    pub fn new(store: Arc<Store>, limits: Limits, stop: CancellationToken) -> Self {
-        Self { store, limits, stop, places: Arc::new(Semaphore::new(IMPORTS)) }
+    /// Imports end when `stop` is cancelled, or when a sender is silent for `idle_timeout`.
+    pub fn new(store: Arc<Store>, limits: Limits, idle_timeout: Duration, stop: CancellationToken) -> Self {
+        Self { store, limits, stop, idle_timeout, places: Arc::new(Places::new()) }
     }
 
     /// Applies the records of a stream. A refusal says how many of them have an outcome.
@@ -80,13 +96,23 @@ impl Importer {
         mut records: Streaming<ImportProfilesRequest>,
         report: &mut Report,
     ) -> Result<(), Refusal> {
-        let _place = self.places.try_acquire().map_err(|_| Refusal::too_many_imports(IMPORTS))?;
-        let first = tokio::select! {
-            first = next(&mut records) => first?,
-            () = self.stop.cancelled() => return Err(Refusal::draining()),
-        };
-        let Some(first) = first else { return Ok(()) };
+        let _open = self.places.open().ok_or_else(|| Refusal::too_many_imports(OPEN_IMPORTS))?;
+        let Some(first) = self.wait(&mut records).await? else { return Ok(()) };
         Import::begin(self, Arc::clone(call), &first)?.run(first, records, report).await
+    }
+
+    /// Waits for the sender, which may be silent for long.
+    async fn wait(
+        &self,
+        records: &mut Streaming<ImportProfilesRequest>,
+    ) -> Result<Option<ImportProfilesRequest>, Refusal> {
+        tokio::select! {
+            biased;
+            record = tokio::time::timeout(self.idle_timeout, next(records)) => {
+                record.unwrap_or_else(|_| Err(Refusal::deadline_exceeded(SILENT)))
+            }
+            () = self.stop.cancelled() => Err(Refusal::draining()),
+        }
     }
 }
 
@@ -103,18 +129,31 @@ impl<'a> Import<'a> {
         mut records: Streaming<ImportProfilesRequest>,
         report: &mut Report,
     ) -> Result<(), Refusal> {
-        let mut writes = FuturesOrdered::new();
-        writes.push_back(self.queue(first).await?);
+        let (mut writes, mut turn) = (FuturesOrdered::new(), Turn::default());
+        writes.push_back(self.queue(first, &mut turn).await?);
         let ended = loop {
-            tokio::select! {
-                biased;
-                Some(written) = writes.next() => self.count(written, report)?,
-                () = self.importer.stop.cancelled() => break Err(Refusal::draining()),
-                record = next(&mut records), if writes.len() < IMPORT_COMMANDS => match record {
-                    Ok(Some(record)) => writes.push_back(self.queue(record).await?),
-                    Ok(None) => break Ok(()),
+            let record = if writes.is_empty() {
+                turn.place = None;
+                self.importer.wait(&mut records).await
+            } else {
+                let may_take = writes.len() < IMPORT_COMMANDS && !turn.is_over();
+                tokio::select! {
+                    biased;
+                    Some(written) = writes.next() => {
+                        self.count(written, report)?;
+                        continue;
+                    }
+                    () = self.importer.stop.cancelled() => break Err(Refusal::draining()),
+                    record = next(&mut records), if may_take => record,
+                }
+            };
+            match record {
+                Ok(Some(record)) => match self.queue(record, &mut turn).await {
+                    Ok(write) => writes.push_back(write),
                     Err(refusal) => break Err(refusal),
                 },
+                Ok(None) => break Ok(()),
+                Err(refusal) => break Err(refusal),
             }
         };
         while let Some(written) = writes.next().await {
@@ -127,19 +166,35 @@ impl<'a> Import<'a> {
         ended
     }
 
-    /// Waits for room in the queue. The future that it returns is the record's outcome.
+    /// Waits for a place and for room in the queue. The future that it returns is the record's outcome.
     async fn queue(
         &self,
         record: ImportProfilesRequest,
-    ) -> Result<impl Future<Output = Result<Written, StoreError>>, Refusal> {
-        let Importer { store, limits, .. } = self.importer;
-        match self.parse(record) {
-            Ok(write) => {
-                let queued = store.import(write.command(store, limits)).await;
-                queued.map(Either::Left).map_err(|error| self.call.refuse(error))
-            }
-            Err(invalid) => Ok(Either::Right(ready(Err(invalid.into())))),
+        turn: &mut Turn<'a>,
+    ) -> Result<impl Future<Output = Result<Written, StoreError>> + use<'a>, Refusal> {
+        let Importer { store, limits, places, .. } = self.importer;
+        let write = match self.parse(record) {
+            Ok(write) => write,
+            Err(invalid) => return Ok(Either::Right(ready(Err(invalid.into())))),
+        };
+        let _held = places.hold(write.weight()).ok_or_else(|| self.call.refuse(StoreError::Overloaded))?;
+        self.take_place(turn).await?;
+        let queued = store.import(write.command(store, limits)).await;
+        queued.map(Either::Left).map_err(|error| self.call.refuse(error))
+    }
+
+    async fn take_place(&self, turn: &mut Turn<'a>) -> Result<(), Refusal> {
+        if turn.place.is_some() {
+            return Ok(());
         }
+        let Importer { places, stop, .. } = self.importer;
+        let place = async { if turn.has_begun { Some(places.take().await) } else { places.begin().await } };
+        let place = tokio::select! {
+            place = place => place.ok_or_else(|| Refusal::too_many_imports(IMPORTS))?,
+            () = stop.cancelled() => return Err(Refusal::draining()),
+        };
+        *turn = Turn { place: Some(place), has_begun: true };
+        Ok(())
     }
 
     fn parse(&self, mut record: ImportProfilesRequest) -> Result<Write, Invalid> {
@@ -170,6 +225,12 @@ impl<'a> Import<'a> {
         }
         report.records += 1;
         Ok(())
+    }
+}
+
+impl Turn<'_> {
+    fn is_over(&self) -> bool {
+        self.place.as_ref().is_some_and(places::Place::is_over)
     }
 }
 

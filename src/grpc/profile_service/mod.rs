@@ -2,13 +2,15 @@
 //!
 //! - `read`: the lookups of one profile, a batch and a page.
 //! - `write`: creates, updates and deletes, and the fields that all writes share.
-//! - `import`: the stream of writes.
+//! - `import`: the stream of writes. `places`: how many may run.
 
 mod import;
+mod places;
 mod read;
 mod write;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
@@ -35,10 +37,11 @@ pub struct Profiles {
 }
 
 impl Profiles {
-    /// The service on a store. Imports end when `stop` is cancelled.
+    /// The service on a store. Imports end when `stop` is cancelled, or when their sender is silent for
+    /// `import_idle_timeout`.
     #[must_use]
-    pub fn new(store: Arc<Store>, limits: Limits, stop: CancellationToken) -> Self {
-        Self { importer: Importer::new(Arc::clone(&store), limits, stop), store, limits }
+    pub fn new(store: Arc<Store>, limits: Limits, import_idle_timeout: Duration, stop: CancellationToken) -> Self {
+        Self { importer: Importer::new(Arc::clone(&store), limits, import_idle_timeout, stop), store, limits }
     }
 }
 

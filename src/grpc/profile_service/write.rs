@@ -127,6 +127,11 @@ impl Write {
         })
     }
 
+    /// The memory that it takes, in bytes.
+    pub fn weight(&self) -> usize {
+        size_of::<Self>() + self.change.weight()
+    }
+
     pub fn command(self, store: &Store, limits: &Limits) -> Command {
         Command {
             workspace: self.workspace,

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use cameo::config::Config;
 use futures_util::stream;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
@@ -13,11 +14,12 @@ use prost::Message;
 use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
+use tonic::Code;
 use tonic_types::StatusExt;
 
 use super::*;
 
-/// How many imports may run at a time.
+/// How many imports may take records at a time.
 const IMPORTS: i64 = 16;
 
 /// A record is on disk while the stream is still open: nothing waits for the end of the import.
@@ -34,23 +36,84 @@ async fn an_import_does_not_gather_records() {
     assert_eq!(sender.finish().await.created, 3);
 }
 
-#[tokio::test]
-async fn an_import_too_many_is_refused() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
-    let mut stream = client.subscribe_from(None).await;
-    let senders: Vec<_> = (0..IMPORTS).map(|_| Sender::start(&client)).collect();
-    for (sender, mpid) in senders.iter().zip(1..) {
+/// Starts imports that have one record each, and that then wait for their sender.
+async fn silent_imports(client: &Client, stream: &mut Stream, mpids: std::ops::Range<i64>) -> Vec<Sender> {
+    let senders: Vec<_> = mpids.clone().map(|_| Sender::start(client)).collect();
+    for (sender, mpid) in senders.iter().zip(mpids) {
         sender.send(visit(mpid)).await;
     }
-    stream.sequences(senders.len()).await; // So all of them are running.
+    stream.sequences(senders.len()).await; // So all of them have been heard.
+    senders
+}
+
+/// An import needs a place only while records flow.
+#[tokio::test]
+async fn silent_imports_keep_no_other_out() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let mut stream = client.listen().await;
+    let senders = silent_imports(&client, &mut stream, 1..2 * IMPORTS).await;
+    assert_eq!(within(client.import(vec![visit(UNKNOWN_MPID), visit(UNKNOWN_MPID)])).await.unwrap().updated, 1);
+    for (sender, mpid) in senders.into_iter().zip(1..) {
+        sender.send(visit(mpid)).await;
+        let response = sender.finish().await;
+        assert_eq!((response.created, response.updated), (1, 1));
+    }
+}
+
+/// Each of more imports than may take records at a time gets its turn, although none of them pauses.
+#[tokio::test(flavor = "multi_thread")]
+async fn more_imports_than_places_all_go_through() {
+    const RECORDS: i64 = 300;
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let imports: Vec<_> = (0..2 * IMPORTS)
+        .map(|nth| {
+            let client = client.clone();
+            let records = (1..=RECORDS).map(move |n| visit(nth * RECORDS + n));
+            tokio::spawn(async move { client.import(records.collect()).await })
+        })
+        .collect();
+    for import in imports {
+        assert_eq!(within(import).await.unwrap().unwrap().created, RECORDS);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_too_many_is_refused() {
+    const OPEN_IMPORTS: i64 = 1_000;
+    const PER_CONNECTION: i64 = 100;
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let mut stream = client.listen().await;
+    let mut senders = Vec::new();
+    for first in (1..=OPEN_IMPORTS).step_by(100) {
+        let connection = server.client().await;
+        senders.extend(silent_imports(&connection, &mut stream, first..first + PER_CONNECTION).await);
+    }
     let status = client.import(vec![visit(ADA)]).await.unwrap_err();
     assert_eq!((reason(&status), metadata(&status, "records")), ("OVERLOADED".into(), "0".into()));
     assert!(status.get_details_retry_info().is_some());
-    for sender in senders {
-        assert_eq!(sender.finish().await.created, 1);
-    }
+    assert_eq!(senders.pop().unwrap().finish().await.created, 1);
     assert_eq!(client.import(vec![visit(ADA)]).await.unwrap().created, 1);
+}
+
+#[tokio::test]
+async fn an_import_whose_sender_is_silent_is_ended_and_says_how_far_it_came() {
+    let timeout = |config: &mut Config| config.server.import_idle_timeout = Duration::from_millis(500);
+    let server = TestServer::start_with(timeout).await;
+    let client = server.client().await;
+    for records in [0, 1, 2] {
+        let sender = Sender::start(&client);
+        for _ in 0..records {
+            sender.send(visit(ADA)).await;
+        }
+        let status = within(sender.refusal()).await;
+        assert_eq!((status.code(), &*reason(&status)), (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"));
+        assert!(status.message().contains("--import-idle-timeout"), "{}", status.message());
+        assert_eq!(metadata(&status, "records"), records.to_string());
+    }
+    assert_number(&client.get(ADA).await.unwrap(), "visits", 3.0);
 }
 
 /// Imports cannot shut out other calls, which have their own share of the queue.
