@@ -1,0 +1,75 @@
+//! The attacks, each with the polite caller that must not notice it.
+//!
+//! - [`unread`]: responses that are not read. [`unfinished`]: requests that do not end.
+//! - [`silent`]: connections and imports that say nothing. [`floods`]: more work than there is time for.
+
+mod floods;
+mod silent;
+mod unfinished;
+mod unread;
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use crate::polite::Polite;
+use crate::raw::Target;
+use crate::store::{ATTACKED, OTHER};
+
+/// What became of the attacker; an error if the server should have done something else with it.
+pub type Ending = Result<String, String>;
+type Running = Pin<Box<dyn Future<Output = Ending> + Send>>;
+
+/// An attack.
+pub struct Attack {
+    pub name: &'static str,
+    pub polite: Polite,
+    /// How many files the server may open.
+    pub files: Option<u32>,
+    pub run: Box<dyn Fn(Arc<Target>) -> Running>,
+}
+
+impl Attack {
+    fn new<F: Future<Output = Ending> + Send + 'static>(
+        name: &'static str,
+        polite: Polite,
+        run: impl Fn(Arc<Target>) -> F + 'static,
+    ) -> Self {
+        Self { name, polite, files: None, run: Box::new(move |target| Box::pin(run(target))) }
+    }
+
+    fn with_files(self, files: u32) -> Self {
+        Self { files: Some(files), ..self }
+    }
+}
+
+/// All attacks. A later line in a group needs more of the server than an earlier one.
+pub fn all() -> Vec<Attack> {
+    use Polite::{Batch, CatchUp, Connect, HealthCheck, Import, Lookup, Update};
+    vec![
+        // --send-bytes, --send-timeout
+        Attack::new("400 pages that are not read", Lookup(ATTACKED), |target| unread::pages(target, 2)),
+        Attack::new("3,200 pages that are not read", Lookup(ATTACKED), |target| unread::pages(target, 16)),
+        Attack::new("HTTP/1.1 responses that are not read", Lookup(ATTACKED), unread::http1),
+        Attack::new("1,000 subscribers that read nothing", Lookup(ATTACKED), unread::subscribers),
+        // --receive-bytes, --receive-timeout
+        Attack::new("800 messages of 5 bytes that declare 1 MiB", Update(ATTACKED), unfinished::declared),
+        Attack::new("800 messages of 1 MiB without their last byte", Update(ATTACKED), unfinished::large),
+        Attack::new("800 messages of 60 KiB without their last byte", Update(ATTACKED), unfinished::small),
+        // --max-connections, --handshake-timeout
+        Attack::new("300 silent connections, health", HealthCheck, silent::connections).with_files(256),
+        Attack::new("300 silent connections, lookups", Connect(ATTACKED), silent::connections).with_files(256),
+        Attack::new("200 slow heads of HTTP/1.1", Connect(ATTACKED), silent::slow_heads),
+        // The places of imports
+        Attack::new("16 imports that say nothing", Import, |target| silent::imports(target, 0)),
+        Attack::new("16 imports that stop after a record", Import, |target| silent::imports(target, 1)),
+        // Fair writes: --queue-bytes
+        Attack::new("17 callers of large updates, same workspace", Update(ATTACKED), floods::large_updates),
+        Attack::new("17 callers of large updates, other workspace", Update(OTHER), floods::large_updates),
+        // Classes of reads
+        Attack::new("64 callers of pages, lookups", Lookup(ATTACKED), floods::pages),
+        Attack::new("64 callers of pages, batches", Batch(ATTACKED), floods::pages),
+        Attack::new("64 callers of pages, catching up", CatchUp, floods::pages),
+        // What HTTP/2 itself bounds
+        Attack::new("rapid resets", Lookup(ATTACKED), floods::resets),
+    ]
+}

@@ -1,0 +1,72 @@
+//! Responses that are not read.
+
+use std::sync::Arc;
+
+use cameo::proto::v1::*;
+use tokio::io::AsyncReadExt;
+
+use super::Ending;
+use crate::raw::{Target, write};
+use crate::store::{ATTACKED, LARGE};
+
+/// Calls on each connection.
+const CALLS: usize = 200;
+const SUBSCRIBERS: usize = 1_000;
+const SUBSCRIBERS_PER_CONNECTION: usize = 250;
+const HTTP_CONNECTIONS: usize = 100;
+/// Requests that each connection of HTTP/1.1 sends without reading.
+const PIPELINED: usize = 100;
+
+/// Calls for pages of large profiles, and a window of no bytes for them.
+pub async fn pages(target: Arc<Target>, connections: usize) -> Ending {
+    let request = ListProfilesRequest { workspace: ATTACKED.into(), page_size: 1_000, ..Default::default() };
+    let mut open = Vec::new();
+    for _ in 0..connections {
+        let mut connection = target.h2(0).await.map_err(|error| error.to_string())?;
+        let mut responses = Vec::new();
+        for _ in 0..CALLS {
+            // An error means that the connection was closed: that is one way to end it.
+            let Ok(response) = connection.call("ProfileService/ListProfiles", &request).await else { break };
+            responses.push(response);
+        }
+        open.push((connection, responses));
+    }
+    target.hold().await;
+    let closed = open.iter().filter(|(connection, _)| connection.closed.is_cancelled()).count();
+    Ok(format!("{closed} of {connections} connections were closed"))
+}
+
+/// Subscribes to a log of large events, from its beginning, with a window of no bytes.
+pub async fn subscribers(target: Arc<Target>) -> Ending {
+    let start = Some(subscribe_request::Start::Earliest(true));
+    let request = SubscribeRequest { workspace: ATTACKED.into(), start, ..Default::default() };
+    let mut streams = Vec::new();
+    for _ in 0..SUBSCRIBERS / SUBSCRIBERS_PER_CONNECTION {
+        let mut connection = target.h2(0).await.map_err(|error| error.to_string())?;
+        for _ in 0..SUBSCRIBERS_PER_CONNECTION {
+            streams.push(connection.call("EventService/Subscribe", &request).await.map_err(|e| e.to_string())?);
+        }
+    }
+    target.hold().await;
+    Ok(format!("{} streams were opened", streams.len()))
+}
+
+/// Asks for large profiles over HTTP/1.1 and reads nothing.
+pub async fn http1(target: Arc<Target>) -> Ending {
+    let request = format!("GET /userprofile/v1/{ATTACKED}/{} HTTP/1.1\r\nhost: localhost\r\n\r\n", LARGE.start());
+    let mut open = Vec::new();
+    for _ in 0..HTTP_CONNECTIONS {
+        let mut stream = target.tcp_that_reads_nothing().await.map_err(|error| error.to_string())?;
+        write(&mut stream, request.repeat(PIPELINED).as_bytes()).await;
+        open.push(stream);
+    }
+    target.hold().await;
+    let mut closed = 0;
+    for mut stream in open {
+        // What the system has buffered comes first, and then the end. A whole response is over 245 KiB.
+        let mut rest = Vec::new();
+        let read = stream.read_to_end(&mut rest).await;
+        closed += usize::from(read.is_err() || rest.len() < PIPELINED * (245 << 10));
+    }
+    Ok(format!("{closed} of {HTTP_CONNECTIONS} connections were closed"))
+}
