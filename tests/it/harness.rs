@@ -3,6 +3,7 @@
 //! - [`server`]: a server in this process. [`process`]: the real binary in a process of its own.
 //! - [`client`]: a connection, with a short method for each RPC. [`stream`]: what a subscriber reads.
 //!   [`http`]: requests over plain HTTP. [`exposition`]: what `/metrics` says.
+//!   [`raw`]: requests that no good client sends.
 //! - [`people`]: whose profiles the tests are about. [`profiles`]: profiles, patches and their parts.
 //!   [`sample`]: a whole profile. [`requests`]: requests that are complete but for what a test is about.
 //! - [`refusals`]: what an error says. [`store_file`]: damage to the file of a stopped server.
@@ -15,6 +16,7 @@ mod patience;
 mod people;
 mod process;
 mod profiles;
+mod raw;
 mod refusals;
 mod requests;
 mod sample;
@@ -29,6 +31,7 @@ pub use patience::*;
 pub use people::*;
 pub use process::*;
 pub use profiles::*;
+pub use raw::*;
 pub use refusals::*;
 pub use requests::*;
 pub use sample::*;

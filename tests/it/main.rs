@@ -2,6 +2,7 @@
 //!
 //! - [`guarantees`]: each guarantee of the API, by name.
 //! - [`profiles`], [`patches`], [`bulk`], [`imports`], [`events`]: what the RPCs do.
+//! - [`edges`]: what reaches a service, in which protocol, and for how long.
 //! - [`damage`]: damaged records, as callers see them.
 //! - [`http`]: the Profile API over HTTP.
 //! - [`reasons`]: a request for each reason of an error.
@@ -19,6 +20,7 @@
 
 mod bulk;
 mod damage;
+mod edges;
 mod events;
 mod guarantees;
 mod harness;

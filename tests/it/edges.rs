@@ -1,0 +1,14 @@
+//! The edges of the server: what reaches a service, in which protocol, and for how long.
+//!
+//! - [`heads`]: methods and content types. [`hosts`]: the host that a request names.
+//! - [`web`]: gRPC-Web and CORS. [`compression`]: gzip and zstd inside gRPC.
+//! - [`bounds`]: how many calls and connections there may be. [`times`]: how long they may take.
+//! - [`shutdown`]: open requests do not hold it.
+
+mod bounds;
+mod compression;
+mod heads;
+mod hosts;
+mod shutdown;
+mod times;
+mod web;

@@ -1,0 +1,70 @@
+//! Open requests do not hold a shutdown.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use cameo::proto::v1::*;
+use futures_util::{StreamExt, stream};
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+
+use crate::harness::*;
+
+/// The guarantee: far less than the drain timeout, which is 10 s.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+async fn assert_stops_at_once(server: TestServer) {
+    let start = Instant::now();
+    server.stop().await;
+    assert!(start.elapsed() < AT_ONCE, "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn an_open_reflection_stream_does_not_hold_a_shutdown() {
+    let server = TestServer::start().await;
+    let question = Some(MessageRequest::ListServices(String::new()));
+    let question = ServerReflectionRequest { message_request: question, ..Default::default() };
+    let mut client = ServerReflectionClient::new(channel(server.addr).await);
+    let open = client.server_reflection_info(stream::iter([question]).chain(stream::pending())).await.unwrap();
+    let mut open = open.into_inner();
+    within(open.message()).await.unwrap().unwrap();
+
+    assert_stops_at_once(server).await;
+
+    let status = within(open.message()).await.unwrap_err();
+    assert_eq!(reason(&status), "SERVER_DRAINING");
+}
+
+#[tokio::test]
+async fn half_of_a_head_does_not_hold_a_shutdown() {
+    let server = TestServer::start().await;
+    let mut connection = RawConnection::open(server.addr).await;
+    connection.send("GET / HTTP/1.1\r\nhost: localhost\r\n\r\nGET /half HTTP/1.1\r\nhost:").await;
+    assert!(connection.some().await.starts_with(b"HTTP/1.1 404"));
+    let mut never_greeted = RawConnection::open(server.addr).await;
+    never_greeted.send("GET /half HTTP").await;
+    server.client().await.get(ADA).await.unwrap_err(); // It came later, so those before it were accepted.
+
+    assert_stops_at_once(server).await;
+}
+
+#[tokio::test]
+async fn half_of_a_message_does_not_hold_a_shutdown() {
+    let server = TestServer::start().await;
+    for path in [GET_PROFILE, "/cameo.v1.ProfileService/ImportProfiles"] {
+        let (mut requests, _connection) = without_window(server.addr).await;
+        let begin = |path: &str| grpc_post(&format!("http://{}{path}", server.addr)).body(()).unwrap();
+        let (response, mut body) = requests.send_request(begin(path), false).unwrap();
+        let whole = frame(&GetProfileRequest { key: Some(by_mpid(ADA)), ..get_request() });
+        body.send_data(Bytes::from(whole[..whole.len() - 1].to_vec()), false).unwrap();
+        // The server has seen all that came before it on the connection.
+        let (later, mut later_body) = requests.send_request(begin(GET_PROFILE), false).unwrap();
+        later_body.send_data(Bytes::from(whole), true).unwrap();
+        within(later).await.unwrap();
+        tokio::spawn(async move {
+            let _ = (response.await, &body); // It stays open until the server ends it.
+        });
+    }
+    assert_stops_at_once(server).await;
+}

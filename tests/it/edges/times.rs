@@ -1,0 +1,72 @@
+//! How long connections, requests and responses may take.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use cameo::proto::v1::*;
+use tonic::Code;
+
+use crate::harness::*;
+
+/// Short, so that the tests are.
+const LIMIT: Duration = Duration::from_millis(300);
+/// The preface of HTTP/2 and an empty frame of settings.
+const GREETING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+#[tokio::test]
+async fn a_request_that_does_not_arrive_in_time_is_refused() {
+    let server = TestServer::start_with(|config| config.server.receive_timeout = LIMIT).await;
+    let whole = frame(&record(by_mpid(ADA), increment("n")));
+    for path in [GET_PROFILE, "/cameo.v1.ProfileService/ImportProfiles"] {
+        let half = whole[..whole.len() - 1].to_vec();
+        let response = http2_request(server.addr, grpc_post(path).body(endless(half)).unwrap()).await;
+        let status = tonic::Status::from_header_map(&response.headers).unwrap();
+        assert_refused(Err::<(), _>(status), Code::DeadlineExceeded, "DEADLINE_EXCEEDED", "");
+    }
+}
+
+#[tokio::test]
+async fn a_response_that_is_not_read_is_reset() {
+    let server = TestServer::start_with(|config| config.server.send_timeout = LIMIT).await;
+    server.client().await.create(large(ADA)).await.unwrap();
+    let (requests, _connection) = without_window(server.addr).await;
+    let request = grpc_post(&format!("http://{}{GET_PROFILE}", server.addr)).body(()).unwrap();
+    let (response, mut body) = within(requests.ready()).await.unwrap().send_request(request, false).unwrap();
+    let message = frame(&GetProfileRequest { key: Some(by_mpid(ADA)), ..get_request() });
+    body.send_data(Bytes::from(message), true).unwrap();
+
+    let mut response = within(response).await.unwrap().into_body();
+
+    assert!(within(response.data()).await.unwrap().unwrap_err().is_reset());
+}
+
+#[tokio::test]
+async fn a_connection_without_calls_is_told_to_go_away() {
+    const GO_AWAY: u8 = 7;
+    let server = TestServer::start_with(|config| config.server.idle_timeout = Duration::from_secs(1)).await;
+    let mut connection = RawConnection::open(server.addr).await;
+    connection.send(GREETING).await;
+    let bytes = connection.rest().await;
+    let mut rest = &*bytes;
+    let mut reasons = Vec::new();
+    while let Some((header, after)) = rest.split_at_checked(9) {
+        let length = u32::from_be_bytes([0, header[0], header[1], header[2]]) as usize;
+        if header[3] == GO_AWAY {
+            reasons.push(u32::from_be_bytes(after[4..8].try_into().unwrap()));
+        }
+        rest = &after[length..];
+    }
+    assert_eq!(reasons.last(), Some(&0), "NO_ERROR, in {bytes:?}");
+}
+
+#[tokio::test]
+async fn a_connection_must_say_which_protocol_it_speaks() {
+    let server = TestServer::start_with(|config| config.server.handshake_timeout = LIMIT).await;
+    let client = server.client().await;
+    for greeting in [&[][..], &GREETING[..12], b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nhost: localhost\r\nuser-agent: x"] {
+        let mut connection = RawConnection::open(server.addr).await;
+        connection.send(greeting).await;
+        connection.rest().await; // The server has closed it.
+    }
+    client.create(with_mpid(ADA)).await.unwrap();
+}

@@ -1,0 +1,135 @@
+//! gRPC-Web and CORS.
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use cameo::proto::v1::*;
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use prost::Message;
+use tokio::net::TcpStream;
+
+use crate::harness::*;
+
+const BINARY: &str = "application/grpc-web+proto";
+const TEXT: &str = "application/grpc-web-text+proto";
+const ORIGIN: &str = "https://app.example.com";
+/// The bit of a frame's first byte that says that it holds trailers.
+const TRAILERS: u8 = 0x80;
+const HEADER: usize = 5;
+
+/// The frames of a response: the first byte and the content of each.
+fn frames(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
+    let mut frames = Vec::new();
+    while let Some((header, rest)) = bytes.split_at_checked(HEADER) {
+        let length = u32::from_be_bytes(header[1..].try_into().unwrap()) as usize;
+        let (content, rest) = rest.split_at(length);
+        frames.push((header[0], content.to_vec()));
+        bytes = rest;
+    }
+    frames
+}
+
+fn request(content_type: &str) -> hyper::http::request::Builder {
+    hyper::Request::post(GET_PROFILE).header("content-type", content_type)
+}
+
+/// Looks a profile up. Returns the response and its body's frames.
+async fn lookup(server: &TestServer, content_type: &str, mpid: i64) -> (HttpResponse, Vec<(u8, Vec<u8>)>) {
+    let message = GetProfileRequest { key: Some(by_mpid(mpid)), ..get_request() };
+    let mut body = frame(&message);
+    if content_type == TEXT {
+        body = BASE64_STANDARD.encode(body).into_bytes();
+    }
+    let request = request(content_type).body(Full::new(Bytes::from(body))).unwrap();
+    let response = http_request(server.addr, request).await;
+    assert_eq!((response.status, response.header("content-type")), (200, content_type));
+    let body = if content_type == TEXT { BASE64_STANDARD.decode(&response.body).unwrap() } else { response.body.to_vec() };
+    (response, frames(&body))
+}
+
+/// The value of a trailer. A refusal has it among the headers, and all else in the last frame.
+fn trailer(response: &HttpResponse, frames: &[(u8, Vec<u8>)], name: &str) -> String {
+    let in_headers = response.header(name);
+    if !in_headers.is_empty() {
+        return in_headers.to_owned();
+    }
+    let (kind, trailers) = frames.last().expect("trailers");
+    assert_eq!(*kind, TRAILERS);
+    let trailers = String::from_utf8(trailers.clone()).unwrap();
+    let value = trailers.lines().find_map(|line| line.strip_prefix(&format!("{name}:")));
+    value.unwrap_or_else(|| panic!("no {name} in {trailers}")).trim().to_owned()
+}
+
+#[tokio::test]
+async fn lookups_work_in_binary_and_in_text() {
+    let server = TestServer::start().await;
+    server.client().await.create(ada()).await.unwrap();
+    for content_type in [BINARY, TEXT] {
+        let (response, found) = lookup(&server, content_type, ADA).await;
+        let profile = GetProfileResponse::decode(&*found[0].1).unwrap().profile.unwrap();
+        assert_eq!((found[0].0, profile.mpid), (0, ADA), "{content_type}");
+        assert_eq!(trailer(&response, &found, "grpc-status"), "0", "{content_type}");
+
+        let (response, frames) = lookup(&server, content_type, UNKNOWN_MPID).await;
+        assert_eq!(trailer(&response, &frames, "grpc-status"), "5", "{content_type}");
+        assert!(!trailer(&response, &frames, "grpc-status-details-bin").is_empty(), "{content_type}");
+    }
+}
+
+#[tokio::test]
+async fn a_subscription_begins_at_once() {
+    let server = TestServer::start().await;
+    for content_type in [BINARY, TEXT] {
+        let mut body = frame(&subscribe_request());
+        if content_type == TEXT {
+            body = BASE64_STANDARD.encode(body).into_bytes();
+        }
+        let request = hyper::Request::post("/cameo.v1.EventService/Subscribe")
+            .header("content-type", content_type)
+            .header("host", "localhost")
+            .body(Full::new(Bytes::from(body)))
+            .unwrap();
+        let connection = TokioIo::new(TcpStream::connect(server.addr).await.unwrap());
+        let (mut client, connection) = within(hyper::client::conn::http1::handshake(connection)).await.unwrap();
+        tokio::spawn(connection);
+        let mut response = within(client.send_request(request)).await.unwrap();
+        let first = within(response.body_mut().frame()).await.unwrap().unwrap().into_data().unwrap();
+        let first = if content_type == TEXT { BASE64_STANDARD.decode(first).unwrap() } else { first.to_vec() };
+        let first = SubscribeResponse::decode(&first[HEADER..]).unwrap();
+        assert!(matches!(first.message, Some(subscribe_response::Message::Opened(_))), "{first:?}");
+    }
+}
+
+async fn preflight(server: &TestServer, origin: &str) -> HttpResponse {
+    let request = hyper::Request::options(GET_PROFILE)
+        .header("origin", origin)
+        .header("access-control-request-method", "POST")
+        .header("access-control-request-headers", "content-type,x-grpc-web");
+    http_request(server.addr, request.body(String::new()).unwrap()).await
+}
+
+#[tokio::test]
+async fn only_the_given_origins_may_call() {
+    let server = TestServer::start_with(|config| config.server.cors_origins = vec![ORIGIN.parse().unwrap()]).await;
+    let allowed = preflight(&server, ORIGIN).await;
+    assert_eq!(allowed.status, 200);
+    assert_eq!(allowed.header("access-control-allow-origin"), ORIGIN);
+    assert_eq!(allowed.header("access-control-allow-methods"), "POST");
+    assert_eq!(allowed.header("access-control-allow-headers"), "content-type,x-grpc-web");
+    let other = preflight(&server, "https://evil.example").await;
+    assert_eq!(other.header("access-control-allow-origin"), "");
+
+    let message = GetProfileRequest { key: Some(by_mpid(UNKNOWN_MPID)), ..get_request() };
+    let call = request(BINARY).header("origin", ORIGIN);
+    let called = http_request(server.addr, call.body(Full::new(Bytes::from(frame(&message)))).unwrap()).await;
+    assert_eq!(called.header("access-control-allow-origin"), ORIGIN);
+    assert!(called.header("access-control-expose-headers").contains("grpc-status"));
+}
+
+#[tokio::test]
+async fn without_origins_there_is_no_cors() {
+    let server = TestServer::start().await;
+    let refused = preflight(&server, ORIGIN).await;
+    assert_eq!((refused.status, refused.header("access-control-allow-origin")), (405, ""));
+}
