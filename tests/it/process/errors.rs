@@ -114,7 +114,7 @@ async fn an_address_that_cannot_be_used_is_named_with_its_cause() {
     for (addr, said) in [
         (&*taken, &["cannot listen on", "Address already in use", "Stop the process that listens there"][..]),
         (ELSEWHERE, &["cannot listen on", "Cannot assign requested address", "Choose an address of this machine"]),
-        (&too_long, &["cannot find the host of", "Correct --addr, or use an IP address"]),
+        (&too_long, &["cannot find the host of", "Correct it, or use an IP address"]),
     ] {
         let dir = TempDir::new().unwrap();
         assert_refused(dir.path(), &["--addr", addr, "--insecure"], &[said, &[addr]].concat()).await;
