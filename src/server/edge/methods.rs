@@ -12,6 +12,7 @@ use crate::telemetry::metrics;
 
 /// What the edge has to know of a method.
 #[derive(Debug, Clone, Copy)]
+#[allow(clippy::struct_excessive_bools)] // Each is a fact of its own.
 pub(super) struct Method {
     /// As logs and metrics name it.
     pub counted: metrics::Method,

@@ -179,7 +179,7 @@ impl<B: Body<Data = Bytes>> Messages<B> {
             self.message.chunks.push_front(chunk.split_off(length));
         }
         if chunk.len() < length {
-            chunk = self.gather(chunk, length);
+            chunk = self.gather(&chunk, length);
         }
         let (chunks, arrived) = (std::mem::take(&mut self.message.chunks), self.message.arrived - chunk.len());
         self.message = Message { chunks, arrived, hold: self.account.take(arrived) };
@@ -187,9 +187,9 @@ impl<B: Body<Data = Bytes>> Messages<B> {
     }
 
     /// The rest of a message that came in several chunks.
-    fn gather(&mut self, first: Bytes, length: usize) -> Bytes {
+    fn gather(&mut self, first: &[u8], length: usize) -> Bytes {
         let mut whole = Vec::with_capacity(length.min(self.message.arrived));
-        whole.extend_from_slice(&first);
+        whole.extend_from_slice(first);
         while whole.len() < length
             && let Some(mut chunk) = self.message.chunks.pop_front()
         {

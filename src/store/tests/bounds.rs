@@ -254,7 +254,7 @@ async fn a_small_write_does_not_wait_for_the_large_ones_of_others() {
     let first = store.write(command(1, create(ALAN)));
     let queue_up = async {
         tokio::task::spawn_blocking(move || is_begun.recv()).await.unwrap().unwrap();
-        let large = (0..LARGE).map(|nth| store.write(command(2, set_large_attributes(100 + nth as i64))));
+        let large = (100..).take(LARGE).map(|mpid| store.write(command(2, set_large_attributes(mpid))));
         let mut all = Box::pin(async { tokio::join!(join_all(large), store.write(small)) });
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         assert!(all.as_mut().poll(&mut context).is_pending(), "they wait in the queue");
