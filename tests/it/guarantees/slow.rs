@@ -71,16 +71,19 @@ async fn slow_is_not_an_error() {
 /// Reads what was sent before the stream ended: the sequence of the last event, and the status.
 async fn read_to_the_end(stream: &mut Stream) -> (u64, Status) {
     let mut last = 0;
-    loop {
-        match stream.next().await {
-            Ok(Some(SubscribeResponse { message: Some(subscribe_response::Message::Event(event)), .. })) => {
-                assert_eq!(event.sequence, last + 1);
-                last = event.sequence;
+    within(async {
+        loop {
+            match stream.next().await {
+                Ok(Some(SubscribeResponse { message: Some(subscribe_response::Message::Event(event)), .. })) => {
+                    assert_eq!(event.sequence, last + 1);
+                    last = event.sequence;
+                }
+                Ok(message) => assert!(message.is_some(), "the stream ended with OK"),
+                Err(status) => return (last, status),
             }
-            Ok(message) => assert!(message.is_some(), "the stream ended with OK"),
-            Err(status) => return (last, status),
         }
-    }
+    })
+    .await
 }
 
 /// The stream of a stalled subscriber ends before its last event, and the rest follows the cursor of the refusal.
