@@ -31,7 +31,8 @@ fn frames(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
 }
 
 fn request(content_type: &str) -> hyper::http::request::Builder {
-    hyper::Request::post(GET_PROFILE).header("content-type", content_type)
+    // The response has the type that the client accepts.
+    hyper::Request::post(GET_PROFILE).header("content-type", content_type).header("accept", content_type)
 }
 
 /// Looks a profile up. Returns the response and its body's frames.
@@ -87,6 +88,7 @@ async fn a_subscription_begins_at_once() {
         }
         let request = hyper::Request::post("/cameo.v1.EventService/Subscribe")
             .header("content-type", content_type)
+            .header("accept", content_type)
             .header("host", "localhost")
             .body(Full::new(Bytes::from(body)))
             .unwrap();
