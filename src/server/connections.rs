@@ -64,15 +64,7 @@ impl Connections {
     /// Admits a new connection. `None` if there is no room, not even beyond the limit.
     pub(super) fn admit(self: &Arc<Self>) -> Option<OpenConnection> {
         let mut open = self.open();
-        let mut is_extra = false;
-        if open.by_number.len() >= self.most {
-            let longest_idle =
-                open.by_number.values().filter(|connection| connection.is_idle() && !connection.is_cut());
-            match longest_idle.min_by_key(|connection| connection.last_use()) {
-                Some(idle) => idle.cut(Closed::MadeRoom),
-                None => is_extra = true,
-            }
-        }
+        let is_extra = open.by_number.len() >= self.most && !open.make_room(self.most);
         if open.by_number.len() >= self.most + EXTRA {
             self.metrics.refused.count(RefusedConnection::TooMany);
             return None;
@@ -107,6 +99,22 @@ impl Connections {
 
     fn open(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Open {
+    /// Whether one more connection that may make any call has room, now or once the one that has been without a call
+    /// for longest is closed. Connections beyond the limit do not count.
+    fn make_room(&self, most: usize) -> bool {
+        let regular = || self.by_number.values().filter(|connection| !connection.is_extra && !connection.is_cut());
+        if regular().count() < most {
+            return true;
+        }
+        let idle = regular().filter(|connection| connection.is_idle()).min_by_key(|connection| connection.last_use());
+        if let Some(idle) = idle {
+            idle.cut(Closed::MadeRoom);
+        }
+        idle.is_some()
     }
 }
 
