@@ -5,6 +5,7 @@
 //!   given back when it is dropped, so it lives as long as the memory that it stands for.
 //! - One connection may hold only a share of a budget, so one bad client cannot take it all.
 //! - The last quarter of a budget is for small messages, so lookups get through while large messages fill the rest.
+//! - A connection may always receive a [`FLOOR`], so a few bad clients cannot shut the small requests of others out.
 //! - Taking never fails. Admission asks first, with [`Account::has_room`]; what was admitted at the same time may
 //!   take a budget past its capacity by the messages that were then under way.
 
@@ -20,6 +21,10 @@ use crate::telemetry::metrics;
 const SHARES: usize = 8;
 /// The part of a budget that only small messages may take: a quarter.
 const RESERVE: usize = 4;
+
+/// The bytes of requests that a connection may hold although the budget is full: a lookup or a small update. All
+/// connections together hold little by it.
+const FLOOR: usize = 4 << 10;
 
 /// How large a message may become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +99,11 @@ impl Account {
     /// Whether a message of this size may still be taken in.
     pub fn has_room(&self, size: Size) -> bool {
         self.has_share() && !self.budget.is_full_for(size)
+    }
+
+    /// Whether so many more bytes of a request may be taken in, of a message of this size.
+    pub fn may_receive(&self, bytes: usize, size: Size) -> bool {
+        self.has_room(size) || self.held() + bytes <= FLOOR
     }
 
     /// Whether the connection holds less than its share.
@@ -176,6 +186,19 @@ mod tests {
         drop((hold, more, last));
         assert_eq!((budget.held(), one.held()), (0, 0));
         assert!(one.has_room(Size::Large));
+    }
+
+    #[test]
+    fn a_small_request_is_received_although_others_hold_everything() {
+        let budget = Budget::new(8 * FLOOR);
+        let hold = budget.account().take(8 * FLOOR);
+        let account = budget.account();
+        assert!(account.may_receive(FLOOR, Size::Small));
+        assert!(!account.may_receive(FLOOR + 1, Size::Small));
+        let one = account.take(FLOOR);
+        assert!(!account.may_receive(1, Size::Small), "the floor is the connection's, not the request's");
+        drop((hold, one));
+        assert!(account.may_receive(FLOOR + 1, Size::Large));
     }
 
     #[test]

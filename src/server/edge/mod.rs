@@ -36,6 +36,7 @@ use crate::call::Call;
 use crate::config::Config;
 use crate::grpc::status;
 use crate::http::{refused, status_name};
+use crate::proto::v1::ErrorReason;
 use crate::refusal::Refusal;
 use crate::telemetry::metrics::Metrics;
 use head::{Foreign, Hosts, Protocol};
@@ -204,7 +205,12 @@ impl Edge {
             let messages = Messages::new(body, &connection.receiving, self.bounds.clone(), ends_at_stop);
             return Ok((self.services.grpc(Request::from_parts(head, messages)).await, None));
         }
-        let mut message = receive::one_message(body, &connection.receiving, &self.bounds).await?;
+        let received = receive::one_message(body, &connection.receiving, &self.bounds).await;
+        let mut message = received.inspect_err(|refusal| {
+            if refusal.reason == ErrorReason::Overloaded && connection.receiving.has_share() {
+                self.connections.reclaim(); // Others hold the memory.
+            }
+        })?;
         self.room(&connection, method.size).await?;
         let hold = message.hold.take();
         Ok((self.services.grpc(Request::from_parts(head, message)).await, hold))

@@ -52,7 +52,7 @@ impl Message {
 
     fn push(&mut self, chunk: Bytes, account: &Account) -> Result<(), Refusal> {
         let size = if self.arrived + chunk.len() > SMALL { Size::Large } else { Size::Small };
-        if !account.has_room(size) {
+        if !account.may_receive(chunk.len(), size) {
             return Err(Refusal::too_much_received());
         }
         self.hold.grow(chunk.len());
@@ -273,10 +273,11 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let frame = ready!(self.body.as_mut().poll_frame(context));
         if let Some(Ok(frame)) = &frame {
-            if !self.account.has_room(Size::Small) {
+            let bytes = frame.data_ref().map_or(0, Bytes::len);
+            if !self.account.may_receive(bytes, Size::Small) {
                 return Poll::Ready(Some(Err(NoRoomForBody.into())));
             }
-            self.hold.grow(frame.data_ref().map_or(0, Bytes::len));
+            self.hold.grow(bytes);
         }
         Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
