@@ -1,7 +1,7 @@
 //! One subscriber: a pull loop.
 //!
 //! - Nothing is pushed to it. It holds a cursor and at most one segment, and waits for the head to grow.
-//! - A segment is at most [`SEGMENT_BYTES`] and one more event, which holds at most two profiles of the largest size.
+//! - A segment is at most `SEGMENT_BYTES` and one more event, which holds at most two profiles of the largest size.
 //! - Every message carries a true cursor: every matching event at or before it has been delivered.
 //! - The segment after the cursor comes from the ring if it is there, and otherwise from the log. Both hold the same
 //!   events, so a subscriber moves from the log to the ring without a gap or a repeat.

@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_small_request_is_received_although_others_hold_everything() {
-        let budget = Budget::new(8 * FLOOR);
+        let budget = Budget::new(8 * FLOOR, metrics::Budget::default());
         let hold = budget.account().take(8 * FLOOR);
         let account = budget.account();
         assert!(account.may_receive(FLOOR, Size::Small));

@@ -15,6 +15,8 @@
 //! - [`polite`]: the polite caller. [`raw`]: connections that break the rules of good clients.
 //! - [`attacks`]: the attacks. [`trial`]: one of them, measured. [`report`]: the table.
 
+#![allow(clippy::wildcard_imports)] // The messages of the API.
+
 mod attacks;
 mod polite;
 mod raw;

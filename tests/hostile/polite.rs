@@ -121,7 +121,10 @@ impl Caller {
             Polite::Update(workspace) => {
                 let patch = Some(set(&[("seen".into(), mpid.to_string())]));
                 let workspace = workspace.into();
-                profiles.update_profile(UpdateProfileRequest { workspace, key, patch, ..Default::default() }).await.map(drop)
+                profiles
+                    .update_profile(UpdateProfileRequest { workspace, key, patch, ..Default::default() })
+                    .await
+                    .map(drop)
             }
             Polite::Import => {
                 let patch = Some(set(&[("seen".into(), mpid.to_string())]));
@@ -129,9 +132,7 @@ impl Caller {
                 profiles.import_profiles(futures_util::stream::iter([record])).await.map(drop)
             }
             Polite::CatchUp => catch_up(channel).await,
-            Polite::HealthCheck => {
-                HealthClient::new(channel).check(HealthCheckRequest::default()).await.map(drop)
-            }
+            Polite::HealthCheck => HealthClient::new(channel).check(HealthCheckRequest::default()).await.map(drop),
         }
     }
 }

@@ -20,12 +20,8 @@ const BUDGETS: [(&str, usize); 5] = [
     ("--ring-bytes", 16 * MIB),
 ];
 /// The time limits are short, so that their effects can be seen.
-const TIMES: [(&str, &str); 4] = [
-    ("--handshake-timeout", "1s"),
-    ("--receive-timeout", "5s"),
-    ("--send-timeout", "3s"),
-    ("--stall-timeout", "2s"),
-];
+const TIMES: [(&str, &str); 4] =
+    [("--handshake-timeout", "1s"), ("--receive-timeout", "5s"), ("--send-timeout", "3s"), ("--stall-timeout", "2s")];
 /// How long the server may take to start.
 const START: Duration = Duration::from_secs(30);
 

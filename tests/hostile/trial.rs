@@ -13,7 +13,7 @@ use crate::store::Store;
 
 /// How long the polite caller is measured before the attack, and when the attack is in place.
 const QUIET: Duration = Duration::from_millis(1_500);
-const UNDER_ATTACK: Duration = Duration::from_millis(3_000);
+const UNDER_ATTACK: Duration = Duration::from_secs(3);
 /// How long an attack may take to be in place.
 const ONSET: Duration = Duration::from_secs(15);
 /// How long an attack may take to see what became of it.

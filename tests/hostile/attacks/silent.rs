@@ -13,7 +13,8 @@ use crate::store::{ATTACKED, SMALL, by_mpid, set};
 /// Half of how a connection of HTTP/2 begins.
 const HALF_A_PREFACE: &[u8] = b"PRI * HTTP/2";
 /// A head without its end. It is sent byte by byte.
-const HEAD: &[u8] = b"GET /userprofile/v1/acme/main/web/1 HTTP/1.1\r\nhost: localhost\r\nuser-agent: slow and never done";
+const HEAD: &[u8] =
+    b"GET /userprofile/v1/acme/main/web/1 HTTP/1.1\r\nhost: localhost\r\nuser-agent: slow and never done";
 const CONNECTIONS: usize = 300;
 const SLOW_HEADS: usize = 200;
 /// Time between two bytes of a slow head.

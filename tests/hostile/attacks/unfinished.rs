@@ -37,9 +37,8 @@ async fn attack(target: Arc<Target>, bytes: Bytes) -> Ending {
     for _ in 0..CONNECTIONS {
         let mut connection = target.h2(1 << 16).await.map_err(|error| error.to_string())?;
         for _ in 0..MESSAGES / CONNECTIONS {
-            let (response, mut body) = match connection.begin("ProfileService/UpdateProfile").await {
-                Ok(begun) => begun,
-                Err(_) => break, // The connection was closed: that is one way to end it.
+            let Ok((response, mut body)) = connection.begin("ProfileService/UpdateProfile").await else {
+                break; // The connection was closed: that is one way to end it.
             };
             let (bytes, target) = (bytes.clone(), Arc::clone(&target));
             tasks.spawn(async move {

@@ -63,7 +63,9 @@ async fn a_connection_without_calls_is_told_to_go_away() {
 async fn a_connection_must_say_which_protocol_it_speaks() {
     let server = TestServer::start_with(|config| config.server.handshake_timeout = LIMIT).await;
     let client = server.client().await;
-    for greeting in [&[][..], &GREETING[..12], b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nhost: localhost\r\nuser-agent: x"] {
+    for greeting in
+        [&[][..], &GREETING[..12], b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nhost: localhost\r\nuser-agent: x"]
+    {
         let mut connection = RawConnection::open(server.addr).await;
         connection.send(greeting).await;
         connection.rest().await; // The server has closed it.

@@ -30,6 +30,18 @@ fn frames(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
     frames
 }
 
+/// The bytes of a body. A text is padded at the end of each of its parts.
+fn decode(content_type: &str, body: &[u8]) -> Vec<u8> {
+    if content_type == BINARY {
+        return body.to_vec();
+    }
+    body.chunks(4).flat_map(|four| BASE64_STANDARD.decode(four).unwrap()).collect()
+}
+
+fn encode(content_type: &str, body: Vec<u8>) -> Bytes {
+    if content_type == BINARY { body.into() } else { BASE64_STANDARD.encode(body).into() }
+}
+
 fn request(content_type: &str) -> hyper::http::request::Builder {
     // The response has the type that the client accepts.
     hyper::Request::post(GET_PROFILE).header("content-type", content_type).header("accept", content_type)
@@ -38,15 +50,11 @@ fn request(content_type: &str) -> hyper::http::request::Builder {
 /// Looks a profile up. Returns the response and its body's frames.
 async fn lookup(server: &TestServer, content_type: &str, mpid: i64) -> (HttpResponse, Vec<(u8, Vec<u8>)>) {
     let message = GetProfileRequest { key: Some(by_mpid(mpid)), ..get_request() };
-    let mut body = frame(&message);
-    if content_type == TEXT {
-        body = BASE64_STANDARD.encode(body).into_bytes();
-    }
-    let request = request(content_type).body(Full::new(Bytes::from(body))).unwrap();
+    let request = request(content_type).body(Full::new(encode(content_type, frame(&message)))).unwrap();
     let response = http_request(server.addr, request).await;
     assert_eq!((response.status, response.header("content-type")), (200, content_type));
-    let body = if content_type == TEXT { BASE64_STANDARD.decode(&response.body).unwrap() } else { response.body.to_vec() };
-    (response, frames(&body))
+    let frames = frames(&decode(content_type, &response.body));
+    (response, frames)
 }
 
 /// The value of a trailer. A refusal has it among the headers, and all else in the last frame.
@@ -82,23 +90,19 @@ async fn lookups_work_in_binary_and_in_text() {
 async fn a_subscription_begins_at_once() {
     let server = TestServer::start().await;
     for content_type in [BINARY, TEXT] {
-        let mut body = frame(&subscribe_request());
-        if content_type == TEXT {
-            body = BASE64_STANDARD.encode(body).into_bytes();
-        }
+        let body = encode(content_type, frame(&subscribe_request()));
         let request = hyper::Request::post("/cameo.v1.EventService/Subscribe")
             .header("content-type", content_type)
             .header("accept", content_type)
             .header("host", "localhost")
-            .body(Full::new(Bytes::from(body)))
+            .body(Full::new(body))
             .unwrap();
         let connection = TokioIo::new(TcpStream::connect(server.addr).await.unwrap());
         let (mut client, connection) = within(hyper::client::conn::http1::handshake(connection)).await.unwrap();
         tokio::spawn(connection);
         let mut response = within(client.send_request(request)).await.unwrap();
         let first = within(response.body_mut().frame()).await.unwrap().unwrap().into_data().unwrap();
-        let first = if content_type == TEXT { BASE64_STANDARD.decode(first).unwrap() } else { first.to_vec() };
-        let first = SubscribeResponse::decode(&first[HEADER..]).unwrap();
+        let first = SubscribeResponse::decode(&*frames(&decode(content_type, &first))[0].1).unwrap();
         assert!(matches!(first.message, Some(subscribe_response::Message::Opened(_))), "{first:?}");
     }
 }

@@ -35,10 +35,11 @@ pub async fn grpc_request(addr: SocketAddr, path: &str, body: Vec<u8>) -> HttpRe
     http2_request(addr, grpc_post(path).body(Full::new(Bytes::from(body))).unwrap()).await
 }
 
+/// The frames of a body, as they come.
+type Frames = Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, std::convert::Infallible>> + Send>>;
+
 /// A body that begins with these bytes and never ends.
-pub fn endless(
-    bytes: Vec<u8>,
-) -> StreamBody<Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, std::convert::Infallible>> + Send>>> {
+pub fn endless(bytes: Vec<u8>) -> StreamBody<Frames> {
     StreamBody::new(Box::pin(stream::iter([Ok(Frame::data(bytes.into()))]).chain(stream::pending())))
 }
 
@@ -83,6 +84,7 @@ pub async fn http1_bytes(addr: SocketAddr, request: &str) -> (u16, String) {
 /// A connection of HTTP/2 whose streams may receive no bytes until they are given a window.
 pub async fn without_window(addr: SocketAddr) -> (SendRequest<Bytes>, JoinHandle<Result<(), h2::Error>>) {
     let stream = within(TcpStream::connect(addr)).await.unwrap();
-    let (requests, connection) = within(h2::client::Builder::new().initial_window_size(0).handshake(stream)).await.unwrap();
+    let (requests, connection) =
+        within(h2::client::Builder::new().initial_window_size(0).handshake(stream)).await.unwrap();
     (requests, tokio::spawn(connection))
 }
