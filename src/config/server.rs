@@ -46,8 +46,8 @@ pub struct ServerConfig {
     /// three quarters. A request for which there is no room is refused as `OVERLOADED`.
     #[arg(long, env = "CAMEO_RECEIVE_BYTES", value_parser = units::positive_size, default_value = "64MiB")]
     pub receive_bytes: usize,
-    /// Memory for responses that wait to be read. One connection may take an eighth of it, and pages and batches three
-    /// quarters. Further calls wait, for as long as `--send-timeout`.
+    /// Memory for responses that wait to be read. One connection may take an eighth of it, pages half of it, and
+    /// batches and pages together three quarters. Further calls wait, for as long as `--send-timeout`.
     #[arg(long, env = "CAMEO_SEND_BYTES", value_parser = units::positive_size, default_value = "256MiB")]
     pub send_bytes: usize,
     /// Time from a connection to its first words, and for the head of an HTTP/1.1 request.

@@ -4,7 +4,8 @@
 //! - Every connection has an [`Account`] with each budget. A [`Hold`] is a number of bytes on an account; they are
 //!   given back when it is dropped, so it lives as long as the memory that it stands for.
 //! - One connection may hold only a share of a budget, so one bad client cannot take it all.
-//! - The last quarter of a budget is for small messages, so lookups get through while large messages fill the rest.
+//! - The last quarter of a budget is for small messages, so lookups get through while large messages fill the rest. The
+//!   quarter before that is not for pages, so batches get through while pages fill the first half.
 //! - A connection may always receive a [`FLOOR`], so a few bad clients cannot shut the small requests of others out.
 //! - Taking never fails. Admission asks first, with [`Account::has_room`]; what was admitted at the same time may
 //!   take a budget past its capacity by the messages that were then under way.
@@ -21,7 +22,6 @@ use crate::telemetry::metrics;
 const SHARES: usize = 8;
 /// The part of a budget that only small messages may take: a quarter.
 const RESERVE: usize = 4;
-
 /// The bytes of requests that a connection may hold although the budget is full: a lookup or a small update. All
 /// connections together hold little by it.
 const FLOOR: usize = 4 << 10;
@@ -31,8 +31,10 @@ const FLOOR: usize = 4 << 10;
 pub(super) enum Size {
     /// About one profile.
     Small,
-    /// A page or a batch of profiles.
+    /// A batch of profiles, or a large request.
     Large,
+    /// A page of a list.
+    Page,
 }
 
 /// Memory that all connections share.
@@ -41,6 +43,8 @@ pub(super) struct Budget {
     capacity: usize,
     held: AtomicUsize,
     start: Instant,
+    /// Wakes one page, and one large message, that wait for room.
+    freed: [Notify; 2],
     metrics: metrics::Budget,
 }
 
@@ -65,7 +69,13 @@ pub(super) struct Hold {
 impl Budget {
     pub fn new(capacity: usize, metrics: metrics::Budget) -> Arc<Self> {
         metrics.limit(capacity);
-        Arc::new(Self { capacity, held: AtomicUsize::new(0), start: Instant::now(), metrics })
+        Arc::new(Self {
+            capacity,
+            held: AtomicUsize::new(0),
+            start: Instant::now(),
+            freed: Default::default(),
+            metrics,
+        })
     }
 
     pub fn account(self: &Arc<Self>) -> Arc<Account> {
@@ -82,6 +92,7 @@ impl Budget {
         let capacity = match size {
             Size::Small => self.capacity,
             Size::Large => self.capacity - self.capacity / RESERVE,
+            Size::Page => self.capacity - 2 * (self.capacity / RESERVE),
         };
         self.held() >= capacity
     }
@@ -134,9 +145,19 @@ impl Account {
         hold
     }
 
-    /// Waits until bytes are given back.
-    pub async fn freed(&self) {
-        self.freed.notified().await;
+    /// Waits until bytes are given back, by this connection or by one that holds what this message needs.
+    pub async fn freed(&self, size: Size) {
+        let others = async {
+            match size {
+                Size::Small => std::future::pending().await,
+                Size::Large => self.budget.freed[0].notified().await,
+                Size::Page => self.budget.freed[1].notified().await,
+            }
+        };
+        tokio::select! {
+            () = self.freed.notified() => {}
+            () = others => {}
+        }
     }
 
     /// Wakes another call that waits for room.
@@ -164,6 +185,9 @@ impl Drop for Hold {
         self.account.held.fetch_sub(self.bytes, Ordering::Relaxed);
         self.account.moved.store(self.account.budget.now(), Ordering::Relaxed);
         self.account.wake_next();
+        for freed in &self.account.budget.freed {
+            freed.notify_one();
+        }
     }
 }
 
@@ -178,9 +202,14 @@ mod tests {
         let hold = one.take(100);
         assert!(!one.has_room(Size::Small), "its share is 100");
         assert!(other.has_room(Size::Large));
+        let pages: Vec<_> = (0..3).map(|_| budget.account().take(100)).collect();
+        assert!(!other.has_room(Size::Page), "400 are held, and the last 400 are not for pages");
+        assert!(other.has_room(Size::Large));
+        drop(pages);
         let more: Vec<_> = (0..5).map(|_| budget.account().take(100)).collect();
         assert!(!other.has_room(Size::Large), "600 are held, and the last 200 are for small messages");
         assert!(other.has_room(Size::Small));
+        assert!(!other.has_room(Size::Page));
         let last = budget.account().take(200);
         assert!(!other.has_room(Size::Small));
         drop((hold, more, last));
@@ -219,7 +248,7 @@ mod tests {
         let budget = Budget::new(80, metrics::Budget::default());
         let account = budget.account();
         let hold = account.take(10);
-        let freed = account.freed();
+        let freed = account.freed(Size::Small);
         drop(hold);
         freed.await;
     }

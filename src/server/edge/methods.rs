@@ -78,7 +78,13 @@ fn describe(path: &str, method: &MethodDescriptorProto) -> Method {
         server_streaming: method.server_streaming(),
         is_write: starts_with(&["Create", "Update", "Delete", "Import"]),
         is_health: path.starts_with("/grpc.health.v1."),
-        size: if starts_with(&["List", "BatchGet"]) { Size::Large } else { Size::Small },
+        size: if starts_with(&["List"]) {
+            Size::Page
+        } else if starts_with(&["BatchGet"]) {
+            Size::Large
+        } else {
+            Size::Small
+        },
     }
 }
 
@@ -92,7 +98,7 @@ mod tests {
         assert_eq!(import.counted.name(), "ProfileService/ImportProfiles");
         assert!(import.client_streaming && !import.server_streaming && import.is_write);
         let list = at("/cameo.v1.ProfileService/ListProfiles");
-        assert!(list.size == Size::Large && !list.is_write);
+        assert!(list.size == Size::Page && !list.is_write);
         assert!(at("/cameo.v1.EventService/Subscribe").server_streaming);
         assert!(at("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo").client_streaming);
         assert!(at("/grpc.health.v1.Health/Check").is_health() && !import.is_health());

@@ -42,6 +42,7 @@ use crate::telemetry::metrics::Metrics;
 use head::{Foreign, Hosts, Protocol};
 use methods::Method;
 use receive::{Bounds, Counted, Messages};
+use respond::Held;
 
 /// What a browser's script may read of a gRPC-Web response.
 const EXPOSED: [HeaderName; 3] = [
@@ -68,6 +69,8 @@ pub(super) struct Edge {
     most_calls: usize,
     bounds: Bounds,
     send_timeout: Duration,
+    /// The size of a page or a batch.
+    largest_response: usize,
     metrics: Metrics,
 }
 
@@ -100,6 +103,7 @@ impl Edge {
             most_calls: server.max_calls,
             bounds: Bounds { message: config.limits.request_bytes, time: server.receive_timeout, stop },
             send_timeout: server.send_timeout,
+            largest_response: config.limits.response_bytes,
             metrics,
         }
     }
@@ -117,18 +121,18 @@ impl Edge {
         let in_flight = connection.begin_call(request.version());
         let method = methods::at(request.uri().path());
         let call = Call::begin(&self.metrics.calls, method.counted, method.is_write);
-        let (response, request, permit) = match self.admit(connection, &method, &request) {
+        let (response, held, permit) = match self.admit(connection, &method, &request) {
             Ok((protocol, permit)) => {
                 let exchange = Exchange { call: Arc::clone(&call), method, connection: Arc::clone(connection) };
-                let (response, hold) = self.dispatch(protocol, exchange, request).await;
-                (response, hold, permit)
+                let (response, held) = self.dispatch(protocol, exchange, request).await;
+                (response, held, permit)
             }
-            Err(refused) => (refused.render(&request, &call), None, None),
+            Err(refused) => (refused.render(&request, &call), Held::default(), None),
         };
         if let Some(code) = code_of(&response) {
             call.end(code);
         }
-        response.map(|body| Outgoing::new(body, method.server_streaming, call, request, permit, in_flight))
+        response.map(|body| Outgoing::new(body, method.server_streaming, call, held, permit, in_flight))
     }
 
     /// Checks the head of a request, and takes a permit for it.
@@ -157,15 +161,15 @@ impl Edge {
         protocol: Protocol,
         exchange: Exchange,
         request: Request<Incoming>,
-    ) -> (Answer, Option<Hold>) {
+    ) -> (Answer, Held) {
         match protocol {
             Protocol::Grpc => self.grpc(exchange, request).await,
-            Protocol::GrpcWeb => (self.grpc_web(exchange, request).await, None),
-            Protocol::Http => (self.http(exchange, request).await, None),
+            Protocol::GrpcWeb => (self.grpc_web(exchange, request).await, Held::default()),
+            Protocol::Http => (self.http(exchange, request).await, Held::default()),
         }
     }
 
-    async fn grpc<B>(&self, exchange: Exchange, request: Request<B>) -> (Answer, Option<Hold>)
+    async fn grpc<B>(&self, exchange: Exchange, request: Request<B>) -> (Answer, Held)
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
@@ -181,15 +185,15 @@ impl Edge {
             }
         };
         match outcome {
-            Ok((mut response, hold)) => {
+            Ok((mut response, held)) => {
                 status::explain(&mut response, &call);
-                (response, hold)
+                (response, held)
             }
-            Err(refusal) => (Status::from(call.refuse(refusal)).into_http(), None),
+            Err(refusal) => (Status::from(call.refuse(refusal)).into_http(), Held::default()),
         }
     }
 
-    async fn grpc_call<B>(&self, exchange: Exchange, request: Request<B>) -> Result<(Answer, Option<Hold>), Refusal>
+    async fn grpc_call<B>(&self, exchange: Exchange, request: Request<B>) -> Result<(Answer, Held), Refusal>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
@@ -203,7 +207,7 @@ impl Edge {
         if method.client_streaming {
             let ends_at_stop = method.counted.name() != IMPORT;
             let messages = Messages::new(body, &connection.receiving, self.bounds.clone(), ends_at_stop);
-            return Ok((self.services.grpc(Request::from_parts(head, messages)).await, None));
+            return Ok((self.services.grpc(Request::from_parts(head, messages)).await, Held::default()));
         }
         let received = receive::one_message(body, &connection.receiving, &self.bounds).await;
         let mut message = received.inspect_err(|refusal| {
@@ -211,13 +215,14 @@ impl Edge {
                 self.connections.reclaim(); // Others hold the memory.
             }
         })?;
-        self.room(&connection, method.size).await?;
-        let hold = message.hold.take();
-        Ok((self.services.grpc(Request::from_parts(head, message)).await, hold))
+        let response = self.room(&connection, method.size).await?;
+        let held = Held::new(message.hold.take(), response);
+        Ok((self.services.grpc(Request::from_parts(head, message)).await, held))
     }
 
-    async fn room(&self, connection: &Connection, size: Size) -> Result<(), Refusal> {
-        respond::room(&connection.sending, size, self.send_timeout, || self.connections.reclaim()).await
+    async fn room(&self, connection: &Connection, size: Size) -> Result<Option<Hold>, Refusal> {
+        let reclaim = || self.connections.reclaim();
+        respond::room(&connection.sending, size, self.largest_response, self.send_timeout, reclaim).await
     }
 
     async fn grpc_web(self: &Arc<Self>, exchange: Exchange, mut request: Request<Incoming>) -> Answer {

@@ -28,24 +28,46 @@ const PIECE: usize = 16 << 10;
 /// How often a call asks again whether there is room, if its own connection gives nothing back.
 const ROOM_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Waits until the connection may hold one more response.
+/// Waits until the connection may hold one more response. A page or a batch then holds as many bytes as it may come to,
+/// `largest`, until its size is known. Otherwise calls that begin together would all find room.
 ///
 /// # Errors
 /// OVERLOADED after `wait`.
-pub(super) async fn room(account: &Account, size: Size, wait: Duration, reclaim: impl Fn()) -> Result<(), Refusal> {
-    if account.has_room(size) {
-        return Ok(());
-    }
+pub(super) async fn room(
+    account: &Arc<Account>,
+    size: Size,
+    largest: usize,
+    wait: Duration,
+    reclaim: impl Fn(),
+) -> Result<Option<Hold>, Refusal> {
     let wait_for_room = async {
         while !account.has_room(size) {
             if account.has_share() {
                 reclaim(); // Others hold the memory.
             }
-            let _ = tokio::time::timeout(ROOM_INTERVAL, account.freed()).await;
+            let _ = tokio::time::timeout(ROOM_INTERVAL, account.freed(size)).await;
         }
         account.wake_next(); // There may be room for another call too.
     };
-    tokio::time::timeout(wait, wait_for_room).await.map_err(|_| Refusal::responses_unread())
+    if !account.has_room(size) {
+        tokio::time::timeout(wait, wait_for_room).await.map_err(|_| Refusal::responses_unread())?;
+    }
+    Ok((size != Size::Small).then(|| account.take(largest)))
+}
+
+/// Memory that a call holds beside its response.
+#[derive(Default)]
+pub(in crate::server) struct Held {
+    /// What the request takes, until the call ends.
+    _request: Option<Hold>,
+    /// What the response may take, until its size is known.
+    response: Option<Hold>,
+}
+
+impl Held {
+    pub fn new(request: Option<Hold>, response: Option<Hold>) -> Self {
+        Self { _request: request, response }
+    }
 }
 
 /// The body of every response.
@@ -59,8 +81,7 @@ pub(in crate::server) struct Outgoing {
     paused: Option<Pin<Box<tokio::time::Sleep>>>,
     is_stream: bool,
     call: Arc<Call>,
-    /// What the request takes.
-    _request: Option<Hold>,
+    held: Held,
     /// Counts the call among all calls in flight.
     _permit: Option<OwnedSemaphorePermit>,
     in_flight: CallInFlight,
@@ -84,13 +105,13 @@ impl Outgoing {
         body: tonic::body::Body,
         is_stream: bool,
         call: Arc<Call>,
-        request: Option<Hold>,
+        held: Held,
         permit: Option<OwnedSemaphorePermit>,
         in_flight: CallInFlight,
     ) -> Self {
         let progress = Progress::of_this_task().filter(|_| !is_stream);
         let (rest, hold, paused) = (Bytes::new(), None, None);
-        Self { body, rest, hold, progress, paused, is_stream, call, _request: request, _permit: permit, in_flight }
+        Self { body, rest, hold, progress, paused, is_stream, call, held, _permit: permit, in_flight }
     }
 
     fn next_piece(&mut self) -> Option<Bytes> {
@@ -118,6 +139,7 @@ impl Outgoing {
     fn take(&mut self, message: Bytes) {
         let connection = self.in_flight.connection();
         self.call.sent(message.len());
+        self.held.response = None;
         if connection.sending.is_far_over() {
             connection.cut(Closed::Sending); // It writes and writes, and reads none of the responses.
         }
