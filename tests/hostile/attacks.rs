@@ -60,8 +60,8 @@ pub fn all() -> Vec<Attack> {
         Attack::new("300 silent connections, lookups", Connect(ATTACKED), silent::connections).with_files(256),
         Attack::new("200 slow heads of HTTP/1.1", Connect(ATTACKED), silent::slow_heads),
         // The places of imports
-        Attack::new("16 imports that say nothing", Import, |target| silent::imports(target, 0)),
-        Attack::new("16 imports that stop after a record", Import, |target| silent::imports(target, 1)),
+        Attack::new("16 imports that say nothing", Import, |target| silent::imports(target, 16, 0)),
+        Attack::new("16 imports that stop after a record", Import, |target| silent::imports(target, 16, 1)),
         // Fair writes: --queue-bytes
         Attack::new("17 callers of large updates, same workspace", Update(ATTACKED), floods::large_updates),
         Attack::new("17 callers of large updates, other workspace", Update(OTHER), floods::large_updates),

@@ -19,6 +19,8 @@ use crate::store::{OTHER, SMALL, by_mpid, set};
 
 /// A call that takes longer has hung.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How often a call is made on a new connection if the connection itself fails, as the clients of gRPC do.
+const ATTEMPTS: usize = 3;
 /// Keys of a polite batch.
 const BATCH: i64 = 20;
 
@@ -39,6 +41,13 @@ pub enum Polite {
     HealthCheck,
     /// Opens a connection and looks a profile up on it.
     Connect(&'static str),
+}
+
+impl Polite {
+    /// Whether each call has a connection of its own.
+    fn connects(self) -> bool {
+        matches!(self, Self::HealthCheck | Self::Connect(_))
+    }
 }
 
 /// How the calls went.
@@ -79,7 +88,7 @@ async fn call(stop: &CancellationToken, addr: SocketAddr, polite: Polite) -> Cal
         }
         let start = Instant::now();
         let hung = |_| Err(Status::new(Code::DeadlineExceeded, "hung"));
-        let outcome = tokio::time::timeout(PATIENCE, caller.once(polite, mpid)).await.unwrap_or_else(hung);
+        let outcome = tokio::time::timeout(PATIENCE, caller.call(polite, mpid)).await.unwrap_or_else(hung);
         let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
         calls.times.record(micros).expect("an endless histogram");
         if let Err(status) = outcome {
@@ -92,7 +101,7 @@ async fn call(stop: &CancellationToken, addr: SocketAddr, polite: Polite) -> Cal
 
 async fn connect(addr: SocketAddr) -> Result<Channel, Status> {
     let endpoint = Endpoint::from_shared(format!("http://{addr}")).expect("an address");
-    endpoint.connect().await.map_err(|error| Status::new(Code::Unavailable, format!("no connection: {error}")))
+    endpoint.connect().await.map_err(|error| Status::from_error(error.into()))
 }
 
 struct Caller {
@@ -101,10 +110,21 @@ struct Caller {
 }
 
 impl Caller {
+    async fn call(&mut self, polite: Polite, mpid: i64) -> Result<(), Status> {
+        for _ in 1..ATTEMPTS {
+            match self.once(polite, mpid).await {
+                // A refusal of the server's has no source. What has one came from the connection.
+                Err(status) if polite.connects() && std::error::Error::source(&status).is_some() => {}
+                outcome => return outcome,
+            }
+        }
+        self.once(polite, mpid).await
+    }
+
     async fn once(&mut self, polite: Polite, mpid: i64) -> Result<(), Status> {
         let channel = match (polite, &self.channel) {
-            (Polite::HealthCheck | Polite::Connect(_), _) | (_, None) => connect(self.addr).await?,
-            (_, Some(channel)) => channel.clone(),
+            (polite, Some(channel)) if !polite.connects() => channel.clone(),
+            _ => connect(self.addr).await?,
         };
         let mut profiles = ProfileServiceClient::new(channel.clone());
         let key = Some(by_mpid(mpid));

@@ -1,7 +1,7 @@
 //! One attack, measured.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -78,13 +78,11 @@ pub async fn measure(attack: &Attack, store: &Store) -> Outcome {
     let attacked = polite::call_until(stop.clone(), server.addr, attack.polite);
     let attacking = tokio::spawn((attack.run)(Arc::clone(&target)));
     let watch = async {
-        let start = Instant::now();
         let _ = tokio::time::timeout(ONSET, target.in_place.cancelled()).await;
         cancel_after(UNDER_ATTACK, stop).await;
         target.enough.cancel();
-        start.elapsed()
     };
-    let (attacked, _) = tokio::join!(attacked, watch);
+    let (attacked, ()) = tokio::join!(attacked, watch);
     let late = |_| Ok(Err("the attack did not see its end".to_owned()));
     let ending = tokio::time::timeout(END, attacking).await.unwrap_or_else(late);
     let ending = ending.unwrap_or_else(|error| Err(format!("the attack failed: {error}")));

@@ -21,8 +21,8 @@ const SLOW_HEADS: usize = 200;
 const BYTE: Duration = Duration::from_millis(100);
 /// How long the server may take to close a connection that says nothing: some times its handshake timeout.
 const CLOSED_WITHIN: Duration = Duration::from_secs(8);
-/// As many imports as may run at a time.
-const IMPORTS: usize = 16;
+/// Imports on each connection.
+const IMPORTS_PER_CONNECTION: usize = 250;
 
 /// Half of the connections send nothing, and half of them half of a preface.
 pub async fn connections(target: Arc<Target>) -> Ending {
@@ -76,11 +76,11 @@ fn all_closed(closed: Vec<Option<Duration>>) -> Ending {
     if closed == all { Ok(said) } else { Err(said) }
 }
 
-/// Takes the place of every import, and sends only so many records.
-pub async fn imports(target: Arc<Target>, records: i64) -> Ending {
+/// Opens so many imports, and sends only so many records on each.
+pub async fn imports(target: Arc<Target>, imports: usize, records: i64) -> Ending {
     let mut open = Vec::new();
-    for _ in 0..IMPORTS {
-        let mut connection = target.h2(1 << 16).await.map_err(|error| error.to_string())?;
+    let mut connection = target.h2(1 << 16).await.map_err(|error| error.to_string())?;
+    for number in 1..=imports {
         let begun = connection.begin("ProfileService/ImportProfiles").await;
         let (response, mut body) = begun.map_err(|error| error.to_string())?;
         for mpid in SMALL.take(usize::try_from(records).unwrap_or_default()) {
@@ -89,7 +89,10 @@ pub async fn imports(target: Arc<Target>, records: i64) -> Ending {
             let record = ImportProfilesRequest { workspace, key, patch, ..Default::default() };
             send(&mut body, frame(&record)).await.map_err(|error| error.to_string())?;
         }
-        open.push((connection, response, body));
+        open.push((connection.clone(), response, body));
+        if number % IMPORTS_PER_CONNECTION == 0 {
+            connection = target.h2(1 << 16).await.map_err(|error| error.to_string())?;
+        }
     }
     target.hold().await;
     Ok(format!("{} imports were opened", open.len()))
