@@ -4,11 +4,12 @@
 //! started is still running. It never holds an identity value or an attribute value.
 
 use std::error::Error;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use http::Extensions;
+use http::{Extensions, HeaderMap};
 
 use crate::model::Workspace;
 use crate::proto::v1::ErrorReason;
@@ -24,6 +25,10 @@ const LASTING: Duration = Duration::from_secs(60);
 pub struct Call {
     method: Method,
     is_write: bool,
+    /// Where the call comes from.
+    peer: SocketAddr,
+    /// Whether its caller takes compressed messages.
+    pub takes_compressed: bool,
     start: Instant,
     sent: AtomicU64,
     noted: Mutex<Noted>,
@@ -42,12 +47,13 @@ struct Noted {
 }
 
 impl Call {
-    /// A call of `method`, which `calls` counts.
+    /// A call of `method` with these headers, which `calls` counts.
     #[must_use]
-    pub fn begin(calls: &Calls, method: Method, is_write: bool) -> Arc<Self> {
-        let noted = Mutex::new(Noted { open: Some(calls.begin(method)), ..Noted::default() });
-        let (start, sent) = (Instant::now(), AtomicU64::new(0));
-        Arc::new(Self { method, is_write, start, sent, noted })
+    pub fn begin(calls: &Calls, method: Method, is_write: bool, headers: &HeaderMap, peer: SocketAddr) -> Arc<Self> {
+        let takes_compressed = headers.contains_key("grpc-accept-encoding");
+        let start = Instant::now();
+        let noted = Mutex::new(Noted { open: Some(calls.begin(method, start)), ..Noted::default() });
+        Arc::new(Self { method, is_write, peer, takes_compressed, start, sent: AtomicU64::new(0), noted })
     }
 
     /// The call that a request belongs to.
@@ -125,19 +131,48 @@ impl Call {
     fn log(&self, noted: &Noted) {
         let workspace = noted.workspace.as_ref().map(Workspace::as_str);
         let reason = noted.reason.map(reason_name);
-        let duration_ms = self.start.elapsed().as_secs_f64() * 1e3;
+        let duration_ms = || self.start.elapsed().as_secs_f64() * 1e3;
+        let peer = tracing::field::display(self.peer);
         let (method, code, bytes) = (self.method.name(), noted.code, self.sent.load(Ordering::Relaxed));
         match noted.reason {
             Some(ErrorReason::Internal | ErrorReason::RecordCorrupt | ErrorReason::StorageFailed) => {
                 let error = noted.cause.as_deref().map(|cause| cause as &dyn Error);
-                tracing::error!(method, workspace, code, reason, duration_ms, bytes, error, "a call failed");
+                tracing::error!(
+                    method,
+                    workspace,
+                    peer,
+                    code,
+                    reason,
+                    duration_ms = duration_ms(),
+                    bytes,
+                    error,
+                    "a call failed"
+                );
             }
             Some(ErrorReason::Overloaded) => lasting(&OVERLOADED, reason, method, workspace),
             Some(ErrorReason::StorageFull) => lasting(&STORAGE_FULL, reason, method, workspace),
             Some(_) if self.is_write => {
-                tracing::info!(method, workspace, code, reason, duration_ms, bytes, "a write was refused");
+                tracing::info!(
+                    method,
+                    workspace,
+                    peer,
+                    code,
+                    reason,
+                    duration_ms = duration_ms(),
+                    bytes,
+                    "a write was refused"
+                );
             }
-            _ => tracing::debug!(method, workspace, code, reason, duration_ms, bytes, "a call ended"),
+            _ => tracing::debug!(
+                method,
+                workspace,
+                peer,
+                code,
+                reason,
+                duration_ms = duration_ms(),
+                bytes,
+                "a call ended"
+            ),
         }
     }
 }

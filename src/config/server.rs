@@ -50,7 +50,8 @@ pub struct ServerConfig {
     /// batches and pages together three quarters. Further calls wait, for as long as `--send-timeout`.
     #[arg(long, env = "CAMEO_SEND_BYTES", value_parser = units::positive_size, default_value = "256MiB")]
     pub send_bytes: usize,
-    /// Time from a connection to its first words, and for the head of an HTTP/1.1 request.
+    /// Time from a connection to its first words, and for the head of an HTTP/1.1 request. A connection of HTTP/1.1 that
+    /// waits for its next request is closed after the same time.
     #[arg(long, env = "CAMEO_HANDSHAKE_TIMEOUT", value_parser = units::positive_duration, default_value = "10s")]
     pub handshake_timeout: Duration,
     /// Time after which a connection without a call is closed. 0 sets no limit.

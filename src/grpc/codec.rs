@@ -11,6 +11,7 @@ use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder
 use tonic::{Response, Status};
 
 use super::large;
+use crate::call::Call;
 
 /// The step in which buffers grow, in bytes. tonic makes a buffer of one step for each call and stream, and divides by
 /// it when it compresses.
@@ -39,12 +40,12 @@ impl From<Vec<u8>> for Encoded {
 /// clients ask for it by default.
 const COMPRESS_FROM: usize = 1024;
 
-/// A response with one message.
+/// The response to a call, with one message.
 #[must_use]
-pub fn respond(message: Encoded) -> Response<Encoded> {
-    let is_small = message.0.len() < COMPRESS_FROM;
+pub fn respond(call: &Call, message: Encoded) -> Response<Encoded> {
+    let stays_plain = call.takes_compressed && message.0.len() < COMPRESS_FROM;
     let mut response = Response::new(message);
-    if is_small {
+    if stays_plain {
         response.disable_compression();
     }
     response

@@ -64,7 +64,10 @@ impl EventService for Events {
         let list = parse_list(request.into_inner(), &self.limits).map_err(|error| call.refuse(error))?;
         call.within(&list.workspace);
         let size = PageSize { items: list.page_size, bytes: self.limits.response_bytes };
-        Ok(respond(call.read(&self.store, ReadClass::Scan, move |store, _| list_events(store, &list, size)).await?))
+        Ok(respond(
+            &call,
+            call.read(&self.store, ReadClass::Scan, move |store, _| list_events(store, &list, size)).await?,
+        ))
     }
 }
 

@@ -12,7 +12,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
@@ -41,11 +41,12 @@ pub(super) enum Size {
 #[derive(Debug)]
 pub(super) struct Budget {
     capacity: usize,
-    held: AtomicUsize,
     start: Instant,
-    /// Wakes one page, and one large message, that wait for room.
-    freed: [Notify; 2],
-    metrics: metrics::Budget,
+    /// Pages that wait for room, and other large messages.
+    pages: Line,
+    large: Line,
+    /// Counts what is held.
+    held: metrics::Budget,
 }
 
 /// What one connection holds of a budget.
@@ -53,9 +54,20 @@ pub(super) struct Budget {
 pub(super) struct Account {
     budget: Arc<Budget>,
     held: AtomicUsize,
-    /// When bytes were last given back, in milliseconds since the budget was made.
-    moved: AtomicU64,
-    /// Wakes one call that waits for room whenever bytes are given back.
+    /// Calls of the connection that wait for room.
+    line: Line,
+    /// How often bytes were given back.
+    given: AtomicU64,
+    /// The same, when [`Account::look`] last saw it change.
+    seen: AtomicU64,
+    /// When that was, in milliseconds since the budget was made.
+    since: AtomicU64,
+}
+
+/// Calls that wait for room.
+#[derive(Debug, Default)]
+struct Line {
+    waiting: AtomicUsize,
     freed: Notify,
 }
 
@@ -67,25 +79,26 @@ pub(super) struct Hold {
 }
 
 impl Budget {
-    pub fn new(capacity: usize, metrics: metrics::Budget) -> Arc<Self> {
-        metrics.limit(capacity);
-        Arc::new(Self {
-            capacity,
-            held: AtomicUsize::new(0),
-            start: Instant::now(),
-            freed: Default::default(),
-            metrics,
-        })
+    /// A budget of which `held` counts what is held.
+    pub fn new(capacity: usize, held: metrics::Budget) -> Arc<Self> {
+        held.limit(capacity);
+        Arc::new(Self { capacity, start: Instant::now(), pages: Line::default(), large: Line::default(), held })
     }
 
     pub fn account(self: &Arc<Self>) -> Arc<Account> {
-        let moved = AtomicU64::new(self.now());
-        Arc::new(Account { budget: Arc::clone(self), held: AtomicUsize::new(0), moved, freed: Notify::new() })
+        Arc::new(Account {
+            budget: Arc::clone(self),
+            held: AtomicUsize::new(0),
+            line: Line::default(),
+            given: AtomicU64::new(0),
+            seen: AtomicU64::new(0),
+            since: AtomicU64::new(self.now()),
+        })
     }
 
     /// The bytes that all connections hold.
     pub fn held(&self) -> usize {
-        self.held.load(Ordering::Relaxed)
+        self.held.held()
     }
 
     fn is_full_for(&self, size: Size) -> bool {
@@ -133,9 +146,17 @@ impl Account {
         self.held.load(Ordering::Relaxed)
     }
 
-    /// How long the connection has held bytes without giving any back, in milliseconds.
-    pub fn still_for(&self) -> u64 {
-        self.budget.now().saturating_sub(self.moved.load(Ordering::Relaxed))
+    /// Notes whether bytes were given back since the last look. Calls do not read a clock for it.
+    pub fn look(&self) {
+        let given = self.given.load(Ordering::Relaxed);
+        if self.seen.swap(given, Ordering::Relaxed) != given || self.held() == 0 {
+            self.since.store(self.budget.now(), Ordering::Relaxed);
+        }
+    }
+
+    /// How long the connection has held bytes without giving any back, as of the last look.
+    pub fn still_for(&self) -> Duration {
+        Duration::from_millis(self.budget.now().saturating_sub(self.since.load(Ordering::Relaxed)))
     }
 
     /// Holds this many bytes.
@@ -145,24 +166,54 @@ impl Account {
         hold
     }
 
-    /// Waits until bytes are given back, by this connection or by one that holds what this message needs.
+    /// Waits until bytes are given back, by this connection or by one that holds what this message needs. A caller
+    /// asks again after a while, so a wake-up that is missed does no harm.
     pub async fn freed(&self, size: Size) {
         let others = async {
             match size {
                 Size::Small => std::future::pending().await,
-                Size::Large => self.budget.freed[0].notified().await,
-                Size::Page => self.budget.freed[1].notified().await,
+                Size::Large => self.budget.large.wait().await,
+                Size::Page => self.budget.pages.wait().await,
             }
         };
         tokio::select! {
-            () = self.freed.notified() => {}
+            () = self.line.wait() => {}
             () = others => {}
         }
     }
 
     /// Wakes another call that waits for room.
     pub fn wake_next(&self) {
-        self.freed.notify_one();
+        self.line.wake();
+    }
+}
+
+impl Line {
+    async fn wait(&self) {
+        let _waiting = Waiting::join(&self.waiting);
+        self.freed.notified().await;
+    }
+
+    fn wake(&self) {
+        if self.waiting.load(Ordering::Relaxed) > 0 {
+            self.freed.notify_one();
+        }
+    }
+}
+
+/// Counts a call while it waits.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn join(waiting: &'a AtomicUsize) -> Self {
+        waiting.fetch_add(1, Ordering::Relaxed);
+        Self(waiting)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -170,23 +221,19 @@ impl Hold {
     /// Holds more bytes.
     pub fn grow(&mut self, bytes: usize) {
         self.bytes += bytes;
-        self.account.budget.held.fetch_add(bytes, Ordering::Relaxed);
-        self.account.budget.metrics.take(bytes);
-        if self.account.held.fetch_add(bytes, Ordering::Relaxed) == 0 {
-            self.account.moved.store(self.account.budget.now(), Ordering::Relaxed);
-        }
+        self.account.budget.held.take(bytes);
+        self.account.held.fetch_add(bytes, Ordering::Relaxed);
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.account.budget.held.fetch_sub(self.bytes, Ordering::Relaxed);
-        self.account.budget.metrics.give_back(self.bytes);
-        self.account.held.fetch_sub(self.bytes, Ordering::Relaxed);
-        self.account.moved.store(self.account.budget.now(), Ordering::Relaxed);
-        self.account.wake_next();
-        for freed in &self.account.budget.freed {
-            freed.notify_one();
+        let Account { budget, held, line, given, .. } = &*self.account;
+        budget.held.give_back(self.bytes);
+        held.fetch_sub(self.bytes, Ordering::Relaxed);
+        given.fetch_add(1, Ordering::Relaxed);
+        for line in [line, &budget.large, &budget.pages] {
+            line.wake();
         }
     }
 }
@@ -248,8 +295,33 @@ mod tests {
         let budget = Budget::new(80, metrics::Budget::default());
         let account = budget.account();
         let hold = account.take(10);
-        let freed = account.freed(Size::Small);
+        let mut freed = std::pin::pin!(account.freed(Size::Small));
+        assert!(futures_util::poll!(freed.as_mut()).is_pending());
         drop(hold);
         freed.await;
+    }
+
+    #[test]
+    fn a_connection_is_still_while_it_gives_nothing_back() {
+        let budget = Budget::new(800, metrics::Budget::default());
+        let account = budget.account();
+        let (one, other) = (account.take(10), account.take(10));
+        let an_hour_ago = 60 * 60 * 1_000;
+        let since = |account: &Account| account.since.load(Ordering::Relaxed);
+        account.since.store(0, Ordering::Relaxed);
+        account.look();
+        assert_eq!(since(&account), 0, "it holds bytes and gave none back");
+        account.since.store(u64::MAX, Ordering::Relaxed);
+        drop(one);
+        account.look();
+        assert!(since(&account) < an_hour_ago);
+        account.since.store(u64::MAX, Ordering::Relaxed);
+        account.look();
+        assert_eq!(since(&account), u64::MAX, "nothing more was given back");
+        drop(other);
+        account.look();
+        account.since.store(u64::MAX, Ordering::Relaxed);
+        account.look();
+        assert!(since(&account) < an_hour_ago, "it holds nothing");
     }
 }

@@ -1,5 +1,6 @@
 //! One connection while it is open: what it holds, and when it must end.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -25,9 +26,22 @@ pub(super) struct TimeLimits {
     pub send: Duration,
 }
 
+/// What all connections share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    /// The budget of requests that are being received.
+    pub receiving: Arc<Budget>,
+    /// The budget of responses that wait to be read.
+    pub sending: Arc<Budget>,
+    /// The calls in flight on all connections.
+    pub calls: Arc<AtomicUsize>,
+}
+
 /// What is known of a connection while it is open.
 #[derive(Debug)]
 pub(super) struct Connection {
+    /// Where it comes from.
+    pub peer: SocketAddr,
     /// Bytes of requests that are being received.
     pub receiving: Arc<Account>,
     /// Bytes of responses that wait to be read.
@@ -35,6 +49,8 @@ pub(super) struct Connection {
     /// Whether the only calls that are served are health checks: there are as many connections as there may be.
     pub is_extra: bool,
     calls: AtomicUsize,
+    /// The calls of all connections.
+    all_calls: Arc<AtomicUsize>,
     start: Instant,
     /// When it last began or ended a call, in milliseconds since `start`.
     used: AtomicU64,
@@ -47,15 +63,22 @@ pub(super) struct Connection {
 
 /// A call in flight on a connection.
 #[derive(Debug)]
-pub(super) struct CallInFlight(Arc<Connection>);
+pub(super) struct CallInFlight {
+    connection: Arc<Connection>,
+    /// How many calls were in flight on all connections when it began, itself included.
+    pub number: usize,
+}
 
 impl Connection {
-    pub fn new(receiving: &Arc<Budget>, sending: &Arc<Budget>, is_extra: bool) -> Arc<Self> {
+    /// A connection that was just accepted.
+    pub fn new(peer: SocketAddr, shared: &Shared, is_extra: bool) -> Arc<Self> {
         Arc::new(Self {
-            receiving: receiving.account(),
-            sending: sending.account(),
+            peer,
+            receiving: shared.receiving.account(),
+            sending: shared.sending.account(),
             is_extra,
             calls: AtomicUsize::new(0),
+            all_calls: Arc::clone(&shared.calls),
             start: Instant::now(),
             used: AtomicU64::new(0),
             heard: AtomicUsize::new(0),
@@ -71,8 +94,8 @@ impl Connection {
             self.is_http1.store(true, Ordering::Relaxed);
         }
         self.calls.fetch_add(1, Ordering::Relaxed);
-        self.touch();
-        CallInFlight(Arc::clone(self))
+        let number = self.all_calls.fetch_add(1, Ordering::Relaxed) + 1;
+        CallInFlight { connection: Arc::clone(self), number }
     }
 
     /// Whether it has no call in flight.
@@ -92,7 +115,7 @@ impl Connection {
 
     /// Whether it has given back no bytes for this long, of requests or of responses.
     pub fn is_still_for(&self, time: Duration) -> bool {
-        let still = |account: &Account| account.held() > 0 && Duration::from_millis(account.still_for()) >= time;
+        let still = |account: &Account| account.held() > 0 && account.still_for() >= time;
         still(&self.receiving) || still(&self.sending)
     }
 
@@ -129,13 +152,15 @@ impl Connection {
     }
 
     fn has_greeted(&self) -> bool {
-        self.heard.load(Ordering::Relaxed) >= GREETING || self.used.load(Ordering::Relaxed) > 0
+        self.heard.load(Ordering::Relaxed) >= GREETING || self.used.load(Ordering::Relaxed) > 0 || !self.is_idle()
     }
 
     /// Why it should end now, or not.
     pub fn verdict(&self, limits: &TimeLimits) -> Verdict {
         let http1 = self.is_http1.load(Ordering::Relaxed);
-        let still = Duration::from_millis(self.sending.still_for());
+        self.receiving.look();
+        self.sending.look();
+        let still = self.sending.still_for();
         if !self.has_greeted() && self.start.elapsed() >= limits.handshake {
             Verdict::Cut(Closed::Handshake)
         } else if http1 && self.sending.held() > 0 && still >= limits.send {
@@ -157,13 +182,14 @@ pub(super) enum Verdict {
 
 impl CallInFlight {
     pub fn connection(&self) -> &Arc<Connection> {
-        &self.0
+        &self.connection
     }
 }
 
 impl Drop for CallInFlight {
     fn drop(&mut self) {
-        self.0.touch();
-        self.0.calls.fetch_sub(1, Ordering::Relaxed);
+        self.connection.touch();
+        self.connection.calls.fetch_sub(1, Ordering::Relaxed);
+        self.connection.all_calls.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -2,13 +2,13 @@
 //! a call for longest makes room.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::budget::Budget;
-use super::connection::Connection;
+use super::connection::{Connection, Shared};
 use super::descriptors;
 use crate::telemetry::metrics::{self, Closed, Metrics, RefusedConnection};
 
@@ -23,10 +23,7 @@ const SEARCH_INTERVAL: Duration = Duration::from_millis(50);
 /// The open connections and what they share.
 #[derive(Debug)]
 pub(super) struct Connections {
-    /// The budget of requests that are being received.
-    pub receiving: Arc<Budget>,
-    /// The budget of responses that wait to be read.
-    pub sending: Arc<Budget>,
+    shared: Shared,
     most: usize,
     metrics: metrics::Connections,
     open: Mutex<Open>,
@@ -50,10 +47,10 @@ pub(super) struct OpenConnection {
 
 impl Connections {
     /// No connections yet. There may be `most`, or as many as there are file descriptors for.
-    pub fn new(most: usize, receiving: Arc<Budget>, sending: Arc<Budget>, metrics: &Metrics) -> Arc<Self> {
+    pub fn new(most: usize, shared: Shared, metrics: &Metrics) -> Arc<Self> {
         let open = Open { by_number: HashMap::new(), next: 0, last_search: Instant::now() };
         let (most, metrics) = (descriptors::connections(most), metrics.connections.clone());
-        Arc::new(Self { receiving, sending, most, metrics, open: Mutex::new(open) })
+        Arc::new(Self { shared, most, metrics, open: Mutex::new(open) })
     }
 
     /// How many there may be.
@@ -62,14 +59,14 @@ impl Connections {
     }
 
     /// Admits a new connection. `None` if there is no room, not even beyond the limit.
-    pub(super) fn admit(self: &Arc<Self>) -> Option<OpenConnection> {
+    pub(super) fn admit(self: &Arc<Self>, peer: SocketAddr) -> Option<OpenConnection> {
         let mut open = self.open();
         let is_extra = open.by_number.len() >= self.most && !open.make_room(self.most);
         if open.by_number.len() >= self.most + EXTRA {
             self.metrics.refused.count(RefusedConnection::TooMany);
             return None;
         }
-        let connection = Connection::new(&self.receiving, &self.sending, is_extra);
+        let connection = Connection::new(peer, &self.shared, is_extra);
         let number = open.next;
         open.next += 1;
         open.by_number.insert(number, Arc::clone(&connection));

@@ -25,6 +25,8 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use axum::extract::Request;
+use axum::middleware::{Next, from_fn};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -36,9 +38,10 @@ use crate::model::Micros;
 use crate::store::{OpenError, Store};
 use crate::telemetry::metrics::Metrics;
 use budget::Budget;
+use connection::Shared;
 use connections::Connections;
 use drain::Health;
-use edge::Edge;
+use edge::{Edge, Hosts};
 pub use listen::{Place, resolve};
 use ops::{OpsListener, OpsServer};
 
@@ -139,7 +142,8 @@ impl Server {
         let services = routes::build(health_service, &store, &feed, &config, start, &stop)?;
         let receiving = Budget::new(config.server.receive_bytes, metrics.budgets.requests.clone());
         let sending = Budget::new(config.server.send_bytes, metrics.budgets.responses.clone());
-        let connections = Connections::new(config.server.max_connections, receiving, sending, &metrics);
+        let shared = Shared { receiving, sending, calls: Arc::default() };
+        let connections = Connections::new(config.server.max_connections, shared, &metrics);
         let is_loopback = listener.local_addr().is_ok_and(|addr| addr.ip().is_loopback());
         let edge = Edge::new(services, connections, &config, is_loopback, stop.clone(), metrics.clone());
         let serve = transport::serve(listener, Arc::new(edge), &config.server, stop.clone());
@@ -169,6 +173,17 @@ fn serve_ops(
     stop: &CancellationToken,
 ) -> Result<OpsServer, ServerError> {
     let (store, feed, draining) = (Arc::clone(store), feed.clone(), stop.clone());
+    let allowed = config.server.allowed_hosts.clone();
+    let hosts = if listener.local_addr().ip().is_loopback() { Hosts::LoopbackAnd(allowed) } else { Hosts::Any };
     let routes = http::ops::router(Ops { store, config: config.store.clone(), feed, metrics, draining });
+    let routes = routes.layer(from_fn(move |request: Request, next: Next| {
+        let served = hosts.check(&request);
+        async move {
+            match served {
+                Ok(()) => next.run(request).await,
+                Err(refusal) => http::refused(refusal, None),
+            }
+        }
+    }));
     listener.serve(routes).map_err(|source| ServerError::Metrics { source })
 }

@@ -41,8 +41,11 @@ async fn scripted_load(client: &Client) {
     client.get(UNKNOWN_MPID).await.unwrap_err();
 }
 
-/// When the layer of the calls counts too, its counters are asserted here: `cameo_calls_total` by method, code and
-/// reason.
+/// The counter of the calls of a method of `ProfileService`.
+fn calls(method: &str, code: &str, reason: &str) -> String {
+    format!("cameo_calls_total{{method=\"ProfileService/{method}\",code=\"{code}\",reason=\"{reason}\"}}")
+}
+
 #[tokio::test]
 async fn the_counters_agree_with_a_scripted_load() {
     let server = TestServer::start_with(metrics_on).await;
@@ -74,6 +77,18 @@ async fn the_counters_agree_with_a_scripted_load() {
         ("cameo_reads_in_flight", 0.0),
         ("cameo_store_failed", 0.0),
         ("cameo_damaged_records", 0.0),
+        (&calls("CreateProfile", "OK", ""), 20.0),
+        (&calls("CreateProfile", "ALREADY_EXISTS", "PROFILE_EXISTS"), 2.0),
+        (&calls("UpdateProfile", "OK", ""), 3.0),
+        (&calls("DeleteProfile", "OK", ""), 1.0),
+        (&calls("DeleteProfile", "NOT_FOUND", "PROFILE_NOT_FOUND"), 1.0),
+        (&calls("ImportProfiles", "OK", ""), 1.0),
+        (&calls("GetProfile", "OK", ""), 3.0),
+        (&calls("GetProfile", "NOT_FOUND", "PROFILE_NOT_FOUND"), 1.0),
+        ("cameo_call_duration_seconds_count{method=\"ProfileService/GetProfile\"}", 4.0),
+        ("cameo_calls_in_flight{method=\"ProfileService/GetProfile\"}", 0.0),
+        ("cameo_connections", 1.0),
+        ("cameo_request_budget_bytes", 0.0),
     ]);
     // A batch has a caller's write, or as many records of the import as had arrived. Those that changed nothing were
     // not committed.
@@ -326,6 +341,8 @@ async fn operators_have_three_paths_to_read() {
     let api = format!("/userprofile/v1/{WORKSPACE}/{ADA}");
     assert_eq!(ops(addr, "GET", &api, &[]).await.status, 404, "the API is elsewhere");
     assert_eq!(ops(server.addr, "GET", "/metrics", &[]).await.status, 404, "and so are the metrics");
+    let foreign = ops(addr, "GET", "/metrics", &[("host", "evil.example")]).await;
+    assert_eq!((foreign.status, &foreign.json()["reason"]), (403, &"PERMISSION_DENIED".into()));
 }
 
 /// They take every place of the listener until their time is up.

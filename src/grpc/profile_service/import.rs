@@ -80,11 +80,11 @@ impl Importer {
     /// Applies the records of a stream. A refusal says how many of them have an outcome.
     pub async fn run(
         &self,
-        call: Arc<Call>,
+        call: &Arc<Call>,
         records: Streaming<ImportProfilesRequest>,
     ) -> Result<ImportProfilesResponse, Refusal> {
         let mut report = Report::default();
-        match self.import(&call, records, &mut report).await {
+        match self.import(call, records, &mut report).await {
             Ok(()) => Ok(report.response),
             Err(refusal) => Err(call.refuse(refusal).with("records", &report.records)),
         }
@@ -101,16 +101,19 @@ impl Importer {
         Import::begin(self, Arc::clone(call), &first)?.run(first, records, report).await
     }
 
-    /// Waits for the sender, which may be silent for long.
+    /// Waits for the sender, which may be silent for long. The import that is silent for longest ends when too many are
+    /// open.
     async fn wait(
         &self,
         records: &mut Streaming<ImportProfilesRequest>,
     ) -> Result<Option<ImportProfilesRequest>, Refusal> {
+        let silence = self.places.fall_silent();
         tokio::select! {
             biased;
             record = tokio::time::timeout(self.idle_timeout, next(records)) => {
                 record.unwrap_or_else(|_| Err(Refusal::deadline_exceeded(SILENT)))
             }
+            () = silence.is_broken() => Err(Refusal::too_many_imports(OPEN_IMPORTS)),
             () = self.stop.cancelled() => Err(Refusal::draining()),
         }
     }

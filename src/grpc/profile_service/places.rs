@@ -4,12 +4,15 @@
 //!   keep no other out.
 //! - Imports wait in line for a place. One that takes records without a pause gives its place up after [`TURN`] if others
 //!   wait. So each gets its turn, however long the imports are.
+//! - When too many imports are open, the one whose sender has been silent for longest makes room.
 //! - A record that was read and is not in the queue yet counts with its memory, also while its import waits in line.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
 use crate::model::limits::IMPORTS;
 
@@ -25,12 +28,33 @@ const RECORD_BYTES: usize = 64 << 20;
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Places {
-    open: Semaphore,
+    most_open: usize,
+    open: AtomicUsize,
+    /// The imports whose senders are silent, in the order in which they fell silent.
+    silent: Mutex<Silent>,
     taking: Semaphore,
     records: Semaphore,
     /// Imports that wait for a place.
     waiting: AtomicUsize,
     patience: Duration,
+}
+
+#[derive(Debug, Default)]
+struct Silent {
+    by_number: BTreeMap<u64, Arc<Notify>>,
+    next: u64,
+}
+
+/// Counts an import while it is open.
+#[derive(Debug)]
+pub(super) struct OpenImport<'a>(&'a Places);
+
+/// The time in which a sender is silent.
+#[derive(Debug)]
+pub(super) struct Silence<'a> {
+    places: &'a Places,
+    number: u64,
+    broken: Arc<Notify>,
 }
 
 /// The right to take records.
@@ -50,13 +74,35 @@ impl Places {
     }
 
     fn of(open: usize, taking: usize, bytes: usize, patience: Duration) -> Self {
-        let (open, taking, records) = (Semaphore::new(open), Semaphore::new(taking), Semaphore::new(bytes));
-        Self { open, taking, records, waiting: AtomicUsize::new(0), patience }
+        let (taking, records) = (Semaphore::new(taking), Semaphore::new(bytes));
+        let (silent, waiting) = (Mutex::default(), AtomicUsize::new(0));
+        Self { most_open: open, open: AtomicUsize::new(0), silent, taking, records, waiting, patience }
     }
 
-    /// Opens an import. `None` if too many are open.
-    pub fn open(&self) -> Option<SemaphorePermit<'_>> {
-        self.open.try_acquire().ok()
+    /// Opens an import. `None` if too many are open and none of them is silent.
+    pub fn open(&self) -> Option<OpenImport<'_>> {
+        let open = OpenImport::count(self);
+        let is_over = self.open.load(Ordering::Relaxed) > self.most_open;
+        (!is_over || self.break_longest_silence()).then_some(open)
+    }
+
+    /// The sender of an import has nothing to say, and nothing of it is in the queue.
+    pub fn fall_silent(&self) -> Silence<'_> {
+        let broken = Arc::new(Notify::new());
+        let mut silent = self.silent();
+        let number = silent.next;
+        silent.next += 1;
+        silent.by_number.insert(number, Arc::clone(&broken));
+        Silence { places: self, number, broken }
+    }
+
+    fn break_longest_silence(&self) -> bool {
+        let longest = self.silent().by_number.pop_first();
+        longest.inspect(|(_, broken)| broken.notify_one()).is_some()
+    }
+
+    fn silent(&self) -> MutexGuard<'_, Silent> {
+        self.silent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a place for an import that has none of its records in the queue yet. `None` if the wait is too long.
@@ -75,6 +121,32 @@ impl Places {
     pub fn hold(&self, bytes: usize) -> Option<SemaphorePermit<'_>> {
         let bytes = u32::try_from(bytes.min(RECORD_BYTES)).unwrap_or(u32::MAX);
         self.records.try_acquire_many(bytes).ok()
+    }
+}
+
+impl<'a> OpenImport<'a> {
+    fn count(places: &'a Places) -> Self {
+        places.open.fetch_add(1, Ordering::Relaxed);
+        Self(places)
+    }
+}
+
+impl Drop for OpenImport<'_> {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Silence<'_> {
+    /// Completes if the import must end to make room for another.
+    pub async fn is_broken(&self) {
+        self.broken.notified().await;
+    }
+}
+
+impl Drop for Silence<'_> {
+    fn drop(&mut self) {
+        self.places.silent().by_number.remove(&self.number);
     }
 }
 
@@ -143,6 +215,21 @@ mod tests {
         assert!(places.begin().await.is_none());
         drop(place);
         assert!(places.begin().await.is_some());
+    }
+
+    #[test]
+    fn the_import_that_is_silent_for_longest_makes_room() {
+        let places = Places::of(2, 1, 100, Duration::from_millis(1));
+        let (_one, other) = (places.open().unwrap(), places.open().unwrap());
+        assert!(places.open().is_none(), "two are open, and none is silent");
+        let (first, second, third) = (places.fall_silent(), places.fall_silent(), places.fall_silent());
+        drop(first); // Its sender speaks again.
+        let _more = places.open().unwrap();
+        assert!(second.is_broken().now_or_never().is_some());
+        assert!(third.is_broken().now_or_never().is_none());
+        drop((second, other));
+        let _and_more = places.open().unwrap();
+        assert!(third.is_broken().now_or_never().is_some());
     }
 
     #[test]

@@ -85,7 +85,7 @@ fn media_type(value: Option<&HeaderValue>) -> Option<&str> {
 
 /// Which hosts a request may name.
 #[derive(Debug, Clone)]
-pub(super) enum Hosts {
+pub(in crate::server) enum Hosts {
     Any,
     /// Loopback names and addresses, and these.
     LoopbackAnd(Vec<String>),

@@ -12,14 +12,14 @@ mod methods;
 mod receive;
 mod respond;
 
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body::Body;
 use hyper::body::Incoming;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic_web::GrpcWebLayer;
@@ -29,7 +29,7 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer, ExposeHeaders};
 pub(super) use respond::Outgoing;
 
 use super::budget::{Hold, Size};
-use super::connection::Connection;
+use super::connection::{CallInFlight, Connection};
 use super::connections::Connections;
 use super::routes::Services;
 use crate::call::Call;
@@ -39,7 +39,8 @@ use crate::http::{refused, status_name};
 use crate::proto::v1::ErrorReason;
 use crate::refusal::Refusal;
 use crate::telemetry::metrics::Metrics;
-use head::{Foreign, Hosts, Protocol};
+pub(super) use head::Hosts;
+use head::{Foreign, Protocol};
 use methods::Method;
 use receive::{Bounds, Counted, Messages};
 use respond::Held;
@@ -64,8 +65,6 @@ pub(super) struct Edge {
     hosts: Hosts,
     /// For gRPC-Web. `None` if no other origin may call.
     cors: Option<CorsLayer>,
-    /// A permit for each call that may be in flight.
-    calls: Arc<Semaphore>,
     most_calls: usize,
     bounds: Bounds,
     send_timeout: Duration,
@@ -78,7 +77,7 @@ pub(super) struct Edge {
 #[derive(Clone)]
 struct Exchange {
     call: Arc<Call>,
-    method: Method,
+    method: &'static Method,
     connection: Arc<Connection>,
 }
 
@@ -99,7 +98,6 @@ impl Edge {
             connections,
             hosts,
             cors: (!server.cors_origins.is_empty()).then(|| cors(&server.cors_origins)),
-            calls: Arc::new(Semaphore::new(server.max_calls)),
             most_calls: server.max_calls,
             bounds: Bounds { message: config.limits.request_bytes, time: server.receive_timeout, stop },
             send_timeout: server.send_timeout,
@@ -120,40 +118,35 @@ impl Edge {
     ) -> Response<Outgoing> {
         let in_flight = connection.begin_call(request.version());
         let method = methods::at(request.uri().path());
-        let call = Call::begin(&self.metrics.calls, method.counted, method.is_write);
-        let (response, held, permit) = match self.admit(connection, &method, &request) {
-            Ok((protocol, permit)) => {
+        let call =
+            Call::begin(&self.metrics.calls, method.counted, method.is_write, request.headers(), connection.peer);
+        let (response, held) = match self.admit(&in_flight, method, &request) {
+            Ok(protocol) => {
                 let exchange = Exchange { call: Arc::clone(&call), method, connection: Arc::clone(connection) };
-                let (response, held) = self.dispatch(protocol, exchange, request).await;
-                (response, held, permit)
+                self.dispatch(protocol, exchange, request).await
             }
-            Err(refused) => (refused.render(&request, &call), Held::default(), None),
+            Err(refused) => (refused.render(&request, &call), Held::default()),
         };
         if let Some(code) = code_of(&response) {
             call.end(code);
         }
-        response.map(|body| Outgoing::new(body, method.server_streaming, call, held, permit, in_flight))
+        response.map(|body| Outgoing::new(body, method.streams.server, call, held, in_flight))
     }
 
-    /// Checks the head of a request, and takes a permit for it.
-    fn admit<B>(
-        &self,
-        connection: &Connection,
-        method: &Method,
-        request: &Request<B>,
-    ) -> Result<(Protocol, Option<OwnedSemaphorePermit>), Refused> {
+    /// Checks the head of a request, and whether one more call may be in flight.
+    fn admit<B>(&self, in_flight: &CallInFlight, method: &Method, request: &Request<B>) -> Result<Protocol, Refused> {
         self.hosts.check(request).map_err(Refused::Call)?;
         let protocol = head::protocol(request, self.cors.is_some()).map_err(Refused::Foreign)?;
         if method.is_health() {
-            return Ok((protocol, None)); // There is always room for a health check.
+            return Ok(protocol); // There is always room for a health check.
         }
-        if connection.is_extra {
+        if in_flight.connection().is_extra {
             return Err(Refused::Call(Refusal::too_many_connections(self.connections.most())));
         }
-        match Arc::clone(&self.calls).try_acquire_owned() {
-            Ok(permit) => Ok((protocol, Some(permit))),
-            Err(_) => Err(Refused::Call(Refusal::too_many_calls(self.most_calls))),
+        if in_flight.number > self.most_calls {
+            return Err(Refused::Call(Refusal::too_many_calls(self.most_calls)));
         }
+        Ok(protocol)
     }
 
     async fn dispatch(
@@ -164,8 +157,9 @@ impl Edge {
     ) -> (Answer, Held) {
         match protocol {
             Protocol::Grpc => self.grpc(exchange, request).await,
-            Protocol::GrpcWeb => (self.grpc_web(exchange, request).await, Held::default()),
-            Protocol::Http => (self.http(exchange, request).await, Held::default()),
+            // Boxed: gRPC has no need of the room that they take.
+            Protocol::GrpcWeb => Box::pin(self.grpc_web(exchange, request)).await,
+            Protocol::Http => (Box::pin(self.http(exchange, request)).await, Held::default()),
         }
     }
 
@@ -176,12 +170,12 @@ impl Edge {
     {
         let deadline = status::deadline(request.headers());
         let call = Arc::clone(&exchange.call);
-        let served = self.grpc_call(exchange, request);
+        let mut served = pin!(self.grpc_call(exchange, request));
         let outcome = match deadline {
             None => served.await,
             Some(deadline) => {
                 let late = |_| Err(Refusal::deadline_exceeded(status::DEADLINE));
-                tokio::time::timeout(deadline, served).await.unwrap_or_else(late)
+                tokio::time::timeout(deadline, served.as_mut()).await.unwrap_or_else(late)
             }
         };
         match outcome {
@@ -204,7 +198,7 @@ impl Edge {
         }
         let (mut head, body) = request.into_parts();
         head.extensions.insert(call);
-        if method.client_streaming {
+        if method.streams.client {
             let ends_at_stop = method.counted.name() != IMPORT;
             let messages = Messages::new(body, &connection.receiving, self.bounds.clone(), ends_at_stop);
             return Ok((self.services.grpc(Request::from_parts(head, messages)).await, Held::default()));
@@ -225,19 +219,26 @@ impl Edge {
         respond::room(&connection.sending, size, self.largest_response, self.send_timeout, reclaim).await
     }
 
-    async fn grpc_web(self: &Arc<Self>, exchange: Exchange, mut request: Request<Incoming>) -> Answer {
+    async fn grpc_web(self: &Arc<Self>, exchange: Exchange, mut request: Request<Incoming>) -> (Answer, Held) {
         head::normalise(&mut request);
-        let edge = Arc::clone(self);
+        let (edge, held) = (Arc::clone(self), Arc::new(Mutex::new(Held::default())));
+        let inner_held = Arc::clone(&held);
         let inner = service_fn(move |request: Request<tonic::body::Body>| {
-            let (edge, exchange) = (Arc::clone(&edge), exchange.clone());
-            async move { Ok::<_, std::convert::Infallible>(edge.grpc(exchange, request).await.0) }
+            let (edge, exchange, held) = (Arc::clone(&edge), exchange.clone(), Arc::clone(&inner_held));
+            async move {
+                let call = Arc::clone(&exchange.call);
+                let (response, inner_held) = edge.grpc(exchange, request).await;
+                *held.lock().unwrap_or_else(PoisonError::into_inner) = inner_held;
+                Ok::<_, std::convert::Infallible>(response.map(|body| respond::watch_trailers(body, call)))
+            }
         });
         let service = GrpcWebLayer::new().layer(inner);
         let answered = match &self.cors {
             Some(cors) => cors.layer(service).oneshot(request).await,
             None => service.oneshot(request).await,
         };
-        answered.unwrap_or_else(|never| match never {})
+        let held = std::mem::take(&mut *held.lock().unwrap_or_else(PoisonError::into_inner));
+        (answered.unwrap_or_else(|never| match never {}), held)
     }
 
     async fn http(&self, exchange: Exchange, mut request: Request<Incoming>) -> Answer {

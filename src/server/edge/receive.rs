@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use futures_util::poll;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Sleep;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -86,8 +87,8 @@ where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
 {
-    let mut message = Message::new(account);
     let collect = async {
+        let mut message = Message::new(account);
         let mut body = pin!(body);
         while let Some(frame) = poll_fn(|context| body.as_mut().poll_frame(context)).await {
             let frame = frame.map_err(|_| Refusal::deadline_exceeded("the request broke off"))?;
@@ -95,16 +96,20 @@ where
             message.push(chunk, account)?;
             check_length(&message, bounds.message)?;
         }
-        Ok::<_, Refusal>(())
+        Ok::<_, Refusal>(message)
     };
-    tokio::select! {
-        biased;
-        collected = collect => collected?,
-        () = bounds.stop.cancelled() => return Err(Refusal::draining()),
-        () = tokio::time::sleep(bounds.time) => {
-            return Err(Refusal::deadline_exceeded("the request did not arrive in time"));
-        }
-    }
+    let mut collect = pin!(collect);
+    let message = match poll!(collect.as_mut()) {
+        Poll::Ready(message) => message?, // Most requests are here already, and need no timer.
+        Poll::Pending => tokio::select! {
+            biased;
+            message = collect => message?,
+            () = bounds.stop.cancelled() => return Err(Refusal::draining()),
+            () = tokio::time::sleep(bounds.time) => {
+                return Err(Refusal::deadline_exceeded("the request did not arrive in time"));
+            }
+        },
+    };
     if message.is_complete() { Ok(Whole::from(message)) } else { Err(Refusal::undecodable()) }
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use tokio::sync::OwnedSemaphorePermit;
+use http_body_util::BodyExt;
 use tonic::Status;
 
 use crate::call::Call;
@@ -74,26 +74,29 @@ impl Held {
 pub(in crate::server) struct Outgoing {
     body: tonic::body::Body,
     /// What the transport has not taken yet of the current message.
-    rest: Bytes,
-    hold: Option<Arc<Hold>>,
+    rest: Option<Rest>,
     progress: Option<Arc<Progress>>,
     /// Runs while a stream waits for its connection to read.
     paused: Option<Pin<Box<tokio::time::Sleep>>>,
     is_stream: bool,
     call: Arc<Call>,
     held: Held,
-    /// Counts the call among all calls in flight.
-    _permit: Option<OwnedSemaphorePermit>,
     in_flight: CallInFlight,
 }
 
-/// A part of a message, which holds the memory of the whole.
-struct Piece {
+/// The rest of a message, which holds the memory of the whole.
+struct Rest {
     bytes: Bytes,
-    _hold: Arc<Hold>,
+    hold: Arc<Hold>,
 }
 
-impl AsRef<[u8]> for Piece {
+/// Bytes that hold the memory of a message until the transport drops them: a [`Hold`], or a share in one.
+struct Piece<H> {
+    bytes: Bytes,
+    _hold: H,
+}
+
+impl<H> AsRef<[u8]> for Piece<H> {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
@@ -101,29 +104,19 @@ impl AsRef<[u8]> for Piece {
 
 impl Outgoing {
     /// A response to one request, or a stream of responses.
-    pub fn new(
-        body: tonic::body::Body,
-        is_stream: bool,
-        call: Arc<Call>,
-        held: Held,
-        permit: Option<OwnedSemaphorePermit>,
-        in_flight: CallInFlight,
-    ) -> Self {
+    pub fn new(body: tonic::body::Body, is_stream: bool, call: Arc<Call>, held: Held, in_flight: CallInFlight) -> Self {
         let progress = Progress::of_this_task().filter(|_| !is_stream);
-        let (rest, hold, paused) = (Bytes::new(), None, None);
-        Self { body, rest, hold, progress, paused, is_stream, call, held, _permit: permit, in_flight }
+        let (rest, paused) = (None, None);
+        Self { body, rest, progress, paused, is_stream, call, held, in_flight }
     }
 
     fn next_piece(&mut self) -> Option<Bytes> {
-        if self.rest.is_empty() {
-            return None;
+        let rest = self.rest.as_mut()?;
+        let piece = Piece { bytes: rest.bytes.split_to(rest.bytes.len().min(PIECE)), _hold: Arc::clone(&rest.hold) };
+        if rest.bytes.is_empty() {
+            self.rest = None;
         }
-        let bytes = self.rest.split_to(self.rest.len().min(PIECE));
-        let hold = self.hold.clone()?;
-        if self.rest.is_empty() {
-            self.hold = None;
-        }
-        Some(Bytes::from_owner(Piece { bytes, _hold: hold }))
+        Some(Bytes::from_owner(piece))
     }
 
     /// Waits for the peer to read, if its connection holds its share.
@@ -136,15 +129,20 @@ impl Outgoing {
         Poll::Ready(())
     }
 
-    fn take(&mut self, message: Bytes) {
+    /// Takes a message in, and returns its first piece.
+    fn take(&mut self, message: Bytes) -> Option<Bytes> {
         let connection = self.in_flight.connection();
         self.call.sent(message.len());
         self.held.response = None;
         if connection.sending.is_far_over() {
             connection.cut(Closed::Sending); // It writes and writes, and reads none of the responses.
         }
-        self.hold = Some(Arc::new(connection.sending.take(message.len())));
-        self.rest = message;
+        let hold = connection.sending.take(message.len());
+        if message.len() <= PIECE {
+            return Some(Bytes::from_owner(Piece { bytes: message, _hold: hold }));
+        }
+        self.rest = Some(Rest { bytes: message, hold: Arc::new(hold) });
+        self.next_piece()
     }
 }
 
@@ -166,14 +164,9 @@ impl Body for Outgoing {
         match ready!(Pin::new(&mut this.body).poll_frame(context)) {
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(message) if message.is_empty() => Poll::Ready(Some(Ok(Frame::data(message)))),
-                Ok(message) => {
-                    this.take(message);
-                    Poll::Ready(this.next_piece().map(|piece| Ok(Frame::data(piece))))
-                }
+                Ok(message) => Poll::Ready(this.take(message).map(|piece| Ok(Frame::data(piece)))),
                 Err(trailers) => {
-                    if let Some(code) = trailers.trailers_ref().and_then(status::code_name) {
-                        this.call.end(code);
-                    }
+                    end(&trailers, &this.call);
                     Poll::Ready(Some(Ok(trailers)))
                 }
             },
@@ -183,10 +176,25 @@ impl Body for Outgoing {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.body.is_end_stream()
+        self.rest.is_none() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        if self.rest.is_empty() { self.body.size_hint() } else { SizeHint::default() }
+        if self.rest.is_none() { self.body.size_hint() } else { SizeHint::default() }
+    }
+}
+
+/// Counts the call when its trailers pass. gRPC-Web makes data of them before they get to [`Outgoing`].
+pub(super) fn watch_trailers(body: tonic::body::Body, call: Arc<Call>) -> tonic::body::Body {
+    tonic::body::Body::new(body.map_frame(move |frame| {
+        end(&frame, &call);
+        frame
+    }))
+}
+
+/// Counts the call with the code in its trailers, if the frame is that.
+fn end(frame: &Frame<Bytes>, call: &Call) {
+    if let Some(code) = frame.trailers_ref().and_then(status::code_name) {
+        call.end(code);
     }
 }

@@ -8,6 +8,7 @@
 mod connection;
 mod streams;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -68,7 +69,7 @@ pub(super) async fn serve(listener: TcpListener, edge: Arc<Edge>, config: &Serve
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => transport.admit(stream, &tasks),
+                Ok((stream, peer)) => transport.admit(stream, peer, &tasks),
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
                     transport.connections.not_accepted();
@@ -98,14 +99,15 @@ fn http(config: &ServerConfig) -> Builder<Streams> {
 }
 
 impl Transport {
-    fn admit(self: &Arc<Self>, stream: TcpStream, tasks: &TaskTracker) {
-        let Some(mut open) = self.connections.admit() else { return }; // Dropping the stream closes it.
+    fn admit(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, tasks: &TaskTracker) {
+        let Some(mut open) = self.connections.admit(peer) else { return }; // Dropping the stream closes it.
         let _ = stream.set_nodelay(true); // An error means that the peer has gone; the first read says so.
         let transport = Arc::clone(self);
         tasks.spawn(async move {
             let service = service_fn(|request| {
                 let (edge, connection) = (Arc::clone(&transport.edge), Arc::clone(&open.connection));
-                async move { Ok::<_, std::convert::Infallible>(edge.serve(&connection, request).await) }
+                // Boxed: it is moved from hand to hand before its task runs it.
+                Box::pin(async move { Ok::<_, std::convert::Infallible>(edge.serve(&connection, request).await) })
             });
             let Transport { http, limits, stop, .. } = &*transport;
             let closed = connection::serve(stream, &open.connection, http, service, *limits, stop).await;

@@ -36,7 +36,7 @@ pub(in crate::store) struct Pool {
     status: Arc<Gate>,
 }
 
-/// The right to read. Whoever waits longest in the next workspace gets it when it is dropped.
+/// The right to read. When it is dropped, it goes to the oldest read of the next workspace.
 #[derive(Debug)]
 pub(in crate::store) struct Turn(Arc<Gate>);
 

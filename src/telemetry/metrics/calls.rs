@@ -4,7 +4,7 @@
 //! [`OpenCall`]:
 //!
 //! ```ignore
-//! let call = metrics.calls.begin(Method::of_path(request.uri().path()));
+//! let call = metrics.calls.begin(Method::of_path(request.uri().path()), Instant::now());
 //! // …
 //! call.end("NOT_FOUND", "PROFILE_NOT_FOUND");
 //! ```
@@ -71,7 +71,7 @@ impl Default for Calls {
             OfMethod {
                 succeeded: outcomes.get_or_create_owned(&outcome(method, method.success(), "")),
                 in_flight: in_flight.get_or_create_owned(&label),
-                seconds: (!method.streams()).then(|| seconds.get_or_create_owned(&label)),
+                seconds: method.has_latency().then(|| seconds.get_or_create_owned(&label)),
             }
         };
         let by_method = Method::all().map(of_method).collect();
@@ -80,10 +80,10 @@ impl Default for Calls {
 }
 
 impl Calls {
-    /// A call begins.
-    pub fn begin(&self, method: Method) -> OpenCall {
+    /// A call begins, at `start`.
+    pub fn begin(&self, method: Method, start: Instant) -> OpenCall {
         self.0.by_method[method.index()].in_flight.inc();
-        OpenCall { calls: self.clone(), method, start: Instant::now(), ended: false }
+        OpenCall { calls: self.clone(), method, start, ended: false }
     }
 
     /// Counts a call that has ended.
@@ -156,12 +156,12 @@ mod tests {
         let metrics = metrics();
         let get = Method::of_path(GET);
         for _ in 0..3 {
-            metrics.calls.begin(get).end("OK", "");
+            metrics.calls.begin(get, Instant::now()).end("OK", "");
         }
-        metrics.calls.begin(get).end("NOT_FOUND", "PROFILE_NOT_FOUND");
-        metrics.calls.begin(Method::of_path("/made/up")).end("UNIMPLEMENTED", "METHOD_UNKNOWN");
+        metrics.calls.begin(get, Instant::now()).end("NOT_FOUND", "PROFILE_NOT_FOUND");
+        metrics.calls.begin(Method::of_path("/made/up"), Instant::now()).end("UNIMPLEMENTED", "METHOD_UNKNOWN");
         let lookup = Method::of_path("/userprofile/v1/a/b/c/1");
-        metrics.calls.begin(lookup).end("200", "");
+        metrics.calls.begin(lookup, Instant::now()).end("200", "");
 
         let name = "ProfileService/GetProfile";
         let of_get = |rest: &str| format!("cameo_calls_total{{method=\"{name}\",{rest}");
@@ -178,14 +178,14 @@ mod tests {
     #[test]
     fn a_call_is_in_flight_until_it_ends_and_cancelled_if_it_is_dropped() {
         let metrics = metrics();
-        let open = metrics.calls.begin(Method::of_path(SUBSCRIBE));
+        let open = metrics.calls.begin(Method::of_path(SUBSCRIBE), Instant::now());
         let in_flight = |n| format!("cameo_calls_in_flight{{method=\"EventService/Subscribe\"}} {n}");
         assert_exposed(&metrics, &in_flight(1));
         drop(open);
         assert_exposed(&metrics, &in_flight(0));
         let cancelled = "cameo_calls_total{method=\"EventService/Subscribe\",code=\"CANCELLED\",reason=\"\"} 1";
         assert_exposed(&metrics, cancelled);
-        metrics.calls.begin(Method::of_path(SUBSCRIBE)).end("OK", "");
+        metrics.calls.begin(Method::of_path(SUBSCRIBE), Instant::now()).end("OK", "");
         assert_exposed(&metrics, &in_flight(0));
         assert_exposed(&metrics, cancelled);
     }
@@ -193,7 +193,7 @@ mod tests {
     #[test]
     fn a_stream_has_no_latency() {
         let metrics = metrics();
-        metrics.calls.begin(Method::of_path(SUBSCRIBE)).end("OK", "");
+        metrics.calls.begin(Method::of_path(SUBSCRIBE), Instant::now()).end("OK", "");
         let exposed = metrics.expose(Format::Prometheus, Reading::default());
         assert!(!exposed.contains("cameo_call_duration_seconds_count{method=\"EventService/Subscribe\"}"), "{exposed}");
     }
@@ -218,7 +218,7 @@ mod tests {
         for (code, reason) in [("OK", ""), ("NOT_FOUND", "PROFILE_NOT_FOUND")] {
             let start = Instant::now();
             for _ in 0..CALLS {
-                calls.begin(Method::of_path(std::hint::black_box(GET))).end(code, reason);
+                calls.begin(Method::of_path(std::hint::black_box(GET)), Instant::now()).end(code, reason);
             }
             println!("{code}: {:?} a call", start.elapsed() / CALLS);
         }

@@ -4,18 +4,18 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use prost::Message;
-use prost_types::FileDescriptorSet;
+use prost_types::{FileDescriptorSet, MethodDescriptorProto};
 
 use crate::proto::DESCRIPTORS;
 
 /// The package of the API. Its methods are named without it, as in the log: `ProfileService/GetProfile`.
 const PACKAGE: &str = "cameo.v1";
-/// The methods of the services that come with tonic, by their paths, and whether they stream.
-const OTHERS: [(&str, bool); 4] = [
-    ("/grpc.health.v1.Health/Check", false),
-    ("/grpc.health.v1.Health/Watch", true),
-    ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", true),
-    ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", true),
+/// The methods of the services that come with tonic, by their paths.
+const OTHERS: [(&str, Streams); 4] = [
+    ("/grpc.health.v1.Health/Check", Streams { client: false, server: false }),
+    ("/grpc.health.v1.Health/Watch", Streams { client: false, server: true }),
+    ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Streams { client: true, server: true }),
+    ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Streams { client: true, server: true }),
 ];
 const LOOKUP: &str = "/userprofile/v1/{org}/{account}/{workspace}/{mpid}";
 const RESOLVE: &str = "/userprofile/v1/resolve/{org}/{account}/{workspace}";
@@ -25,12 +25,21 @@ const UNKNOWN: &str = "unknown";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Method(usize);
 
+/// Who of the two sends a stream of messages.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Streams {
+    /// The client does.
+    pub client: bool,
+    /// The server does.
+    pub server: bool,
+}
+
 /// What is known of a method.
 struct Facts {
     name: String,
     /// The code of a call that succeeds.
     success: &'static str,
-    streams: bool,
+    streams: Streams,
 }
 
 /// The methods in the order of their numbers, `unknown` last.
@@ -63,11 +72,15 @@ impl Method {
         &METHODS.facts[self.0].name
     }
 
-    /// Whether it is a stream in either direction. How long a stream takes says nothing about the server, so it has no
-    /// latency.
+    /// Who sends a stream.
     #[must_use]
-    pub fn streams(self) -> bool {
+    pub fn streams(self) -> Streams {
         METHODS.facts[self.0].streams
+    }
+
+    /// Whether its calls have a latency. How long a stream takes says nothing about the server.
+    pub(super) fn has_latency(self) -> bool {
+        self.streams() == Streams::default()
     }
 
     /// The code of a call that succeeds: `OK`, or `200` over HTTP.
@@ -75,11 +88,14 @@ impl Method {
         METHODS.facts[self.0].success
     }
 
-    pub(super) fn index(self) -> usize {
+    /// Its number, from 0.
+    #[must_use]
+    pub fn index(self) -> usize {
         self.0
     }
 
-    pub(super) fn all() -> impl Iterator<Item = Self> {
+    /// All methods, in the order of their numbers.
+    pub fn all() -> impl Iterator<Item = Self> {
         (0..METHODS.facts.len()).map(Self)
     }
 }
@@ -108,23 +124,24 @@ impl Methods {
         for (path, streams) in OTHERS {
             add(path.to_owned(), &path[1..], "OK", streams);
         }
-        let lookup = add(LOOKUP.to_owned(), LOOKUP, "200", false);
-        let resolve = add(RESOLVE.to_owned(), RESOLVE, "200", false);
-        add(UNKNOWN.to_owned(), UNKNOWN, "OK", false);
+        let lookup = add(LOOKUP.to_owned(), LOOKUP, "200", Streams::default());
+        let resolve = add(RESOLVE.to_owned(), RESOLVE, "200", Streams::default());
+        add(UNKNOWN.to_owned(), UNKNOWN, "OK", Streams::default());
         Self { facts, by_path, lookup, resolve }
     }
 }
 
-/// The path of each RPC of the API, and whether it streams.
-fn rpcs() -> impl Iterator<Item = (String, bool)> {
+/// The path of each RPC of the API, and who sends a stream.
+fn rpcs() -> impl Iterator<Item = (String, Streams)> {
     let files = FileDescriptorSet::decode(DESCRIPTORS).expect("the build wrote them").file;
     files.into_iter().filter(|file| file.package() == PACKAGE).flat_map(|file| file.service).flat_map(|service| {
         let path = format!("/{PACKAGE}.{}/", service.name());
-        service
-            .method
-            .into_iter()
-            .map(move |method| (path.clone() + method.name(), method.client_streaming() || method.server_streaming()))
+        service.method.into_iter().map(move |method| (path.clone() + method.name(), streams_of(&method)))
     })
+}
+
+fn streams_of(method: &MethodDescriptorProto) -> Streams {
+    Streams { client: method.client_streaming(), server: method.server_streaming() }
 }
 
 #[cfg(test)]
@@ -136,14 +153,15 @@ mod tests {
     #[test]
     fn the_rpcs_are_those_of_the_services() {
         for (path, name, streams) in [
-            ("/cameo.v1.ProfileService/GetProfile", "ProfileService/GetProfile", false),
-            ("/cameo.v1.ProfileService/ImportProfiles", "ProfileService/ImportProfiles", true),
-            ("/cameo.v1.EventService/Subscribe", "EventService/Subscribe", true),
-            ("/cameo.v1.AdminService/GetStatus", "AdminService/GetStatus", false),
-            ("/grpc.health.v1.Health/Check", "grpc.health.v1.Health/Check", false),
+            ("/cameo.v1.ProfileService/GetProfile", "ProfileService/GetProfile", (false, false)),
+            ("/cameo.v1.ProfileService/ImportProfiles", "ProfileService/ImportProfiles", (true, false)),
+            ("/cameo.v1.EventService/Subscribe", "EventService/Subscribe", (false, true)),
+            ("/cameo.v1.AdminService/GetStatus", "AdminService/GetStatus", (false, false)),
+            ("/grpc.health.v1.Health/Check", "grpc.health.v1.Health/Check", (false, false)),
         ] {
             let method = Method::of_path(path);
-            assert_eq!((method.name(), method.streams()), (name, streams));
+            let found = method.streams();
+            assert_eq!((method.name(), (found.client, found.server)), (name, streams));
         }
         let names: BTreeSet<_> = Method::all().map(Method::name).collect();
         assert_eq!(names.len(), Method::all().count(), "no two have the same name");
@@ -162,7 +180,7 @@ mod tests {
             for service in &file.service {
                 served.extend(service.method.iter().map(|method| {
                     let path = format!("/{}.{}/{}", file.package(), service.name(), method.name());
-                    (path, method.client_streaming() || method.server_streaming())
+                    (path, streams_of(method))
                 }));
             }
         }

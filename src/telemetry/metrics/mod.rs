@@ -31,7 +31,7 @@ use prometheus_client::registry::Registry;
 
 pub use calls::{Calls, OpenCall};
 pub use feed::{FeedMetrics, Load, OpenStream, StreamEnd};
-pub use method::Method;
+pub use method::{Method, Streams};
 pub use reading::{LogReading, QueueReading, Reading, SubscribersReading};
 pub use store::{CommandOutcome, RunningRead, StoreMetrics};
 pub use tally::{LabelValue, Tally};

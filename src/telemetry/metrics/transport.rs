@@ -109,6 +109,12 @@ impl Budget {
         self.0.1.set(wide(bytes));
     }
 
+    /// The bytes that are taken now.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        usize::try_from(self.0.0.get()).unwrap_or_default()
+    }
+
     /// Bytes were taken.
     pub fn take(&self, bytes: usize) {
         self.0.0.inc_by(wide(bytes));

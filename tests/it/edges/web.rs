@@ -72,7 +72,7 @@ fn trailer(response: &HttpResponse, frames: &[(u8, Vec<u8>)], name: &str) -> Str
 
 #[tokio::test]
 async fn lookups_work_in_binary_and_in_text() {
-    let server = TestServer::start().await;
+    let server = TestServer::start_with(metrics_on).await;
     server.client().await.create(ada()).await.unwrap();
     for content_type in [BINARY, TEXT] {
         let (response, found) = lookup(&server, content_type, ADA).await;
@@ -84,6 +84,11 @@ async fn lookups_work_in_binary_and_in_text() {
         assert_eq!(trailer(&response, &frames, "grpc-status"), "5", "{content_type}");
         assert!(!trailer(&response, &frames, "grpc-status-details-bin").is_empty(), "{content_type}");
     }
+    let lookups = "cameo_calls_total{method=\"ProfileService/GetProfile\"";
+    server.metrics().await.assert(&[
+        (&format!("{lookups},code=\"OK\",reason=\"\"}}"), 2.0),
+        (&format!("{lookups},code=\"NOT_FOUND\",reason=\"PROFILE_NOT_FOUND\"}}"), 2.0),
+    ]);
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cameo::config::Config;
+use futures_util::future::select_all;
 use futures_util::stream;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
@@ -80,10 +81,10 @@ async fn more_imports_than_places_all_go_through() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_import_too_many_is_refused() {
+async fn the_import_that_is_silent_for_longest_makes_room() {
     const OPEN_IMPORTS: i64 = 1_000;
     const PER_CONNECTION: i64 = 100;
-    let server = TestServer::start().await;
+    let server = TestServer::start_with(metrics_on).await;
     let client = server.client().await;
     let mut stream = client.listen().await;
     let mut senders = Vec::new();
@@ -91,11 +92,14 @@ async fn an_import_too_many_is_refused() {
         let connection = server.client().await;
         senders.extend(silent_imports(&connection, &mut stream, first..first + PER_CONNECTION).await);
     }
-    let status = client.import(vec![visit(ADA)]).await.unwrap_err();
-    assert_eq!((reason(&status), metadata(&status, "records")), ("OVERLOADED".into(), "0".into()));
+    assert_eq!(within(client.import(vec![visit(ADA)])).await.unwrap().created, 1);
+    let refusals = senders.into_iter().map(|sender| Box::pin(sender.refusal()));
+    let (status, _, others) = within(select_all(refusals)).await;
+    assert_eq!((reason(&status), metadata(&status, "records")), ("OVERLOADED".into(), "1".into()));
     assert!(status.get_details_retry_info().is_some());
-    assert_eq!(senders.pop().unwrap().finish().await.created, 1);
-    assert_eq!(client.import(vec![visit(ADA)]).await.unwrap().created, 1);
+    assert_eq!(others.len(), 999);
+    let open = "cameo_calls_in_flight{method=\"ProfileService/ImportProfiles\"}";
+    server.metrics().await.assert(&[(open, 999.0)]); // One was enough.
 }
 
 #[tokio::test]
