@@ -51,7 +51,7 @@ use rate::Rates;
 const LOOKUP: &str = "/userprofile/v1/{org}/{account}/{workspace}/{mpid}";
 const RESOLVE: &str = "/userprofile/v1/resolve/{org}/{account}/{workspace}";
 /// What the body of a request may be compressed with.
-const ENCODINGS: [&[u8]; 3] = [b"identity", b"gzip", b"zstd"];
+const ENCODINGS: [&str; 3] = ["identity", "gzip", "zstd"];
 /// The size from which a response is compressed, in bytes. Below it, compression costs more than it saves.
 const COMPRESS_FROM: u64 = 1024;
 /// How long to wait for the body of a request.
@@ -115,10 +115,17 @@ fn named_workspace(path: &RawPathParams) -> Option<Workspace> {
 
 /// Refuses a body whose encoding is not known, and weakens the etag of a response that was compressed: the etag is of
 /// the plain bytes.
-async fn encodings(request: Request, next: Next) -> Response {
-    let known = |encoding: &HeaderValue| ENCODINGS.iter().any(|known| encoding.as_bytes().eq_ignore_ascii_case(known));
-    if !request.headers().get_all(header::CONTENT_ENCODING).iter().all(known) {
-        return Problem::from(Refusal::content_encoding_unsupported()).into_response();
+async fn encodings(mut request: Request, next: Next) -> Response {
+    let mut encodings = request.headers().get_all(header::CONTENT_ENCODING).iter();
+    if let Some(encoding) = encodings.next() {
+        let is_only = encodings.next().is_none();
+        let known =
+            ENCODINGS.iter().find(|known| is_only && encoding.as_bytes().eq_ignore_ascii_case(known.as_bytes()));
+        let Some(known) = known else {
+            return Problem::from(Refusal::content_encoding_unsupported()).into_response();
+        };
+        // The next layer knows only lower case.
+        request.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static(known));
     }
     let mut response = next.run(request).await;
     if response.headers().contains_key(header::CONTENT_ENCODING)
