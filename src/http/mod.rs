@@ -85,10 +85,10 @@ fn routes(api: Arc<Api>) -> Router {
         .route(LOOKUP, get(lookup).post(lookup))
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
         .fallback(|| async { Problem::no_such_resource() })
-        .layer(from_fn_with_state(Arc::clone(&api), limit_rate))
         .layer(RequestDecompressionLayer::new())
         .layer(CompressionLayer::new().compress_when(SizeAbove::new(COMPRESS_FROM)))
         .layer(from_fn(encodings))
+        .layer(from_fn_with_state(Arc::clone(&api), limit_rate))
         .with_state(api)
 }
 

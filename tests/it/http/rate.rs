@@ -74,6 +74,25 @@ async fn workspaces_that_do_not_exist_share_one_rate() {
 }
 
 #[tokio::test]
+async fn a_body_in_an_unknown_encoding_counts_too() {
+    let server = with_rate().await;
+    let mut seen = 0;
+    within(async {
+        loop {
+            let response =
+                http(server.addr, "POST", &format!("{WORKSPACE}/{ADA}"), &[("content-encoding", "br")], "x").await;
+            seen += 1;
+            if response.status == 429 {
+                return;
+            }
+            assert_eq!(response.status, 415);
+        }
+    })
+    .await;
+    assert!(seen <= FLOOD, "{seen}");
+}
+
+#[tokio::test]
 async fn workspaces_that_cannot_be_parsed_share_that_rate() {
     let names =
         ["acme/main/w%20b/1", "acme/main/%ff/1", "acme/main%2Fweb/x/1", "resolve/acme/main/ü", "acme/main/gone/1"];
