@@ -104,6 +104,22 @@ async fn the_counters_agree_with_a_scripted_load() {
 }
 
 #[tokio::test]
+async fn requests_over_http_count_with_their_status_and_reason() {
+    let server = TestServer::start_with(metrics_on).await;
+    server.client().await.create(with_mpid(ADA)).await.unwrap();
+    for (target, times) in [(format!("{WORKSPACE}/{ADA}"), 3), (format!("{WORKSPACE}/{UNKNOWN_MPID}"), 2)] {
+        for _ in 0..times {
+            http(server.addr, "GET", &target, &[], "").await;
+        }
+    }
+    let lookups = "cameo_calls_total{method=\"/userprofile/v1/{org}/{account}/{workspace}/{mpid}\"";
+    server.metrics().await.assert(&[
+        (&format!("{lookups},code=\"200\",reason=\"\"}}"), 3.0),
+        (&format!("{lookups},code=\"404\",reason=\"PROFILE_NOT_FOUND\"}}"), 2.0),
+    ]);
+}
+
+#[tokio::test]
 async fn refused_writes_are_counted_by_what_was_in_the_way() {
     let server = TestServer::start_with(|config| {
         metrics_on(config);
