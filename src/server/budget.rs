@@ -26,6 +26,9 @@ const RESERVE: usize = 4;
 /// connections together hold little by it.
 const FLOOR: usize = 4 << 10;
 
+/// The part of what a connection holds that it must give back from look to look, or it stands still: an eighth.
+const PROGRESS: u64 = 8;
+
 /// How large a message may become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Size {
@@ -56,7 +59,7 @@ pub(super) struct Account {
     held: AtomicUsize,
     /// Calls of the connection that wait for room.
     line: Line,
-    /// How often bytes were given back.
+    /// The bytes that were given back, since the beginning.
     given: AtomicU64,
     /// The same, when [`Account::look`] last saw it change.
     seen: AtomicU64,
@@ -110,6 +113,7 @@ impl Budget {
         self.held() >= capacity
     }
 
+    /// What one connection may hold.
     fn share(&self) -> usize {
         self.capacity / SHARES
     }
@@ -135,6 +139,11 @@ impl Account {
         self.held() < self.budget.share()
     }
 
+    /// Whether the connection holds much: a quarter of its share.
+    pub fn holds_much(&self) -> bool {
+        self.held() > self.budget.share() / 4
+    }
+
     /// Whether the connection holds more than twice its share. Only responses of writes can lead there: what is
     /// committed is not refused.
     pub fn is_far_over(&self) -> bool {
@@ -146,15 +155,17 @@ impl Account {
         self.held.load(Ordering::Relaxed)
     }
 
-    /// Notes whether bytes were given back since the last look. Calls do not read a clock for it.
+    /// Notes whether bytes were given back since the last look: an eighth of what is held, at least. Small calls must not
+    /// hide that large ones stand still. Calls do not read a clock for it.
     pub fn look(&self) {
         let given = self.given.load(Ordering::Relaxed);
-        if self.seen.swap(given, Ordering::Relaxed) != given || self.held() == 0 {
+        let back = given.saturating_sub(self.seen.swap(given, Ordering::Relaxed));
+        if back.saturating_mul(PROGRESS) >= self.held() as u64 {
             self.since.store(self.budget.now(), Ordering::Relaxed);
         }
     }
 
-    /// How long the connection has held bytes without giving any back, as of the last look.
+    /// How long the connection has held bytes without progress, as of the last look.
     pub fn still_for(&self) -> Duration {
         Duration::from_millis(self.budget.now().saturating_sub(self.since.load(Ordering::Relaxed)))
     }
@@ -231,7 +242,7 @@ impl Drop for Hold {
         let Account { budget, held, line, given, .. } = &*self.account;
         budget.held.give_back(self.bytes);
         held.fetch_sub(self.bytes, Ordering::Relaxed);
-        given.fetch_add(1, Ordering::Relaxed);
+        given.fetch_add(self.bytes as u64, Ordering::Relaxed);
         for line in [line, &budget.large, &budget.pages] {
             line.wake();
         }

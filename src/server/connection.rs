@@ -15,6 +15,9 @@ use crate::telemetry::metrics::Closed;
 /// frame. A request head of HTTP/1.1 has a time limit of its own.
 const GREETING: usize = 24 + 9;
 
+/// How long a connection beyond the limit may be without a call.
+const EXTRA_IDLE: Duration = Duration::from_secs(1);
+
 /// The time limits of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TimeLimits {
@@ -47,7 +50,7 @@ pub(super) struct Connection {
     /// Bytes of responses that wait to be read.
     pub sending: Arc<Account>,
     /// Whether the only calls that are served are health checks: there are as many connections as there may be.
-    pub is_extra: bool,
+    is_extra: AtomicBool,
     calls: AtomicUsize,
     /// The calls of all connections.
     all_calls: Arc<AtomicUsize>,
@@ -56,6 +59,8 @@ pub(super) struct Connection {
     used: AtomicU64,
     heard: AtomicUsize,
     is_http1: AtomicBool,
+    /// Whether the response over HTTP/1.1 is a stream, which may be read slowly.
+    is_streaming: AtomicBool,
     cut: CancellationToken,
     /// Why it is being cut.
     why: OnceLock<Closed>,
@@ -65,8 +70,8 @@ pub(super) struct Connection {
 #[derive(Debug)]
 pub(super) struct CallInFlight {
     connection: Arc<Connection>,
-    /// How many calls were in flight on all connections when it began, itself included.
-    pub number: usize,
+    /// Whether it counts among the calls of all connections.
+    counts: bool,
 }
 
 impl Connection {
@@ -76,13 +81,14 @@ impl Connection {
             peer,
             receiving: shared.receiving.account(),
             sending: shared.sending.account(),
-            is_extra,
+            is_extra: AtomicBool::new(is_extra),
             calls: AtomicUsize::new(0),
             all_calls: Arc::clone(&shared.calls),
             start: Instant::now(),
             used: AtomicU64::new(0),
             heard: AtomicUsize::new(0),
             is_http1: AtomicBool::new(false),
+            is_streaming: AtomicBool::new(false),
             cut: CancellationToken::new(),
             why: OnceLock::new(),
         })
@@ -94,8 +100,17 @@ impl Connection {
             self.is_http1.store(true, Ordering::Relaxed);
         }
         self.calls.fetch_add(1, Ordering::Relaxed);
-        let number = self.all_calls.fetch_add(1, Ordering::Relaxed) + 1;
-        CallInFlight { connection: Arc::clone(self), number }
+        CallInFlight { connection: Arc::clone(self), counts: false }
+    }
+
+    /// See the field.
+    pub fn is_extra(&self) -> bool {
+        self.is_extra.load(Ordering::Relaxed)
+    }
+
+    /// There is room for it now.
+    pub fn promote(&self) {
+        self.is_extra.store(false, Ordering::Relaxed);
     }
 
     /// Whether it has no call in flight.
@@ -113,9 +128,9 @@ impl Connection {
         self.receiving.held() + self.sending.held()
     }
 
-    /// Whether it has given back no bytes for this long, of requests or of responses.
+    /// Whether it holds much and has made no progress for this long, with requests or with responses.
     pub fn is_still_for(&self, time: Duration) -> bool {
-        let still = |account: &Account| account.held() > 0 && account.still_for() >= time;
+        let still = |account: &Account| account.holds_much() && account.still_for() >= time;
         still(&self.receiving) || still(&self.sending)
     }
 
@@ -157,15 +172,16 @@ impl Connection {
 
     /// Why it should end now, or not.
     pub fn verdict(&self, limits: &TimeLimits) -> Verdict {
-        let http1 = self.is_http1.load(Ordering::Relaxed);
+        let must_read = self.is_http1.load(Ordering::Relaxed) && !self.is_streaming.load(Ordering::Relaxed);
+        let idle = if self.is_extra() { Some(EXTRA_IDLE) } else { limits.idle };
         self.receiving.look();
         self.sending.look();
         let still = self.sending.still_for();
         if !self.has_greeted() && self.start.elapsed() >= limits.handshake {
             Verdict::Cut(Closed::Handshake)
-        } else if http1 && self.sending.held() > 0 && still >= limits.send {
+        } else if must_read && self.sending.held() > 0 && still >= limits.send {
             Verdict::Cut(Closed::Sending)
-        } else if self.is_idle() && limits.idle.is_some_and(|idle| self.last_use().elapsed() >= idle) {
+        } else if self.is_idle() && idle.is_some_and(|idle| self.last_use().elapsed() >= idle) {
             Verdict::Close
         } else {
             Verdict::Keep
@@ -184,12 +200,30 @@ impl CallInFlight {
     pub fn connection(&self) -> &Arc<Connection> {
         &self.connection
     }
+
+    /// Counts it among the calls of all connections, unless there are `most`. Returns whether it counts.
+    pub fn count(&mut self, most: usize) -> bool {
+        let others = self.connection.all_calls.fetch_add(1, Ordering::Relaxed);
+        self.counts = others < most;
+        if !self.counts {
+            self.connection.all_calls.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.counts
+    }
+
+    /// Its response is a stream.
+    pub fn begin_stream(&self) {
+        self.connection.is_streaming.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Drop for CallInFlight {
     fn drop(&mut self) {
         self.connection.touch();
         self.connection.calls.fetch_sub(1, Ordering::Relaxed);
-        self.connection.all_calls.fetch_sub(1, Ordering::Relaxed);
+        self.connection.is_streaming.store(false, Ordering::Relaxed); // Over HTTP/1.1 there is no other call.
+        if self.counts {
+            self.connection.all_calls.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }

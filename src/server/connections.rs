@@ -62,7 +62,7 @@ impl Connections {
     pub(super) fn admit(self: &Arc<Self>, peer: SocketAddr) -> Option<OpenConnection> {
         let mut open = self.open();
         let is_extra = open.by_number.len() >= self.most && !open.make_room(self.most);
-        if open.by_number.len() >= self.most + EXTRA {
+        if open.by_number.len() >= self.most + EXTRA && !open.cut_longest_idle(Connection::is_extra) {
             self.metrics.refused.count(RefusedConnection::TooMany);
             return None;
         }
@@ -72,6 +72,14 @@ impl Connections {
         open.by_number.insert(number, Arc::clone(&connection));
         let counted = self.metrics.open();
         Some(OpenConnection { connection, connections: Arc::clone(self), number, counted })
+    }
+
+    /// Whether a connection may make any call. One that was beyond the limit may, once there is room.
+    pub fn serves(&self, connection: &Connection) -> bool {
+        if connection.is_extra() && self.open().make_room(self.most) {
+            connection.promote();
+        }
+        !connection.is_extra()
     }
 
     /// Closes the connection that holds the most memory for responses or requests, if it has not given any back for a
@@ -103,15 +111,19 @@ impl Open {
     /// Whether one more connection that may make any call has room, now or once the one that has been without a call
     /// for longest is closed. Connections beyond the limit do not count.
     fn make_room(&self, most: usize) -> bool {
-        let regular = || self.by_number.values().filter(|connection| !connection.is_extra && !connection.is_cut());
-        if regular().count() < most {
-            return true;
-        }
-        let idle = regular().filter(|connection| connection.is_idle()).min_by_key(|connection| connection.last_use());
-        if let Some(idle) = idle {
-            idle.cut(Closed::MadeRoom);
-        }
-        idle.is_some()
+        let is_regular = |connection: &Connection| !connection.is_extra() && !connection.is_cut();
+        self.by_number.values().filter(|connection| is_regular(connection)).count() < most
+            || self.cut_longest_idle(is_regular)
+    }
+
+    /// Closes the one of these connections that has been without a call for longest. Returns whether there is one.
+    fn cut_longest_idle(&self, which: impl Fn(&Connection) -> bool) -> bool {
+        let idle = self
+            .by_number
+            .values()
+            .filter(|connection| connection.is_idle() && !connection.is_cut() && which(connection));
+        let longest = idle.min_by_key(|connection| connection.last_use());
+        longest.inspect(|connection| connection.cut(Closed::MadeRoom)).is_some()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::task::futures::TaskLocalFuture;
 
@@ -15,6 +15,7 @@ tokio::task_local! {
 pub(super) struct Progress {
     /// The pieces that the transport has asked for. 0 until the response begins.
     pieces: AtomicUsize,
+    is_stream: AtomicBool,
 }
 
 impl Progress {
@@ -31,6 +32,16 @@ impl Progress {
     /// The pieces that the transport has asked for. 0 until the response begins.
     pub fn pieces(&self) -> usize {
         self.pieces.load(Ordering::Relaxed)
+    }
+
+    /// The response is a stream, which has no time limit.
+    pub fn of_a_stream(&self) {
+        self.is_stream.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is a stream.
+    pub fn is_stream(&self) -> bool {
+        self.is_stream.load(Ordering::Relaxed)
     }
 
     /// The transport has asked for a piece.

@@ -2,11 +2,15 @@
 
 use http::header::{CONTENT_TYPE, HOST};
 use http::uri::Authority;
-use http::{HeaderValue, Method, Request, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Version};
 
 use crate::refusal::Refusal;
 
 const GRPC: [&str; 2] = ["application/grpc", "application/grpc+proto"];
+/// Headers that a usual request has at most.
+const USUAL_HEADERS: usize = 32;
+/// What a header takes in memory beside its name and its value.
+const HEADER_COST: usize = 100;
 const GRPC_WEB: [&str; 4] = [
     "application/grpc-web",
     "application/grpc-web+proto",
@@ -81,6 +85,14 @@ fn is_service(path: &str) -> bool {
 fn media_type(value: Option<&HeaderValue>) -> Option<&str> {
     let value = value?.to_str().ok()?;
     Some(value.split(';').next().unwrap_or_default().trim())
+}
+
+/// What the headers of a request take in memory, in bytes. Usual ones are few, and take nothing worth counting.
+pub(super) fn weight(headers: &HeaderMap) -> usize {
+    if headers.len() <= USUAL_HEADERS {
+        return 0;
+    }
+    headers.iter().map(|(name, value)| HEADER_COST + name.as_str().len() + value.len()).sum()
 }
 
 /// Which hosts a request may name.

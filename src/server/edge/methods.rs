@@ -12,7 +12,7 @@ pub(super) struct Method {
     pub counted: metrics::Method,
     pub streams: Streams,
     pub is_write: bool,
-    is_health: bool,
+    is_health_check: bool,
     /// How large its response may become.
     pub size: Size,
 }
@@ -24,8 +24,8 @@ impl Method {
     }
 
     /// Whether it is a health check.
-    pub fn is_health(&self) -> bool {
-        self.is_health
+    pub fn is_health_check(&self) -> bool {
+        self.is_health_check
     }
 }
 
@@ -43,7 +43,7 @@ fn describe(counted: metrics::Method) -> Method {
         counted,
         streams: counted.streams(),
         is_write: starts_with(&["Create", "Update", "Delete", "Import"]),
-        is_health: counted.name().starts_with("grpc.health.v1."),
+        is_health_check: counted.name() == "grpc.health.v1.Health/Check",
         size: match method {
             list if list.starts_with("List") => Size::Page,
             "BatchGetProfiles" => Size::Large,
@@ -65,7 +65,8 @@ mod tests {
         assert!(list.size == Size::Page && !list.is_write);
         assert!(at("/cameo.v1.ProfileService/BatchGetProfiles").size == Size::Large);
         assert!(at("/cameo.v1.EventService/Subscribe").streams.server);
-        assert!(at("/grpc.health.v1.Health/Check").is_health() && !import.is_health());
+        assert!(at("/grpc.health.v1.Health/Check").is_health_check() && !import.is_health_check());
+        assert!(!at("/grpc.health.v1.Health/Watch").is_health_check(), "it is a stream like others");
         assert!(!at("/cameo.v1.ProfileService/Nothing").exists() && import.exists());
         assert!(at("/userprofile/v1/resolve/a/b/c").size == Size::Small);
     }

@@ -116,14 +116,15 @@ impl Edge {
         connection: &Arc<Connection>,
         request: Request<Incoming>,
     ) -> Response<Outgoing> {
-        let in_flight = connection.begin_call(request.version());
+        let mut in_flight = connection.begin_call(request.version());
         let method = methods::at(request.uri().path());
         let call =
             Call::begin(&self.metrics.calls, method.counted, method.is_write, request.headers(), connection.peer);
-        let (response, held) = match self.admit(&in_flight, method, &request) {
-            Ok(protocol) => {
+        let (response, held) = match self.admit(&mut in_flight, method, &request) {
+            Ok((protocol, head)) => {
                 let exchange = Exchange { call: Arc::clone(&call), method, connection: Arc::clone(connection) };
-                self.dispatch(protocol, exchange, request).await
+                let (response, held) = self.dispatch(protocol, exchange, request).await;
+                (response, held.with_head(head))
             }
             Err(refused) => (refused.render(&request, &call), Held::default()),
         };
@@ -134,19 +135,28 @@ impl Edge {
     }
 
     /// Checks the head of a request, and whether one more call may be in flight.
-    fn admit<B>(&self, in_flight: &CallInFlight, method: &Method, request: &Request<B>) -> Result<Protocol, Refused> {
+    fn admit<B>(
+        &self,
+        in_flight: &mut CallInFlight,
+        method: &Method,
+        request: &Request<B>,
+    ) -> Result<(Protocol, Option<Hold>), Refused> {
         self.hosts.check(request).map_err(Refused::Call)?;
         let protocol = head::protocol(request, self.cors.is_some()).map_err(Refused::Foreign)?;
-        if method.is_health() {
-            return Ok(protocol); // There is always room for a health check.
+        if method.is_health_check() {
+            return Ok((protocol, None)); // There is always room for a health check.
         }
-        if in_flight.connection().is_extra {
+        if !self.connections.serves(in_flight.connection()) {
             return Err(Refused::Call(Refusal::too_many_connections(self.connections.most())));
         }
-        if in_flight.number > self.most_calls {
+        if !in_flight.count(self.most_calls) {
             return Err(Refused::Call(Refusal::too_many_calls(self.most_calls)));
         }
-        Ok(protocol)
+        let (receiving, weight) = (&in_flight.connection().receiving, head::weight(request.headers()));
+        if weight > 0 && !receiving.may_receive(weight, Size::Small) {
+            return Err(Refused::Call(Refusal::too_much_received()));
+        }
+        Ok((protocol, (weight > 0).then(|| receiving.take(weight))))
     }
 
     async fn dispatch(

@@ -58,7 +58,9 @@ pub(super) async fn room(
 /// Memory that a call holds beside its response.
 #[derive(Default)]
 pub(in crate::server) struct Held {
-    /// What the request takes, until the call ends.
+    /// What the headers of the request take, until the call ends.
+    _head: Option<Hold>,
+    /// What the message of the request takes, until the call ends.
     _request: Option<Hold>,
     /// What the response may take, until its size is known.
     response: Option<Hold>,
@@ -66,7 +68,12 @@ pub(in crate::server) struct Held {
 
 impl Held {
     pub fn new(request: Option<Hold>, response: Option<Hold>) -> Self {
-        Self { _request: request, response }
+        Self { _head: None, _request: request, response }
+    }
+
+    /// And what the headers of the request take.
+    pub fn with_head(self, head: Option<Hold>) -> Self {
+        Self { _head: head, ..self }
     }
 }
 
@@ -105,7 +112,11 @@ impl<H> AsRef<[u8]> for Piece<H> {
 impl Outgoing {
     /// A response to one request, or a stream of responses.
     pub fn new(body: tonic::body::Body, is_stream: bool, call: Arc<Call>, held: Held, in_flight: CallInFlight) -> Self {
-        let progress = Progress::of_this_task().filter(|_| !is_stream);
+        let progress = Progress::of_this_task();
+        if is_stream {
+            progress.as_ref().inspect(|progress| progress.of_a_stream());
+            in_flight.begin_stream();
+        }
         let (rest, paused) = (None, None);
         Self { body, rest, progress, paused, is_stream, call, held, in_flight }
     }

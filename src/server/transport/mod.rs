@@ -40,6 +40,12 @@ const MESSAGE_COST: u32 = 256;
 /// for as many imports as may run, each with a window full of the smallest message.
 #[allow(clippy::cast_possible_truncation)] // They are few.
 const CONNECTION_WINDOW: u32 = 2 * MESSAGE_COST * (STREAM_WINDOW / FRAME_HEADER) * IMPORTS as u32;
+/// Bytes of the head of a request over HTTP/2, with 32 more for each header. gRPC's own default is the same.
+const HEAD_BYTES: u32 = 8 << 10;
+/// Headers of a request over HTTP/1.1. hyper itself allows the same number.
+const HEADERS: usize = 100;
+/// The most that is read of a connection of HTTP/1.1 before a request is served: a head, of which the URL may take most.
+const HTTP1_BUFFER: usize = 128 << 10;
 /// How often a silent connection is pinged.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// How long it has to respond before it is closed.
@@ -64,7 +70,8 @@ pub(super) async fn serve(listener: TcpListener, edge: Arc<Edge>, config: &Serve
         send: config.send_timeout,
     };
     let connections = Arc::clone(edge.connections());
-    let transport = Arc::new(Transport { http: http(config), limits, edge, connections, stop: stop.clone() });
+    let transport =
+        Arc::new(Transport { http: http(config, stop.clone()), limits, edge, connections, stop: stop.clone() });
     let tasks = TaskTracker::new();
     loop {
         tokio::select! {
@@ -84,14 +91,19 @@ pub(super) async fn serve(listener: TcpListener, edge: Arc<Edge>, config: &Serve
     tasks.wait().await;
 }
 
-fn http(config: &ServerConfig) -> Builder<Streams> {
-    let mut http = Builder::new(Streams { send_timeout: config.send_timeout });
-    http.http1().timer(TokioTimer::new()).header_read_timeout(config.handshake_timeout);
+fn http(config: &ServerConfig, stop: CancellationToken) -> Builder<Streams> {
+    let mut http = Builder::new(Streams { send_timeout: config.send_timeout, stop });
+    http.http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(config.handshake_timeout)
+        .max_headers(HEADERS)
+        .max_buf_size(HTTP1_BUFFER);
     http.http2()
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(config.max_calls_per_connection)
+        .max_header_list_size(HEAD_BYTES)
         .max_local_error_reset_streams(RESETS_PER_CONNECTION)
         .keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT);

@@ -13,13 +13,19 @@ use std::time::Duration;
 
 use hyper::rt::Executor;
 use tokio::time::{Instant, Sleep};
+use tokio_util::sync::CancellationToken;
 
 use crate::server::progress::Progress;
 
+/// How long a response may make no progress once the server shuts down.
+const UNREAD_AT_STOP: Duration = Duration::from_millis(300);
+
 /// Runs each stream as a task, until its response is sent or takes no progress for too long.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Streams {
     pub send_timeout: Duration,
+    /// Cancelled when the server shuts down.
+    pub stop: CancellationToken,
 }
 
 impl<S> Executor<S> for Streams
@@ -28,19 +34,36 @@ where
     S::Output: Send,
 {
     fn execute(&self, stream: S) {
-        tokio::spawn(run(stream, self.send_timeout));
+        tokio::spawn(run(stream, self.clone()));
     }
 }
 
-async fn run(stream: impl Future, send_timeout: Duration) {
+async fn run(stream: impl Future, streams: Streams) {
     let progress = Arc::new(Progress::default());
     let mut stream = pin!(progress.clone().watch(stream));
-    let mut limit = Limit { send_timeout, seen: 0, timer: None };
-    poll_fn(|context| match stream.as_mut().poll(context) {
+    let mut limit = Limit { send_timeout: streams.send_timeout, seen: 0, timer: None };
+    let sent = poll_fn(|context| match stream.as_mut().poll(context) {
         Poll::Ready(_) => Poll::Ready(()),
         Poll::Pending => limit.poll_passed(&progress, context),
-    })
-    .await;
+    });
+    tokio::select! {
+        biased;
+        () = sent => {}
+        () = until_left_unread(&progress, &streams.stop) => {}
+    }
+}
+
+/// Completes after the server has begun to shut down, once a response has made no progress for a moment: its reader
+/// must not hold the shutdown.
+async fn until_left_unread(progress: &Progress, stop: &CancellationToken) {
+    stop.cancelled().await;
+    loop {
+        let before = progress.pieces();
+        tokio::time::sleep(UNREAD_AT_STOP).await;
+        if before > 0 && progress.pieces() == before {
+            return;
+        }
+    }
 }
 
 /// The time limit of one response. A response that is never held up needs no timer.
@@ -55,8 +78,8 @@ impl Limit {
     /// Ready if no piece was asked for since the timer was set.
     fn poll_passed(&mut self, progress: &Progress, context: &mut Context<'_>) -> Poll<()> {
         let pieces = progress.pieces();
-        if pieces == 0 {
-            return Poll::Pending; // The call still runs.
+        if pieces == 0 || progress.is_stream() {
+            return Poll::Pending; // The call still runs, or may take its time.
         }
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.send_timeout)));
         if self.seen != pieces {

@@ -74,3 +74,61 @@ async fn a_connection_beyond_the_limit_is_told_why() {
     let response = http(server.addr, "GET", "acme/main/web/1", &[], "").await;
     assert_eq!(response.json()["reason"], "OVERLOADED");
 }
+
+#[tokio::test]
+async fn a_connection_beyond_the_limit_is_served_once_there_is_room() {
+    let server = TestServer::start_with(|config| config.server.max_connections = 2).await;
+    let (one, other) = (server.client().await, server.client().await);
+    let (stream, _other_stream) = (one.listen().await, other.listen().await);
+    let third = server.client().await;
+    assert_refused(third.get(ADA).await, Code::ResourceExhausted, "OVERLOADED", "");
+    drop((stream, one));
+    within(async {
+        while third.get(ADA).await.unwrap_err().code() != Code::NotFound {} // The server sees the end a moment later.
+    })
+    .await;
+}
+
+/// There is room for a few health checks beyond the limit, and connections that say nothing must not take it.
+#[tokio::test]
+async fn silent_connections_do_not_take_the_place_of_health_checks() {
+    const SILENT: usize = 40;
+    let server = TestServer::start_with(|config| config.server.max_connections = 1).await;
+    let client = server.client().await;
+    let _stream = client.listen().await;
+    let mut silent = Vec::new();
+    for _ in 0..SILENT {
+        silent.push(RawConnection::open(server.addr).await);
+    }
+    health_check(&server).await;
+    for mut connection in silent {
+        connection.rest().await; // The server closes them all.
+    }
+}
+
+#[tokio::test]
+async fn a_watch_of_the_health_is_a_call_like_others() {
+    let server = TestServer::start_with(|config| config.server.max_calls = 2).await;
+    let mut health = HealthClient::new(channel(server.addr).await);
+    let one = health.watch(HealthCheckRequest::default()).await.unwrap();
+    let _other = health.watch(HealthCheckRequest::default()).await.unwrap();
+    let refused = health.watch(HealthCheckRequest::default()).await;
+    assert_refused(refused.map(|_| ()), Code::ResourceExhausted, "OVERLOADED", "");
+    for _ in 0..5 {
+        health_check(&server).await; // They do not count.
+    }
+    drop(one);
+    within(async { while health.watch(HealthCheckRequest::default()).await.is_err() {} }).await;
+}
+
+#[tokio::test]
+async fn a_head_may_have_no_more_than_8_kib() {
+    let server = TestServer::start().await;
+    let message = || http_body_util::Full::new(bytes::Bytes::from(frame(&get_request())));
+    let request =
+        |headers: usize| (0..headers).fold(grpc_post(GET_PROFILE), |request, n| request.header(format!("x-{n}"), "1"));
+    let served = http2_request(server.addr, request(100).body(message()).unwrap()).await;
+    assert_eq!(served.header("grpc-status"), "3", "there is no key in the request");
+    let refused = http2_request(server.addr, request(300).body(message()).unwrap()).await;
+    assert_eq!(refused.status, 431);
+}

@@ -67,3 +67,25 @@ async fn half_of_a_message_does_not_hold_a_shutdown() {
     }
     assert_stops_at_once(server).await;
 }
+
+/// A response without a window is never asked for more, so it cannot end by itself.
+#[tokio::test]
+async fn responses_that_are_not_read_do_not_hold_a_shutdown() {
+    let server = TestServer::start().await;
+    server.client().await.create(with_mpid(ADA)).await.unwrap();
+    let get = frame(&GetProfileRequest { key: Some(by_mpid(ADA)), ..get_request() });
+    let watch = frame(&tonic_health::pb::HealthCheckRequest::default());
+    let subscribe = frame(&subscribe_request());
+    let (mut requests, _connection) = without_window(server.addr).await;
+    let mut open = Vec::new();
+    for (path, message) in
+        [(GET_PROFILE, get), ("/grpc.health.v1.Health/Watch", watch), ("/cameo.v1.EventService/Subscribe", subscribe)]
+    {
+        requests = within(requests.ready()).await.unwrap();
+        let request = grpc_post(&format!("http://{}{path}", server.addr)).body(()).unwrap();
+        let (response, mut body) = requests.send_request(request, false).unwrap();
+        body.send_data(Bytes::from(message), true).unwrap();
+        open.push(within(response).await.unwrap());
+    }
+    assert_stops_at_once(server).await;
+}

@@ -40,6 +40,41 @@ async fn a_response_that_is_not_read_is_reset() {
     assert!(within(response.data()).await.unwrap().unwrap_err().is_reset());
 }
 
+/// A slow subscriber is not an error. The response beside it shows that the time is up.
+#[tokio::test]
+async fn a_stream_that_is_not_read_stays_open() {
+    let server = TestServer::start_with(|config| {
+        config.server.send_timeout = LIMIT;
+        metrics_on(config);
+    })
+    .await;
+    server.client().await.create(large(ADA)).await.unwrap();
+    let (mut requests, _connection) = without_window(server.addr).await;
+    let mut bodies = Vec::new();
+    let get = frame(&GetProfileRequest { key: Some(by_mpid(ADA)), ..get_request() });
+    for (path, message) in [("/cameo.v1.EventService/Subscribe", frame(&subscribe_request())), (GET_PROFILE, get)] {
+        requests = within(requests.ready()).await.unwrap();
+        let request = grpc_post(&format!("http://{}{path}", server.addr)).body(()).unwrap();
+        let (response, mut body) = requests.send_request(request, false).unwrap();
+        body.send_data(Bytes::from(message), true).unwrap();
+        bodies.push(within(response).await.unwrap().into_body());
+    }
+    assert!(within(bodies[1].data()).await.unwrap().unwrap_err().is_reset());
+    server.metrics().await.assert(&[("cameo_streams", 1.0)]);
+}
+
+/// Its length is enough to refuse it.
+#[tokio::test]
+async fn a_record_that_is_too_large_is_not_waited_for() {
+    let server = TestServer::start().await;
+    let mut begun = vec![0];
+    begun.extend((2_u32 << 20).to_be_bytes());
+    let request = grpc_post("/cameo.v1.ProfileService/ImportProfiles").body(endless(begun)).unwrap();
+    let refused = http2_request(server.addr, request).await;
+    let status = tonic::Status::from_header_map(&refused.headers).unwrap();
+    assert_refused(Err::<(), _>(status), tonic::Code::ResourceExhausted, "LIMIT_EXCEEDED", "");
+}
+
 #[tokio::test]
 async fn a_connection_without_calls_is_told_to_go_away() {
     const GO_AWAY: u8 = 7;
