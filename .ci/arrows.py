@@ -45,12 +45,13 @@ MAY_NAME = {
     "bytes": "*",
     "bytesize": "config",
     "clap": "config cli",
+    "flate2": "server",
     "form_urlencoded": "http",
     "futures_util": "feed grpc http server",
     "governor": "http",
     "http": "call.rs config grpc http server",
     "http_body": "server",
-    "http_body_util": "http",
+    "http_body_util": "http server",
     "humantime": "cli config",
     "hyper": "server",
     "hyper_util": "server",
@@ -81,6 +82,7 @@ MAY_NAME = {
     "tracing_subscriber": "telemetry",
     "uuid": "command store",
     "xxhash_rust": "*",
+    "zstd": "server",
 }
 
 TOKEN = re.compile(

@@ -1,6 +1,8 @@
 //! Renders a refusal as a gRPC status with `google.rpc` details, and explains the statuses that tonic makes.
 
 use std::collections::HashMap;
+use std::error::Error;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::{HeaderMap, Response};
@@ -89,7 +91,7 @@ pub(super) fn explained(status: &Status) -> Option<Refusal> {
         }
         // The message, or the frame around it, is cut short or malformed.
         Code::Internal => Some(Refusal::undecodable()),
-        Code::Cancelled | Code::DeadlineExceeded => Some(Refusal::deadline_exceeded(DEADLINE)),
+        Code::DeadlineExceeded => Some(Refusal::deadline_exceeded(DEADLINE)),
         Code::Unimplemented if status.message().contains("compress") => Some(Refusal::compression_unsupported()),
         Code::Unimplemented => Some(Refusal::method_unknown("no such method")),
         _ => None,
@@ -114,6 +116,26 @@ pub fn deadline(headers: &HeaderMap) -> Option<Duration> {
         "n" => Duration::from_nanos(value),
         _ => return None,
     })
+}
+
+/// A refusal on its way through tonic, from the body of a request to the service that reads it.
+#[derive(Debug, thiserror::Error)]
+#[error("the request is refused")]
+struct Carried(Mutex<Option<Refusal>>);
+
+/// A status that [`carried`] makes the refusal of again.
+#[must_use]
+pub fn carry(refusal: Refusal) -> Status {
+    let mut status = Status::new(code(&refusal), refusal.message.clone());
+    status.set_source(Arc::new(Carried(Mutex::new(Some(refusal)))));
+    status
+}
+
+/// The refusal that a status carries.
+#[must_use]
+pub fn carried(status: &Status) -> Option<Refusal> {
+    let carried = status.source()?.downcast_ref::<Carried>()?;
+    carried.0.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
 /// The name of the code in `grpc-status`, if it is there.

@@ -283,7 +283,8 @@ fn ends_import(error: &StoreError) -> bool {
 /// The next record. If the stream breaks, the caller or the connection ended it.
 async fn next(records: &mut Streaming<ImportProfilesRequest>) -> Result<Option<ImportProfilesRequest>, Refusal> {
     let broken = |status: Status| {
-        status::explained(&status).unwrap_or_else(|| Refusal::deadline_exceeded("the stream of records broke off"))
+        let refusal = status::carried(&status).or_else(|| status::explained(&status));
+        refusal.unwrap_or_else(|| Refusal::deadline_exceeded("the stream of records broke off"))
     };
     records.message().await.map_err(broken)
 }

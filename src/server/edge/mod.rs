@@ -2,12 +2,13 @@
 //!
 //! - `head`: the host, the protocol and the content type.
 //! - `methods`: what the descriptors say of a method.
-//! - `receive`: requests arrive whole, within memory and time.
+//! - `receive`: requests arrive whole, within memory and time. `inflate` decompresses them.
 //! - `respond`: responses count until they are sent.
 //!
 //! Every refusal says why in the protocol of its client: a status of gRPC, or a problem document.
 
 mod head;
+mod inflate;
 mod methods;
 mod receive;
 mod respond;
@@ -41,6 +42,7 @@ use crate::refusal::Refusal;
 use crate::telemetry::metrics::Metrics;
 pub(super) use head::Hosts;
 use head::{Foreign, Protocol};
+use inflate::Encoding;
 use methods::Method;
 use receive::{Bounds, Counted, Messages};
 use respond::Held;
@@ -208,19 +210,25 @@ impl Edge {
         }
         let (mut head, body) = request.into_parts();
         head.extensions.insert(call);
+        let encoding = Encoding::of(&head.headers);
         if method.streams.client {
             let ends_at_stop = method.counted.name() != IMPORT;
-            let messages = Messages::new(body, &connection.receiving, self.bounds.clone(), ends_at_stop);
+            let messages = Messages::new(body, encoding, &connection.receiving, self.bounds.clone(), ends_at_stop);
             return Ok((self.services.grpc(Request::from_parts(head, messages)).await, Held::default()));
         }
-        let received = receive::one_message(body, &connection.receiving, &self.bounds).await;
-        let mut message = received.inspect_err(|refusal| {
+        let received = receive::one_message(body, encoding, &connection.receiving, &self.bounds).await;
+        let message = received.inspect_err(|refusal| {
             if refusal.reason == ErrorReason::Overloaded && connection.receiving.has_share() {
                 self.connections.reclaim(); // Others hold the memory.
             }
         })?;
+        let Some(mut message) = message else {
+            return Ok((Status::cancelled("the caller has given the call up").into_http(), Held::default()));
+        };
         let response = self.room(&connection, method.size).await?;
-        let held = Held::new(message.hold.take(), response);
+        // What a stream keeps of its request is bounded: a filter and a mask.
+        let request = message.hold.take().filter(|_| !method.streams.server);
+        let held = Held::new(request, response);
         Ok((self.services.grpc(Request::from_parts(head, message)).await, held))
     }
 

@@ -17,12 +17,14 @@ use tokio::time::Sleep;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 
+use super::inflate::{Encoding, HEADER, inflate, is_compressed};
+use crate::grpc::status;
 use crate::http::NoRoomForBody;
 use crate::refusal::Refusal;
 use crate::server::budget::{Account, Hold, Size};
 
-/// A gRPC frame: a byte that tells of compression, the length of the message in 4 bytes, and the message.
-const HEADER: usize = 5;
+/// Chunks that are smaller are copied while a message is incomplete: each would keep the buffer that it was cut from.
+const COPIED: usize = 4 << 10;
 /// A message that is larger may not use the reserve for small ones.
 const SMALL: usize = 64 << 10;
 
@@ -52,13 +54,18 @@ impl Message {
     }
 
     fn push(&mut self, chunk: Bytes, account: &Account) -> Result<(), Refusal> {
-        let size = if self.arrived + chunk.len() > SMALL { Size::Large } else { Size::Small };
+        let size = size_of_message(self.arrived + chunk.len());
         if !account.may_receive(chunk.len(), size) {
             return Err(Refusal::too_much_received());
         }
         self.hold.grow(chunk.len());
         self.arrived += chunk.len();
+        let is_small = chunk.len() < COPIED;
         self.chunks.push_back(chunk);
+        if is_small && !self.is_complete() {
+            let copy = self.chunks.pop_back().map(|chunk| Bytes::copy_from_slice(&chunk));
+            self.chunks.extend(copy);
+        }
         Ok(())
     }
 
@@ -73,6 +80,15 @@ impl Message {
         usize::try_from(u32::from_be_bytes(length)).ok().map(|length| HEADER + length)
     }
 
+    /// Decompresses a complete message, if it is compressed. It counts with what it comes to.
+    fn inflate(&mut self, encoding: Encoding, account: &Account, limit: usize) -> Result<(), Refusal> {
+        let Some(length) = self.frame_len().filter(|length| self.arrived >= *length) else { return Ok(()) };
+        let frame = gather(&mut self.chunks, length);
+        let frame = if is_compressed(&frame) { inflate(encoding, &frame, limit)? } else { frame };
+        self.arrived = 0;
+        self.push(frame, account)
+    }
+
     fn is_complete(&self) -> bool {
         self.frame_len().is_some_and(|length| self.arrived >= length)
     }
@@ -81,8 +97,14 @@ impl Message {
 /// Receives the one message of a unary call.
 ///
 /// # Errors
-/// The refusal of a message that is too large, too slow, cut short, or not the only one.
-pub(super) async fn one_message<B>(body: B, account: &Arc<Account>, bounds: &Bounds) -> Result<Whole, Refusal>
+/// The refusal of a message that is too large, too slow, or not the only one. `None` if the client has given the call
+/// up.
+pub(super) async fn one_message<B>(
+    body: B,
+    encoding: Option<Encoding>,
+    account: &Arc<Account>,
+    bounds: &Bounds,
+) -> Result<Option<Whole>, Refusal>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
@@ -91,12 +113,12 @@ where
         let mut message = Message::new(account);
         let mut body = pin!(body);
         while let Some(frame) = poll_fn(|context| body.as_mut().poll_frame(context)).await {
-            let frame = frame.map_err(|_| Refusal::deadline_exceeded("the request broke off"))?;
+            let Ok(frame) = frame else { return Ok(None) };
             let Ok(chunk) = frame.into_data() else { continue }; // Trailers of a request have no meaning.
             message.push(chunk, account)?;
             check_length(&message, bounds.message)?;
         }
-        Ok::<_, Refusal>(message)
+        Ok::<_, Refusal>(Some(message))
     };
     let mut collect = pin!(collect);
     let message = match poll!(collect.as_mut()) {
@@ -110,7 +132,39 @@ where
             }
         },
     };
-    if message.is_complete() { Ok(Whole::from(message)) } else { Err(Refusal::undecodable()) }
+    let Some(mut message) = message else { return Ok(None) };
+    if let Some(encoding) = encoding {
+        message.inflate(encoding, account, bounds.message)?;
+    }
+    Ok(Some(Whole::from(message)))
+}
+
+fn size_of_message(bytes: usize) -> Size {
+    if bytes > SMALL { Size::Large } else { Size::Small }
+}
+
+/// Takes the first `length` bytes out of the chunks, or all if there are fewer. They are copied only if they came in
+/// several chunks.
+fn gather(chunks: &mut VecDeque<Bytes>, length: usize) -> Bytes {
+    let mut first = chunks.pop_front().unwrap_or_default();
+    if first.len() >= length {
+        let rest = first.split_off(length);
+        if !rest.is_empty() {
+            chunks.push_front(rest);
+        }
+        return first;
+    }
+    let mut whole = first.to_vec();
+    while whole.len() < length
+        && let Some(mut chunk) = chunks.pop_front()
+    {
+        let missing = chunk.len().min(length - whole.len());
+        whole.extend_from_slice(&chunk.split_to(missing));
+        if !chunk.is_empty() {
+            chunks.push_front(chunk);
+        }
+    }
+    whole.into()
 }
 
 fn check_length(message: &Message, limit: usize) -> Result<(), Refusal> {
@@ -158,6 +212,10 @@ pub(super) struct Messages<B> {
     account: Arc<Account>,
     bounds: Bounds,
     message: Message,
+    encoding: Option<Encoding>,
+    /// The largest message so far, and what it holds.
+    largest: usize,
+    buffer: Hold,
     /// Runs while a message is incomplete.
     timer: Option<Pin<Box<Sleep>>>,
     stopped: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
@@ -165,58 +223,61 @@ pub(super) struct Messages<B> {
 
 impl<B: Body<Data = Bytes>> Messages<B> {
     /// `ends_at_stop` is for services that know nothing of a shutdown: their stream ends when the server stops.
-    pub fn new(body: B, account: &Arc<Account>, bounds: Bounds, ends_at_stop: bool) -> Self {
+    pub fn new(
+        body: B,
+        encoding: Option<Encoding>,
+        account: &Arc<Account>,
+        bounds: Bounds,
+        ends_at_stop: bool,
+    ) -> Self {
         let stopped = ends_at_stop.then(|| Box::pin(bounds.stop.clone().cancelled_owned()));
-        let message = Message::new(account);
-        Self { body: Box::pin(body), account: Arc::clone(account), bounds, message, timer: None, stopped }
+        let (message, buffer, account) = (Message::new(account), account.take(0), Arc::clone(account));
+        let (body, largest, timer) = (Box::pin(body), 0, None);
+        Self { body, account, bounds, message, encoding, largest, buffer, timer, stopped }
     }
 
     /// The next chunk of what is to be handed on. A message that is too large is handed on as it comes: tonic refuses
     /// it by its length.
-    fn ready_chunk(&mut self) -> Option<Bytes> {
+    fn ready_chunk(&mut self) -> Option<Result<Bytes, Refusal>> {
         let length = self.message.frame_len()?;
         if self.message.arrived < length && length - HEADER <= self.bounds.message {
             return None;
         }
         self.timer = None;
-        let mut chunk = self.message.chunks.pop_front()?;
-        if chunk.len() > length {
-            self.message.chunks.push_front(chunk.split_off(length));
-        }
-        if chunk.len() < length {
-            chunk = self.gather(&chunk, length);
-        }
+        let chunk = gather(&mut self.message.chunks, length);
         let (chunks, arrived) = (std::mem::take(&mut self.message.chunks), self.message.arrived - chunk.len());
         self.message = Message { chunks, arrived, hold: self.account.take(arrived) };
-        Some(chunk)
+        Some(self.plain(chunk))
     }
 
-    /// The rest of a message that came in several chunks.
-    fn gather(&mut self, first: &[u8], length: usize) -> Bytes {
-        let mut whole = Vec::with_capacity(length.min(self.message.arrived));
-        whole.extend_from_slice(first);
-        while whole.len() < length
-            && let Some(mut chunk) = self.message.chunks.pop_front()
-        {
-            let missing = chunk.len().min(length - whole.len());
-            whole.extend_from_slice(&chunk.split_to(missing));
-            if !chunk.is_empty() {
-                self.message.chunks.push_front(chunk);
+    /// The chunk as tonic is to see it. tonic keeps a buffer as large as the largest message so far.
+    fn plain(&mut self, frame: Bytes) -> Result<Bytes, Refusal> {
+        let limit = self.bounds.message;
+        let frame = match self.encoding.filter(|_| is_compressed(&frame)) {
+            Some(encoding) => inflate(encoding, &frame, limit)?,
+            None => frame,
+        };
+        let more = frame.len().saturating_sub(self.largest);
+        if more > 0 {
+            if !self.account.may_receive(more, size_of_message(frame.len())) {
+                return Err(Refusal::too_much_received());
             }
+            self.largest += more;
+            self.buffer.grow(more);
         }
-        whole.into()
+        Ok(frame)
     }
 
     fn poll_time(&mut self, context: &mut Context<'_>) -> Poll<Status> {
         if self.stopped.as_mut().is_some_and(|stopped| stopped.as_mut().poll(context).is_ready()) {
-            return Poll::Ready(Refusal::draining().into());
+            return Poll::Ready(status::carry(Refusal::draining()));
         }
         if self.message.arrived == 0 {
             return Poll::Pending;
         }
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.bounds.time)));
         ready!(timer.as_mut().poll(context));
-        Poll::Ready(Refusal::deadline_exceeded("a message did not arrive in time").into())
+        Poll::Ready(status::carry(Refusal::deadline_exceeded("a message did not arrive in time")))
     }
 }
 
@@ -232,14 +293,14 @@ where
         let this = self.get_mut();
         loop {
             if let Some(chunk) = this.ready_chunk() {
-                return Poll::Ready(Some(Ok(Frame::data(chunk))));
+                return Poll::Ready(Some(chunk.map(Frame::data).map_err(status::carry)));
             }
             match this.body.as_mut().poll_frame(context) {
                 Poll::Ready(Some(Ok(frame))) => {
                     let Ok(chunk) = frame.into_data() else { continue };
                     let account = Arc::clone(&this.account);
                     if let Err(refusal) = this.message.push(chunk, &account) {
-                        return Poll::Ready(Some(Err(refusal.into())));
+                        return Poll::Ready(Some(Err(status::carry(refusal))));
                     }
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(Status::from_error(error.into())))),
