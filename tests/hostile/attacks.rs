@@ -1,9 +1,11 @@
 //! The attacks, each with the polite caller that must not notice it.
 //!
 //! - [`unread`]: responses that are not read. [`unfinished`]: requests that do not end.
+//! - [`packed`]: little that comes to much.
 //! - [`silent`]: connections and imports that say nothing. [`floods`]: more work than there is time for.
 
 mod floods;
+mod packed;
 mod silent;
 mod unfinished;
 mod unread;
@@ -55,6 +57,9 @@ pub fn all() -> Vec<Attack> {
         Attack::new("800 messages of 5 bytes that declare 1 MiB", Update(ATTACKED), unfinished::declared),
         Attack::new("800 messages of 1 MiB without their last byte", Update(ATTACKED), unfinished::large),
         Attack::new("800 messages of 60 KiB without their last byte", Update(ATTACKED), unfinished::small),
+        Attack::new("900 imports of a compressed record of 1 MiB", Update(ATTACKED), packed::imports),
+        Attack::new("400 compressed batches of 500,000 keys", Lookup(ATTACKED), packed::batches),
+        Attack::new("10,000 calls with 150 headers", Lookup(ATTACKED), packed::heads),
         // --max-connections, --handshake-timeout
         Attack::new("300 silent connections, health", HealthCheck, silent::connections).with_files(256),
         Attack::new("300 silent connections, lookups", Connect(ATTACKED), silent::connections).with_files(256),

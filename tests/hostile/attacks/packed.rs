@@ -1,0 +1,96 @@
+//! Requests that are small on the wire and large in memory.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cameo::proto::v1::*;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use prost::Message;
+
+use super::Ending;
+use crate::raw::{Http2, Target, drain, header, send};
+use crate::store::{ATTACKED, SMALL, by_mpid, set};
+
+const CONNECTIONS: usize = 10;
+const IMPORTS: usize = 900;
+const BATCHES: usize = 400;
+const KEYS: usize = 500_000;
+const CALLS: usize = 10_000;
+const HEADERS: usize = 150;
+/// Just below the limit of a request.
+const UNPACKED: usize = 1_000_000;
+
+/// A compressed message with its header.
+fn pack(message: &[u8]) -> Bytes {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(message).and_then(|()| encoder.try_finish()).expect("a vector takes all");
+    let packed = encoder.finish().expect("a vector takes all");
+    let [_, length @ ..] = header(packed.len());
+    [&[1], &length[..], &packed].concat().into()
+}
+
+async fn connections(target: &Arc<Target>) -> Result<Vec<Http2>, String> {
+    let mut connections = Vec::new();
+    for _ in 0..CONNECTIONS {
+        connections.push(target.h2(1 << 16).await.map_err(|error| error.to_string())?);
+    }
+    Ok(connections)
+}
+
+/// Imports with one record, and then silence.
+pub async fn imports(target: Arc<Target>) -> Ending {
+    let mpid = *SMALL.start();
+    let patch = Some(set(&[("packed".into(), "0".repeat(UNPACKED))]));
+    let record =
+        ImportProfilesRequest { workspace: ATTACKED.into(), key: Some(by_mpid(mpid)), patch, ..Default::default() };
+    let packed = pack(&record.encode_to_vec());
+    let mut connections = connections(&target).await?;
+    let mut open = Vec::new();
+    for number in 0..IMPORTS {
+        let connection = &mut connections[number % CONNECTIONS];
+        let Ok((response, mut body)) = connection.begin_packed("ProfileService/ImportProfiles").await else { continue };
+        if send(&mut body, packed.clone()).await.is_ok() {
+            open.push((response, body));
+        }
+    }
+    target.hold().await;
+    Ok(format!("{} imports were sent", open.len()))
+}
+
+/// Batches whose keys are empty: two bytes each on the wire, before they are compressed.
+pub async fn batches(target: Arc<Target>) -> Ending {
+    let mut message = BatchGetProfilesRequest { workspace: ATTACKED.into(), ..Default::default() }.encode_to_vec();
+    let key = BatchGetProfilesRequest { keys: vec![ProfileKey::default()], ..Default::default() }.encode_to_vec();
+    message.extend(key.repeat(KEYS));
+    let packed = pack(&message);
+    let mut connections = connections(&target).await?;
+    let mut responses = Vec::new();
+    for number in 0..BATCHES {
+        let connection = &mut connections[number % CONNECTIONS];
+        let Ok((response, mut body)) = connection.begin_packed("ProfileService/BatchGetProfiles").await else {
+            continue;
+        };
+        if send(&mut body, packed.clone()).await.is_ok() && body.send_data(Bytes::new(), true).is_ok() {
+            responses.push(tokio::spawn(async move { drain(response.await?.into_body()).await }));
+        }
+    }
+    target.hold().await;
+    let ended = responses.iter().filter(|response| response.is_finished()).count();
+    Ok(format!("{ended} of {} calls ended", responses.len()))
+}
+
+/// Calls with many headers and no message.
+pub async fn heads(target: Arc<Target>) -> Ending {
+    let mut connections = connections(&target).await?;
+    let mut open = Vec::new();
+    for number in 0..CALLS {
+        let connection = &mut connections[number % CONNECTIONS];
+        if let Ok(begun) = connection.begin_with_headers("ProfileService/GetProfile", HEADERS).await {
+            open.push(begun);
+        }
+    }
+    target.hold().await;
+    Ok(format!("{} calls were begun", open.len()))
+}
