@@ -29,6 +29,9 @@ const FLOOR: usize = 4 << 10;
 /// The part of what a connection holds that it must give back from look to look, or it stands still: an eighth.
 const PROGRESS: u64 = 8;
 
+/// There was progress at the last look.
+const MOVES: u64 = u64::MAX;
+
 /// How large a message may become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Size {
@@ -61,9 +64,11 @@ pub(super) struct Account {
     line: Line,
     /// The bytes that were given back, since the beginning.
     given: AtomicU64,
-    /// The same, when [`Account::look`] last saw it change.
+    /// The same, at the last [`look`](Account::look).
     seen: AtomicU64,
     /// When that was, in milliseconds since the budget was made.
+    looked: AtomicU64,
+    /// The first look since which there has been no progress, or [`MOVES`].
     since: AtomicU64,
 }
 
@@ -95,7 +100,8 @@ impl Budget {
             line: Line::default(),
             given: AtomicU64::new(0),
             seen: AtomicU64::new(0),
-            since: AtomicU64::new(self.now()),
+            looked: AtomicU64::new(0),
+            since: AtomicU64::new(MOVES),
         })
     }
 
@@ -155,19 +161,32 @@ impl Account {
         self.held.load(Ordering::Relaxed)
     }
 
-    /// Notes whether bytes were given back since the last look: an eighth of what is held, at least. Small calls must not
-    /// hide that large ones stand still. Calls do not read a clock for it.
+    /// Notes whether there was progress since the last look: an eighth of what is held was given back, at least. Small
+    /// calls must not hide that large ones stand still. Calls do not read a clock for it.
     pub fn look(&self) {
+        self.look_at(self.budget.now());
+    }
+
+    /// The same, at a time in milliseconds since the budget was made.
+    fn look_at(&self, now: u64) {
         let given = self.given.load(Ordering::Relaxed);
         let back = given.saturating_sub(self.seen.swap(given, Ordering::Relaxed));
+        self.looked.store(now, Ordering::Relaxed);
         if back.saturating_mul(PROGRESS) >= self.held() as u64 {
-            self.since.store(self.budget.now(), Ordering::Relaxed);
+            self.since.store(MOVES, Ordering::Relaxed);
+        } else {
+            // What is held may have been taken a moment ago, so the time before this look does not count.
+            let _ = self.since.compare_exchange(MOVES, now, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 
-    /// How long the connection has held bytes without progress, as of the last look.
+    /// How long the connection has held bytes without progress, from look to look.
     pub fn still_for(&self) -> Duration {
-        Duration::from_millis(self.budget.now().saturating_sub(self.since.load(Ordering::Relaxed)))
+        let still = match self.since.load(Ordering::Relaxed) {
+            MOVES => 0,
+            since => self.looked.load(Ordering::Relaxed).saturating_sub(since),
+        };
+        Duration::from_millis(still)
     }
 
     /// Holds this many bytes.
@@ -313,26 +332,24 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_still_while_it_gives_nothing_back() {
+    fn a_connection_is_still_from_the_first_look_that_sees_no_progress() {
         let budget = Budget::new(800, metrics::Budget::default());
         let account = budget.account();
-        let (one, other) = (account.take(10), account.take(10));
-        let an_hour_ago = 60 * 60 * 1_000;
-        let since = |account: &Account| account.since.load(Ordering::Relaxed);
-        account.since.store(0, Ordering::Relaxed);
-        account.look();
-        assert_eq!(since(&account), 0, "it holds bytes and gave none back");
-        account.since.store(u64::MAX, Ordering::Relaxed);
-        drop(one);
-        account.look();
-        assert!(since(&account) < an_hour_ago);
-        account.since.store(u64::MAX, Ordering::Relaxed);
-        account.look();
-        assert_eq!(since(&account), u64::MAX, "nothing more was given back");
+        let still_at = |second: u64| {
+            account.look_at(1_000 * second);
+            account.still_for().as_secs()
+        };
+        assert_eq!(still_at(1), 0, "it holds nothing");
+        let (large, one, other) = (account.take(80), account.take(10), account.take(9));
+        assert_eq!(still_at(2), 0, "it may have begun to hold them a moment ago");
+        assert_eq!(still_at(3), 1);
         drop(other);
-        account.look();
-        account.since.store(u64::MAX, Ordering::Relaxed);
-        account.look();
-        assert!(since(&account) < an_hour_ago, "it holds nothing");
+        assert_eq!(still_at(5), 3, "nine bytes of ninety are too few");
+        drop(one);
+        assert_eq!(account.still_for().as_secs(), 3, "as of the last look");
+        assert_eq!(still_at(6), 0, "ten of eighty are enough");
+        assert_eq!((still_at(7), still_at(8)), (0, 1), "nothing more was given back");
+        drop(large);
+        assert_eq!(still_at(9), 0);
     }
 }
