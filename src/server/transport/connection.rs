@@ -8,9 +8,8 @@ use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto::Builder;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep_until};
-use tokio_util::io::InspectReader;
 use tokio_util::sync::CancellationToken;
 
 use super::streams::Streams;
@@ -20,12 +19,13 @@ use crate::telemetry::metrics::Closed;
 
 /// How often the limits of an open connection are checked.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// How long a connection without calls has to say goodbye before it is closed.
+/// How long a connection without calls may take to close by itself.
 const FAREWELL: Duration = Duration::from_millis(100);
 
-/// Serves a connection, and returns why it ended, until the peer closes it, a time limit passes, or `stop` is cancelled and its calls have ended.
+/// Serves a connection until the peer closes it, a time limit passes, or `stop` is cancelled and its calls have ended.
+/// Returns why it ended.
 pub(super) async fn serve<S>(
-    stream: TcpStream,
+    stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
     connection: &Arc<Connection>,
     http: &Builder<Streams>,
     service: S,
@@ -37,10 +37,6 @@ where
     S::Future: Send + 'static,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let listener = Arc::clone(connection);
-    let stream = InspectReader::new(stream, move |bytes: &[u8]| {
-        listener.heard(bytes.len());
-    });
     let mut served = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
     let mut closing = None;
     let mut check = std::pin::pin!(sleep_until(connection.start() + limits.handshake.min(CHECK_INTERVAL)));
@@ -56,7 +52,7 @@ where
                 Verdict::Keep => None,
             },
         };
-        // A peer that does not say goodbye, or has sent half of a head, must not hold a shutdown.
+        // A peer that does not close, or has sent half of a head, must not hold a shutdown.
         if let Some(why) = closing.filter(|_| connection.is_idle() && connection.sending.held() == 0) {
             return why;
         }

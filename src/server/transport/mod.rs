@@ -1,13 +1,18 @@
 //! Accepts connections and speaks HTTP on them, within the bounds of HTTP/2 and of time.
 //!
 //! - `connection` serves one of them, and ends it when a time limit passes.
+//! - `reading` holds back what arrives faster than calls are served.
+//! - `writing` lets connections take turns.
 //! - `streams` runs the calls of HTTP/2, and ends a response that is not read.
 //!
 //! tonic has a transport too. It bounds neither connections nor the time that they may take.
 
 mod connection;
+mod reading;
 mod streams;
+mod writing;
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +29,9 @@ use super::connections::Connections;
 use super::edge::Edge;
 use crate::config::ServerConfig;
 use crate::model::limits::IMPORTS;
+use reading::{Reading, Unserved};
 use streams::Streams;
+use writing::Writing;
 
 /// Resets that a client may provoke before its connection is closed. hyper itself allows the same number.
 const RESETS_PER_CONNECTION: usize = 1024;
@@ -44,7 +51,7 @@ const CONNECTION_WINDOW: u32 = 2 * MESSAGE_COST * (STREAM_WINDOW / FRAME_HEADER)
 const HEAD_BYTES: u32 = 8 << 10;
 /// Headers of a request over HTTP/1.1. hyper itself allows the same number.
 const HEADERS: usize = 100;
-/// The most that is read of a connection of HTTP/1.1 before a request is served: a head, of which the URL may take most.
+/// The most bytes read ahead of an HTTP/1.1 request: its head, most of which may be the URL.
 const HTTP1_BUFFER: usize = 128 << 10;
 /// How often a silent connection is pinged.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
@@ -59,6 +66,7 @@ struct Transport {
     limits: TimeLimits,
     edge: Arc<Edge>,
     connections: Arc<Connections>,
+    unserved: Arc<Unserved>,
     stop: CancellationToken,
 }
 
@@ -70,8 +78,8 @@ pub(super) async fn serve(listener: TcpListener, edge: Arc<Edge>, config: &Serve
         send: config.send_timeout,
     };
     let connections = Arc::clone(edge.connections());
-    let transport =
-        Arc::new(Transport { http: http(config, stop.clone()), limits, edge, connections, stop: stop.clone() });
+    let (http, unserved) = (http(config, stop.clone()), Arc::default());
+    let transport = Arc::new(Transport { http, limits, edge, connections, unserved, stop: stop.clone() });
     let tasks = TaskTracker::new();
     loop {
         tokio::select! {
@@ -116,12 +124,19 @@ impl Transport {
         let _ = stream.set_nodelay(true); // An error means that the peer has gone; the first read says so.
         let transport = Arc::clone(self);
         tasks.spawn(async move {
+            let Transport { http, limits, stop, unserved, .. } = &*transport;
             let service = service_fn(|request| {
                 let (edge, connection) = (Arc::clone(&transport.edge), Arc::clone(&open.connection));
-                // Boxed: it is moved from hand to hand before its task runs it.
-                Box::pin(async move { Ok::<_, std::convert::Infallible>(edge.serve(&connection, request).await) })
+                let arrived = unserved.arrived();
+                // Boxed: it is moved several times before its task runs it.
+                Box::pin(async move {
+                    drop(arrived);
+                    Ok::<_, Infallible>(edge.serve(&connection, request).await)
+                })
             });
-            let Transport { http, limits, stop, .. } = &*transport;
+            let (reader, writer) = stream.into_split();
+            let reader = Reading::new(reader, &open.connection, unserved);
+            let stream = tokio::io::join(reader, Writing::new(writer));
             let closed = connection::serve(stream, &open.connection, http, service, *limits, stop).await;
             open.counted.close(closed);
         });
