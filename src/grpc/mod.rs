@@ -8,7 +8,7 @@
 pub mod admin_service;
 pub mod codec;
 pub mod event_service;
-mod large;
+pub mod large;
 pub mod profile_service;
 pub mod status;
 

@@ -27,7 +27,7 @@ pub(super) enum Protocol {
     Http,
 }
 
-/// A request that no protocol of ours can be. It is refused over HTTP.
+/// Why a request fits none of the protocols. It is refused over HTTP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Foreign {
     /// gRPC uses POST only.
@@ -63,7 +63,7 @@ pub(super) fn protocol<B>(request: &Request<B>, preflights: bool) -> Result<Prot
     if request.version() == Version::HTTP_2 { Ok(Protocol::Grpc) } else { Err(Foreign::Version) }
 }
 
-/// Whether a refusal must be one of gRPC: the client asked in its words, over HTTP/2.
+/// Whether a refusal must be a status of gRPC: the client spoke gRPC over HTTP/2.
 pub(super) fn speaks_grpc<B>(request: &Request<B>) -> bool {
     let kind = media_type(request.headers().get(CONTENT_TYPE)).unwrap_or_default();
     request.version() == Version::HTTP_2 && GRPC.iter().any(|known| kind.eq_ignore_ascii_case(known))
@@ -78,7 +78,7 @@ pub(super) fn normalise<B>(request: &mut Request<B>) {
 }
 
 /// Whether a path belongs to a gRPC service: `/package.Service/Method`.
-fn is_service(path: &str) -> bool {
+pub(super) fn is_service(path: &str) -> bool {
     path.split('/').nth(1).is_some_and(|service| service.contains('.'))
 }
 

@@ -13,6 +13,8 @@ mod methods;
 mod receive;
 mod respond;
 
+use std::convert::Infallible;
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -35,6 +37,7 @@ use super::connections::Connections;
 use super::routes::Services;
 use crate::call::Call;
 use crate::config::Config;
+use crate::grpc::large::{self, Turns};
 use crate::grpc::status;
 use crate::http::{refused, status_name};
 use crate::proto::v1::ErrorReason;
@@ -128,7 +131,10 @@ impl Edge {
                 let (response, held) = self.dispatch(protocol, exchange, request).await;
                 (response, held.with_head(head))
             }
-            Err(refused) => (refused.render(&request, &call), Held::default()),
+            Err(refused) => {
+                let response = refused.render(&request, &call);
+                (self.readable_by_pages(request, response).await, Held::default())
+            }
         };
         if let Some(code) = code_of(&response) {
             call.end(code);
@@ -145,8 +151,8 @@ impl Edge {
     ) -> Result<(Protocol, Option<Hold>), Refused> {
         self.hosts.check(request).map_err(Refused::Call)?;
         let protocol = head::protocol(request, self.cors.is_some()).map_err(Refused::Foreign)?;
-        if method.is_health_check() {
-            return Ok((protocol, None)); // There is always room for a health check.
+        if method.is_health_check() || request.method() == http::Method::OPTIONS {
+            return Ok((protocol, None)); // There is always room for a health check, and for a browser's question.
         }
         if !self.connections.serves(in_flight.connection()) {
             return Err(Refused::Call(Refusal::too_many_connections(self.connections.most())));
@@ -182,7 +188,7 @@ impl Edge {
     {
         let deadline = status::deadline(request.headers());
         let call = Arc::clone(&exchange.call);
-        let mut served = pin!(self.grpc_call(exchange, request));
+        let mut served = pin!(large::serve(self.grpc_call(exchange, request)));
         let outcome = match deadline {
             None => served.await,
             Some(deadline) => {
@@ -223,12 +229,14 @@ impl Edge {
             }
         })?;
         let Some(mut message) = message else {
-            return Ok((Status::cancelled("the caller has given the call up").into_http(), Held::default()));
+            return Ok((Status::cancelled("the caller cancelled the call").into_http(), Held::default()));
         };
-        let response = self.room(&connection, method.size).await?;
+        let response = if method.is_health_check() { None } else { self.room(&connection, method.size).await? };
         // What a stream keeps of its request is bounded: a filter and a mask.
         let request = message.hold.take().filter(|_| !method.streams.server);
         let held = Held::new(request, response);
+        let (bytes, mut turns) = (message.len(), Turns::default());
+        poll_fn(|context| turns.poll(bytes, context)).await;
         Ok((self.services.grpc(Request::from_parts(head, message)).await, held))
     }
 
@@ -247,7 +255,7 @@ impl Edge {
                 let call = Arc::clone(&exchange.call);
                 let (response, inner_held) = edge.grpc(exchange, request).await;
                 *held.lock().unwrap_or_else(PoisonError::into_inner) = inner_held;
-                Ok::<_, std::convert::Infallible>(response.map(|body| respond::watch_trailers(body, call)))
+                Ok::<_, Infallible>(response.map(|body| respond::watch_trailers(body, call)))
             }
         });
         let service = GrpcWebLayer::new().layer(inner);
@@ -257,6 +265,14 @@ impl Edge {
         };
         let held = std::mem::take(&mut *held.lock().unwrap_or_else(PoisonError::into_inner));
         (answered.unwrap_or_else(|never| match never {}), held)
+    }
+
+    /// Lets web pages read why a call was refused, if they may call at all.
+    async fn readable_by_pages(&self, request: Request<Incoming>, refused: Answer) -> Answer {
+        let Some(cors) = self.cors.as_ref().filter(|_| head::is_service(request.uri().path())) else { return refused };
+        let mut refused = Some(refused);
+        let service = service_fn(move |_| std::future::ready(Ok::<_, Infallible>(refused.take().unwrap_or_default())));
+        cors.layer(service).oneshot(request).await.unwrap_or_else(|never| match never {})
     }
 
     async fn http(&self, exchange: Exchange, mut request: Request<Incoming>) -> Answer {

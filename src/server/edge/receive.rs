@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use futures_util::poll;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Sleep;
@@ -18,6 +18,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 
 use super::inflate::{Encoding, HEADER, inflate, is_compressed};
+use crate::grpc::large::Turns;
 use crate::grpc::status;
 use crate::http::NoRoomForBody;
 use crate::refusal::Refusal;
@@ -189,6 +190,13 @@ impl From<Message> for Whole {
     }
 }
 
+impl Whole {
+    /// The bytes of the message and its header.
+    pub fn len(&self) -> usize {
+        self.chunks.iter().map(Bytes::len).sum()
+    }
+}
+
 impl Body for Whole {
     type Data = Bytes;
     type Error = Status;
@@ -202,7 +210,7 @@ impl Body for Whole {
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.chunks.iter().map(|chunk| chunk.remaining() as u64).sum())
+        SizeHint::with_exact(self.len() as u64)
     }
 }
 
@@ -216,6 +224,7 @@ pub(super) struct Messages<B> {
     /// The largest message so far, and what it holds.
     largest: usize,
     buffer: Hold,
+    turns: Turns,
     /// Runs while a message is incomplete.
     timer: Option<Pin<Box<Sleep>>>,
     stopped: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
@@ -233,21 +242,26 @@ impl<B: Body<Data = Bytes>> Messages<B> {
         let stopped = ends_at_stop.then(|| Box::pin(bounds.stop.clone().cancelled_owned()));
         let (message, buffer, account) = (Message::new(account), account.take(0), Arc::clone(account));
         let (body, largest, timer) = (Box::pin(body), 0, None);
-        Self { body, account, bounds, message, encoding, largest, buffer, timer, stopped }
+        Self { body, account, bounds, message, encoding, largest, buffer, turns: Turns::default(), timer, stopped }
     }
 
     /// The next chunk of what is to be handed on. A message that is too large is handed on as it comes: tonic refuses
     /// it by its length.
-    fn ready_chunk(&mut self) -> Option<Result<Bytes, Refusal>> {
-        let length = self.message.frame_len()?;
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Refusal>>> {
+        let Some(length) = self.message.frame_len() else { return Poll::Ready(None) };
         if self.message.arrived < length && length - HEADER <= self.bounds.message {
-            return None;
+            return Poll::Ready(None);
         }
         self.timer = None;
+        let is_compressed = self.encoding.is_some() && self.message.chunks.front().is_some_and(|c| is_compressed(c));
+        if self.stopped.is_none() {
+            // Other services read their messages in a task of their own, where a turn would not end.
+            ready!(self.turns.poll(if is_compressed { self.bounds.message } else { length }, context));
+        }
         let chunk = gather(&mut self.message.chunks, length);
         let (chunks, arrived) = (std::mem::take(&mut self.message.chunks), self.message.arrived - chunk.len());
         self.message = Message { chunks, arrived, hold: self.account.take(arrived) };
-        Some(self.plain(chunk))
+        Poll::Ready(Some(self.plain(chunk)))
     }
 
     /// The chunk as tonic is to see it. tonic keeps a buffer as large as the largest message so far.
@@ -292,7 +306,7 @@ where
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.get_mut();
         loop {
-            if let Some(chunk) = this.ready_chunk() {
+            if let Some(chunk) = ready!(this.poll_ready(context)) {
                 return Poll::Ready(Some(chunk.map(Frame::data).map_err(status::carry)));
             }
             match this.body.as_mut().poll_frame(context) {

@@ -1,5 +1,6 @@
 //! How many calls and connections there may be.
 
+use cameo::proto::v1::GetProfileRequest;
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
@@ -42,6 +43,25 @@ async fn one_call_too_many_is_refused_and_a_health_check_is_served() {
         while client.get(ADA).await.unwrap_err().code() != Code::NotFound {} // The server sees the end a moment later.
     })
     .await;
+}
+
+/// Lookups wait until memory for responses is free. A health check does not.
+#[tokio::test]
+async fn a_health_check_is_served_while_responses_are_not_read() {
+    let server = TestServer::start_with(|config| config.server.send_bytes = 1 << 10).await;
+    let client = server.client().await;
+    client.create(large(ADA)).await.unwrap();
+    let (requests, _connection) = without_window(server.addr).await;
+    let request = grpc_post(&format!("http://{}{GET_PROFILE}", server.addr)).body(()).unwrap();
+    let (response, mut body) = within(requests.ready()).await.unwrap().send_request(request, false).unwrap();
+    let message = frame(&GetProfileRequest { key: Some(by_mpid(ADA)), ..get_request() });
+    body.send_data(message.into(), true).unwrap();
+    let _unread = within(response).await.unwrap();
+    tokio::select! {
+        biased;
+        _ = client.get(ADA) => panic!("there is no room for a response"),
+        () = within(health_check(&server)) => {}
+    }
 }
 
 #[tokio::test]

@@ -139,6 +139,24 @@ async fn only_the_given_origins_may_call() {
 }
 
 #[tokio::test]
+async fn a_page_can_read_why_its_call_is_refused() {
+    let server = TestServer::start_with(|config| {
+        config.server.cors_origins = vec![ORIGIN.parse().unwrap()];
+        config.server.max_calls = 1;
+    })
+    .await;
+    let _stream = server.client().await.listen().await;
+    let allowed = preflight(&server, ORIGIN).await;
+    assert_eq!((allowed.status, allowed.header("access-control-allow-origin")), (200, ORIGIN));
+    for (origin, readable_by) in [(ORIGIN, ORIGIN), ("https://evil.example", "")] {
+        let call = request(BINARY).header("origin", origin).body(Full::new(Bytes::new())).unwrap();
+        let refused = http_request(server.addr, call).await;
+        assert_eq!((refused.status, refused.header("access-control-allow-origin")), (429, readable_by));
+        assert_eq!(refused.json()["reason"], "OVERLOADED");
+    }
+}
+
+#[tokio::test]
 async fn without_origins_there_is_no_cors() {
     let server = TestServer::start().await;
     let refused = preflight(&server, ORIGIN).await;
