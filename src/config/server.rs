@@ -34,8 +34,8 @@ pub struct ServerConfig {
     /// is closed. At most as many as the limit of open files allows.
     #[arg(long, env = "CAMEO_MAX_CONNECTIONS", value_parser = units::count, default_value = "10000")]
     pub max_connections: usize,
-    /// Calls and streams that may be in flight on one connection. A client that starts more waits without a word, as
-    /// HTTP/2 has it: use several channels for many streams.
+    /// Calls and streams that may be in flight on one connection. HTTP/2 has no error for one more: the client's call
+    /// waits until another ends. Use several channels for many streams.
     #[arg(long, env = "CAMEO_MAX_CALLS_PER_CONNECTION", default_value = "1000")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     pub max_calls_per_connection: u32,
@@ -50,8 +50,8 @@ pub struct ServerConfig {
     /// batches and pages together three quarters. Further calls wait, for as long as `--send-timeout`.
     #[arg(long, env = "CAMEO_SEND_BYTES", value_parser = units::positive_size, default_value = "256MiB")]
     pub send_bytes: usize,
-    /// Time from a connection to its first words, and for the head of an HTTP/1.1 request. A connection of HTTP/1.1 that
-    /// waits for its next request is closed after the same time.
+    /// How long a client may take to show which protocol it speaks, and to send the head of an HTTP/1.1 request. An
+    /// HTTP/1.1 connection is also closed when it has been idle for this long.
     #[arg(long, env = "CAMEO_HANDSHAKE_TIMEOUT", value_parser = units::positive_duration, default_value = "10s")]
     pub handshake_timeout: Duration,
     /// Time after which a connection without a call is closed. 0 sets no limit.
@@ -63,9 +63,9 @@ pub struct ServerConfig {
     /// Time that a response may wait for its reader without progress. Streams have `--stall-timeout` instead.
     #[arg(long, env = "CAMEO_SEND_TIMEOUT", value_parser = units::positive_duration, default_value = "30s")]
     pub send_timeout: Duration,
-    /// Hosts that requests may name, in addition to loopback names, if the address is a loopback address. Separate
-    /// several with commas. On another address all hosts are served unless some are given here.
-    #[arg(long, env = "CAMEO_ALLOWED_HOSTS", value_name = "HOSTS", value_delimiter = ',')]
+    /// Host names, without ports, that requests may name in addition to loopback names. A server on another address
+    /// serves all hosts unless some are given here. Separate several with commas.
+    #[arg(long, env = "CAMEO_ALLOWED_HOSTS", value_name = "HOSTS", value_delimiter = ',', value_parser = host)]
     pub allowed_hosts: Vec<String>,
     /// Origins of web pages that may call the services by gRPC-Web, such as `https://app.example.com`. Separate
     /// several with commas. Without any, browsers let no page of another origin call.
@@ -74,10 +74,47 @@ pub struct ServerConfig {
     pub cors_origins: Vec<HeaderValue>,
 }
 
+/// A name that a request may have as its host. What can never match is refused, or it would look like a setting.
+fn host(text: &str) -> Result<String, String> {
+    let name = text.trim();
+    let is_host = name.parse().is_ok_and(|authority: http::uri::Authority| authority.host() == name);
+    if is_host {
+        Ok(name.to_owned())
+    } else {
+        Err("a host is a name without a port, such as app.example.com".to_owned())
+    }
+}
+
 /// `*` would let every web page of the world call.
 fn origin(text: &str) -> Result<HeaderValue, String> {
     let problem = || "an origin is a scheme and a host, such as https://app.example.com".to_owned();
+    let text = text.trim();
     let uri: http::Uri = text.parse().map_err(|_| problem())?;
-    let is_origin = uri.scheme().is_some() && uri.authority().is_some() && !text.ends_with('/');
-    if is_origin { text.parse().map_err(|_| problem()) } else { Err(problem()) }
+    let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else { return Err(problem()) };
+    if text == format!("{scheme}://{authority}") { text.parse().map_err(|_| problem()) } else { Err(problem()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_has_no_port() {
+        for (text, name) in [("a.example", "a.example"), (" b ", "b"), ("[2001:db8::1]", "[2001:db8::1]")] {
+            assert_eq!(host(text).as_deref(), Ok(name));
+        }
+        for text in ["", "a.example:443", "https://a.example", "a.example/x", "a b", "user@a.example"] {
+            assert!(host(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_origin_is_a_scheme_and_a_host() {
+        for text in ["https://a.example", "http://localhost:3000", " https://b.example "] {
+            assert_eq!(origin(text).unwrap(), text.trim());
+        }
+        for text in ["*", "", "a.example", "https://a.example/", "https://a.example/x", "https://a.example?x", "null"] {
+            assert!(origin(text).is_err(), "{text:?}");
+        }
+    }
 }
