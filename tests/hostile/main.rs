@@ -5,7 +5,8 @@
 //! ```
 //!
 //! Each attack has a server of its own, in a process of its own, with small budgets. Before and during the attack a
-//! polite caller makes small calls, one after another. The run fails if an attack takes more memory than the budgets
+//! polite caller makes small calls, one after another. In between it makes them beside threads that keep the processors
+//! busy: this shows how much of what an attack costs is the time of a processor that the attacker's work takes too. The run fails if an attack takes more memory than the budgets
 //! and [`ALLOWANCE`](server::ALLOWANCE) together, if a polite call is refused or hangs, or if the server does not do
 //! with the attacker what it should. Times are printed and not judged: a busy machine has its own.
 //!

@@ -9,11 +9,11 @@ use crate::trial::Outcome;
 
 pub fn print_head() {
     println!(
-        "| attack | polite caller | sent | memory, of {} | p99 quiet | p99 under attack | ratio | failed calls | \
+        "| attack | polite caller | sent | memory, of {} | p99 quiet | p99 busy | p99 under attack | ratio | failed calls | \
          the attacker |",
         mebibytes(allowed())
     );
-    println!("|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|");
 }
 
 pub fn print_row(attack: &Attack, outcome: &Outcome) {
@@ -22,12 +22,13 @@ pub fn print_row(attack: &Attack, outcome: &Outcome) {
     let slow = if outcome.is_slow() { " (slow)" } else { "" };
     let ending = outcome.ending.as_ref().map_or_else(String::as_str, String::as_str);
     println!(
-        "| {} | {:?} | {} | {} | {} | {} | {ratio:.1}{slow} | {} of {} | {ending} |",
+        "| {} | {:?} | {} | {} | {} | {} | {} | {ratio:.1}{slow} | {} of {} | {ending} |",
         attack.name,
         attack.polite,
         bytes(outcome.sent),
         mebibytes(outcome.memory),
         millis(quiet),
+        millis(outcome.busy.p99()),
         millis(attacked),
         outcome.attacked.failed,
         outcome.attacked.count(),
