@@ -38,7 +38,7 @@ pub struct Call {
 #[derive(Debug, Default)]
 struct Noted {
     workspace: Option<Workspace>,
-    /// The reason of the first refusal; of a failure of ours if there is one. A batch can meet thousands.
+    /// The reason of the first refusal; of a failure of the server if there is one. A batch can meet thousands.
     reason: Option<ErrorReason>,
     cause: Option<Box<dyn Error + Send + Sync>>,
     /// Counts the call. `None` once it has ended.
@@ -127,7 +127,7 @@ impl Call {
         self.noted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the operator should see it: a failure of ours, or a write that was refused.
+    /// Whether the operator should see it: a failure of the server, or a write that was refused.
     fn log(&self, noted: &Noted) {
         let workspace = noted.workspace.as_ref().map(Workspace::as_str);
         let reason = noted.reason.map(reason_name);

@@ -12,7 +12,7 @@
 //!   is decided by a file in `store::apply`.
 //! - [`feed`]: subscribers. Each is a loop that reads the log from its cursor.
 //! - [`refusal`]: why a call did not succeed. The one map from errors to reasons, below the transports.
-//! - [`call`]: a call while it is served. Failures of ours are logged there.
+//! - [`call`]: a call while it is served. Failures of the server are logged there.
 //! - [`grpc`]: the services. Each method parses, asks the store or the feed, and renders the result or the refusal.
 //! - [`http`]: the Profile API over HTTP: the lookups, with its paths and its JSON.
 //! - [`server`]: wires the parts: bind, local address, run, drain.

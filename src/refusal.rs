@@ -33,7 +33,7 @@ pub struct Refusal {
     pub metadata: BTreeMap<&'static str, String>,
     /// The parts of the request or of the state that the refusal is about.
     pub details: Vec<Detail>,
-    /// The cause of a failure of ours. It goes to the log; the caller does not see it.
+    /// The cause of a failure of the server. It goes to the log; the caller does not see it.
     pub cause: Option<Box<dyn Error + Send + Sync>>,
 }
 

@@ -48,7 +48,9 @@ async fn check(Healthcheck { addr, service, timeout }: &Healthcheck) -> anyhow::
     let within = humantime::format_duration(*timeout);
     let Ok(response) = response else {
         if connected {
-            bail!("{addr} accepts connections, but did not respond within {within}: it hangs, or it is no gRPC server");
+            bail!(
+                "{addr} accepts connections, but did not respond within {within}: it hangs, or it is not a gRPC server"
+            );
         }
         bail!("cannot connect to {addr} within {within}: check --addr, or raise --timeout");
     };
@@ -83,7 +85,10 @@ fn innermost<'e>(error: &'e (dyn Error + 'static)) -> &'e dyn Display {
 
 fn refusal(addr: &Address, service: &str, status: &Status) -> anyhow::Error {
     if status.source().is_some() || NOT_GRPC.iter().any(|message| status.message().starts_with(message)) {
-        return anyhow!("{addr} is not a gRPC server: check the port in --addr");
+        return anyhow!(
+            "{addr} is not a gRPC server: check the port in --addr. \
+             A cameo server closes a connection when too many are open"
+        );
     }
     match status.code() {
         Code::Unimplemented => anyhow!("{addr} is a gRPC server without a health service, so it is not cameo"),

@@ -34,7 +34,7 @@ pub(super) fn catch() -> io::Result<impl Future<Output = &'static str>> {
         _file_limit: signal(SignalKind::from_raw(SIGXFSZ))?,
     };
     let (first, caught) = oneshot::channel();
-    // A task of its own, so that a second signal is heeded whatever the server is doing.
+    // A task of its own, so that a second signal is handled whatever the server is doing.
     tokio::spawn(async move {
         let _ = first.send(signals.next().await.0); // An error means that the server has ended.
         let (name, signal) = signals.next().await;

@@ -12,8 +12,8 @@ use super::connection::{Connection, Shared};
 use super::descriptors;
 use crate::telemetry::metrics::{self, Closed, Metrics, RefusedConnection};
 
-/// Connections beyond the limit, if every connection has a call in flight. They get health checks, and hear why other
-/// calls are refused.
+/// Connections beyond the limit, if every connection has a call in flight. Their health checks are served; their other
+/// calls are refused with the reason.
 const EXTRA: usize = 16;
 /// How long a connection may hold bytes without progress while others wait for memory.
 const STILL: Duration = Duration::from_secs(1);

@@ -77,7 +77,7 @@ pub enum ServerError {
     #[error("cannot listen on {place}: {cause}. {advice}{}", place.otherwise)]
     Bind { place: Place, cause: std::io::Error, advice: &'static str },
     /// The thread that serves operators cannot be started.
-    #[error("cannot serve /metrics: {source}. `--metrics-addr off` serves it no longer")]
+    #[error("cannot serve /metrics: {source}. `--metrics-addr off` turns it off")]
     Metrics { source: std::io::Error },
     /// The descriptors do not decode.
     #[error("the descriptors of the API do not decode")]

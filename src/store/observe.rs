@@ -57,7 +57,7 @@ impl Store {
         some.into_iter().filter_map(|(name, id)| Some((name, snapshot.log_bounds(id).ok()?))).collect()
     }
 
-    /// Returns why writes are refused for want of disk space, if they are. This queries the file system.
+    /// Returns why writes are refused because the disk is nearly full, if they are. This queries the file system.
     #[must_use]
     pub fn disk_full(&self) -> Option<StoreError> {
         let (free, required) = (self.disk.free_bytes()?, self.disk.min_free_bytes);

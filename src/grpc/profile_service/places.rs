@@ -86,7 +86,7 @@ impl Places {
         (!is_over || self.break_longest_silence()).then_some(open)
     }
 
-    /// The sender of an import has nothing to say, and nothing of it is in the queue.
+    /// The sender of an import is silent, and none of its records is in the queue.
     pub fn fall_silent(&self) -> Silence<'_> {
         let broken = Arc::new(Notify::new());
         let mut silent = self.silent();

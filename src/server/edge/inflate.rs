@@ -1,6 +1,6 @@
-//! Decompresses messages before tonic sees them, so that what they come to counts in the budget of requests.
+//! Decompresses messages before tonic sees them, so that their plain size counts in the budget of requests.
 //!
-//! tonic decompresses too, into a buffer of each stream, which nobody counts: a few kilobytes would come to a gigabyte.
+//! tonic decompresses too, into a buffer of each stream, which no budget counts: a few kilobytes could become a gigabyte.
 
 use std::io::Read;
 

@@ -1,6 +1,6 @@
 //! The commands that wait for the writer, and which of them go into the next batch.
 //!
-//! - Calls come first, as [`Turns`] has it. Imports fill the rest of the batch, in order.
+//! - Calls come first, in the order that [`Turns`] gives. Imports fill the rest of the batch, in order.
 //! - A batch ends after a number of commands, after a weight of large ones, and after a time. So a call that arrives
 //!   during a batch does not wait long, however costly the commands of others are.
 //! - Commands are taken one by one while the batch fills. A command that did not fit was never taken, so it keeps its

@@ -25,7 +25,7 @@ const UNKNOWN: &str = "unknown";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Method(usize);
 
-/// Who of the two sends a stream of messages.
+/// Which side sends a stream of messages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Streams {
     /// The client does.

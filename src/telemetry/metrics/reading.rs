@@ -92,7 +92,11 @@ impl Reading {
     fn cache(&self, writer: &mut Writer<'_>) -> fmt::Result {
         writer.counter("cameo_cache_hits", "Pages of the store that were found in memory", self.cache_hits)?;
         writer.counter("cameo_cache_misses", "Pages of the store that were read from the file", self.cache_misses)?;
-        writer.counter("cameo_cache_evictions", "Pages that left memory for want of room", self.cache_evictions)?;
+        writer.counter(
+            "cameo_cache_evictions",
+            "Pages that were dropped from memory because the cache was full",
+            self.cache_evictions,
+        )?;
         writer.gauge("cameo_cache_bytes", "Memory that pages of the store take", self.cache_bytes)?;
         writer.gauge("cameo_cache_limit_bytes", "Memory that pages of the store may take", self.cache_limit_bytes)?;
         writer.gauge("cameo_ring_bytes", "Memory that recent events take", self.ring_bytes)?;

@@ -13,7 +13,7 @@ label! {
     "reason" RefusedConnection {
         /// As many connections are open as may be.
         TooMany = "too_many",
-        /// The system could not accept it, for example for want of a file descriptor.
+        /// The system could not accept it, for example because file descriptors ran out.
         AcceptFailed = "accept_failed",
     }
 }
