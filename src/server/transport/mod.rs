@@ -100,7 +100,7 @@ pub(super) async fn serve(listener: TcpListener, edge: Arc<Edge>, config: &Serve
 }
 
 fn http(config: &ServerConfig, stop: CancellationToken) -> Builder<Streams> {
-    let mut http = Builder::new(Streams { send_timeout: config.send_timeout, stop });
+    let mut http = Builder::new(Streams::new(config.send_timeout, stop));
     http.http1()
         .timer(TokioTimer::new())
         .header_read_timeout(config.handshake_timeout)

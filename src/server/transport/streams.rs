@@ -20,12 +20,21 @@ use crate::server::progress::Progress;
 /// How long a response may make no progress once the server shuts down.
 const UNREAD_AT_STOP: Duration = Duration::from_millis(300);
 
-/// Runs each stream as a task, until its response is sent or takes no progress for too long.
+/// Runs each stream as a task, until its response is sent or makes no progress for too long.
 #[derive(Debug, Clone)]
-pub(super) struct Streams {
-    pub send_timeout: Duration,
+pub(super) struct Streams(Arc<Limits>);
+
+#[derive(Debug)]
+struct Limits {
+    send_timeout: Duration,
     /// Cancelled when the server shuts down.
-    pub stop: CancellationToken,
+    stop: CancellationToken,
+}
+
+impl Streams {
+    pub fn new(send_timeout: Duration, stop: CancellationToken) -> Self {
+        Self(Arc::new(Limits { send_timeout, stop }))
+    }
 }
 
 impl<S> Executor<S> for Streams
@@ -34,33 +43,38 @@ where
     S::Output: Send,
 {
     fn execute(&self, stream: S) {
-        tokio::spawn(run(stream, self.clone()));
+        tokio::spawn(run(stream, Arc::clone(&self.0)));
     }
 }
 
-async fn run(stream: impl Future, streams: Streams) {
+async fn run(stream: impl Future, limits: Arc<Limits>) {
     let progress = Arc::new(Progress::default());
     let mut stream = pin!(progress.clone().watch(stream));
-    let mut limit = Limit { send_timeout: streams.send_timeout, seen: 0, timer: None };
-    let sent = poll_fn(|context| match stream.as_mut().poll(context) {
-        Poll::Ready(_) => Poll::Ready(()),
-        Poll::Pending => limit.poll_passed(&progress, context),
-    });
-    tokio::select! {
-        biased;
-        () = sent => {}
-        () = until_left_unread(&progress, &streams.stop) => {}
-    }
+    let mut limit = Limit { send_timeout: limits.send_timeout, seen: 0, timer: None };
+    let mut left_unread = pin!(until_left_unread(&progress, &limits.stop));
+    poll_fn(|context| {
+        if stream.as_mut().poll(context).is_ready() {
+            return Poll::Ready(());
+        }
+        if progress.pieces() == 0 {
+            return Poll::Pending; // The call still runs.
+        }
+        match limit.poll_passed(&progress, context) {
+            Poll::Ready(()) => Poll::Ready(()),
+            Poll::Pending => left_unread.as_mut().poll(context),
+        }
+    })
+    .await;
 }
 
-/// Completes after the server has begun to shut down, once a response has made no progress for a moment: its reader
-/// must not hold the shutdown.
+/// Completes after the server has begun to shut down, once a response that has begun makes no progress for a moment: its
+/// reader must not hold the shutdown.
 async fn until_left_unread(progress: &Progress, stop: &CancellationToken) {
     stop.cancelled().await;
     loop {
         let before = progress.pieces();
         tokio::time::sleep(UNREAD_AT_STOP).await;
-        if before > 0 && progress.pieces() == before {
+        if progress.pieces() == before {
             return;
         }
     }
@@ -78,8 +92,8 @@ impl Limit {
     /// Ready if no piece was asked for since the timer was set.
     fn poll_passed(&mut self, progress: &Progress, context: &mut Context<'_>) -> Poll<()> {
         let pieces = progress.pieces();
-        if pieces == 0 || progress.is_stream() {
-            return Poll::Pending; // The call still runs, or may take its time.
+        if progress.is_stream() {
+            return Poll::Pending; // It may take its time.
         }
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.send_timeout)));
         if self.seen != pieces {
