@@ -44,11 +44,11 @@ pub struct ServerConfig {
     pub max_calls: usize,
     /// Memory for requests that are being received. One connection may take an eighth of it, and messages over 64 KiB
     /// three quarters. A request for which there is no room is refused as `OVERLOADED`.
-    #[arg(long, env = "CAMEO_RECEIVE_BYTES", value_parser = units::positive_size, default_value = "64MiB")]
+    #[arg(long, env = "CAMEO_RECEIVE_BYTES", value_parser = units::shared_budget, default_value = "64MiB")]
     pub receive_bytes: usize,
     /// Memory for responses that wait to be read. One connection may take an eighth of it, pages half of it, and
     /// batches and pages together three quarters. Further calls wait, for as long as `--send-timeout`.
-    #[arg(long, env = "CAMEO_SEND_BYTES", value_parser = units::positive_size, default_value = "256MiB")]
+    #[arg(long, env = "CAMEO_SEND_BYTES", value_parser = units::shared_budget, default_value = "256MiB")]
     pub send_bytes: usize,
     /// How long a client may take to show which protocol it speaks, and to send the head of an HTTP/1.1 request. An
     /// HTTP/1.1 connection is also closed when it has been idle for this long.

@@ -27,6 +27,15 @@ pub fn positive_size(text: &str) -> Result<usize, String> {
     if bytes == 0 { Err("0 would refuse everything".to_owned()) } else { Ok(bytes) }
 }
 
+/// Parses the size of a budget that connections share: at least 1 MiB, or each would have next to nothing.
+///
+/// # Errors
+/// What is wrong with the text.
+pub fn shared_budget(text: &str) -> Result<usize, String> {
+    let bytes = size(text)?;
+    if bytes < 1 << 20 { Err("it must be 1MiB or more".to_owned()) } else { Ok(bytes) }
+}
+
 /// A host and a port, such as `localhost:50051`. The host is a name or an IP address. The server looks a name up when
 /// it binds the address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,6 +137,8 @@ mod tests {
         assert!(size::<u8>("256").is_err());
         assert!(positive_size("0").is_err());
         assert_eq!(positive_size("1"), Ok(1));
+        assert!(shared_budget("1048575").is_err());
+        assert_eq!(shared_budget("1MiB"), Ok(1 << 20));
     }
 
     #[test]
