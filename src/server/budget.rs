@@ -5,7 +5,8 @@
 //!   given back when it is dropped, so it lives as long as the memory that it stands for.
 //! - One connection may hold only a share of a budget, so one bad client cannot take it all.
 //! - The last quarter of a budget is for small messages, so lookups get through while large messages fill the rest. The
-//!   quarter before that is not for pages, so batches get through while pages fill the first half.
+//!   quarter before that is not for pages, so batches get through while pages fill the first half. The last eighth is
+//!   for connections that hold nothing, so one that reads its responses gets through while others do not.
 //! - A connection may always receive a [`FLOOR`], so a few bad clients cannot shut the small requests of others out.
 //! - Taking never fails. Admission asks first, with [`Account::has_room`]; what was admitted at the same time may
 //!   take a budget past its capacity by the messages that were then under way.
@@ -20,8 +21,11 @@ use crate::telemetry::metrics;
 
 /// The part of a budget that one connection may hold: an eighth.
 const SHARES: usize = 8;
-/// The part of a budget that only small messages may take: a quarter.
-const RESERVE: usize = 4;
+/// The parts of a budget that no pages, no large messages, and no second message of a connection may take: a half, a
+/// quarter and an eighth.
+const NO_PAGES: usize = 2;
+const NO_LARGE: usize = 4;
+const NO_SECOND: usize = 8;
 /// The bytes of requests that a connection may hold although the budget is full: a lookup or a small update. All
 /// connections together hold little by it.
 const FLOOR: usize = 4 << 10;
@@ -110,13 +114,14 @@ impl Budget {
         self.held.held()
     }
 
-    fn is_full_for(&self, size: Size) -> bool {
-        let capacity = match size {
-            Size::Small => self.capacity,
-            Size::Large => self.capacity - self.capacity / RESERVE,
-            Size::Page => self.capacity - 2 * (self.capacity / RESERVE),
+    fn is_full_for(&self, size: Size, is_first: bool) -> bool {
+        let reserve = match size {
+            Size::Small if is_first => 0,
+            Size::Small => self.capacity / NO_SECOND,
+            Size::Large => self.capacity / NO_LARGE,
+            Size::Page => self.capacity / NO_PAGES,
         };
-        self.held() >= capacity
+        self.held() >= self.capacity - reserve
     }
 
     /// What one connection may hold.
@@ -132,7 +137,13 @@ impl Budget {
 impl Account {
     /// Whether a message of this size may still be taken in.
     pub fn has_room(&self, size: Size) -> bool {
-        self.has_share() && !self.budget.is_full_for(size)
+        self.has_share() && !self.budget.is_full_for(size, self.held() == 0)
+    }
+
+    /// Whether a stream may take its next message. It may cost no more than pages do, unless the connection holds
+    /// nothing.
+    pub fn has_room_for_stream(&self) -> bool {
+        self.has_room(if self.held() == 0 { Size::Small } else { Size::Page })
     }
 
     /// Whether so many more bytes of a request may be taken in, of a message of this size.
@@ -143,11 +154,6 @@ impl Account {
     /// Whether the connection holds less than its share.
     pub fn has_share(&self) -> bool {
         self.held() < self.budget.share()
-    }
-
-    /// Whether the connection holds much: a quarter of its share.
-    pub fn holds_much(&self) -> bool {
-        self.held() > self.budget.share() / 4
     }
 
     /// Whether the connection holds more than twice its share. Only responses of writes can lead there: what is
@@ -287,9 +293,15 @@ mod tests {
         assert!(!other.has_room(Size::Large), "600 are held, and the last 200 are for small messages");
         assert!(other.has_room(Size::Small));
         assert!(!other.has_room(Size::Page));
-        let last = budget.account().take(200);
-        assert!(!other.has_room(Size::Small));
-        drop((hold, more, last));
+        let first = other.take(99);
+        assert!(other.has_room(Size::Small) && !other.has_room_for_stream());
+        let second = budget.account().take(1);
+        assert!(!other.has_room(Size::Small), "700 are held, and the last 100 are for those that hold nothing");
+        let third = budget.account();
+        assert!(third.has_room(Size::Small) && third.has_room_for_stream());
+        let last = budget.account().take(100);
+        assert!(!third.has_room(Size::Small) && !third.has_room_for_stream());
+        drop((hold, more, first, second, last));
         assert_eq!((budget.held(), one.held()), (0, 0));
         assert!(one.has_room(Size::Large));
     }

@@ -25,6 +25,8 @@ pub(super) struct TimeLimits {
     pub handshake: Duration,
     /// Without a call. `None` for no limit.
     pub idle: Option<Duration>,
+    /// See `--stall-timeout`.
+    pub stall: Duration,
     /// On sending a response of HTTP/1.1 without progress.
     pub send: Duration,
 }
@@ -36,8 +38,7 @@ pub(super) struct Shared {
     pub receiving: Arc<Budget>,
     /// The budget of responses that wait to be read.
     pub sending: Arc<Budget>,
-    /// The calls in flight on all connections.
-    pub calls: Arc<AtomicUsize>,
+    pub in_flight: Arc<InFlight>,
 }
 
 /// What is known of a connection while it is open.
@@ -52,8 +53,7 @@ pub(super) struct Connection {
     /// Whether the only calls that are served are health checks: there are as many connections as there may be.
     is_extra: AtomicBool,
     calls: AtomicUsize,
-    /// The calls of all connections.
-    all_calls: Arc<AtomicUsize>,
+    in_flight: Arc<InFlight>,
     start: Instant,
     /// When it last began or ended a call, in milliseconds since `start`.
     used: AtomicU64,
@@ -66,12 +66,36 @@ pub(super) struct Connection {
     why: OnceLock<Closed>,
 }
 
+/// How many calls are in flight on all connections.
+#[derive(Debug, Default)]
+pub(super) struct InFlight {
+    calls: AtomicUsize,
+    checks: AtomicUsize,
+}
+
+/// What a call counts as.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Kind {
+    Call,
+    /// A health check. There is room for a few when there is none for other calls.
+    Check,
+}
+
+impl InFlight {
+    fn of(&self, kind: Kind) -> &AtomicUsize {
+        match kind {
+            Kind::Call => &self.calls,
+            Kind::Check => &self.checks,
+        }
+    }
+}
+
 /// A call in flight on a connection.
 #[derive(Debug)]
 pub(super) struct CallInFlight {
     connection: Arc<Connection>,
-    /// Whether it counts among the calls of all connections.
-    counts: bool,
+    /// What it counts as among the calls of all connections.
+    counts_as: Option<Kind>,
 }
 
 impl Connection {
@@ -83,7 +107,7 @@ impl Connection {
             sending: shared.sending.account(),
             is_extra: AtomicBool::new(is_extra),
             calls: AtomicUsize::new(0),
-            all_calls: Arc::clone(&shared.calls),
+            in_flight: Arc::clone(&shared.in_flight),
             start: Instant::now(),
             used: AtomicU64::new(0),
             heard: AtomicUsize::new(0),
@@ -100,7 +124,7 @@ impl Connection {
             self.is_http1.store(true, Ordering::Relaxed);
         }
         self.calls.fetch_add(1, Ordering::Relaxed);
-        CallInFlight { connection: Arc::clone(self), counts: false }
+        CallInFlight { connection: Arc::clone(self), counts_as: None }
     }
 
     /// See the field.
@@ -121,17 +145,6 @@ impl Connection {
     /// When it last began or ended a call.
     pub fn last_use(&self) -> Instant {
         self.start + Duration::from_millis(self.used.load(Ordering::Relaxed))
-    }
-
-    /// The bytes that it holds, of requests and of responses.
-    pub fn held(&self) -> usize {
-        self.receiving.held() + self.sending.held()
-    }
-
-    /// Whether it holds much and has made no progress for this long, with requests or with responses.
-    pub fn is_still_for(&self, time: Duration) -> bool {
-        let still = |account: &Account| account.holds_much() && account.still_for() >= time;
-        still(&self.receiving) || still(&self.sending)
     }
 
     /// Ends the connection and its calls at once.
@@ -172,14 +185,15 @@ impl Connection {
 
     /// Why it should end now, or not.
     pub fn verdict(&self, limits: &TimeLimits) -> Verdict {
-        let must_read = self.is_http1.load(Ordering::Relaxed) && !self.is_streaming.load(Ordering::Relaxed);
+        let is_http1 = self.is_http1.load(Ordering::Relaxed);
+        let stall = if self.is_streaming.load(Ordering::Relaxed) { limits.stall } else { Duration::ZERO };
         let idle = if self.is_extra() { Some(EXTRA_IDLE) } else { limits.idle };
         self.receiving.look();
         self.sending.look();
         let still = self.sending.still_for();
         if !self.has_greeted() && self.start.elapsed() >= limits.handshake {
             Verdict::Cut(Closed::Handshake)
-        } else if must_read && self.sending.held() > 0 && still >= limits.send {
+        } else if is_http1 && self.sending.held() > 0 && still >= limits.send + stall {
             Verdict::Cut(Closed::Sending)
         } else if self.is_idle() && idle.is_some_and(|idle| self.last_use().elapsed() >= idle) {
             Verdict::Close
@@ -201,14 +215,16 @@ impl CallInFlight {
         &self.connection
     }
 
-    /// Counts it among the calls of all connections, unless there are `most`. Returns whether it counts.
-    pub fn count(&mut self, most: usize) -> bool {
-        let others = self.connection.all_calls.fetch_add(1, Ordering::Relaxed);
-        self.counts = others < most;
-        if !self.counts {
-            self.connection.all_calls.fetch_sub(1, Ordering::Relaxed);
+    /// Counts it among the calls of this kind, unless `most` are in flight. Returns whether it counts.
+    pub fn count(&mut self, kind: Kind, most: usize) -> bool {
+        let counter = self.connection.in_flight.of(kind);
+        let has_room = counter.fetch_add(1, Ordering::Relaxed) < most;
+        if has_room {
+            self.counts_as = Some(kind);
+        } else {
+            counter.fetch_sub(1, Ordering::Relaxed);
         }
-        self.counts
+        has_room
     }
 
     /// Its response is a stream.
@@ -222,8 +238,8 @@ impl Drop for CallInFlight {
         self.connection.touch();
         self.connection.calls.fetch_sub(1, Ordering::Relaxed);
         self.connection.is_streaming.store(false, Ordering::Relaxed); // Over HTTP/1.1 there is no other call.
-        if self.counts {
-            self.connection.all_calls.fetch_sub(1, Ordering::Relaxed);
+        if let Some(kind) = self.counts_as {
+            self.connection.in_flight.of(kind).fetch_sub(1, Ordering::Relaxed);
         }
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::budget::Account;
 use super::connection::{Connection, Shared};
 use super::descriptors;
 use crate::telemetry::metrics::{self, Closed, Metrics, RefusedConnection};
@@ -82,17 +83,19 @@ impl Connections {
         !connection.is_extra()
     }
 
-    /// Closes the connection that holds the most memory for responses or requests, if it has not given any back for a
-    /// while. Others wait for that memory.
-    pub fn reclaim(&self) {
+    /// Closes the connection that holds the most of a budget and has made no progress for a while. Others wait for that
+    /// memory.
+    pub fn reclaim(&self, account: impl Fn(&Connection) -> &Account) {
         let mut open = self.open();
         if open.last_search.elapsed() < SEARCH_INTERVAL {
             return;
         }
         open.last_search = Instant::now();
-        let still = open.by_number.values().filter(|connection| connection.is_still_for(STILL));
-        if let Some(largest) = still.max_by_key(|connection| connection.held()).filter(|still| still.held() > 0) {
-            tracing::info!(bytes = largest.held(), "closed a connection that kept memory and made no progress");
+        let held = |connection: &Connection| account(connection).held();
+        let is_still = |connection: &Connection| !connection.is_cut() && account(connection).still_for() >= STILL;
+        let still = open.by_number.values().filter(|connection| held(connection) > 0 && is_still(connection));
+        if let Some(largest) = still.max_by_key(|connection| held(connection)) {
+            tracing::info!(bytes = held(largest), "closed a connection that kept memory and made no progress");
             largest.cut(Closed::Reclaimed);
         }
     }

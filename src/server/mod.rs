@@ -142,11 +142,11 @@ impl Server {
         let services = routes::build(health_service, &store, &feed, &config, start, &stop)?;
         let receiving = Budget::new(config.server.receive_bytes, metrics.budgets.requests.clone());
         let sending = Budget::new(config.server.send_bytes, metrics.budgets.responses.clone());
-        let shared = Shared { receiving, sending, calls: Arc::default() };
+        let shared = Shared { receiving, sending, in_flight: Arc::default() };
         let connections = Connections::new(config.server.max_connections, shared, &metrics);
-        let is_loopback = listener.local_addr().is_ok_and(|addr| addr.ip().is_loopback());
+        let is_loopback = listener.local_addr().is_ok_and(|addr| addr.ip().to_canonical().is_loopback());
         let edge = Edge::new(services, connections, &config, is_loopback, stop.clone(), metrics.clone());
-        let serve = transport::serve(listener, Arc::new(edge), &config.server, stop.clone());
+        let serve = transport::serve(listener, Arc::new(edge), &config, stop.clone());
         tokio::pin!(serve);
         let watched = feed.clone();
         tokio::spawn(async move { watched.watch().await }); // `Feed::drain` ends it.
@@ -174,7 +174,8 @@ fn serve_ops(
 ) -> Result<OpsServer, ServerError> {
     let (store, feed, draining) = (Arc::clone(store), feed.clone(), stop.clone());
     let allowed = config.server.allowed_hosts.clone();
-    let hosts = if listener.local_addr().ip().is_loopback() { Hosts::LoopbackAnd(allowed) } else { Hosts::Any };
+    let hosts =
+        if listener.local_addr().ip().to_canonical().is_loopback() { Hosts::LoopbackAnd(allowed) } else { Hosts::Any };
     let routes = http::ops::router(Ops { store, config: config.store.clone(), feed, metrics, draining });
     let routes = routes.layer(from_fn(move |request: Request, next: Next| {
         let served = hosts.check(&request);

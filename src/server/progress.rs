@@ -16,6 +16,7 @@ pub(super) struct Progress {
     /// The pieces that the transport has asked for. 0 until the response begins.
     pieces: AtomicUsize,
     is_stream: AtomicBool,
+    is_quiet: AtomicBool,
 }
 
 impl Progress {
@@ -34,7 +35,7 @@ impl Progress {
         self.pieces.load(Ordering::Relaxed)
     }
 
-    /// The response is a stream, which has no time limit.
+    /// The response is a stream. It has time, and may have nothing to send.
     pub fn of_a_stream(&self) {
         self.is_stream.store(true, Ordering::Relaxed);
     }
@@ -44,8 +45,14 @@ impl Progress {
         self.is_stream.load(Ordering::Relaxed)
     }
 
-    /// The transport has asked for a piece.
-    pub fn advance(&self) {
+    /// The transport has asked for a piece, and there is one or not.
+    pub fn advance(&self, is_quiet: bool) {
         self.pieces.fetch_add(1, Ordering::Relaxed);
+        self.is_quiet.store(is_quiet, Ordering::Relaxed);
+    }
+
+    /// Whether the transport waits for the response, not for its reader.
+    pub fn is_quiet(&self) -> bool {
+        self.is_quiet.load(Ordering::Relaxed)
     }
 }

@@ -7,8 +7,8 @@ use http::{HeaderMap, HeaderValue, Method, Request, Version};
 use crate::refusal::Refusal;
 
 const GRPC: [&str; 2] = ["application/grpc", "application/grpc+proto"];
-/// Headers that a usual request has at most.
-const USUAL_HEADERS: usize = 32;
+/// What the headers of a usual request weigh at most. It is not counted.
+pub(super) const USUAL_WEIGHT: usize = 3 << 10;
 /// What a header takes in memory beside its name and its value.
 const HEADER_COST: usize = 100;
 const GRPC_WEB: [&str; 4] = [
@@ -87,11 +87,8 @@ fn media_type(value: Option<&HeaderValue>) -> Option<&str> {
     Some(value.split(';').next().unwrap_or_default().trim())
 }
 
-/// What the headers of a request take in memory, in bytes. Usual ones are few, and take nothing worth counting.
+/// What the headers of a request take in memory, in bytes.
 pub(super) fn weight(headers: &HeaderMap) -> usize {
-    if headers.len() <= USUAL_HEADERS {
-        return 0;
-    }
     headers.iter().map(|(name, value)| HEADER_COST + name.as_str().len() + value.len()).sum()
 }
 

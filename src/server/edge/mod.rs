@@ -32,7 +32,7 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer, ExposeHeaders};
 pub(super) use respond::Outgoing;
 
 use super::budget::{Hold, Size};
-use super::connection::{CallInFlight, Connection};
+use super::connection::{CallInFlight, Connection, Kind};
 use super::connections::Connections;
 use super::routes::Services;
 use crate::call::Call;
@@ -58,6 +58,8 @@ const EXPOSED: [HeaderName; 3] = [
 ];
 /// How long a browser may keep what it was told of an origin.
 const PREFLIGHT_AGE: Duration = Duration::from_secs(60 * 60);
+/// Health checks that are served when there is no room for other calls.
+const MOST_CHECKS: usize = 256;
 /// The method that watches a shutdown itself.
 const IMPORT: &str = "ProfileService/ImportProfiles";
 
@@ -139,7 +141,8 @@ impl Edge {
         if let Some(code) = code_of(&response) {
             call.end(code);
         }
-        response.map(|body| Outgoing::new(body, method.streams.server, call, held, in_flight))
+        let stream = method.streams.server.then(|| Arc::clone(&self.connections));
+        response.map(|body| Outgoing::new(body, stream, call, held, in_flight))
     }
 
     /// Checks the head of a request, and whether one more call may be in flight.
@@ -151,20 +154,24 @@ impl Edge {
     ) -> Result<(Protocol, Option<Hold>), Refused> {
         self.hosts.check(request).map_err(Refused::Call)?;
         let protocol = head::protocol(request, self.cors.is_some()).map_err(Refused::Foreign)?;
-        if method.is_health_check() || request.method() == http::Method::OPTIONS {
+        let is_check = method.is_health_check() && in_flight.count(Kind::Check, MOST_CHECKS);
+        if is_check || request.method() == http::Method::OPTIONS {
             return Ok((protocol, None)); // There is always room for a health check, and for a browser's question.
         }
         if !self.connections.serves(in_flight.connection()) {
             return Err(Refused::Call(Refusal::too_many_connections(self.connections.most())));
         }
-        if !in_flight.count(self.most_calls) {
+        if !in_flight.count(Kind::Call, self.most_calls) {
             return Err(Refused::Call(Refusal::too_many_calls(self.most_calls)));
         }
         let (receiving, weight) = (&in_flight.connection().receiving, head::weight(request.headers()));
-        if weight > 0 && !receiving.may_receive(weight, Size::Small) {
+        if weight <= head::USUAL_WEIGHT {
+            return Ok((protocol, None));
+        }
+        if !receiving.may_receive(weight, Size::Small) {
             return Err(Refused::Call(Refusal::too_much_received()));
         }
-        Ok((protocol, (weight > 0).then(|| receiving.take(weight))))
+        Ok((protocol, Some(receiving.take(weight))))
     }
 
     async fn dispatch(
@@ -225,7 +232,7 @@ impl Edge {
         let received = receive::one_message(body, encoding, &connection.receiving, &self.bounds).await;
         let message = received.inspect_err(|refusal| {
             if refusal.reason == ErrorReason::Overloaded && connection.receiving.has_share() {
-                self.connections.reclaim(); // Others hold the memory.
+                self.connections.reclaim(|connection| &connection.receiving); // Others hold the memory.
             }
         })?;
         let Some(mut message) = message else {
@@ -241,7 +248,7 @@ impl Edge {
     }
 
     async fn room(&self, connection: &Connection, size: Size) -> Result<Option<Hold>, Refusal> {
-        let reclaim = || self.connections.reclaim();
+        let reclaim = || self.connections.reclaim(|connection| &connection.sending);
         respond::room(&connection.sending, size, self.largest_response, self.send_timeout, reclaim).await
     }
 

@@ -2,7 +2,7 @@
 //!
 //! - A message is handed to the transport in small pieces, as fast as the peer reads, and counts in the budget until
 //!   the transport has dropped the last of them.
-//! - A stream is not asked for its next message while its connection holds its share: slow readers cost no more.
+//! - A stream is not asked for its next message while there is no room for one: slow readers cost no more.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -20,6 +20,7 @@ use crate::grpc::status;
 use crate::refusal::Refusal;
 use crate::server::budget::{Account, Hold, Size};
 use crate::server::connection::CallInFlight;
+use crate::server::connections::Connections;
 use crate::server::progress::Progress;
 use crate::telemetry::metrics::Closed;
 
@@ -83,9 +84,10 @@ pub(in crate::server) struct Outgoing {
     /// What the transport has not taken yet of the current message.
     rest: Option<Rest>,
     progress: Option<Arc<Progress>>,
-    /// Runs while a stream waits for its connection to read.
+    /// Runs while a stream waits for room.
     paused: Option<Pin<Box<tokio::time::Sleep>>>,
-    is_stream: bool,
+    /// If the response is a stream: the connections of which one may have to make room.
+    stream: Option<Arc<Connections>>,
     call: Arc<Call>,
     held: Held,
     in_flight: CallInFlight,
@@ -111,14 +113,20 @@ impl<H> AsRef<[u8]> for Piece<H> {
 
 impl Outgoing {
     /// A response to one request, or a stream of responses.
-    pub fn new(body: tonic::body::Body, is_stream: bool, call: Arc<Call>, held: Held, in_flight: CallInFlight) -> Self {
+    pub fn new(
+        body: tonic::body::Body,
+        stream: Option<Arc<Connections>>,
+        call: Arc<Call>,
+        held: Held,
+        in_flight: CallInFlight,
+    ) -> Self {
         let progress = Progress::of_this_task();
-        if is_stream {
+        if stream.is_some() {
             progress.as_ref().inspect(|progress| progress.of_a_stream());
             in_flight.begin_stream();
         }
         let (rest, paused) = (None, None);
-        Self { body, rest, progress, paused, is_stream, call, held, in_flight }
+        Self { body, rest, progress, paused, stream, call, held, in_flight }
     }
 
     fn next_piece(&mut self) -> Option<Bytes> {
@@ -132,12 +140,35 @@ impl Outgoing {
 
     /// Waits for the peer to read, if its connection holds its share.
     fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        while !self.in_flight.connection().sending.has_share() {
+        let Some(connections) = &self.stream else { return Poll::Ready(()) };
+        while !self.in_flight.connection().sending.has_room_for_stream() {
+            if self.in_flight.connection().sending.has_share() {
+                connections.reclaim(|connection| &connection.sending); // Others hold the memory.
+            }
             let sleep = || Box::pin(tokio::time::sleep(ROOM_INTERVAL));
             ready!(self.paused.get_or_insert_with(sleep).as_mut().poll(context));
             self.paused = None;
         }
         Poll::Ready(())
+    }
+
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if let Some(piece) = self.next_piece() {
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
+        }
+        ready!(self.poll_room(context));
+        match ready!(Pin::new(&mut self.body).poll_frame(context)) {
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(message) if message.is_empty() => Poll::Ready(Some(Ok(Frame::data(message)))),
+                Ok(message) => Poll::Ready(self.take(message).map(|piece| Ok(Frame::data(piece)))),
+                Err(trailers) => {
+                    end(&trailers, &self.call);
+                    Poll::Ready(Some(Ok(trailers)))
+                }
+            },
+            Some(Err(status)) => Poll::Ready(Some(Err(status))),
+            None => Poll::Ready(None),
+        }
     }
 
     /// Takes a message in, and returns its first piece.
@@ -163,27 +194,11 @@ impl Body for Outgoing {
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.get_mut();
+        let polled = this.poll_next(context);
         if let Some(progress) = &this.progress {
-            progress.advance();
+            progress.advance(polled.is_pending());
         }
-        if let Some(piece) = this.next_piece() {
-            return Poll::Ready(Some(Ok(Frame::data(piece))));
-        }
-        if this.is_stream {
-            ready!(this.poll_room(context));
-        }
-        match ready!(Pin::new(&mut this.body).poll_frame(context)) {
-            Some(Ok(frame)) => match frame.into_data() {
-                Ok(message) if message.is_empty() => Poll::Ready(Some(Ok(Frame::data(message)))),
-                Ok(message) => Poll::Ready(this.take(message).map(|piece| Ok(Frame::data(piece)))),
-                Err(trailers) => {
-                    end(&trailers, &this.call);
-                    Poll::Ready(Some(Ok(trailers)))
-                }
-            },
-            Some(Err(status)) => Poll::Ready(Some(Err(status))),
-            None => Poll::Ready(None),
-        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

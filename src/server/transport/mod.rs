@@ -27,7 +27,7 @@ use tokio_util::task::TaskTracker;
 use super::connection::TimeLimits;
 use super::connections::Connections;
 use super::edge::Edge;
-use crate::config::ServerConfig;
+use crate::config::{Config, ServerConfig};
 use crate::model::limits::IMPORTS;
 use reading::{Reading, Unserved};
 use streams::Streams;
@@ -71,14 +71,16 @@ struct Transport {
 }
 
 /// Accepts connections until `stop` is cancelled, and returns when every call on them has ended.
-pub(super) async fn serve(listener: TcpListener, edge: Arc<Edge>, config: &ServerConfig, stop: CancellationToken) {
+pub(super) async fn serve(listener: TcpListener, edge: Arc<Edge>, config: &Config, stop: CancellationToken) {
+    let (config, stall) = (&config.server, config.feed.stall_timeout);
     let limits = TimeLimits {
         handshake: config.handshake_timeout,
         idle: (!config.idle_timeout.is_zero()).then_some(config.idle_timeout),
         send: config.send_timeout,
+        stall,
     };
     let connections = Arc::clone(edge.connections());
-    let (http, unserved) = (http(config, stop.clone()), Arc::default());
+    let (http, unserved) = (http(config, Streams::new(config.send_timeout, stall, stop.clone())), Arc::default());
     let transport = Arc::new(Transport { http, limits, edge, connections, unserved, stop: stop.clone() });
     let tasks = TaskTracker::new();
     loop {
@@ -99,8 +101,8 @@ pub(super) async fn serve(listener: TcpListener, edge: Arc<Edge>, config: &Serve
     tasks.wait().await;
 }
 
-fn http(config: &ServerConfig, stop: CancellationToken) -> Builder<Streams> {
-    let mut http = Builder::new(Streams::new(config.send_timeout, stop));
+fn http(config: &ServerConfig, streams: Streams) -> Builder<Streams> {
+    let mut http = Builder::new(streams);
     http.http1()
         .timer(TokioTimer::new())
         .header_read_timeout(config.handshake_timeout)

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::server::progress::Progress;
 
 /// How long a response may make no progress once the server shuts down.
-const UNREAD_AT_STOP: Duration = Duration::from_millis(300);
+const UNREAD_AT_STOP: Duration = Duration::from_secs(2);
 
 /// Runs each stream as a task, until its response is sent or makes no progress for too long.
 #[derive(Debug, Clone)]
@@ -27,13 +27,14 @@ pub(super) struct Streams(Arc<Limits>);
 #[derive(Debug)]
 struct Limits {
     send_timeout: Duration,
+    stall_timeout: Duration,
     /// Cancelled when the server shuts down.
     stop: CancellationToken,
 }
 
 impl Streams {
-    pub fn new(send_timeout: Duration, stop: CancellationToken) -> Self {
-        Self(Arc::new(Limits { send_timeout, stop }))
+    pub fn new(send_timeout: Duration, stall_timeout: Duration, stop: CancellationToken) -> Self {
+        Self(Arc::new(Limits { send_timeout, stall_timeout, stop }))
     }
 }
 
@@ -50,7 +51,7 @@ where
 async fn run(stream: impl Future, limits: Arc<Limits>) {
     let progress = Arc::new(Progress::default());
     let mut stream = pin!(progress.clone().watch(stream));
-    let mut limit = Limit { send_timeout: limits.send_timeout, seen: 0, timer: None };
+    let mut limit = Limit { limits: &limits, seen: 0, timer: None };
     let mut left_unread = pin!(until_left_unread(&progress, &limits.stop));
     poll_fn(|context| {
         if stream.as_mut().poll(context).is_ready() {
@@ -74,31 +75,34 @@ async fn until_left_unread(progress: &Progress, stop: &CancellationToken) {
     loop {
         let before = progress.pieces();
         tokio::time::sleep(UNREAD_AT_STOP).await;
-        if progress.pieces() == before {
+        if progress.pieces() == before && !progress.is_quiet() {
             return;
         }
     }
 }
 
 /// The time limit of one response. A response that is never held up needs no timer.
-struct Limit {
-    send_timeout: Duration,
+struct Limit<'a> {
+    limits: &'a Limits,
     /// The pieces at the time when the timer was set.
     seen: usize,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl Limit {
+impl Limit<'_> {
     /// Ready if no piece was asked for since the timer was set.
     fn poll_passed(&mut self, progress: &Progress, context: &mut Context<'_>) -> Poll<()> {
         let pieces = progress.pieces();
-        if progress.is_stream() {
-            return Poll::Pending; // It may take its time.
+        if progress.is_quiet() {
+            return Poll::Pending; // There is nothing to read.
         }
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.send_timeout)));
+        // A subscriber is ended after the stall timeout, and then has as long as others to read that.
+        let stall = if progress.is_stream() { self.limits.stall_timeout } else { Duration::ZERO };
+        let time = self.limits.send_timeout + stall;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(time)));
         if self.seen != pieces {
             self.seen = pieces;
-            timer.as_mut().reset(Instant::now() + self.send_timeout);
+            timer.as_mut().reset(Instant::now() + time);
         }
         timer.as_mut().poll(context)
     }

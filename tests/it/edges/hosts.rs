@@ -1,5 +1,7 @@
 //! The host that a request names.
 
+use std::net::SocketAddr;
+
 use bytes::Bytes;
 use cameo::proto::v1::*;
 use http_body_util::Full;
@@ -96,6 +98,23 @@ async fn every_host_that_a_request_names_must_be_served() {
     assert_eq!(call(&server, "evil.example", &["localhost"]).await, foreign);
     let twice = ("3".to_owned(), "FIELD_INVALID".to_owned());
     assert_eq!(call(&server, "localhost", &["localhost", "localhost"]).await, twice);
+}
+
+/// An IPv4 address in the form of IPv6 can be reached under its IPv4 form.
+#[tokio::test]
+async fn a_mapped_loopback_address_is_a_loopback_address() {
+    let addr: SocketAddr = "[::ffff:127.0.0.1]:0".parse().unwrap();
+    let server = TestServer::start_with(|config| {
+        config.server.addr = addr.into();
+        config.telemetry.metrics_addr = Some(addr.into());
+    })
+    .await;
+    assert_eq!(lookup(&server, TARGET, "host: evil.example\r\n").await.0, 403);
+    let metrics = server.metrics_addr.unwrap();
+    assert_eq!(
+        http1_bytes(metrics, "GET /healthz HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n").await.0,
+        403
+    );
 }
 
 #[tokio::test]

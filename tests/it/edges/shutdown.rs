@@ -15,9 +15,13 @@ use crate::harness::*;
 const AT_ONCE: Duration = Duration::from_secs(1);
 
 async fn assert_stops_at_once(server: TestServer) {
+    assert_stops_within(server, AT_ONCE).await;
+}
+
+async fn assert_stops_within(server: TestServer, time: Duration) {
     let start = Instant::now();
     server.stop().await;
-    assert!(start.elapsed() < AT_ONCE, "{:?}", start.elapsed());
+    assert!(start.elapsed() < time, "{:?}", start.elapsed());
 }
 
 #[tokio::test]
@@ -68,7 +72,8 @@ async fn half_of_a_message_does_not_hold_a_shutdown() {
     assert_stops_at_once(server).await;
 }
 
-/// A response without a window is never asked for more, so it cannot end by itself.
+/// A response without a window is never asked for more, so it cannot end by itself. Its reader has two seconds, because a
+/// slow one may be far away.
 #[tokio::test]
 async fn responses_that_are_not_read_do_not_hold_a_shutdown() {
     let server = TestServer::start().await;
@@ -87,5 +92,5 @@ async fn responses_that_are_not_read_do_not_hold_a_shutdown() {
         body.send_data(Bytes::from(message), true).unwrap();
         open.push(within(response).await.unwrap());
     }
-    assert_stops_at_once(server).await;
+    assert_stops_within(server, Duration::from_secs(5)).await;
 }
