@@ -51,12 +51,17 @@ pub fn all() -> Vec<Attack> {
         // --send-bytes, --send-timeout
         Attack::new("400 pages that are not read", Lookup(ATTACKED), |target| unread::pages(target, 2)),
         Attack::new("3,200 pages that are not read", Lookup(ATTACKED), |target| unread::pages(target, 16)),
+        Attack::new("200 lookups that are not read", Lookup(ATTACKED), unread::lookups),
         Attack::new("HTTP/1.1 responses that are not read", Lookup(ATTACKED), unread::http1),
         Attack::new("1,000 subscribers that read nothing", Lookup(ATTACKED), unread::subscribers),
         // --receive-bytes, --receive-timeout
         Attack::new("800 messages of 5 bytes that declare 1 MiB", Update(ATTACKED), unfinished::declared),
         Attack::new("800 messages of 1 MiB without their last byte", Update(ATTACKED), unfinished::large),
         Attack::new("800 messages of 60 KiB without their last byte", Update(ATTACKED), unfinished::small),
+        Attack::new("16 messages in frames of one byte", Update(ATTACKED), unfinished::crumbs),
+        Attack::new("800 parts of 4 MiB for reflection", Lookup(ATTACKED), unfinished::reflection),
+        Attack::new("9,600 lookups without a message", Lookup(ATTACKED), unfinished::lookups),
+        Attack::new("9,600 health checks without a message", HealthCheck, unfinished::checks),
         Attack::new("900 imports of a compressed record of 1 MiB", Update(ATTACKED), packed::imports),
         Attack::new("400 compressed batches of 500,000 keys", Lookup(ATTACKED), packed::batches),
         Attack::new("10,000 calls with 150 headers", Lookup(ATTACKED), packed::heads),

@@ -95,26 +95,15 @@ impl Http2 {
         self.begin_with(method, []).await
     }
 
-    /// The same, for messages that are compressed with gzip.
-    pub async fn begin_packed(&mut self, method: &str) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
-        self.begin_with(method, [("grpc-encoding".to_owned(), "gzip")]).await
-    }
-
-    /// The same, with so many headers more.
-    pub async fn begin_with_headers(
+    /// The same, with more headers.
+    pub async fn begin_with(
         &mut self,
         method: &str,
-        headers: usize,
+        headers: impl IntoIterator<Item = (String, String)>,
     ) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
-        self.begin_with(method, (0..headers).map(|n| (format!("x-{n}"), "1"))).await
-    }
-
-    async fn begin_with(
-        &mut self,
-        method: &str,
-        headers: impl IntoIterator<Item = (String, &'static str)>,
-    ) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
-        let request = http::Request::post(format!("http://{}/cameo.v1.{method}", self.addr))
+        // The services of Cameo are named without their package.
+        let package = if method.starts_with("grpc.") { "" } else { "cameo.v1." };
+        let request = http::Request::post(format!("http://{}/{package}{method}", self.addr))
             .header("content-type", "application/grpc")
             .header("te", "trailers");
         let request = headers.into_iter().fold(request, |request, (name, value)| request.header(name, value));

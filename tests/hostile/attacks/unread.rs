@@ -7,10 +7,13 @@ use cameo::proto::v1::*;
 
 use super::Ending;
 use crate::raw::{Target, write};
-use crate::store::{ATTACKED, LARGE};
+use crate::store::{ATTACKED, LARGE, by_mpid};
 
 /// Calls on each connection.
 const CALLS: usize = 200;
+/// Connections that look profiles up, and how many profiles each. A profile has 245 KiB.
+const LOOKUP_CONNECTIONS: usize = 100;
+const LOOKUPS: usize = 2;
 const SUBSCRIBERS: usize = 1_000;
 const SUBSCRIBERS_PER_CONNECTION: usize = 250;
 const HTTP_CONNECTIONS: usize = 100;
@@ -37,6 +40,24 @@ pub async fn pages(target: Arc<Target>, connections: usize) -> Ending {
     target.hold().await;
     let closed = open.iter().filter(|(connection, _)| connection.closed.is_cancelled()).count();
     Ok(format!("{closed} of {connections} connections were closed"))
+}
+
+/// Looks large profiles up on many connections, and reads none of them. Each connection takes little.
+pub async fn lookups(target: Arc<Target>) -> Ending {
+    let mut open = Vec::new();
+    for mpid in LARGE.cycle().take(LOOKUP_CONNECTIONS) {
+        let mut connection = target.h2(0).await.map_err(|error| error.to_string())?;
+        let request = GetProfileRequest { workspace: ATTACKED.into(), key: Some(by_mpid(mpid)), ..Default::default() };
+        let mut responses = Vec::new();
+        for _ in 0..LOOKUPS {
+            let Ok(response) = connection.call("ProfileService/GetProfile", &request).await else { break };
+            responses.push(response);
+        }
+        open.push((connection, responses));
+    }
+    target.hold().await;
+    let closed = open.iter().filter(|(connection, _)| connection.closed.is_cancelled()).count();
+    Ok(format!("{closed} of {LOOKUP_CONNECTIONS} connections were closed"))
 }
 
 /// Subscribes to a log of large events, from its beginning, with a window of no bytes.
