@@ -60,7 +60,7 @@ pub struct ServerConfig {
     /// Time that a message may take to arrive.
     #[arg(long, env = "CAMEO_RECEIVE_TIMEOUT", value_parser = units::positive_duration, default_value = "30s")]
     pub receive_timeout: Duration,
-    /// Time that a response may wait for its reader without progress. Streams have `--stall-timeout` instead.
+    /// Time that a response may wait for its reader without progress. A stream has `--stall-timeout` in addition.
     #[arg(long, env = "CAMEO_SEND_TIMEOUT", value_parser = units::positive_duration, default_value = "30s")]
     pub send_timeout: Duration,
     /// Host names, without ports, that requests may name in addition to loopback names. A server on another address

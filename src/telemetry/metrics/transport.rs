@@ -128,7 +128,7 @@ impl Budget {
     fn register(&self, registry: &mut Registry, name: &str, what: &str) {
         let (used, limit) = &*self.0;
         registry.register(format!("cameo_{name}_budget_bytes"), format!("Memory of {what}"), used.clone());
-        let help = format!("Memory that {what} may take. 0 if there is no limit");
+        let help = format!("Memory that {what} may take");
         registry.register(format!("cameo_{name}_budget_limit_bytes"), help, limit.clone());
     }
 }
