@@ -30,8 +30,9 @@ struct Unread {
 }
 
 impl Unread {
+    /// Each stream may receive a little, so that it comes to its first large message.
     async fn open(server: &TestServer) -> Self {
-        let (requests, connection) = without_window(server.addr).await;
+        let (requests, connection) = with_window(server.addr, 1_000).await;
         Self { server: server.addr, requests, connection, bodies: Vec::new(), unfinished: Vec::new() }
     }
 
@@ -47,6 +48,16 @@ impl Unread {
         self.requests = within(self.requests.clone().ready()).await.unwrap();
         let request = grpc_post(&format!("http://{}{path}", self.server)).body(()).unwrap();
         self.requests.send_request(request, false).unwrap()
+    }
+}
+
+/// Takes what has arrived, and lets the server send no more.
+async fn until_reset(body: &mut RecvStream) {
+    loop {
+        match body.data().await.expect("the stream does not end") {
+            Ok(_) => {}
+            Err(error) => return assert!(error.is_reset(), "{error}"),
+        }
     }
 }
 
@@ -75,6 +86,59 @@ async fn many_connections_that_read_nothing_make_room_for_one_that_does() {
     assert!(others.iter().any(|other| other.connection.is_finished()), "the server has closed one of them");
 }
 
+/// A stream that waits for memory has the streams closed that keep it.
+#[tokio::test]
+async fn streams_that_are_not_read_stay_within_the_budget() {
+    const BUDGET: usize = 1 << 20;
+    const CONNECTIONS: usize = 16;
+    const STREAMS: usize = 4;
+    let server = TestServer::start_with(|config| {
+        config.server.send_bytes = BUDGET;
+        config.server.send_timeout = NEVER;
+        metrics_on(config);
+    })
+    .await;
+    let mut others = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let mut other = Unread::open(&server).await;
+        for _ in 0..STREAMS {
+            other.call(SUBSCRIBE, &subscribe_request()).await;
+        }
+        others.push(other);
+    }
+    server.client().await.create(large(ADA)).await.unwrap();
+    #[allow(clippy::cast_precision_loss)] // It is small.
+    within(async {
+        while !others.iter().any(|other| other.connection.is_finished()) {
+            let held = server.metrics().await.value("cameo_response_budget_bytes");
+            assert!(held < 2.0 * BUDGET as f64, "{held}");
+        }
+    })
+    .await;
+}
+
+/// Responses to writes are never refused, so a client that goes on writing must be stopped in another way.
+#[tokio::test]
+async fn a_connection_that_writes_and_reads_nothing_is_closed() {
+    /// They begin before the first of them is committed. Two responses are more than the share.
+    const UPDATES: usize = 32;
+    let server = TestServer::start_with(|config| {
+        config.server.send_bytes = 1 << 20;
+        config.server.send_timeout = NEVER;
+    })
+    .await;
+    server.client().await.create(large(ADA)).await.unwrap();
+    let mut other = Unread::open(&server).await;
+    let mut responses = Vec::new();
+    for _ in 0..UPDATES {
+        let (response, mut body) = other.begin("/cameo.v1.ProfileService/UpdateProfile").await;
+        let update = UpdateProfileRequest { patch: Some(increment("n")), ..update_request(ADA) };
+        body.send_data(Bytes::from(frame(&update)), true).unwrap();
+        responses.push(response);
+    }
+    let _ = within(other.connection).await; // It ends.
+}
+
 /// Its client does nothing at all, so the server itself must end the stream, and give back what it holds.
 #[tokio::test]
 async fn a_stalled_subscriber_keeps_neither_memory_nor_a_place() {
@@ -91,7 +155,7 @@ async fn a_stalled_subscriber_keeps_neither_memory_nor_a_place() {
 
     let mut body = stalled.bodies.pop().unwrap();
 
-    assert!(within(body.data()).await.unwrap().unwrap_err().is_reset());
+    within(until_reset(&mut body)).await;
     within(async {
         let subscribers = "cameo_calls_in_flight{method=\"EventService/Subscribe\"}";
         let gauges = [subscribers, "cameo_response_budget_bytes", "cameo_streams"];
@@ -115,10 +179,13 @@ async fn a_quiet_stream_has_no_time_limit() {
     .await;
     let client = server.client().await;
     let mut quiet = client.listen().await;
+    client.create(large(GRACE)).await.unwrap();
+    assert_eq!(quiet.event().await.1.mpid, GRACE);
+    let start = Some(subscribe_request::Start::Earliest(true));
     let mut stalled = Unread::open(&server).await;
-    stalled.call(SUBSCRIBE, &subscribe_request()).await;
+    stalled.call(SUBSCRIBE, &SubscribeRequest { start, ..subscribe_request() }).await;
     let mut body = stalled.bodies.pop().unwrap();
-    assert!(within(body.data()).await.unwrap().unwrap_err().is_reset(), "twice the time has passed");
+    within(until_reset(&mut body)).await; // Twice the time has passed.
     client.create(with_mpid(ADA)).await.unwrap();
     assert_eq!(quiet.event().await.1.mpid, ADA);
 }

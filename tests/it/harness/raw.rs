@@ -83,8 +83,13 @@ pub async fn http1_bytes(addr: SocketAddr, request: &str) -> (u16, String) {
 
 /// A connection of HTTP/2 whose streams may receive no bytes until they are given a window.
 pub async fn without_window(addr: SocketAddr) -> (SendRequest<Bytes>, JoinHandle<Result<(), h2::Error>>) {
+    with_window(addr, 0).await
+}
+
+/// A connection of HTTP/2 whose streams may receive so many bytes until they are given more of a window.
+pub async fn with_window(addr: SocketAddr, bytes: u32) -> (SendRequest<Bytes>, JoinHandle<Result<(), h2::Error>>) {
     let stream = within(TcpStream::connect(addr)).await.unwrap();
     let (requests, connection) =
-        within(h2::client::Builder::new().initial_window_size(0).handshake(stream)).await.unwrap();
+        within(h2::client::Builder::new().initial_window_size(bytes).handshake(stream)).await.unwrap();
     (requests, tokio::spawn(connection))
 }
