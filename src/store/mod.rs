@@ -342,7 +342,8 @@ impl Store {
     }
 
     /// Runs a read that may load many pages from disk, on a thread that serves no other call. It waits for the turn of
-    /// `workspace` among the reads of its class.
+    /// `workspace` among the reads of its class. Once it waits, it runs in its turn even if nothing polls the future. If
+    /// the future is dropped first, it does not run.
     ///
     /// # Errors
     /// What `read` returns, [`StoreError::Panicked`], or [`StoreError::Closed`] if the store closes meanwhile.
@@ -352,16 +353,16 @@ impl Store {
         workspace: Option<&Workspace>,
         read: impl FnOnce(&Self) -> Result<T, E> + Send + 'static,
     ) -> Result<T, E> {
-        let turn = self.reads.enter(class, workspace).await.ok_or_else(|| self.gone())?;
-        let (store, running) = (Arc::clone(self), self.metrics.read());
+        let store = Arc::clone(self);
         let read = move || {
-            let (_turn, _running) = (turn, running);
+            let _running = store.metrics.read();
             read(&store)
         };
-        tokio::task::spawn_blocking(read).await.unwrap_or_else(|ended| {
-            let error = if ended.is_panic() { StoreError::Panicked } else { StoreError::Closed };
-            Err(error.into())
-        })
+        match self.reads.run(class, workspace, read).await {
+            Some(Ok(result)) => result,
+            Some(Err(_)) => Err(StoreError::Panicked.into()),
+            None => Err(self.gone().into()),
+        }
     }
 
     /// The id of a workspace; `None` until its first write.
