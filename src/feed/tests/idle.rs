@@ -1,7 +1,7 @@
 //! Streams that nothing polls: what the watchdog frees, and what it leaves alone. The tests tell it the time.
 
-use std::sync::Weak;
-use std::task::{Context, Poll, Waker};
+use std::sync::{Weak, mpsc};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
@@ -18,13 +18,17 @@ use crate::model::cursor::Start;
 use crate::model::{Filter, Limits, Mask, Mpid, NewProfile};
 use crate::proto::v1::subscribe_response::Message;
 use crate::proto::v1::{Profile, SubscribeResponse};
+use crate::store::{ReadClass, StoreError};
 use prost::Message as _;
 
 const STALL: Duration = Duration::from_secs(300);
 /// How many profiles the log begins with.
 const EVENTS: i64 = 5;
+/// Far longer than anything in these tests takes.
+const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A store with a feed that keeps no recent events, so that only subscribers hold segments.
+/// A store with a feed that keeps no recent events, so that only subscribers hold segments. It loads one segment at a
+/// time.
 struct Service {
     store: Arc<Store>,
     feed: Feed,
@@ -37,7 +41,8 @@ impl Service {
         let dir = TempDir::new().unwrap();
         let feed = Feed::new(FeedConfig { ring_bytes: 0, stall_timeout: STALL });
         let publisher = feed.clone();
-        let config = StoreConfig { data_dir: dir.path().join("data"), scrub_rate: 0, ..StoreConfig::default() };
+        let data_dir = dir.path().join("data");
+        let config = StoreConfig { data_dir, scrub_rate: 0, read_concurrency: 1, ..StoreConfig::default() };
         let store = Store::open(&config, move |log, events| publisher.publish(log, events)).unwrap();
         let service = Self { store: Arc::new(store), feed, start: Instant::now(), _dir: dir };
         for mpid in 1..=EVENTS {
@@ -82,6 +87,19 @@ impl Service {
         frames
     }
 
+    /// Holds up every load of a segment until the sender is dropped.
+    fn hold_loads(&self) -> mpsc::Sender<()> {
+        let (end, ends) = mpsc::channel::<()>();
+        let read = move |_: &Store| {
+            let _ = ends.recv();
+            Ok::<_, StoreError>(())
+        };
+        let store = Arc::clone(&self.store);
+        let mut held = Box::pin(async move { store.on_read_pool(ReadClass::Feed, None, read).await });
+        assert!((&mut held).now_or_never().is_none());
+        end
+    }
+
     /// Lets the watchdog look now, and again after this time.
     fn look_after(&self, idle: Duration) {
         self.feed.look(self.start);
@@ -96,7 +114,8 @@ impl Service {
 /// The sequence of the next event, and its cursor.
 async fn event(frames: &mut Frames) -> (u64, String) {
     loop {
-        let response = SubscribeResponse::decode(frames.next().await.unwrap().unwrap()).unwrap();
+        let frame = tokio::time::timeout(PATIENCE, frames.next()).await.expect("there is an event");
+        let response = SubscribeResponse::decode(frame.unwrap().unwrap()).unwrap();
         if let Some(Message::Event(event)) = response.message {
             return (event.sequence, response.cursor);
         }
@@ -117,6 +136,30 @@ fn stalled(frame: Option<Result<bytes::Bytes, FeedError>>) -> String {
     match frame {
         Some(Err(FeedError::Stalled { cursor })) => cursor.to_string(),
         other => panic!("{other:?}"),
+    }
+}
+
+/// The side of the transport that is woken.
+#[derive(Default)]
+struct Transport(Notify);
+
+impl Transport {
+    /// Polls a new stream until it waits for its first segment. Loads must be held up meanwhile.
+    fn poll_until_loading(self: &Arc<Self>, frames: &mut Frames) {
+        let waker = Waker::from(Arc::clone(self));
+        let mut context = Context::from_waker(&waker);
+        assert!(frames.poll_next_unpin(&mut context).is_ready(), "it is open");
+        assert!(frames.poll_next_unpin(&mut context).is_pending(), "and loads");
+    }
+
+    async fn woken(&self) {
+        tokio::time::timeout(PATIENCE, self.0.notified()).await.expect("the segment is loaded");
+    }
+}
+
+impl Wake for Transport {
+    fn wake(self: Arc<Self>) {
+        self.0.notify_one();
     }
 }
 
@@ -194,6 +237,56 @@ async fn a_stream_that_was_woken_and_is_not_polled_is_ended() {
     assert!(service.channel().upgrade().is_none());
     let mut resumed = service.subscribe(Start::after(stalled(frames.next().await)));
     assert_eq!(event(&mut resumed).await.0, EVENTS.cast_unsigned() + 1);
+}
+
+/// A client whose window is closed makes the transport ask for the first segment, and then for nothing.
+#[tokio::test]
+async fn loads_that_nothing_polls_hold_up_no_other() {
+    const UNREAD: usize = 20;
+    let service = Service::start().await;
+    let held = service.hold_loads();
+    let mut unread: Vec<_> = (0..UNREAD).map(|_| service.subscribe(Start::Earliest)).collect();
+    let transport = Arc::new(Transport::default());
+    for frames in &mut unread {
+        transport.poll_until_loading(frames);
+    }
+    let mut read = service.subscribe(Start::Earliest);
+    drop(held);
+    catch_up(&mut read).await; // The turns go on without the watchdog.
+    for frames in &mut unread {
+        assert_eq!(event(frames).await.0, 1, "and the others have lost nothing");
+    }
+}
+
+#[tokio::test]
+async fn a_segment_that_is_loaded_and_not_taken_is_given_up_and_read_again() {
+    let service = Service::start().await;
+    let held = service.hold_loads();
+    let mut frames = service.subscribe(Start::Earliest);
+    let transport = Arc::new(Transport::default());
+    transport.poll_until_loading(&mut frames);
+    drop(held);
+    transport.woken().await;
+    let loading = Arc::strong_count(&service.store);
+    service.look_after(SEGMENT_TIMEOUT);
+    assert_eq!(Arc::strong_count(&service.store), loading - 1, "the load is dropped");
+    for sequence in 1..=EVENTS.cast_unsigned() {
+        assert_eq!(event(&mut frames).await.0, sequence);
+    }
+}
+
+/// The transport waits for the segment, however long its turn takes to come.
+#[tokio::test]
+async fn a_stream_whose_load_waits_for_its_turn_is_left_alone() {
+    let service = Service::start().await;
+    let held = service.hold_loads();
+    let mut frames = service.subscribe(Start::Earliest);
+    let transport = Arc::new(Transport::default());
+    transport.poll_until_loading(&mut frames);
+    service.look_after(STALL);
+    drop(held);
+    transport.woken().await;
+    assert_eq!(event(&mut frames).await.0, 1);
 }
 
 /// The watchdog must not stop for a stream whose lock the transport holds.
