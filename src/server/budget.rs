@@ -26,9 +26,9 @@ const SHARES: usize = 8;
 const NO_PAGES: usize = 2;
 const NO_LARGE: usize = 4;
 const NO_SECOND: usize = 8;
-/// The bytes of requests that a connection may hold although the budget is full: a lookup or a small update. All
-/// connections together hold little by it.
-const FLOOR: usize = 4 << 10;
+/// The bytes of requests that a connection may hold although the budget is full: a call that waits for its message, and
+/// a small message. All connections together hold little by it.
+const FLOOR: usize = 8 << 10;
 
 /// The part of what a connection holds that it must give back from look to look, or it stands still: an eighth.
 const PROGRESS: u64 = 8;

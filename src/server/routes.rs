@@ -29,10 +29,15 @@ use crate::store::Store;
 
 type Answer = Response<tonic::body::Body>;
 
-/// Accepts and offers gzip and zstd. The generated servers share no trait for it.
-macro_rules! compressed {
-    ($service:expr) => {
-        $service.accept_compressed(Gzip).accept_compressed(Zstd).send_compressed(Zstd).send_compressed(Gzip)
+/// Accepts and offers gzip and zstd, and takes messages of so many bytes. The generated servers share no trait for it.
+macro_rules! service {
+    ($service:expr, $request_bytes:expr) => {
+        $service
+            .accept_compressed(Gzip)
+            .accept_compressed(Zstd)
+            .send_compressed(Zstd)
+            .send_compressed(Gzip)
+            .max_decoding_message_size($request_bytes)
     };
 }
 
@@ -61,13 +66,14 @@ pub(super) fn build(
     let profiles = ProfileServiceServer::new(profiles);
     let events = EventServiceServer::new(Events::new(Arc::clone(store), feed.clone(), limits));
     let admin = AdminServiceServer::new(Admin::new(Arc::clone(store), config, start));
-    let others = Routes::new(compressed!(health))
-        .add_service(compressed!(admin).max_decoding_message_size(limits.request_bytes))
-        .add_service(compressed!(reflection().build_v1()?))
-        .add_service(compressed!(reflection().build_v1alpha()?));
+    let bytes = limits.request_bytes;
+    let others = Routes::new(service!(health, bytes))
+        .add_service(service!(admin, bytes))
+        .add_service(service!(reflection().build_v1()?, bytes))
+        .add_service(service!(reflection().build_v1alpha()?, bytes));
     Ok(Services {
-        profiles: compressed!(profiles).max_decoding_message_size(limits.request_bytes),
-        events: compressed!(events).max_decoding_message_size(limits.request_bytes),
+        profiles: service!(profiles, bytes),
+        events: service!(events, bytes),
         others,
         http: http::router(Arc::clone(store), limits, config.server.http_rate, stop.clone()),
     })

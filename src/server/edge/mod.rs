@@ -37,7 +37,7 @@ use super::connections::Connections;
 use super::routes::Services;
 use crate::call::Call;
 use crate::config::Config;
-use crate::grpc::large::{self, Turns};
+use crate::grpc::large;
 use crate::grpc::status;
 use crate::http::{refused, status_name};
 use crate::proto::v1::ErrorReason;
@@ -242,8 +242,8 @@ impl Edge {
         // What a stream keeps of its request is bounded: a filter and a mask.
         let request = message.hold.take().filter(|_| !method.streams.server);
         let held = Held::new(request, response);
-        let (bytes, mut turns) = (message.len(), Turns::default());
-        poll_fn(|context| turns.poll(bytes, context)).await;
+        let bytes = message.len();
+        poll_fn(|context| large::poll_turn(bytes, context)).await;
         Ok((self.services.grpc(Request::from_parts(head, message)).await, held))
     }
 
@@ -333,6 +333,10 @@ impl Refused {
             Self::Foreign(Foreign::ContentType) => (None, Refusal::content_type_unsupported()),
             Self::Foreign(Foreign::Version) => (None, Refusal::version_unsupported()),
         };
-        refused(call.refuse(refusal), status).map(tonic::body::Body::new)
+        let mut response = refused(call.refuse(refusal), status);
+        if status == Some(StatusCode::METHOD_NOT_ALLOWED) {
+            response.headers_mut().insert(http::header::ALLOW, HeaderValue::from_static("POST"));
+        }
+        response.map(tonic::body::Body::new)
     }
 }

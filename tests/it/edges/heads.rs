@@ -49,6 +49,7 @@ async fn what_is_not_grpc_gets_a_problem_document() {
         let row = format!("{method} {version:?} {content_type:?}");
         assert_eq!(response.status, status, "{row}");
         assert_eq!(response.header("content-type"), "application/problem+json", "{row}");
+        assert_eq!(response.header("allow"), if status == 405 { "POST" } else { "" }, "{row}");
         let problem = response.json();
         assert_eq!((&problem["status"], &problem["reason"]), (&status.into(), &reason.into()), "{row}");
     }

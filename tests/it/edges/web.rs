@@ -13,6 +13,7 @@ use crate::harness::*;
 
 const BINARY: &str = "application/grpc-web+proto";
 const TEXT: &str = "application/grpc-web-text+proto";
+const IMPORT: &str = "/cameo.v1.ProfileService/ImportProfiles";
 const ORIGIN: &str = "https://app.example.com";
 /// The bit of a frame's first byte that says that it holds trailers.
 const TRAILERS: u8 = 0x80;
@@ -110,6 +111,45 @@ async fn a_subscription_begins_at_once() {
         let first = SubscribeResponse::decode(&*frames(&decode(content_type, &first))[0].1).unwrap();
         assert!(matches!(first.message, Some(subscribe_response::Message::Opened(_))), "{first:?}");
     }
+}
+
+/// It must not look like a call that its caller has given up.
+#[tokio::test]
+async fn a_text_that_is_not_base64_is_refused() {
+    let server = TestServer::start().await;
+    let whole = BASE64_STANDARD.encode(frame(&get_request()));
+    for path in [GET_PROFILE, IMPORT] {
+        for text in ["!!!!", "AAA", &whole[..whole.len() - 1], &format!("{whole}!!!!")] {
+            let request = hyper::Request::post(path).header("content-type", TEXT);
+            let refused = http_request(server.addr, request.body(text.to_owned()).unwrap()).await;
+            let status = tonic::Status::from_header_map(&refused.headers).expect(text);
+            assert_refused(Err::<(), _>(status), tonic::Code::InvalidArgument, "FIELD_INVALID", "");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_breaks_off_counts_as_cancelled() {
+    let server = TestServer::start_with(metrics_on).await;
+    for content_type in [BINARY, TEXT] {
+        let mut connection = RawConnection::open(server.addr).await;
+        let head = format!("POST {GET_PROFILE} HTTP/1.1\r\nhost: localhost\r\ncontent-type: {content_type}");
+        connection.send(format!("{head}\r\ncontent-length: 100\r\n\r\nAAAA")).await;
+    }
+    let cancelled = "cameo_calls_total{method=\"ProfileService/GetProfile\",code=\"CANCELLED\",reason=\"\"}";
+    within(async {
+        loop {
+            let calls = server.metrics().await;
+            let calls = calls.family("cameo_calls_total");
+            let ended = calls.iter().filter(|(series, calls)| series.contains("GetProfile") && **calls > 0.0);
+            let ended: Vec<_> = ended.map(|(series, calls)| (*series, *calls)).collect();
+            assert!(ended.iter().all(|(series, _)| *series == cancelled), "{ended:?}");
+            if ended == [(cancelled, 2.0)] {
+                return;
+            }
+        }
+    })
+    .await;
 }
 
 async fn preflight(server: &TestServer, origin: &str) -> HttpResponse {
