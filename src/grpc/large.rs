@@ -140,7 +140,7 @@ mod tests {
     use std::time::Duration;
 
     use futures_util::poll;
-    use tokio::sync::oneshot;
+    use tokio::sync::{mpsc, oneshot};
     use tokio::time::timeout;
 
     use super::*;
@@ -157,18 +157,41 @@ mod tests {
         assert!(poll!(large.as_mut()).is_pending());
     }
 
+    #[tokio::test]
+    async fn calls_have_their_turns_in_the_order_in_which_they_asked() {
+        let all = all_turns().await;
+        let (done, mut order) = mpsc::unbounded_channel();
+        let mut calls = Vec::new();
+        for number in 0..3 {
+            let (ask, has_asked) = oneshot::channel();
+            let (mut ask, done) = (Some(ask), done.clone());
+            calls.push(tokio::spawn(serve(poll_fn(move |context| {
+                let turn = poll_turn(AT_ONCE as usize, context);
+                ask.take().into_iter().for_each(|ask| ask.send(()).unwrap());
+                turn.map(|()| done.send(number).unwrap())
+            }))));
+            has_asked.await.unwrap();
+        }
+        drop(all);
+        for number in 0..3 {
+            assert_eq!(timeout(PATIENCE, order.recv()).await.expect("it is woken"), Some(number));
+        }
+    }
+
     /// A message is decoded and dropped before the call asks for its next turn.
     #[tokio::test]
-    async fn a_call_may_have_several_turns() {
-        let mut left = 3;
+    async fn a_call_that_had_its_turn_waits_behind_the_others() {
+        let (mut others, mut had_one) = (pin!(all_turns()), false);
         let call = serve(poll_fn(|context| {
-            while left > 0 {
-                ready!(poll_turn(AT_ONCE as usize, context));
-                left -= 1;
+            if !had_one {
+                ready!(poll_turn(LARGE, context));
+                had_one = true;
+                assert!(others.as_mut().poll(context).is_pending());
+                assert!(poll_turn(LARGE, context).is_pending());
             }
             Poll::Ready(())
         }));
-        timeout(PATIENCE, call).await.expect("each ends before the next");
+        timeout(PATIENCE, call).await.unwrap();
     }
 
     #[tokio::test]

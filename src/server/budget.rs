@@ -140,10 +140,10 @@ impl Account {
         self.has_share() && !self.budget.is_full_for(size, self.held() == 0)
     }
 
-    /// Whether a stream may take its next message. It may cost no more than pages do, unless the connection holds
-    /// nothing.
+    /// Whether a stream may take its next message. Streams that are not read leave room for small messages, and pages
+    /// leave room for streams.
     pub fn has_room_for_stream(&self) -> bool {
-        self.has_room(if self.held() == 0 { Size::Small } else { Size::Page })
+        self.has_room(if self.held() == 0 { Size::Small } else { Size::Large })
     }
 
     /// Whether so many more bytes of a request may be taken in, of a message of this size.

@@ -141,13 +141,15 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
     use std::future::poll_fn;
     use std::io::Read;
     use std::pin::pin;
     use std::time::Duration;
 
-    use futures_util::poll;
-    use http_body_util::Full;
+    use futures_util::{poll, stream};
+    use http_body_util::{Full, StreamBody};
+    use tokio::sync::mpsc;
     use tokio_util::sync::CancellationToken;
 
     use super::*;
@@ -167,14 +169,18 @@ mod tests {
         frame(1, &compressed)
     }
 
-    /// The messages of an import, and what it holds.
-    fn import(body: Vec<u8>) -> (Messages<Full<Bytes>>, Arc<Account>) {
-        let account = Budget::new(1 << 30, metrics::Budget::default()).account();
-        let bounds = Bounds { message: LIMIT, time: Duration::MAX, stop: CancellationToken::new() };
-        (Messages::new(Full::new(body.into()), Some(Encoding::Gzip), &account, bounds, false), account)
+    fn whole(body: Vec<u8>) -> Full<Bytes> {
+        Full::new(body.into())
     }
 
-    async fn next(messages: &mut Messages<Full<Bytes>>) -> Result<Bytes, Status> {
+    /// The messages of an import, and what it holds.
+    fn import<B: Body<Data = Bytes>>(body: B) -> (Messages<B>, Arc<Account>) {
+        let account = Budget::new(1 << 30, metrics::Budget::default()).account();
+        let bounds = Bounds { message: LIMIT, time: Duration::MAX, stop: CancellationToken::new() };
+        (Messages::new(body, Some(Encoding::Gzip), &account, bounds, false), account)
+    }
+
+    async fn next<B: Body<Data = Bytes, Error = Infallible>>(messages: &mut Messages<B>) -> Result<Bytes, Status> {
         let frame = large::serve(poll_fn(|context| Pin::new(&mut *messages).poll_frame(context))).await;
         frame.expect("the stream goes on").map(|frame| frame.into_data().unwrap())
     }
@@ -182,7 +188,7 @@ mod tests {
     #[tokio::test]
     async fn a_small_message_waits_for_no_turn_although_it_is_compressed() {
         let _all = large::all_turns().await;
-        let (mut messages, _) = import([compressed(&[7; 100]), frame(0, &[8; 100])].concat());
+        let (mut messages, _) = import(whole([compressed(&[7; 100]), frame(0, &[8; 100])].concat()));
         for byte in [7, 8] {
             let mut next = pin!(next(&mut messages));
             let Poll::Ready(message) = poll!(next.as_mut()) else { panic!("it waits") };
@@ -196,7 +202,7 @@ mod tests {
         let message = vec![7; LARGE];
         for body in [frame(0, &message), compressed(&message)] {
             let all = large::all_turns().await;
-            let (mut messages, account) = import(body);
+            let (mut messages, account) = import(whole(body));
             {
                 let mut next = pin!(next(&mut messages));
                 assert!(poll!(next.as_mut()).is_pending());
@@ -211,8 +217,22 @@ mod tests {
     #[tokio::test]
     async fn a_message_that_is_too_large_is_refused_before_it_has_arrived() {
         let header = u32::try_from(LIMIT + 1).unwrap().to_be_bytes();
-        let (mut messages, account) = import([&[0][..], &header, &[7; 100]].concat());
+        let (mut messages, account) = import(whole([&[0][..], &header, &[7; 100]].concat()));
         let refusal = status::carried(&next(&mut messages).await.unwrap_err()).unwrap();
         assert_eq!((refusal.reason_name(), account.held()), ("LIMIT_EXCEEDED", HEADER + 100));
+    }
+
+    /// Otherwise a client that sends message after message would be cut off.
+    #[tokio::test]
+    async fn the_time_for_a_message_ends_with_it() {
+        let (send, mut chunks) = mpsc::unbounded_channel();
+        let (mut messages, _) = import(StreamBody::new(stream::poll_fn(move |context| chunks.poll_recv(context))));
+        let frame = Bytes::from(frame(0, &[7; 9]));
+        send.send(Ok(Frame::data(frame.slice(..HEADER)))).unwrap();
+        assert!(poll!(pin!(next(&mut messages))).is_pending());
+        assert!(messages.timer.is_some());
+        send.send(Ok(Frame::data(frame.slice(HEADER..)))).unwrap();
+        assert_eq!(next(&mut messages).await.unwrap(), frame);
+        assert!(messages.timer.is_none());
     }
 }
