@@ -3,10 +3,13 @@
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 use super::ServerError;
 use crate::config::units::Address;
+
+/// Connections that may wait to be accepted. The system may set a lower limit.
+const WAITING: u32 = 4096;
 
 /// Looks the host up. Returns its addresses in the order in which to try them, at least one.
 ///
@@ -63,11 +66,27 @@ fn reachable(addrs: &[SocketAddr]) -> Option<SocketAddr> {
 ///
 /// # Errors
 /// Why the last of them cannot be bound.
-pub(super) async fn bind(place: &Place, addrs: &[SocketAddr]) -> Result<TcpListener, ServerError> {
-    TcpListener::bind(addrs).await.map_err(|cause| {
+pub(super) fn bind(place: &Place, addrs: &[SocketAddr]) -> Result<TcpListener, ServerError> {
+    let mut bound = Err(io::Error::from(ErrorKind::NotFound)); // There is an address, so another takes its place.
+    for addr in addrs {
+        bound = listen(*addr);
+        if bound.is_ok() {
+            break;
+        }
+    }
+    bound.map_err(|cause| {
         let advice = advice(cause.kind());
         ServerError::Bind { place: place.clone(), cause, advice }
     })
+}
+
+/// The standard library would let 128 connections wait. When one more comes, the system drops the end of its handshake,
+/// and a client that says nothing then keeps a connection that the server never sees.
+fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?; // A server that has just stopped may be started again.
+    socket.bind(addr)?;
+    socket.listen(WAITING)
 }
 
 fn advice(cause: ErrorKind) -> &'static str {
@@ -108,9 +127,9 @@ mod tests {
         let holder = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let taken = holder.local_addr().unwrap();
         let name = Place { flag: "--addr", addr: Address::from(taken), otherwise: "" };
-        let bound = bind(&name, &[taken, SocketAddr::from(([127, 0, 0, 1], 0))]).await.unwrap();
+        let bound = bind(&name, &[taken, SocketAddr::from(([127, 0, 0, 1], 0))]).unwrap();
         assert_ne!(bound.local_addr().unwrap(), taken);
-        let refused = bind(&name, &[taken]).await.unwrap_err();
+        let refused = bind(&name, &[taken]).unwrap_err();
         assert!(matches!(refused, ServerError::Bind { cause, .. } if cause.kind() == ErrorKind::AddrInUse));
     }
 

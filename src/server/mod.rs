@@ -101,7 +101,7 @@ impl Server {
         let publisher = feed.clone();
         let store = Store::open(&config.store, move |log, events| publisher.publish(log, events))?;
         // After the store: a client that connects is served.
-        let listener = listen::bind(&api, &addrs).await?;
+        let listener = listen::bind(&api, &addrs)?;
         let ops = match config.telemetry.metrics_addr.clone() {
             Some(addr) => {
                 let otherwise = ", or turn it off with `--metrics-addr off`";

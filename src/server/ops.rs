@@ -44,7 +44,7 @@ pub(super) struct OpsServer {
 impl OpsListener {
     pub async fn bind(place: Place, insecure: bool) -> Result<Self, ServerError> {
         let addrs = listen::addresses(&place, insecure).await?;
-        let listener = listen::bind(&place, &addrs).await?;
+        let listener = listen::bind(&place, &addrs)?;
         Ok(Self(listener.into_std().map_err(|source| ServerError::Metrics { source })?))
     }
 
