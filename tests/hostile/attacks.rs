@@ -63,7 +63,7 @@ pub fn all() -> Vec<Attack> {
         Attack::new("9,600 lookups without a message", Lookup(ATTACKED), unfinished::lookups),
         Attack::new("9,600 health checks without a message", HealthCheck, unfinished::checks),
         Attack::new("900 imports of a compressed record of 1 MiB", Update(ATTACKED), packed::imports),
-        Attack::new("400 compressed batches of 500,000 keys", Lookup(ATTACKED), packed::batches),
+        Attack::new("100 compressed batches of 500,000 keys", Lookup(ATTACKED), packed::batches),
         Attack::new("10,000 calls with 150 headers", Lookup(ATTACKED), packed::heads),
         // --max-connections, --handshake-timeout
         Attack::new("300 silent connections, health", HealthCheck, silent::connections).with_files(256),

@@ -15,7 +15,7 @@ use crate::store::{ATTACKED, SMALL, by_mpid, set};
 
 const CONNECTIONS: usize = 10;
 const IMPORTS: usize = 900;
-const BATCHES: usize = 400;
+const BATCHES: usize = 100;
 const KEYS: usize = 500_000;
 const CALLS: usize = 10_000;
 const HEADERS: usize = 150;
