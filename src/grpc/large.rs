@@ -18,7 +18,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
 /// The most bytes of a message that a worker decodes itself. That takes a few milliseconds at most.
-const SMALL: usize = 64 << 10;
+pub const SMALL: usize = 64 << 10;
 
 /// The bytes of large messages that are decoded at a time: one of 1 MiB, or several smaller ones.
 const AT_ONCE: u32 = 1 << 20;

@@ -21,11 +21,11 @@ use crate::telemetry::metrics;
 
 /// The part of a budget that one connection may hold: an eighth.
 const SHARES: usize = 8;
-/// The parts of a budget that no pages, no large messages, and no second message of a connection may take: a half, a
-/// quarter and an eighth.
-const NO_PAGES: usize = 2;
-const NO_LARGE: usize = 4;
-const NO_SECOND: usize = 8;
+/// The parts of a budget that are kept from pages, from large messages, and from the second message of a connection: a
+/// half, a quarter and an eighth.
+const KEPT_FROM_PAGES: usize = 2;
+const KEPT_FROM_LARGE: usize = 4;
+const KEPT_FROM_SECOND: usize = 8;
 /// The bytes of requests that a connection may hold although the budget is full: a call that waits for its message, and
 /// a small message. All connections together hold little by it.
 const FLOOR: usize = 8 << 10;
@@ -117,9 +117,9 @@ impl Budget {
     fn is_full_for(&self, size: Size, is_first: bool) -> bool {
         let reserve = match size {
             Size::Small if is_first => 0,
-            Size::Small => self.capacity / NO_SECOND,
-            Size::Large => self.capacity / NO_LARGE,
-            Size::Page => self.capacity / NO_PAGES,
+            Size::Small => self.capacity / KEPT_FROM_SECOND,
+            Size::Large => self.capacity / KEPT_FROM_LARGE,
+            Size::Page => self.capacity / KEPT_FROM_PAGES,
         };
         self.held() >= self.capacity - reserve
     }

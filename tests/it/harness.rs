@@ -3,7 +3,7 @@
 //! - [`server`]: a server in this process. [`process`]: the real binary in a process of its own.
 //! - [`client`]: a connection, with a short method for each RPC. [`stream`]: what a subscriber reads.
 //!   [`http`]: requests over plain HTTP. [`exposition`]: what `/metrics` says.
-//!   [`raw`]: requests that no good client sends.
+//!   [`raw`]: requests that no good client sends. [`unread`]: responses that are not read.
 //! - [`people`]: whose profiles the tests are about. [`profiles`]: profiles, patches and their parts.
 //!   [`sample`]: a whole profile. [`requests`]: requests that are complete but for what a test is about.
 //! - [`refusals`]: what an error says. [`store_file`]: damage to the file of a stopped server.
@@ -23,6 +23,7 @@ mod sample;
 mod server;
 mod store_file;
 mod stream;
+mod unread;
 
 pub use client::*;
 pub use exposition::*;
@@ -38,3 +39,4 @@ pub use sample::*;
 pub use server::*;
 pub use store_file::*;
 pub use stream::*;
+pub use unread::*;

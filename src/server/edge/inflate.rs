@@ -55,26 +55,42 @@ pub(super) fn inflate(encoding: Encoding, frame: &[u8], limit: usize) -> Result<
     Ok(plain.into())
 }
 
+/// Frames for tests.
 #[cfg(test)]
-mod tests {
+pub(super) mod frames {
     use super::*;
 
-    fn frame(message: &[u8]) -> Vec<u8> {
-        [&[1][..], &u32::try_from(message.len()).unwrap().to_be_bytes(), message].concat()
+    /// A frame that is not compressed.
+    pub fn plain(message: &[u8]) -> Vec<u8> {
+        frame(0, message)
     }
 
-    fn compressed(encoding: Encoding, message: &[u8]) -> Vec<u8> {
-        frame(&match encoding {
+    /// A frame that is said to be compressed and is not.
+    pub fn malformed(message: &[u8]) -> Vec<u8> {
+        frame(1, message)
+    }
+
+    pub fn compressed(encoding: Encoding, message: &[u8]) -> Vec<u8> {
+        let compressed = match encoding {
             Encoding::Gzip => {
                 let mut compressed = Vec::new();
-                flate2::read::GzEncoder::new(message, flate2::Compression::default())
-                    .read_to_end(&mut compressed)
-                    .unwrap();
-                compressed
+                let mut encoder = flate2::read::GzEncoder::new(message, flate2::Compression::default());
+                encoder.read_to_end(&mut compressed).map(|_| compressed)
             }
-            Encoding::Zstd => zstd::encode_all(message, 0).unwrap(),
-        })
+            Encoding::Zstd => zstd::encode_all(message, 0),
+        };
+        frame(1, &compressed.unwrap())
     }
+
+    fn frame(flag: u8, message: &[u8]) -> Vec<u8> {
+        [&[flag][..], &u32::try_from(message.len()).unwrap().to_be_bytes(), message].concat()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::frames::{compressed, malformed};
+    use super::*;
 
     #[test]
     fn a_message_is_as_it_was_and_no_larger_than_the_limit() {
@@ -86,7 +102,7 @@ mod tests {
             assert_eq!((&plain[1..HEADER], &plain[HEADER..]), (&1_000_u32.to_be_bytes()[..], &[7; 1_000][..]));
             let reason = |limit| inflate(encoding, &frame, limit).unwrap_err().reason_name();
             assert_eq!(reason(999), "LIMIT_EXCEEDED", "{encoding:?}");
-            assert_eq!(inflate(encoding, &self::frame(b"plain"), 9).unwrap_err().reason_name(), "FIELD_INVALID");
+            assert_eq!(inflate(encoding, &malformed(b"plain"), 9).unwrap_err().reason_name(), "FIELD_INVALID");
             assert_eq!(inflate(encoding, &frame[..frame.len() / 2], 1_000).unwrap_err().reason_name(), "FIELD_INVALID");
         }
     }

@@ -60,6 +60,8 @@ const EXPOSED: [HeaderName; 3] = [
 const PREFLIGHT_AGE: Duration = Duration::from_secs(60 * 60);
 /// Health checks that are served when there is no room for other calls.
 const MOST_CHECKS: usize = 256;
+/// How long the message of a health check may take to arrive. Connections that wait for one keep others out.
+const CHECK_TIME: Duration = Duration::from_secs(1);
 /// The method that watches a shutdown itself.
 const IMPORT: &str = "ProfileService/ImportProfiles";
 
@@ -229,7 +231,8 @@ impl Edge {
             let messages = Messages::new(body, encoding, &connection.receiving, self.bounds.clone(), ends_at_stop);
             return Ok((self.services.grpc(Request::from_parts(head, messages)).await, Held::default()));
         }
-        let received = receive::one_message(body, encoding, &connection.receiving, &self.bounds).await;
+        let time = if method.is_health_check() { CHECK_TIME.min(self.bounds.time) } else { self.bounds.time };
+        let received = receive::one_message(body, encoding, &connection.receiving, &self.bounds, time).await;
         let message = received.inspect_err(|refusal| {
             if refusal.reason == ErrorReason::Overloaded && connection.receiving.has_share() {
                 self.connections.reclaim(|connection| &connection.receiving); // Others hold the memory.

@@ -51,7 +51,7 @@ pub(super) struct Bounds {
     pub stop: CancellationToken,
 }
 
-/// Receives the one message of a unary call.
+/// Receives the one message of a unary call, within this time.
 ///
 /// # Errors
 /// The refusal of a message that is too large, too slow, malformed, or not the only one. `None` if the client has given
@@ -61,6 +61,7 @@ pub(super) async fn one_message<B>(
     encoding: Option<Encoding>,
     account: &Arc<Account>,
     bounds: &Bounds,
+    time: Duration,
 ) -> Result<Option<Whole>, Refusal>
 where
     B: Body<Data = Bytes>,
@@ -93,7 +94,7 @@ where
                 biased;
                 message = collect => message?,
                 () = bounds.stop.cancelled() => return Err(Refusal::draining()),
-                () = tokio::time::sleep(bounds.time) => {
+                () = tokio::time::sleep(time) => {
                     return Err(Refusal::deadline_exceeded("the request did not arrive in time"));
                 }
             }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cameo::proto::v1::*;
+use prost::Message;
 
 use super::Ending;
 use crate::raw::{Target, write};
@@ -23,16 +24,28 @@ const PIPELINED: usize = 100;
 const PROBE: Duration = Duration::from_millis(100);
 const CLOSED_WITHIN: Duration = Duration::from_secs(8);
 
-/// Calls for pages of large profiles, and a window of no bytes for them.
+/// Calls for pages of large profiles.
 pub async fn pages(target: Arc<Target>, connections: usize) -> Ending {
     let request = ListProfilesRequest { workspace: ATTACKED.into(), page_size: 1_000, ..Default::default() };
+    calls(target, connections, CALLS, "ProfileService/ListProfiles", &request).await
+}
+
+/// Looks a large profile up on many connections, each of which takes little.
+pub async fn lookups(target: Arc<Target>) -> Ending {
+    let key = Some(by_mpid(*LARGE.start()));
+    let request = GetProfileRequest { workspace: ATTACKED.into(), key, ..Default::default() };
+    calls(target, LOOKUP_CONNECTIONS, LOOKUPS, "ProfileService/GetProfile", &request).await
+}
+
+/// Makes as many calls on each of the connections, with a window of no bytes for their responses.
+async fn calls(target: Arc<Target>, connections: usize, calls: usize, method: &str, request: &impl Message) -> Ending {
     let mut open = Vec::new();
     for _ in 0..connections {
         let mut connection = target.h2(0).await.map_err(|error| error.to_string())?;
         let mut responses = Vec::new();
-        for _ in 0..CALLS {
+        for _ in 0..calls {
             // An error means that the connection was closed: that is one way to end it.
-            let Ok(response) = connection.call("ProfileService/ListProfiles", &request).await else { break };
+            let Ok(response) = connection.call(method, request).await else { break };
             responses.push(response);
         }
         open.push((connection, responses));
@@ -40,24 +53,6 @@ pub async fn pages(target: Arc<Target>, connections: usize) -> Ending {
     target.hold().await;
     let closed = open.iter().filter(|(connection, _)| connection.closed.is_cancelled()).count();
     Ok(format!("{closed} of {connections} connections were closed"))
-}
-
-/// Looks large profiles up on many connections, and reads none of them. Each connection takes little.
-pub async fn lookups(target: Arc<Target>) -> Ending {
-    let mut open = Vec::new();
-    for mpid in LARGE.cycle().take(LOOKUP_CONNECTIONS) {
-        let mut connection = target.h2(0).await.map_err(|error| error.to_string())?;
-        let request = GetProfileRequest { workspace: ATTACKED.into(), key: Some(by_mpid(mpid)), ..Default::default() };
-        let mut responses = Vec::new();
-        for _ in 0..LOOKUPS {
-            let Ok(response) = connection.call("ProfileService/GetProfile", &request).await else { break };
-            responses.push(response);
-        }
-        open.push((connection, responses));
-    }
-    target.hold().await;
-    let closed = open.iter().filter(|(connection, _)| connection.closed.is_cancelled()).count();
-    Ok(format!("{closed} of {LOOKUP_CONNECTIONS} connections were closed"))
 }
 
 /// Subscribes to a log of large events, from its beginning, with a window of no bytes.

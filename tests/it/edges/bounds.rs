@@ -51,12 +51,9 @@ async fn a_health_check_is_served_while_responses_are_not_read() {
     let server = TestServer::start_with(|config| config.server.send_bytes = 1 << 10).await;
     let client = server.client().await;
     client.create(large(ADA)).await.unwrap();
-    let (requests, _connection) = without_window(server.addr).await;
-    let request = grpc_post(&format!("http://{}{GET_PROFILE}", server.addr)).body(()).unwrap();
-    let (response, mut body) = within(requests.ready()).await.unwrap().send_request(request, false).unwrap();
-    let message = frame(&GetProfileRequest { key: Some(by_mpid(ADA)), ..get_request() });
-    body.send_data(message.into(), true).unwrap();
-    let _unread = within(response).await.unwrap();
+    let get = GetProfileRequest { key: Some(by_mpid(ADA)), ..get_request() };
+    let mut unread = Unread::open(server.addr).await;
+    let _response = unread.call(GET_PROFILE, &get).await;
     tokio::select! {
         biased;
         _ = client.get(ADA) => panic!("there is no room for a response"),

@@ -39,7 +39,7 @@ async fn a_request_may_come_in_many_pieces() {
     let found = http2_request(server.addr, grpc_post(GET_PROFILE).body(in_pieces(&get, 1)).unwrap()).await;
     assert_eq!(GetProfileResponse::decode(&found.body[HEADER..]).unwrap().profile.unwrap().mpid, RECORDS);
 
-    let question = r#"{"identity":{"type":"email","value":"nobody@example.com"}}"#;
+    let question = r#"{"identity":{"type":"email","value":"unknown@example.com"}}"#;
     let question = format!("{}{question}", " ".repeat(20_000));
     let request = hyper::Request::post(format!("/userprofile/v1/resolve/{WORKSPACE}"));
     let request = request.header("content-type", "application/json").body(in_pieces(question.as_bytes(), 1)).unwrap();

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use cameo::proto::v1::*;
 use futures_util::{StreamExt, stream};
+use tonic_health::pb::HealthCheckRequest;
 use tonic_reflection::pb::v1::ServerReflectionRequest;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
@@ -56,15 +57,13 @@ async fn half_of_a_head_does_not_hold_a_shutdown() {
 async fn half_of_a_message_does_not_hold_a_shutdown() {
     let server = TestServer::start().await;
     for path in [GET_PROFILE, "/cameo.v1.ProfileService/ImportProfiles"] {
-        let (mut requests, _connection) = without_window(server.addr).await;
-        let begin = |path: &str| grpc_post(&format!("http://{}{path}", server.addr)).body(()).unwrap();
-        let (response, mut body) = requests.send_request(begin(path), false).unwrap();
-        let whole = frame(&GetProfileRequest { key: Some(by_mpid(ADA)), ..get_request() });
-        body.send_data(Bytes::from(whole[..whole.len() - 1].to_vec()), false).unwrap();
-        // The server has seen all that came before it on the connection.
-        let (later, mut later_body) = requests.send_request(begin(GET_PROFILE), false).unwrap();
-        later_body.send_data(Bytes::from(whole), true).unwrap();
-        within(later).await.unwrap();
+        let mut unread = Unread::open(server.addr).await;
+        let (response, mut body) = unread.begin(path).await;
+        let get = GetProfileRequest { key: Some(by_mpid(ADA)), ..get_request() };
+        let mut half = Bytes::from(frame(&get));
+        half.truncate(half.len() - 1);
+        body.send_data(half, false).unwrap();
+        drop(unread.call(GET_PROFILE, &get).await); // The server has seen all that came before it on the connection.
         tokio::spawn(async move {
             let _ = (response.await, &body); // It stays open until the server ends it.
         });
@@ -78,19 +77,10 @@ async fn half_of_a_message_does_not_hold_a_shutdown() {
 async fn responses_that_are_not_read_do_not_hold_a_shutdown() {
     let server = TestServer::start().await;
     server.client().await.create(with_mpid(ADA)).await.unwrap();
-    let get = frame(&GetProfileRequest { key: Some(by_mpid(ADA)), ..get_request() });
-    let watch = frame(&tonic_health::pb::HealthCheckRequest::default());
-    let subscribe = frame(&subscribe_request());
-    let (mut requests, _connection) = without_window(server.addr).await;
-    let mut open = Vec::new();
-    for (path, message) in
-        [(GET_PROFILE, get), ("/grpc.health.v1.Health/Watch", watch), ("/cameo.v1.EventService/Subscribe", subscribe)]
-    {
-        requests = within(requests.ready()).await.unwrap();
-        let request = grpc_post(&format!("http://{}{path}", server.addr)).body(()).unwrap();
-        let (response, mut body) = requests.send_request(request, false).unwrap();
-        body.send_data(Bytes::from(message), true).unwrap();
-        open.push(within(response).await.unwrap());
-    }
+    let mut unread = Unread::open(server.addr).await;
+    let get = GetProfileRequest { key: Some(by_mpid(ADA)), ..get_request() };
+    let _get = unread.call(GET_PROFILE, &get).await;
+    let _watch = unread.call("/grpc.health.v1.Health/Watch", &HealthCheckRequest::default()).await;
+    let _subscribe = unread.call(SUBSCRIBE, &subscribe_request()).await;
     assert_stops_within(server, Duration::from_secs(5)).await;
 }

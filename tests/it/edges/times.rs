@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use cameo::proto::v1::*;
 use tonic::Code;
 
@@ -25,17 +24,23 @@ async fn a_request_that_does_not_arrive_in_time_is_refused() {
     }
 }
 
+/// As long as it takes to arrive, its connection makes no room for others.
+#[tokio::test]
+async fn a_health_check_has_a_second_to_arrive() {
+    let server = TestServer::start_with(|config| config.server.receive_timeout = Duration::from_secs(3_600)).await;
+    let check = grpc_post("/grpc.health.v1.Health/Check").body(endless(Vec::new())).unwrap();
+    let response = http2_request(server.addr, check).await;
+    let status = tonic::Status::from_header_map(&response.headers).unwrap();
+    assert_refused(Err::<(), _>(status), Code::DeadlineExceeded, "DEADLINE_EXCEEDED", "");
+}
+
 #[tokio::test]
 async fn a_response_that_is_not_read_is_reset() {
     let server = TestServer::start_with(|config| config.server.send_timeout = LIMIT).await;
     server.client().await.create(large(ADA)).await.unwrap();
-    let (requests, _connection) = without_window(server.addr).await;
-    let request = grpc_post(&format!("http://{}{GET_PROFILE}", server.addr)).body(()).unwrap();
-    let (response, mut body) = within(requests.ready()).await.unwrap().send_request(request, false).unwrap();
-    let message = frame(&GetProfileRequest { key: Some(by_mpid(ADA)), ..get_request() });
-    body.send_data(Bytes::from(message), true).unwrap();
+    let get = GetProfileRequest { key: Some(by_mpid(ADA)), ..get_request() };
 
-    let mut response = within(response).await.unwrap().into_body();
+    let mut response = Unread::open(server.addr).await.call(GET_PROFILE, &get).await;
 
     assert!(within(response.data()).await.unwrap().unwrap_err().is_reset());
 }
@@ -49,17 +54,11 @@ async fn a_stream_that_is_not_read_stays_open() {
     })
     .await;
     server.client().await.create(large(ADA)).await.unwrap();
-    let (mut requests, _connection) = without_window(server.addr).await;
-    let mut bodies = Vec::new();
-    let get = frame(&GetProfileRequest { key: Some(by_mpid(ADA)), ..get_request() });
-    for (path, message) in [("/cameo.v1.EventService/Subscribe", frame(&subscribe_request())), (GET_PROFILE, get)] {
-        requests = within(requests.ready()).await.unwrap();
-        let request = grpc_post(&format!("http://{}{path}", server.addr)).body(()).unwrap();
-        let (response, mut body) = requests.send_request(request, false).unwrap();
-        body.send_data(Bytes::from(message), true).unwrap();
-        bodies.push(within(response).await.unwrap().into_body());
-    }
-    assert!(within(bodies[1].data()).await.unwrap().unwrap_err().is_reset());
+    let mut unread = Unread::open(server.addr).await;
+    let get = GetProfileRequest { key: Some(by_mpid(ADA)), ..get_request() };
+    let _stream = unread.call(SUBSCRIBE, &subscribe_request()).await;
+    let mut response = unread.call(GET_PROFILE, &get).await;
+    assert!(within(response.data()).await.unwrap().unwrap_err().is_reset());
     server.metrics().await.assert(&[("cameo_streams", 1.0)]);
 }
 

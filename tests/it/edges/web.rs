@@ -97,7 +97,7 @@ async fn a_subscription_begins_at_once() {
     let server = TestServer::start().await;
     for content_type in [BINARY, TEXT] {
         let body = encode(content_type, frame(&subscribe_request()));
-        let request = hyper::Request::post("/cameo.v1.EventService/Subscribe")
+        let request = hyper::Request::post(SUBSCRIBE)
             .header("content-type", content_type)
             .header("accept", content_type)
             .header("host", "localhost")

@@ -4,11 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use cameo::proto::v1::event_service_client::EventServiceClient;
 use cameo::proto::v1::*;
-use h2::RecvStream;
-use h2::client::SendRequest;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -125,44 +122,6 @@ async fn a_subscriber_whose_window_is_closed_is_ended_with_its_cursor() {
     assert_ended_with_its_cursor(&client, &mut stream).await;
 }
 
-const SUBSCRIBE: &str = "/cameo.v1.EventService/Subscribe";
-
-/// Opens streams of events on a connection without a window, so that nothing can be sent on them. They last as long as
-/// their bodies.
-async fn subscribe_unread(
-    server: &TestServer,
-    mut requests: SendRequest<Bytes>,
-    subscribe: &SubscribeRequest,
-    streams: usize,
-) -> Vec<RecvStream> {
-    let mut responses = Vec::new();
-    for _ in 0..streams {
-        requests = within(requests.ready()).await.unwrap();
-        let request = grpc_post(&format!("http://{}{SUBSCRIBE}", server.addr)).body(()).unwrap();
-        let (response, mut body) = requests.send_request(request, false).unwrap();
-        body.send_data(frame(subscribe).into(), true).unwrap();
-        responses.push(response);
-    }
-    let mut bodies = Vec::new();
-    for response in responses {
-        bodies.push(within(response).await.unwrap().into_body());
-    }
-    bodies
-}
-
-/// Scrapes until the metrics are as expected.
-async fn until_metrics(server: &TestServer, expected: impl Fn(&Exposition) -> bool) -> Exposition {
-    within(async {
-        loop {
-            let metrics = server.metrics().await;
-            if expected(&metrics) {
-                return metrics;
-            }
-        }
-    })
-    .await
-}
-
 /// Catching up takes the same turns as the streams that nothing reads. They read the store once, and then no more.
 #[tokio::test]
 async fn subscribers_that_read_nothing_do_not_hold_up_those_that_catch_up() {
@@ -178,12 +137,14 @@ async fn subscribers_that_read_nothing_do_not_hold_up_those_that_catch_up() {
     let records = (1..=EVENTS).map(|mpid| record(by_mpid(mpid), increment("n")));
     client.import(records.collect()).await.unwrap();
     client.create_with(CreateProfileRequest { workspace: OTHER_WORKSPACE.into(), ..create_request() }).await.unwrap();
-    let (requests, _connection) = without_window(server.addr).await;
     let filter = of_profiles(&[EVENTS]); // Each of their reads goes through the whole log.
     let subscribe = SubscribeRequest { start: earliest(), filter, ..subscribe_request() };
-    let _unread = subscribe_unread(&server, requests, &subscribe, UNREAD.into()).await;
+    let (mut unread, mut streams) = (Unread::open(server.addr).await, Vec::new());
+    for _ in 0..UNREAD {
+        streams.push(unread.call(SUBSCRIBE, &subscribe).await);
+    }
     let loads = "cameo_stream_loads_total{source=\"log\"}";
-    until_metrics(&server, |metrics| metrics.value(loads) >= UNREAD.into()).await;
+    server.until_metrics(|metrics| metrics.value(loads) >= UNREAD.into()).await;
 
     for workspace in [OTHER_WORKSPACE, WORKSPACE] {
         let until_caught_up = SubscribeRequest {
@@ -194,53 +155,4 @@ async fn subscribers_that_read_nothing_do_not_hold_up_those_that_catch_up() {
         };
         within(async { client.subscribe(until_caught_up).await.unwrap().catch_up().await }).await;
     }
-}
-
-/// What streams of events hold, as operators see it.
-#[derive(Debug, PartialEq)]
-struct Held {
-    streams: f64,
-    /// Those of the workspace. `None` if it has no stream.
-    subscribers: Option<f64>,
-    /// Their calls, which the transport holds until it has sent or reset the responses.
-    calls: f64,
-    reads: f64,
-}
-
-impl Held {
-    fn by_streams(metrics: &Exposition) -> Self {
-        let subscribers = metrics.family("cameo_subscribers");
-        Self {
-            streams: metrics.value("cameo_streams"),
-            subscribers: subscribers.get(&*format!("cameo_subscribers{{workspace=\"{WORKSPACE}\"}}")).copied(),
-            calls: metrics.value("cameo_calls_in_flight{method=\"EventService/Subscribe\"}"),
-            reads: metrics.value("cameo_reads_in_flight"),
-        }
-    }
-}
-
-/// A stream that was ended holds nothing, although its subscriber cannot be told. Its call ends with its connection, if
-/// not before.
-#[tokio::test]
-async fn a_stalled_stream_gives_up_what_it_holds_though_nothing_can_be_sent() {
-    const UNREAD: u8 = 20;
-    let server = TestServer::start_with(|config| {
-        config.feed.ring_bytes = 0;
-        config.feed.stall_timeout = Duration::from_millis(200);
-        metrics_on(config);
-    })
-    .await;
-    server.client().await.create(padded(ADA)).await.unwrap();
-    let (requests, connection) = without_window(server.addr).await;
-    let subscribe = SubscribeRequest { start: earliest(), ..subscribe_request() };
-    let _unread = subscribe_unread(&server, requests, &subscribe, UNREAD.into()).await;
-
-    let stalled = "cameo_streams_ended_total{reason=\"stalled\"}";
-    let ended = until_metrics(&server, |metrics| metrics.value(stalled) >= UNREAD.into()).await;
-
-    let held = Held::by_streams(&ended);
-    let nothing = Held { streams: 0.0, subscribers: None, calls: 0.0, reads: 0.0 };
-    assert_eq!(Held { calls: 0.0, ..held }, nothing);
-    connection.abort();
-    until_metrics(&server, |metrics| Held::by_streams(metrics) == nothing).await;
 }

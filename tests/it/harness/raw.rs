@@ -1,22 +1,23 @@
-//! Requests that no good client sends: bytes as the test writes them, bodies without an end, and windows of no bytes.
+//! Requests that no good client sends: bytes as the test writes them, and bodies without an end.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
-use h2::client::SendRequest;
 use http_body::Frame;
 use http_body_util::{Full, StreamBody};
 use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::task::JoinHandle;
 
 use super::{HttpResponse, http2_request, within};
 
 /// The path of a lookup over gRPC.
 pub const GET_PROFILE: &str = "/cameo.v1.ProfileService/GetProfile";
+
+/// The path of a subscription over gRPC.
+pub const SUBSCRIBE: &str = "/cameo.v1.EventService/Subscribe";
 
 /// A message with its header of gRPC, not compressed.
 pub fn frame(message: &impl Message) -> Vec<u8> {
@@ -79,17 +80,4 @@ pub async fn http1_bytes(addr: SocketAddr, request: &str) -> (u16, String) {
     let response = String::from_utf8_lossy(&connection.rest().await).into_owned();
     let status = response.split(' ').nth(1).unwrap_or_else(|| panic!("no status in {response:?}"));
     (status.parse().unwrap(), response)
-}
-
-/// A connection of HTTP/2 whose streams may receive no bytes until they are given a window.
-pub async fn without_window(addr: SocketAddr) -> (SendRequest<Bytes>, JoinHandle<Result<(), h2::Error>>) {
-    with_window(addr, 0).await
-}
-
-/// A connection of HTTP/2 whose streams may receive so many bytes until they are given more of a window.
-pub async fn with_window(addr: SocketAddr, bytes: u32) -> (SendRequest<Bytes>, JoinHandle<Result<(), h2::Error>>) {
-    let stream = within(TcpStream::connect(addr)).await.unwrap();
-    let (requests, connection) =
-        within(h2::client::Builder::new().initial_window_size(bytes).handshake(stream)).await.unwrap();
-    (requests, tokio::spawn(connection))
 }

@@ -70,6 +70,19 @@ impl TestServer {
         Exposition::scrape(self.metrics_addr.expect("the test turned metrics on")).await
     }
 
+    /// Scrapes `/metrics` until they are as expected, and returns them.
+    pub async fn until_metrics(&self, expected: impl Fn(&Exposition) -> bool) -> Exposition {
+        within(async {
+            loop {
+                let metrics = self.metrics().await;
+                if expected(&metrics) {
+                    return metrics;
+                }
+            }
+        })
+        .await
+    }
+
     /// Stops the server in order, and returns the directory of its store.
     pub async fn stop(self) -> Arc<TempDir> {
         self.try_stop().await.unwrap()

@@ -8,18 +8,17 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
+use crate::grpc::large;
 use crate::refusal::Refusal;
 use crate::server::budget::{Account, Hold, Size};
 use crate::server::edge::inflate::{Encoding, HEADER, inflate, is_compressed};
 
 /// Chunks that are smaller are merged.
 const SMALL_CHUNK: usize = 4 << 10;
-/// A message that is larger may not use the reserve for small ones.
-const SMALL: usize = 64 << 10;
 
 /// The size of a message of so many bytes.
 pub(super) fn size_of_message(bytes: usize) -> Size {
-    if bytes > SMALL { Size::Large } else { Size::Small }
+    if bytes > large::SMALL { Size::Large } else { Size::Small }
 }
 
 /// Chunks in the order in which they came.
@@ -213,6 +212,7 @@ mod tests {
 
     use super::*;
     use crate::server::budget::Budget;
+    use crate::server::edge::inflate::frames::plain;
     use crate::telemetry::metrics;
 
     const MIB: usize = 1 << 20;
@@ -227,8 +227,7 @@ mod tests {
     }
 
     fn frame(len: usize) -> Vec<u8> {
-        let header = u32::try_from(len).unwrap().to_be_bytes();
-        [&[0][..], &header, &vec![7; len]].concat()
+        plain(&vec![7; len])
     }
 
     /// The buffers that a message keeps.

@@ -143,7 +143,6 @@ where
 mod tests {
     use std::convert::Infallible;
     use std::future::poll_fn;
-    use std::io::Read;
     use std::pin::pin;
     use std::time::Duration;
 
@@ -154,20 +153,10 @@ mod tests {
 
     use super::*;
     use crate::server::budget::Budget;
+    use crate::server::edge::inflate::frames::{compressed, plain};
     use crate::telemetry::metrics;
 
     const LIMIT: usize = 1 << 20;
-
-    fn frame(flag: u8, message: &[u8]) -> Vec<u8> {
-        let header = u32::try_from(message.len()).unwrap().to_be_bytes();
-        [&[flag][..], &header, message].concat()
-    }
-
-    fn compressed(message: &[u8]) -> Vec<u8> {
-        let mut compressed = Vec::new();
-        flate2::read::GzEncoder::new(message, flate2::Compression::default()).read_to_end(&mut compressed).unwrap();
-        frame(1, &compressed)
-    }
 
     fn whole(body: Vec<u8>) -> Full<Bytes> {
         Full::new(body.into())
@@ -188,11 +177,11 @@ mod tests {
     #[tokio::test]
     async fn a_small_message_waits_for_no_turn_although_it_is_compressed() {
         let _all = large::all_turns().await;
-        let (mut messages, _) = import(whole([compressed(&[7; 100]), frame(0, &[8; 100])].concat()));
+        let (mut messages, _) = import(whole([compressed(Encoding::Gzip, &[7; 100]), plain(&[8; 100])].concat()));
         for byte in [7, 8] {
             let mut next = pin!(next(&mut messages));
             let Poll::Ready(message) = poll!(next.as_mut()) else { panic!("it waits") };
-            assert_eq!(message.unwrap(), frame(0, &[byte; 100]));
+            assert_eq!(message.unwrap(), plain(&[byte; 100]));
         }
     }
 
@@ -200,7 +189,7 @@ mod tests {
     async fn a_large_message_waits_for_its_turn_and_counts_meanwhile() {
         const LARGE: usize = 100 << 10;
         let message = vec![7; LARGE];
-        for body in [frame(0, &message), compressed(&message)] {
+        for body in [plain(&message), compressed(Encoding::Gzip, &message)] {
             let all = large::all_turns().await;
             let (mut messages, account) = import(whole(body));
             {
@@ -208,7 +197,7 @@ mod tests {
                 assert!(poll!(next.as_mut()).is_pending());
                 assert_eq!(account.held(), 2 * (HEADER + LARGE), "the message, and the buffer of tonic");
                 drop(all);
-                assert_eq!(next.await.unwrap(), frame(0, &message));
+                assert_eq!(next.await.unwrap(), plain(&message));
             }
             assert_eq!(account.held(), HEADER + LARGE, "the buffer of tonic");
         }
@@ -227,7 +216,7 @@ mod tests {
     async fn the_time_for_a_message_ends_with_it() {
         let (send, mut chunks) = mpsc::unbounded_channel();
         let (mut messages, _) = import(StreamBody::new(stream::poll_fn(move |context| chunks.poll_recv(context))));
-        let frame = Bytes::from(frame(0, &[7; 9]));
+        let frame = Bytes::from(plain(&[7; 9]));
         send.send(Ok(Frame::data(frame.slice(..HEADER)))).unwrap();
         assert!(poll!(pin!(next(&mut messages))).is_pending());
         assert!(messages.timer.is_some());
