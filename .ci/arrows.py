@@ -56,6 +56,7 @@ MAY_NAME = {
     "hyper": "server",
     "hyper_util": "server",
     "mimalloc": "main.rs",
+    "pin_project_lite": "server",
     "prometheus_client": "telemetry",
     "prost": "*",
     "prost_types": "*",

@@ -10,7 +10,7 @@
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
 
@@ -60,13 +60,12 @@ pub(super) fn apart<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
 
 /// Serves a call. A turn that it has while it is polled ends with that poll: by then, what was decoded is checked and
 /// dropped.
-pub async fn serve<T>(call: impl Future<Output = T>) -> T {
-    let (mut call, mut wait) = (pin!(call), None);
-    poll_fn(|context| {
+pub fn serve<T>(mut call: impl Future<Output = T> + Unpin) -> impl Future<Output = T> + Unpin {
+    let mut wait = None;
+    poll_fn(move |context| {
         let _poll = OnePoll::begin(&mut wait, context);
-        call.as_mut().poll(context)
+        Pin::new(&mut call).poll(context)
     })
-    .await
 }
 
 /// Ready when a message of this many bytes may be decoded, in the same poll of [`serve`].
@@ -136,6 +135,7 @@ pub async fn all_turns() -> impl Drop {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
     use std::task::ready;
     use std::time::Duration;
 

@@ -1,5 +1,7 @@
 //! Which service responds at which path.
 
+use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::Router;
@@ -82,17 +84,22 @@ pub(super) fn build(
 impl Services {
     /// Calls the gRPC service that the path names. The two that serve lookups and streams take no detour through the
     /// router.
-    pub async fn grpc<B>(&self, request: Request<B>) -> Answer
+    pub fn grpc<B>(&self, request: Request<B>) -> Pin<Box<dyn Future<Output = Result<Answer, Infallible>> + Send>>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
     {
-        let called = match request.uri().path().split('/').nth(1) {
-            Some(ProfileServiceServer::<Profiles>::NAME) => self.profiles.clone().call(request).await,
-            Some(EventServiceServer::<Events>::NAME) => self.events.clone().call(request).await,
-            _ => self.others.clone().call(request).await,
+        let is_of = |service| {
+            let path = request.uri().path().strip_prefix('/').and_then(|path| path.strip_prefix(service));
+            path.is_some_and(|method| method.starts_with('/'))
         };
-        called.unwrap_or_else(|never| match never {})
+        if is_of(ProfileServiceServer::<Profiles>::NAME) {
+            self.profiles.clone().call(request)
+        } else if is_of(EventServiceServer::<Events>::NAME) {
+            self.events.clone().call(request)
+        } else {
+            Box::pin(self.others.clone().call(request))
+        }
     }
 
     /// Calls the Profile API over HTTP.

@@ -132,12 +132,17 @@ impl Edge {
         let (response, held) = match self.admit(&mut in_flight, method, &request) {
             Ok((protocol, head)) => {
                 let exchange = Exchange { call: Arc::clone(&call), method, connection: Arc::clone(connection) };
-                let (response, held) = self.dispatch(protocol, exchange, request).await;
+                let (response, held) = match protocol {
+                    Protocol::Grpc => self.grpc(exchange, request).await,
+                    // Boxed: gRPC has no need of the room that they take.
+                    Protocol::GrpcWeb => Box::pin(self.grpc_web(exchange, request)).await,
+                    Protocol::Http => (Box::pin(self.http(exchange, request)).await, Held::default()),
+                };
                 (response, held.with_head(head))
             }
             Err(refused) => {
                 let response = refused.render(&request, &call);
-                (self.readable_by_pages(request, response).await, Held::default())
+                (Box::pin(self.readable_by_pages(request, response)).await, Held::default())
             }
         };
         if let Some(code) = code_of(&response) {
@@ -176,20 +181,6 @@ impl Edge {
         Ok((protocol, Some(receiving.take(weight))))
     }
 
-    async fn dispatch(
-        self: &Arc<Self>,
-        protocol: Protocol,
-        exchange: Exchange,
-        request: Request<Incoming>,
-    ) -> (Answer, Held) {
-        match protocol {
-            Protocol::Grpc => self.grpc(exchange, request).await,
-            // Boxed: gRPC has no need of the room that they take.
-            Protocol::GrpcWeb => Box::pin(self.grpc_web(exchange, request)).await,
-            Protocol::Http => (Box::pin(self.http(exchange, request)).await, Held::default()),
-        }
-    }
-
     async fn grpc<B>(&self, exchange: Exchange, request: Request<B>) -> (Answer, Held)
     where
         B: Body<Data = Bytes> + Send + 'static,
@@ -197,12 +188,13 @@ impl Edge {
     {
         let deadline = status::deadline(request.headers());
         let call = Arc::clone(&exchange.call);
-        let mut served = pin!(large::serve(self.grpc_call(exchange, request)));
+        let served = pin!(self.grpc_call(exchange, request));
+        let served = large::serve(served);
         let outcome = match deadline {
             None => served.await,
             Some(deadline) => {
                 let late = |_| Err(Refusal::deadline_exceeded(status::DEADLINE));
-                tokio::time::timeout(deadline, served.as_mut()).await.unwrap_or_else(late)
+                tokio::time::timeout(deadline, served).await.unwrap_or_else(late)
             }
         };
         match outcome {
@@ -229,7 +221,8 @@ impl Edge {
         if method.streams.client {
             let ends_at_stop = method.counted.name() != IMPORT;
             let messages = Messages::new(body, encoding, &connection.receiving, self.bounds.clone(), ends_at_stop);
-            return Ok((self.services.grpc(Request::from_parts(head, messages)).await, Held::default()));
+            let Ok(answer) = self.services.grpc(Request::from_parts(head, messages)).await;
+            return Ok((answer, Held::default()));
         }
         let time = if method.is_health_check() { CHECK_TIME.min(self.bounds.time) } else { self.bounds.time };
         let received = receive::one_message(body, encoding, &connection.receiving, &self.bounds, time).await;
@@ -247,7 +240,8 @@ impl Edge {
         let held = Held::new(request, response);
         let bytes = message.len();
         poll_fn(|context| large::poll_turn(bytes, context)).await;
-        Ok((self.services.grpc(Request::from_parts(head, message)).await, held))
+        let Ok(answer) = self.services.grpc(Request::from_parts(head, message)).await;
+        Ok((answer, held))
     }
 
     async fn room(&self, connection: &Connection, size: Size) -> Result<Option<Hold>, Refusal> {

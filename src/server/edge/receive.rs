@@ -90,14 +90,18 @@ where
                 return Err(Refusal::too_much_received());
             }
             let _call = account.take(CALL_COST);
-            tokio::select! {
-                biased;
-                message = collect => message?,
-                () = bounds.stop.cancelled() => return Err(Refusal::draining()),
-                () = tokio::time::sleep(time) => {
-                    return Err(Refusal::deadline_exceeded("the request did not arrive in time"));
+            // Boxed: most requests need none of it.
+            Box::pin(async {
+                tokio::select! {
+                    biased;
+                    message = collect => message,
+                    () = bounds.stop.cancelled() => Err(Refusal::draining()),
+                    () = tokio::time::sleep(time) => {
+                        Err(Refusal::deadline_exceeded("the request did not arrive in time"))
+                    }
                 }
-            }
+            })
+            .await?
         }
     };
     let Some(mut message) = message else { return Ok(None) };

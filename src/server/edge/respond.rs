@@ -41,17 +41,18 @@ pub(super) async fn room(
     wait: Duration,
     reclaim: impl Fn(),
 ) -> Result<Option<Hold>, Refusal> {
-    let wait_for_room = async {
-        while !account.has_room(size) {
-            if account.has_share() {
-                reclaim(); // Others hold the memory.
-            }
-            let _ = tokio::time::timeout(ROOM_INTERVAL, account.freed(size)).await;
-        }
-        account.wake_next(); // There may be room for another call too.
-    };
     if !account.has_room(size) {
-        tokio::time::timeout(wait, wait_for_room).await.map_err(|_| Refusal::responses_unread())?;
+        let wait_for_room = async {
+            while !account.has_room(size) {
+                if account.has_share() {
+                    reclaim(); // Others hold the memory.
+                }
+                let _ = tokio::time::timeout(ROOM_INTERVAL, account.freed(size)).await;
+            }
+            account.wake_next(); // There may be room for another call too.
+        };
+        // Boxed: most calls find room at once.
+        Box::pin(tokio::time::timeout(wait, wait_for_room)).await.map_err(|_| Refusal::responses_unread())?;
     }
     Ok((size != Size::Small).then(|| account.take(largest)))
 }

@@ -24,7 +24,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::connection::TimeLimits;
+use super::connection::{Connection, TimeLimits};
 use super::connections::Connections;
 use super::edge::Edge;
 use crate::config::{Config, ServerConfig};
@@ -68,6 +68,13 @@ struct Transport {
     connections: Arc<Connections>,
     unserved: Arc<Unserved>,
     stop: CancellationToken,
+}
+
+/// What the calls of one connection share. The connections do not share its count of references, so that cores which
+/// serve different ones do not wait for each other.
+struct Endpoint {
+    edge: Arc<Edge>,
+    connection: Arc<Connection>,
 }
 
 /// Accepts connections until `stop` is cancelled, and returns when every call on them has ended.
@@ -127,13 +134,14 @@ impl Transport {
         let transport = Arc::clone(self);
         tasks.spawn(async move {
             let Transport { http, limits, stop, unserved, .. } = &*transport;
+            let endpoint = Endpoint { edge: Arc::clone(&transport.edge), connection: Arc::clone(&open.connection) };
+            let endpoint = Arc::new(endpoint);
             let service = service_fn(|request| {
-                let (edge, connection) = (Arc::clone(&transport.edge), Arc::clone(&open.connection));
-                let arrived = unserved.arrived();
+                let (endpoint, arrived) = (Arc::clone(&endpoint), unserved.arrived());
                 // Boxed: it is moved several times before its task runs it.
                 Box::pin(async move {
                     drop(arrived);
-                    Ok::<_, Infallible>(edge.serve(&connection, request).await)
+                    Ok::<_, Infallible>(endpoint.edge.serve(&endpoint.connection, request).await)
                 })
             });
             let (reader, writer) = stream.into_split();

@@ -6,12 +6,14 @@
 //! Streaming responses have no such limit: a slow subscriber is not an error. `feed` ends those that stall.
 
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::rt::Executor;
+use pin_project_lite::pin_project;
+use tokio::task::futures::TaskLocalFuture;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -44,33 +46,55 @@ where
     S::Output: Send,
 {
     fn execute(&self, stream: S) {
-        tokio::spawn(run(stream, Arc::clone(&self.0)));
+        let progress = Arc::new(Progress::default());
+        let served = progress.clone().watch(stream);
+        tokio::spawn(Stream { served, progress, limits: Arc::clone(&self.0), unread: None });
     }
 }
 
-async fn run(stream: impl Future, limits: Arc<Limits>) {
-    let progress = Arc::new(Progress::default());
-    let mut stream = pin!(progress.clone().watch(stream));
-    let mut limit = Limit { limits: &limits, seen: 0, timer: None };
-    let mut left_unread = pin!(until_left_unread(&progress, &limits.stop));
-    poll_fn(|context| {
-        if stream.as_mut().poll(context).is_ready() {
+pin_project! {
+    /// One stream. Not an `async fn`, which would take three times the memory for each call.
+    struct Stream<S> {
+        #[pin]
+        served: TaskLocalFuture<Arc<Progress>, S>,
+        progress: Arc<Progress>,
+        limits: Arc<Limits>,
+        // Completes when the response is left unread. `None` for most, whose response is sent at once.
+        unread: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    }
+}
+
+impl<S: Future> Future for Stream<S> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        if this.served.poll(context).is_ready() {
             return Poll::Ready(());
         }
-        if progress.pieces() == 0 {
+        if this.progress.pieces() == 0 {
             return Poll::Pending; // The call still runs.
         }
-        match limit.poll_passed(&progress, context) {
-            Poll::Ready(()) => Poll::Ready(()),
-            Poll::Pending => left_unread.as_mut().poll(context),
-        }
-    })
-    .await;
+        let (progress, limits) = (&*this.progress, &*this.limits);
+        let unread = || Box::pin(until_left_unread(Arc::clone(progress), Arc::clone(limits))) as _;
+        this.unread.get_or_insert_with(unread).as_mut().poll(context)
+    }
+}
+
+/// Completes when nothing of a response could be sent for the time limit, or for a moment once the server has begun to
+/// shut down.
+async fn until_left_unread(progress: Arc<Progress>, limits: Arc<Limits>) {
+    let mut limit = Limit { limits: &limits, seen: 0, timer: None };
+    tokio::select! {
+        biased;
+        () = poll_fn(|context| limit.poll_passed(&progress, context)) => {}
+        () = until_left_at_stop(&progress, &limits.stop) => {}
+    }
 }
 
 /// Completes after the server has begun to shut down, once a response that has begun makes no progress for a moment: its
 /// reader must not hold the shutdown.
-async fn until_left_unread(progress: &Progress, stop: &CancellationToken) {
+async fn until_left_at_stop(progress: &Progress, stop: &CancellationToken) {
     stop.cancelled().await;
     loop {
         let before = progress.pieces();
