@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use http::{Extensions, HeaderMap};
+use http::{Extensions, HeaderMap, HeaderName};
 
 use crate::model::Workspace;
 use crate::proto::v1::ErrorReason;
@@ -17,6 +17,7 @@ use crate::refusal::{Refusal, reason_name};
 use crate::store::{ReadClass, Store};
 use crate::telemetry::metrics::{Calls, Method, OpenCall};
 
+const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 /// How often a state that lasts is logged: a full disk, a full queue.
 const LASTING: Duration = Duration::from_secs(60);
 
@@ -50,7 +51,7 @@ impl Call {
     /// A call of `method` with these headers, which `calls` counts.
     #[must_use]
     pub fn begin(calls: &Calls, method: Method, is_write: bool, headers: &HeaderMap, peer: SocketAddr) -> Arc<Self> {
-        let takes_compressed = headers.contains_key("grpc-accept-encoding");
+        let takes_compressed = headers.contains_key(ACCEPT_ENCODING);
         let start = Instant::now();
         let noted = Mutex::new(Noted { open: Some(calls.begin(method, start)), ..Noted::default() });
         Arc::new(Self { method, is_write, peer, takes_compressed, start, sent: AtomicU64::new(0), noted })

@@ -5,7 +5,7 @@ use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use http::{HeaderMap, Response};
+use http::{HeaderMap, HeaderName, Response};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -15,6 +15,8 @@ use crate::refusal::{Detail, Refusal};
 
 /// The message for a call whose deadline has passed.
 pub(crate) const DEADLINE: &str = "the caller's deadline passed; whether a write was kept is unknown";
+/// A header of which the name is not parsed for each call.
+const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const DOMAIN: &str = "cameo";
 const PROFILE: &str = "cameo.v1.Profile";
 
@@ -101,7 +103,7 @@ pub(super) fn explained(status: &Status) -> Option<Refusal> {
 /// The deadline in `grpc-timeout`: up to eight digits and a unit. A malformed one is ignored.
 #[must_use]
 pub fn deadline(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let text = headers.get(TIMEOUT)?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.len() > 8 || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
         return None;

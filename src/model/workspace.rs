@@ -17,8 +17,9 @@ impl Workspace {
     /// # Errors
     /// [`Invalid::Field`] if it is not three valid parts.
     pub fn parse(name: &str) -> Result<Self, Invalid> {
-        let well_formed = name.split('/').count() == 3 && name.split('/').all(is_part);
-        if !well_formed {
+        let mut parts = name.split('/');
+        let is_well_formed = (0..3).all(|_| parts.next().is_some_and(is_part)) && parts.next().is_none();
+        if !is_well_formed {
             let problem = "must be org/account/workspace, each part 1 to 64 characters of A-Za-z0-9_-";
             return Err(Invalid::field("workspace", problem));
         }

@@ -45,7 +45,8 @@ pub(super) enum Foreign {
 pub(super) fn protocol<B>(request: &Request<B>, preflights: bool) -> Result<Protocol, Foreign> {
     let kind = media_type(request.headers().get(CONTENT_TYPE));
     let is = |kinds: &[&str]| kind.is_some_and(|kind| kinds.iter().any(|known| kind.eq_ignore_ascii_case(known)));
-    if !is_service(request.uri().path()) && !is(&GRPC) {
+    let is_grpc = is(&GRPC);
+    if !is_grpc && !is_service(request.uri().path()) {
         return Ok(Protocol::Http);
     }
     if preflights && request.method() == Method::OPTIONS {
@@ -57,7 +58,7 @@ pub(super) fn protocol<B>(request: &Request<B>, preflights: bool) -> Result<Prot
     if is(&GRPC_WEB) {
         return Ok(Protocol::GrpcWeb);
     }
-    if !is(&GRPC) {
+    if !is_grpc {
         return Err(Foreign::ContentType);
     }
     if request.version() == Version::HTTP_2 { Ok(Protocol::Grpc) } else { Err(Foreign::Version) }
@@ -108,9 +109,10 @@ impl Hosts {
     pub fn check<B>(&self, request: &Request<B>) -> Result<(), Refusal> {
         let host = host(request)?;
         let Self::LoopbackAnd(more) = self else { return Ok(()) };
-        let named = [request.uri().authority().map(Authority::as_str), host.map(|host| host.to_str().unwrap_or("?"))];
-        let mut named = named.into_iter().flatten().peekable();
-        if named.peek().is_some() && named.all(|name| is_allowed(name, more)) {
+        let is_named = |authority: &Authority| is_allowed(authority, more);
+        let is_host = |host: &HeaderValue| host.as_bytes().try_into().is_ok_and(|host| is_named(&host));
+        // One of them is there.
+        if request.uri().authority().is_none_or(is_named) && host.is_none_or(is_host) {
             Ok(())
         } else {
             Err(Refusal::host_not_served())
@@ -134,10 +136,11 @@ fn host<B>(request: &Request<B>) -> Result<Option<&HeaderValue>, Refusal> {
     Ok(first)
 }
 
-fn is_allowed(name: &str, more: &[String]) -> bool {
-    let Ok(authority) = name.parse::<Authority>() else { return false };
-    let host = authority.host().trim_end_matches('.');
-    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+fn is_allowed(authority: &Authority, more: &[String]) -> bool {
+    let host = authority.host();
+    let host = host.strip_suffix('.').unwrap_or(host);
+    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let address = address.parse::<std::net::IpAddr>();
     address.is_ok_and(|address| address.to_canonical().is_loopback())
         || host.eq_ignore_ascii_case("localhost")
         || host.to_ascii_lowercase().ends_with(".localhost")

@@ -6,12 +6,13 @@ use std::io::Read;
 
 use bytes::Bytes;
 use flate2::read::GzDecoder;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 
 use crate::refusal::Refusal;
 
 /// A gRPC frame: a byte that tells of compression, the length of the message in 4 bytes, and the message.
 pub(super) const HEADER: usize = 5;
+const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 
 /// How the messages of a call are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +24,7 @@ pub(super) enum Encoding {
 impl Encoding {
     /// The encoding that `grpc-encoding` names. `None` if there is none, or one that tonic refuses.
     pub fn of(headers: &HeaderMap) -> Option<Self> {
-        match headers.get("grpc-encoding")?.as_bytes() {
+        match headers.get(ENCODING)?.as_bytes() {
             b"gzip" => Some(Self::Gzip),
             b"zstd" => Some(Self::Zstd),
             _ => None,
