@@ -161,9 +161,8 @@ impl Edge {
     ) -> Result<(Protocol, Option<Hold>), Refused> {
         self.hosts.check(request).map_err(Refused::Call)?;
         let protocol = head::protocol(request, self.cors.is_some()).map_err(Refused::Foreign)?;
-        let is_check = method.is_health_check() && in_flight.count(Kind::Check, MOST_CHECKS);
-        if is_check || request.method() == http::Method::OPTIONS {
-            return Ok((protocol, None)); // There is always room for a health check, and for a browser's question.
+        if method.is_health_check() && in_flight.count(Kind::Check, MOST_CHECKS) {
+            return Ok((protocol, None)); // There is always room for it.
         }
         if !self.connections.serves(in_flight.connection()) {
             return Err(Refused::Call(Refusal::too_many_connections(self.connections.most())));
@@ -271,7 +270,8 @@ impl Edge {
         (answered.unwrap_or_else(|never| match never {}), held)
     }
 
-    /// Lets web pages read why a call was refused, if they may call at all.
+    /// Lets web pages read why a call was refused, if they may call at all. A browser that asks whether they may is told
+    /// so, also when there is no room for the call itself.
     async fn readable_by_pages(&self, request: Request<Incoming>, refused: Answer) -> Answer {
         let Some(cors) = self.cors.as_ref().filter(|_| head::is_service(request.uri().path())) else { return refused };
         let mut refused = Some(refused);
