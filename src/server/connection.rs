@@ -204,6 +204,7 @@ impl Connection {
 }
 
 /// What its time limits say of a connection.
+#[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Keep,
     Close,
@@ -241,5 +242,119 @@ impl Drop for CallInFlight {
         if let Some(kind) = self.counts_as {
             self.connection.in_flight.of(kind).fetch_sub(1, Ordering::Relaxed);
         }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use http::Version;
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::telemetry::metrics;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const LIMITS: TimeLimits = TimeLimits {
+        handshake: Duration::from_secs(10),
+        idle: Some(Duration::from_secs(60)),
+        stall: Duration::from_secs(300),
+        send: Duration::from_secs(30),
+    };
+
+    /// What the connections of a test share.
+    pub fn shared() -> Shared {
+        let budget = || Budget::new(1 << 20, metrics::Budget::default());
+        Shared { receiving: budget(), sending: budget(), in_flight: Arc::default() }
+    }
+
+    /// A connection that was just accepted.
+    pub fn connection(is_extra: bool) -> Arc<Connection> {
+        Connection::new(SocketAddr::from(([127, 0, 0, 1], 1)), &shared(), is_extra)
+    }
+
+    /// A connection whose peer has said that it speaks HTTP/2.
+    fn greeted() -> Arc<Connection> {
+        let connection = connection(false);
+        connection.heard(GREETING);
+        connection
+    }
+
+    /// Passes this many seconds, and checks what the limits say just before their end and at it.
+    async fn assert_ends(connection: &Connection, after: u32, with: Verdict) {
+        const MOMENT: Duration = Duration::from_millis(1);
+        advance((after * SECOND).saturating_sub(MOMENT)).await;
+        assert_eq!(connection.verdict(&LIMITS), Verdict::Keep);
+        advance(MOMENT).await;
+        assert_eq!(connection.verdict(&LIMITS), with);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_must_say_in_time_which_protocol_it_speaks() {
+        let connection = connection(false);
+        connection.heard(GREETING - 1);
+        assert_ends(&connection, 10, Verdict::Cut(Closed::Handshake)).await;
+        connection.heard(1);
+        assert_eq!(connection.verdict(&LIMITS), Verdict::Keep);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_idle_from_the_end_of_its_last_call() {
+        let connection = greeted();
+        let call = connection.begin_call(Version::HTTP_2);
+        advance(100 * SECOND).await;
+        assert_eq!(connection.verdict(&LIMITS), Verdict::Keep);
+        drop(call);
+        assert_ends(&connection, 60, Verdict::Close).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_beyond_the_limit_is_idle_after_a_second() {
+        let connection = connection(true);
+        assert_ends(&connection, 1, Verdict::Close).await;
+        connection.promote();
+        assert_eq!(connection.verdict(&LIMITS), Verdict::Keep);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_response_over_http1_must_be_read_in_time() {
+        let connection = greeted();
+        let _call = connection.begin_call(Version::HTTP_11);
+        let response = connection.sending.take(100);
+        assert_eq!(connection.verdict(&LIMITS), Verdict::Keep);
+        assert_ends(&connection, 30, Verdict::Cut(Closed::Sending)).await;
+        drop(response);
+        assert_eq!(connection.verdict(&LIMITS), Verdict::Keep);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_over_http1_also_has_the_time_of_a_stalled_subscriber() {
+        let connection = greeted();
+        let stream = connection.begin_call(Version::HTTP_11);
+        stream.begin_stream();
+        let _message = connection.sending.take(100);
+        assert_eq!(connection.verdict(&LIMITS), Verdict::Keep);
+        advance(30 * SECOND).await;
+        assert_ends(&connection, 300, Verdict::Cut(Closed::Sending)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_response_after_a_stream_has_the_time_of_a_response() {
+        let connection = greeted();
+        connection.begin_call(Version::HTTP_11).begin_stream();
+        let _call = connection.begin_call(Version::HTTP_11);
+        let _response = connection.sending.take(100);
+        assert_eq!(connection.verdict(&LIMITS), Verdict::Keep);
+        assert_ends(&connection, 30, Verdict::Cut(Closed::Sending)).await;
+    }
+
+    /// There each stream has its own time.
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_of_http2_is_not_cut_for_what_is_unread() {
+        let connection = greeted();
+        let _call = connection.begin_call(Version::HTTP_2);
+        let _response = connection.sending.take(100);
+        assert_eq!(connection.verdict(&LIMITS), Verdict::Keep);
+        advance(1_000 * SECOND).await;
+        assert_eq!(connection.verdict(&LIMITS), Verdict::Keep);
     }
 }

@@ -135,3 +135,97 @@ impl Drop for OpenConnection {
         self.connections.open().by_number.remove(&self.number);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::Version;
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::server::connection::tests::shared;
+    use crate::telemetry::metrics::{FeedMetrics, StoreMetrics};
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const PEER: ([u8; 4], u16) = ([127, 0, 0, 1], 1);
+
+    /// Room for so many connections.
+    fn connections(most: usize) -> Arc<Connections> {
+        Connections::new(most, shared(), &Metrics::new(&StoreMetrics::default(), &FeedMetrics::default()))
+    }
+
+    fn admit(connections: &Arc<Connections>) -> OpenConnection {
+        connections.admit(PEER.into()).expect("there is room")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_connection_that_is_without_a_call_for_longest_makes_room() {
+        let connections = connections(3);
+        let [first, second, busy] = [(); 3].map(|()| admit(&connections));
+        let _call = busy.connection.begin_call(Version::HTTP_2);
+        advance(SECOND).await;
+        drop(first.connection.begin_call(Version::HTTP_2));
+        let new = admit(&connections);
+        let are_cut = || [&first, &second, &busy, &new].map(|open| open.connection.is_cut());
+        assert_eq!(are_cut(), [false, true, false, false]);
+        assert!(!new.connection.is_extra());
+        advance(SECOND).await;
+        drop(new.connection.begin_call(Version::HTTP_2));
+        let newest = admit(&connections);
+        assert_eq!(are_cut(), [true, true, false, false]);
+        assert!(!newest.connection.is_extra());
+    }
+
+    /// It takes a moment to close.
+    #[tokio::test]
+    async fn a_connection_that_is_being_closed_takes_no_room() {
+        let connections = connections(2);
+        let (idle, busy) = (admit(&connections), admit(&connections));
+        let _call = busy.connection.begin_call(Version::HTTP_2);
+        let new = admit(&connections);
+        assert!(idle.connection.is_cut() && !new.connection.is_extra());
+        drop(new);
+        assert!(!admit(&connections).connection.is_extra());
+    }
+
+    #[tokio::test]
+    async fn a_few_connections_beyond_the_limit_are_served_and_then_none() {
+        let connections = connections(1);
+        let busy = admit(&connections);
+        let call = busy.connection.begin_call(Version::HTTP_2);
+        let extra: Vec<_> = (0..EXTRA).map(|_| admit(&connections)).collect();
+        let _calls: Vec<_> = extra.iter().map(|open| open.connection.begin_call(Version::HTTP_2)).collect();
+        assert!(extra.iter().all(|open| !connections.serves(&open.connection)));
+        assert!(connections.admit(PEER.into()).is_none());
+        drop(call);
+        assert!(connections.serves(&extra[0].connection) && busy.connection.is_cut());
+        assert!(!connections.serves(&extra[1].connection), "there was room for one");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_connection_that_keeps_the_most_memory_is_closed_once_it_stands_still() {
+        let connections = connections(9);
+        let [small, large, moving] = [(); 3].map(|()| admit(&connections));
+        let are_cut = || [&small, &large, &moving].map(|open| open.connection.is_cut());
+        let reclaim = || connections.reclaim(|connection| &connection.sending);
+        let _small = small.connection.sending.take(10);
+        let _large = large.connection.sending.take(20);
+        let mut moves = moving.connection.sending.take(100);
+        let mut pass = async |time| {
+            advance(time).await;
+            drop(std::mem::replace(&mut moves, moving.connection.sending.take(100)));
+            connections.open().by_number.values().for_each(|connection| connection.sending.look());
+            reclaim();
+        };
+        pass(SEARCH_INTERVAL).await;
+        pass(Duration::from_millis(950)).await;
+        assert_eq!(are_cut(), [false; 3]);
+        pass(SEARCH_INTERVAL).await;
+        assert_eq!(are_cut(), [false, true, false]);
+        reclaim();
+        assert_eq!(are_cut(), [false, true, false], "it was searched a moment ago");
+        pass(SEARCH_INTERVAL).await;
+        assert_eq!(are_cut(), [true, true, false]);
+        pass(SEARCH_INTERVAL).await;
+        assert_eq!(are_cut(), [true, true, false]);
+    }
+}

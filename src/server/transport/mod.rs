@@ -152,3 +152,25 @@ impl Transport {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::pin::pin;
+
+    use tokio::time::timeout;
+
+    /// Longer than anything takes. It passes at once if nothing else is to be done.
+    pub const LONG: super::Duration = super::Duration::from_secs(3_600);
+
+    /// In how many turns this work is done. Other tasks have theirs between them.
+    pub async fn turns(work: impl Future<Output = ()>) -> usize {
+        let (mut work, mut turns) = (pin!(work), 0);
+        let counted = poll_fn(|context| {
+            turns += 1;
+            work.as_mut().poll(context)
+        });
+        timeout(LONG, counted).await.expect("each turn wakes the next");
+        turns
+    }
+}

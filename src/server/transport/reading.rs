@@ -98,3 +98,43 @@ impl<S: AsyncRead + Unpin> AsyncRead for Reading<S> {
         Poll::Ready(read)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::task::yield_now;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::server::connection::tests::connection;
+    use crate::server::transport::tests::{LONG, turns};
+
+    /// Reads so many steps.
+    async fn read(steps: usize, unserved: Arc<Unserved>) {
+        let mut reading = Reading::new(tokio::io::repeat(0), &connection(false), &unserved);
+        let mut buffer = vec![0; STEP];
+        for _ in 0..steps {
+            reading.read_exact(&mut buffer).await.unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_read_while_many_calls_have_not_begun() {
+        let unserved = Arc::<Unserved>::default();
+        let mut calls: Vec<_> = (0..=MOST_UNSERVED).map(|_| unserved.arrived()).collect();
+        let reads: Vec<_> = (0..2).map(|_| tokio::spawn(read(1, Arc::clone(&unserved)))).collect();
+        for _ in 0..2 {
+            yield_now().await;
+            assert!(reads.iter().all(|read| !read.is_finished()), "{} calls", calls.len());
+            calls.pop();
+        }
+        for read in reads {
+            timeout(LONG, read).await.expect("the end of a call wakes all connections").unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_step_is_a_turn() {
+        assert_eq!(turns(read(5, Arc::default())).await, 5);
+    }
+}

@@ -62,3 +62,23 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Writing<S> {
         Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+    use crate::server::transport::tests::turns;
+
+    #[tokio::test(start_paused = true)]
+    async fn each_step_is_a_turn() {
+        let mut writing = Writing::new(tokio::io::sink());
+        let write = async {
+            let bytes = vec![0; STEP];
+            for _ in 0..5 {
+                writing.write_all(&bytes).await.unwrap();
+            }
+        };
+        assert_eq!(turns(write).await, 5);
+    }
+}

@@ -6,6 +6,7 @@ use cameo::proto::v1::*;
 use h2::RecvStream;
 use prost::Message;
 use tonic::Code;
+use tonic::metadata::MetadataKey;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
@@ -55,6 +56,19 @@ async fn many_connections_that_read_nothing_make_room_for_one_that_does() {
     assert!(others.iter().any(|(other, _)| other.connection.is_finished()), "the server has closed one of them");
 }
 
+/// It holds as much as it may come to, until its size is known.
+#[tokio::test]
+async fn a_page_that_is_not_read_holds_what_it_takes() {
+    const SMALL: f64 = 10_000.0;
+    let server = TestServer::start_with(metrics_on).await;
+    server.client().await.create(with_mpid(ADA)).await.unwrap();
+    let mut unread = Unread::open(server.addr).await;
+    let list = ListProfilesRequest { workspace: WORKSPACE.to_owned(), ..ListProfilesRequest::default() };
+    let _page = unread.call("/cameo.v1.ProfileService/ListProfiles", &list).await;
+    let held = |metrics: &Exposition| metrics.value("cameo_response_budget_bytes");
+    server.until_metrics(|metrics| held(metrics) > 0.0 && held(metrics) < SMALL).await;
+}
+
 /// A stream that waits for memory has the streams closed that keep it.
 #[tokio::test]
 async fn streams_that_are_not_read_stay_within_the_budget() {
@@ -85,6 +99,36 @@ async fn streams_that_are_not_read_stay_within_the_budget() {
         }
     })
     .await;
+}
+
+/// A stream keeps the head of its request as long as it is open.
+#[tokio::test]
+async fn large_heads_count_in_the_budget_of_requests() {
+    const HEADERS: usize = 40;
+    const MOST_STREAMS: usize = 200;
+    let server = TestServer::start_with(|config| config.server.receive_bytes = 1 << 20).await;
+    let client = server.client().await;
+    let request = || {
+        let mut request = tonic::Request::new(subscribe_request());
+        for number in 0..HEADERS {
+            let name = MetadataKey::from_bytes(format!("x-{number}").as_bytes()).unwrap();
+            request.metadata_mut().insert(name, "a".repeat(50).parse().unwrap());
+        }
+        request
+    };
+    let mut streams = Vec::new();
+    let refused = loop {
+        match within(client.events.clone().subscribe(request())).await {
+            Ok(stream) => streams.push(stream),
+            Err(refused) => break refused,
+        }
+        assert!(streams.len() < MOST_STREAMS, "nothing is refused");
+    };
+    assert_refused(Err::<(), _>(refused), Code::ResourceExhausted, "OVERLOADED", "");
+    let usual = client.listen().await;
+    drop(streams);
+    within(async { while client.events.clone().subscribe(request()).await.is_err() {} }).await;
+    drop(usual);
 }
 
 /// Responses to writes are never refused, so a client that goes on writing must be stopped in another way.
@@ -141,9 +185,11 @@ async fn a_quiet_stream_has_no_time_limit() {
     let mut quiet = client.listen().await;
     client.create(large(GRACE)).await.unwrap();
     assert_eq!(quiet.event().await.1.mpid, GRACE);
-    let start = Some(subscribe_request::Start::Earliest(true));
-    let mut stalled = open(&server).await.call(SUBSCRIBE, &SubscribeRequest { start, ..subscribe_request() }).await;
-    within(until_reset(&mut stalled)).await; // Twice the time has passed.
+    for _ in 0..2 {
+        let start = Some(subscribe_request::Start::Earliest(true));
+        let mut stalled = open(&server).await.call(SUBSCRIBE, &SubscribeRequest { start, ..subscribe_request() }).await;
+        within(until_reset(&mut stalled)).await; // The time has passed.
+    }
     client.create(with_mpid(ADA)).await.unwrap();
     assert_eq!(quiet.event().await.1.mpid, ADA);
 }
