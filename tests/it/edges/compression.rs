@@ -1,10 +1,12 @@
 //! gzip and zstd inside gRPC.
 
+use bytes::Bytes;
 use cameo::proto::v1::admin_service_client::AdminServiceClient;
 use cameo::proto::v1::event_service_client::EventServiceClient;
 use cameo::proto::v1::profile_service_client::ProfileServiceClient;
 use cameo::proto::v1::*;
 use futures_util::stream;
+use http_body_util::Full;
 use tonic::codec::CompressionEncoding::{self, Gzip, Zstd};
 use tonic::{Code, Response};
 use tonic_health::pb::HealthCheckRequest;
@@ -66,6 +68,26 @@ async fn responses_are_plain_unless_the_client_accepts_more() {
     let mut profiles = ProfileServiceClient::new(channel(server.addr).await).send_compressed(Gzip);
     let response = profiles.list_profiles(page_request()).await.unwrap();
     assert!(response.metadata().get("grpc-encoding").is_none());
+}
+
+/// Many clients ask for compression by default. It costs more than it saves for most lookups.
+#[tokio::test]
+async fn lookups_are_compressed_from_1024_bytes_on() {
+    const HEADER: usize = 5;
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client.create(with_mpid(ADA)).await.unwrap();
+    let get = GetProfileRequest { key: Some(by_mpid(ADA)), read_mask: mask(&["user_attributes"]), ..get_request() };
+    let found = async |pad: usize| {
+        client.update(ADA, set([("pad", text(&"x".repeat(pad)))])).await.unwrap();
+        let request = grpc_post(GET_PROFILE).header("grpc-accept-encoding", "gzip");
+        let request = request.body(Full::new(Bytes::from(frame(&get)))).unwrap();
+        http2_request(server.addr, request).await.body
+    };
+    let around = found(800).await.len() - HEADER - 800;
+    for (size, is_compressed) in [(1_023, 0), (1_024, 1)] {
+        assert_eq!(found(size - around).await[0], is_compressed, "{size}");
+    }
 }
 
 #[tokio::test]

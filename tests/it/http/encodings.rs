@@ -98,6 +98,12 @@ async fn an_encoding_that_is_not_known_is_415() {
     for encoding in ["br", "gzip, br", "compress", "x"] {
         assert_problem(&resolve(&server, encoding, question()).await, 415, "ENCODING_UNSUPPORTED", "");
     }
+    let twice = hyper::Request::post(format!("/userprofile/v1/resolve/{WORKSPACE}"))
+        .header("content-encoding", "identity")
+        .header("content-encoding", "identity")
+        .body(http_body_util::Full::new(bytes::Bytes::from(question())))
+        .unwrap();
+    assert_problem(&http_request(server.addr, twice).await, 415, "ENCODING_UNSUPPORTED", "");
 }
 
 /// A bomb: a few kilobytes that become more than a request may be.
