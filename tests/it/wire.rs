@@ -151,11 +151,12 @@ async fn bytes_that_are_not_http_end_the_connection() {
 async fn bad_frames_and_unknown_methods_have_a_reason() {
     let server = TestServer::start().await;
     let get = "/cameo.v1.ProfileService/GetProfile";
-    let cases: [(&str, &[u8], Code, &str); 4] = [
+    let cases: [(&str, &[u8], Code, &str); 5] = [
         (get, &[], Code::InvalidArgument, "FIELD_INVALID"),
         (get, &[0, 0, 0, 0, 9, 1], Code::InvalidArgument, "FIELD_INVALID"),
         (get, &[7, 0, 0, 0, 0], Code::InvalidArgument, "FIELD_INVALID"),
         ("/cameo.v1.ProfileService/NoSuchMethod", &[0, 0, 0, 0, 0], Code::Unimplemented, "METHOD_UNKNOWN"),
+        ("/no/service", &[0, 0, 0, 0, 0], Code::Unimplemented, "METHOD_UNKNOWN"),
     ];
     for (path, frame, code, expected) in cases {
         let status = send_frame(&server, path, frame).await;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use cameo::proto::v1::*;
+use futures_util::future::select_all;
 use h2::RecvStream;
 use prost::Message;
 use tonic::Code;
@@ -129,6 +130,34 @@ async fn large_heads_count_in_the_budget_of_requests() {
     drop(streams);
     within(async { while client.events.clone().subscribe(request()).await.is_err() {} }).await;
     drop(usual);
+}
+
+/// Lookups over HTTP have no message that would be refused.
+#[tokio::test]
+async fn heads_of_lookups_over_http_count_too() {
+    const MOST_LOOKUPS: usize = 200;
+    const BUDGET: usize = 1 << 20;
+    const SHARE: f64 = (BUDGET / 8) as f64;
+    let server = TestServer::start_with(|config| {
+        config.server.receive_bytes = 4 * BUDGET;
+        config.server.send_bytes = BUDGET;
+        config.server.send_timeout = NEVER;
+        metrics_on(config);
+    })
+    .await;
+    server.client().await.create(large(ADA)).await.unwrap();
+    let mut unread = open(&server).await;
+    let _response = unread.call(GET_PROFILE, &get()).await;
+    server.until_metrics(|metrics| metrics.value("cameo_response_budget_bytes") >= SHARE).await; // Others wait.
+    let lookup = hyper::Request::get(format!("http://{}/userprofile/v1/{WORKSPACE}/{ADA}", server.addr));
+    let lookup = (0..40).fold(lookup, |lookup, number| lookup.header(format!("x-{number}"), "a".repeat(50)));
+    let lookup = lookup.body(()).unwrap();
+    let mut waiting = Vec::new();
+    for _ in 0..MOST_LOOKUPS {
+        waiting.push(unread.ask(lookup.clone()).await);
+    }
+    let (first, _, _) = within(select_all(waiting)).await;
+    assert_eq!(first.unwrap().status(), 429);
 }
 
 /// Responses to writes are never refused, so a client that goes on writing must be stopped in another way.

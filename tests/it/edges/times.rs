@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use cameo::proto::v1::*;
+use futures_util::{StreamExt, stream};
+use tokio::sync::oneshot;
 use tonic::Code;
 
 use crate::harness::*;
@@ -43,6 +45,24 @@ async fn a_response_that_is_not_read_is_reset() {
     let mut response = Unread::open(server.addr).await.call(GET_PROFILE, &get).await;
 
     assert!(within(response.data()).await.unwrap().unwrap_err().is_reset());
+}
+
+/// An import responds at its end. The other response shows that the time is up.
+#[tokio::test]
+async fn a_response_that_has_not_begun_has_no_time_limit() {
+    let server = TestServer::start_with(|config| config.server.send_timeout = LIMIT).await;
+    let client = server.client().await;
+    client.create(large(ADA)).await.unwrap();
+    let (end, is_ended) = oneshot::channel();
+    let until_ended = stream::once(is_ended).filter_map(async |_: Result<(), _>| None);
+    let records = stream::iter([record(by_mpid(GRACE), increment("n"))]).chain(Box::pin(until_ended));
+    let mut profiles = client.profiles.clone();
+    let import = tokio::spawn(async move { profiles.import_profiles(records).await });
+    let get = GetProfileRequest { key: Some(by_mpid(ADA)), ..get_request() };
+    let mut response = Unread::open(server.addr).await.call(GET_PROFILE, &get).await;
+    assert!(within(response.data()).await.unwrap().unwrap_err().is_reset());
+    end.send(()).unwrap();
+    assert_eq!(within(import).await.unwrap().unwrap().into_inner().created, 1);
 }
 
 /// A slow subscriber is not an error. The response beside it shows that the time is up.

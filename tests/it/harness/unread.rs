@@ -40,6 +40,12 @@ impl Unread {
         self.requests.send_request(request, false).unwrap()
     }
 
+    /// Sends a request that has no body.
+    pub async fn ask(&mut self, request: hyper::Request<()>) -> ResponseFuture {
+        self.requests = within(self.requests.clone().ready()).await.unwrap();
+        self.requests.send_request(request, true).unwrap().0
+    }
+
     /// Sends a call.
     pub async fn send(&mut self, path: &str, message: &impl Message) -> ResponseFuture {
         let (response, mut body) = self.begin(path).await;
