@@ -137,6 +137,9 @@ fn host<B>(request: &Request<B>) -> Result<Option<&HeaderValue>, Refusal> {
 }
 
 fn is_allowed(authority: &Authority, more: &[String]) -> bool {
+    if authority.as_str().contains('@') {
+        return false; // A user's name could look like a host.
+    }
     let host = authority.host();
     let host = host.strip_suffix('.').unwrap_or(host);
     let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);

@@ -161,8 +161,9 @@ impl Edge {
     ) -> Result<(Protocol, Option<Hold>), Refused> {
         self.hosts.check(request).map_err(Refused::Call)?;
         let protocol = head::protocol(request, self.cors.is_some()).map_err(Refused::Foreign)?;
-        if method.is_health_check() && in_flight.count(Kind::Check, MOST_CHECKS) {
-            return Ok((protocol, None)); // There is always room for it.
+        let is_check = method.is_health_check() && in_flight.count(Kind::Check, MOST_CHECKS);
+        if is_check || request.method() == http::Method::OPTIONS {
+            return Ok((protocol, None)); // A browser's question whether it may call is answered at once.
         }
         if !self.connections.serves(in_flight.connection()) {
             return Err(Refused::Call(Refusal::too_many_connections(self.connections.most())));
@@ -270,10 +271,10 @@ impl Edge {
         (answered.unwrap_or_else(|never| match never {}), held)
     }
 
-    /// Lets web pages read why a call was refused, if they may call at all. A browser that asks whether they may is told
-    /// so, also when there is no room for the call itself.
+    /// Lets web pages read why a call was refused, if they may call at all.
     async fn readable_by_pages(&self, request: Request<Incoming>, refused: Answer) -> Answer {
-        let Some(cors) = self.cors.as_ref().filter(|_| head::is_service(request.uri().path())) else { return refused };
+        let is_service = head::is_service(request.uri().path()) && self.hosts.check(&request).is_ok();
+        let Some(cors) = self.cors.as_ref().filter(|_| is_service) else { return refused };
         let mut refused = Some(refused);
         let service = service_fn(move |_| std::future::ready(Ok::<_, Infallible>(refused.take().unwrap_or_default())));
         cors.layer(service).oneshot(request).await.unwrap_or_else(|never| match never {})
@@ -333,6 +334,9 @@ impl Refused {
         let mut response = refused(call.refuse(refusal), status);
         if status == Some(StatusCode::METHOD_NOT_ALLOWED) {
             response.headers_mut().insert(http::header::ALLOW, HeaderValue::from_static("POST"));
+        }
+        if request.method() == http::Method::HEAD {
+            return response.map(|_| tonic::body::Body::empty()); // Its headers are those of a GET, with the length.
         }
         response.map(tonic::body::Body::new)
     }

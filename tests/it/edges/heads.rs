@@ -55,6 +55,16 @@ async fn what_is_not_grpc_gets_a_problem_document() {
     }
 }
 
+/// A body after the response to a HEAD would break the protocol.
+#[tokio::test]
+async fn a_head_that_is_refused_gets_no_body() {
+    let server = TestServer::start().await;
+    for version in [H1, H2] {
+        let response = send(&server, version, "HEAD", "").await;
+        assert_eq!((response.status, response.header("allow"), response.body.len()), (405, "POST", 0), "{version:?}");
+    }
+}
+
 #[tokio::test]
 async fn the_content_types_of_grpc_reach_the_service() {
     const NOT_FOUND: &str = "5";

@@ -58,6 +58,7 @@ async fn loopback_hosts_are_served_and_others_are_not() {
         "127.0.0.1.evil.example",
         "notlocalhost",
         "localhost@evil.example",
+        "evil.example@localhost",
         "10.0.0.1",
         "0.0.0.0",
         "[::2]",

@@ -178,6 +178,18 @@ async fn only_the_given_origins_may_call() {
     assert!(called.header("access-control-expose-headers").contains("grpc-status"));
 }
 
+/// The page has its own domain point to this server.
+#[tokio::test]
+async fn no_page_may_call_by_a_host_that_is_not_served() {
+    let server = TestServer::start_with(|config| config.server.cors_origins = vec![ORIGIN.parse().unwrap()]).await;
+    for method in ["OPTIONS", "POST"] {
+        let request = hyper::Request::builder().method(method).uri(GET_PROFILE).header("host", "evil.example");
+        let request = request.header("origin", ORIGIN).header("access-control-request-method", "POST");
+        let refused = http_request(server.addr, request.body(String::new()).unwrap()).await;
+        assert_eq!((refused.status, refused.header("access-control-allow-origin")), (403, ""), "{method}");
+    }
+}
+
 #[tokio::test]
 async fn a_page_can_read_why_its_call_is_refused() {
     let server = TestServer::start_with(|config| {
