@@ -19,6 +19,7 @@ SRC = ROOT / "src"
 # What each module may use, from the bottom up.
 MAY_USE = {
     "proto": "",
+    "compression": "",
     "config": "",
     "telemetry": "config proto",
     "model": "config proto",
@@ -29,8 +30,8 @@ MAY_USE = {
     "refusal": "feed model proto store",
     "call": "model proto refusal store telemetry",
     "grpc": "call command config feed model proto refusal store telemetry",
-    "http": "call config feed model proto refusal store telemetry",
-    "server": "call config feed grpc http model proto refusal store telemetry",
+    "http": "call compression config feed model proto refusal store telemetry",
+    "server": "call compression config feed grpc http model proto refusal store telemetry",
     "cli": "config server telemetry",
     "lib": "",
     "main": "cli",
@@ -45,7 +46,7 @@ MAY_NAME = {
     "bytes": "*",
     "bytesize": "config",
     "clap": "config cli",
-    "flate2": "server",
+    "flate2": "compression.rs",
     "form_urlencoded": "http",
     "futures_util": "feed grpc http server",
     "governor": "http",
@@ -83,7 +84,7 @@ MAY_NAME = {
     "tracing_subscriber": "telemetry",
     "uuid": "command store",
     "xxhash_rust": "*",
-    "zstd": "server",
+    "zstd": "compression.rs",
 }
 
 TOKEN = re.compile(

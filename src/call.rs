@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use http::{Extensions, HeaderMap, HeaderName};
+use http::Extensions;
 
 use crate::model::Workspace;
 use crate::proto::v1::ErrorReason;
@@ -17,7 +17,6 @@ use crate::refusal::{Refusal, reason_name};
 use crate::store::{ReadClass, Store};
 use crate::telemetry::metrics::{Calls, Method, OpenCall};
 
-const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 /// How often a state that lasts is logged: a full disk, a full queue.
 const LASTING: Duration = Duration::from_secs(60);
 
@@ -28,8 +27,6 @@ pub struct Call {
     is_write: bool,
     /// Where the call comes from.
     peer: SocketAddr,
-    /// Whether its caller takes compressed messages.
-    pub takes_compressed: bool,
     start: Instant,
     sent: AtomicU64,
     noted: Mutex<Noted>,
@@ -48,13 +45,12 @@ struct Noted {
 }
 
 impl Call {
-    /// A call of `method` with these headers, which `calls` counts.
+    /// A call of `method`, which `calls` counts.
     #[must_use]
-    pub fn begin(calls: &Calls, method: Method, is_write: bool, headers: &HeaderMap, peer: SocketAddr) -> Arc<Self> {
-        let takes_compressed = headers.contains_key(ACCEPT_ENCODING);
+    pub fn begin(calls: &Calls, method: Method, is_write: bool, peer: SocketAddr) -> Arc<Self> {
         let start = Instant::now();
         let noted = Mutex::new(Noted { open: Some(calls.begin(method, start)), ..Noted::default() });
-        Arc::new(Self { method, is_write, peer, takes_compressed, start, sent: AtomicU64::new(0), noted })
+        Arc::new(Self { method, is_write, peer, start, sent: AtomicU64::new(0), noted })
     }
 
     /// The call that a request belongs to.
@@ -132,7 +128,8 @@ impl Call {
     fn log(&self, noted: &Noted) {
         let workspace = noted.workspace.as_ref().map(Workspace::as_str);
         let reason = noted.reason.map(reason_name);
-        let duration_ms = || self.start.elapsed().as_secs_f64() * 1e3;
+        #[allow(clippy::cast_precision_loss)] // It is a duration for people.
+        let duration_ms = || self.start.elapsed().as_micros() as f64 / 1e3;
         let peer = tracing::field::display(self.peer);
         let (method, code, bytes) = (self.method.name(), noted.code, self.sent.load(Ordering::Relaxed));
         match noted.reason {

@@ -33,6 +33,7 @@ pub mod call;
 pub mod cli;
 pub mod clock;
 pub mod command;
+pub mod compression;
 pub mod config;
 pub mod feed;
 pub mod grpc;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use prost::Message;
 use tonic::{Request, Response, Status};
 
-use super::codec::{Encoded, respond};
+use super::codec::Encoded;
 use super::server::admin_service_server::AdminService;
 use crate::call::Call;
 use crate::config::{Config, FeedConfig, ServerConfig, StoreConfig};
@@ -107,14 +107,14 @@ impl AdminService for Admin {
         }
         let admin = self.clone();
         let status = call.read(&self.store, ReadClass::Status, move |_, _| admin.status(workspace.as_ref())).await?;
-        Ok(respond(&call, Encoded::new(&status)))
+        Ok(Response::new(Encoded::new(&status)))
     }
 
     async fn list_workspaces(&self, request: Request<ListWorkspacesRequest>) -> Result<Response<Encoded>, Status> {
         let call = Call::of(request.extensions());
         let list = List::parse(request.into_inner(), &self.callers).map_err(|error| call.refuse(error))?;
         let page = call.read(&self.store, ReadClass::Status, move |store, _| list.run(store)).await?;
-        Ok(respond(&call, Encoded::new(&page)))
+        Ok(Response::new(Encoded::new(&page)))
     }
 }
 

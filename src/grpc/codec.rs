@@ -7,11 +7,10 @@ use std::marker::PhantomData;
 
 use bytes::{Buf, BufMut, Bytes};
 use prost::Message;
+use tonic::Status;
 use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
-use tonic::{Response, Status};
 
 use super::large;
-use crate::call::Call;
 
 /// The step in which buffers grow, in bytes. tonic makes a buffer of one step for each call and stream, and divides by
 /// it when it compresses.
@@ -34,21 +33,6 @@ impl From<Vec<u8>> for Encoded {
     fn from(message: Vec<u8>) -> Self {
         Self(message.into())
     }
-}
-
-/// The size from which a response is compressed, in bytes. Below it, compression costs more than it saves, and many
-/// clients ask for it by default.
-const COMPRESS_FROM: usize = 1024;
-
-/// The response to a call, with one message.
-#[must_use]
-pub fn respond(call: &Call, message: Encoded) -> Response<Encoded> {
-    let stays_plain = call.takes_compressed && message.0.len() < COMPRESS_FROM;
-    let mut response = Response::new(message);
-    if stays_plain {
-        response.disable_compression();
-    }
-    response
 }
 
 /// The codec. `E` is always [`Encoded`]; it is a parameter because the generated code names it.

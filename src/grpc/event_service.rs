@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::{Stream, TryStreamExt};
 use tonic::{Request, Response, Status};
 
-use super::codec::{Encoded, respond};
+use super::codec::Encoded;
 use super::server::event_service_server::EventService;
 use crate::call::Call;
 use crate::feed::{Feed, Subscribe};
@@ -64,8 +64,7 @@ impl EventService for Events {
         let list = parse_list(request.into_inner(), &self.limits).map_err(|error| call.refuse(error))?;
         call.within(&list.workspace);
         let size = PageSize { items: list.page_size, bytes: self.limits.response_bytes };
-        Ok(respond(
-            &call,
+        Ok(Response::new(
             call.read(&self.store, ReadClass::Scan, move |store, _| list_events(store, &list, size)).await?,
         ))
     }

@@ -53,7 +53,7 @@ struct Wait {
 
 /// Does the work for a message of this many bytes. If they are many, the worker first hands its other calls to another
 /// thread, and the system shares the processor between the two.
-pub(super) fn apart<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+pub fn apart<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
     let has_workers = || Handle::try_current().is_ok_and(|on| on.runtime_flavor() == RuntimeFlavor::MultiThread);
     if bytes > SMALL && has_workers() { tokio::task::block_in_place(work) } else { work() }
 }

@@ -35,10 +35,10 @@ use prost::Message;
 use tokio_util::sync::CancellationToken;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::SizeAbove;
-use tower_http::decompression::RequestDecompressionLayer;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::call::Call;
+use crate::compression::Encoding;
 use crate::model::{Invalid, Limits, Mpid, ProfileKey, Workspace};
 use crate::proto::v1::Profile;
 use crate::refusal::Refusal;
@@ -85,7 +85,6 @@ fn routes(api: Arc<Api>) -> Router {
         .route(LOOKUP, get(lookup).post(lookup))
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
         .fallback(|| async { Problem::no_such_resource() })
-        .layer(RequestDecompressionLayer::new())
         .layer(CompressionLayer::new().compress_when(SizeAbove::new(COMPRESS_FROM)))
         .layer(from_fn(encodings))
         .layer(from_fn_with_state(Arc::clone(&api), limit_rate))
@@ -124,7 +123,7 @@ async fn encodings(mut request: Request, next: Next) -> Response {
         let Some(known) = known else {
             return Problem::from(Refusal::content_encoding_unsupported()).into_response();
         };
-        // The next layer knows only lower case.
+        // The routes know only lower case.
         request.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static(known));
     }
     let mut response = next.run(request).await;
@@ -225,14 +224,23 @@ impl Api {
     /// Reads the body. A body whose length is over the limit is refused at once.
     async fn read_body(&self, request: Request) -> Result<Bytes, Problem> {
         let limit = self.limits.request_bytes;
+        let encoding = request.headers().get(header::CONTENT_ENCODING).map(HeaderValue::as_bytes);
+        let encoding = encoding.and_then(Encoding::named);
         let body = request.into_body();
         if body.size_hint().lower() > limit as u64 {
             return Err(Refusal::body_too_large(limit).into());
         }
-        tokio::select! {
-            body = axum::body::to_bytes(body, limit) => body.map_err(|error| Problem::body_refused(&error, limit)),
-            () = tokio::time::sleep(BODY_TIMEOUT) => Err(Problem::body_too_slow()),
-            () = self.stop.cancelled() => Err(Refusal::draining().into()),
+        let body = tokio::select! {
+            body = axum::body::to_bytes(body, limit) => body.map_err(|error| Problem::body_refused(&error, limit))?,
+            () = tokio::time::sleep(BODY_TIMEOUT) => return Err(Problem::body_too_slow()),
+            () = self.stop.cancelled() => return Err(Refusal::draining().into()),
+        };
+        let Some(encoding) = encoding else { return Ok(body) };
+        let mut plain = Vec::new();
+        match encoding.inflate(&body, limit, &mut plain) {
+            Ok(length) if length > limit => Err(Refusal::body_too_large(limit).into()),
+            Ok(_) => Ok(plain.into()),
+            Err(_) => Err(Problem::body_malformed()),
         }
     }
 

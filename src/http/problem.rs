@@ -70,8 +70,12 @@ impl Problem {
         } else if causes().any(<dyn std::error::Error>::is::<NoRoomForBody>) {
             Refusal::too_much_received().into()
         } else {
-            Invalid::field("body", "is malformed or cut short").into()
+            Self::body_malformed()
         }
+    }
+
+    pub fn body_malformed() -> Self {
+        Invalid::field("body", "is malformed or cut short").into()
     }
 }
 

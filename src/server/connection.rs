@@ -27,7 +27,7 @@ pub(super) struct TimeLimits {
     pub idle: Option<Duration>,
     /// See `--stall-timeout`.
     pub stall: Duration,
-    /// On sending a response of HTTP/1.1 without progress.
+    /// On sending a response of HTTP/1.1 without progress, or the end of one of HTTP/2.
     pub send: Duration,
 }
 
@@ -53,6 +53,7 @@ pub(super) struct Connection {
     /// Whether the only calls that are served are health checks: there are as many connections as there may be.
     is_extra: AtomicBool,
     calls: AtomicUsize,
+    left: Left,
     in_flight: Arc<InFlight>,
     start: Instant,
     /// When it last began or ended a call, in milliseconds since `start`.
@@ -64,6 +65,34 @@ pub(super) struct Connection {
     cut: CancellationToken,
     /// Why it is being cut.
     why: OnceLock<Closed>,
+}
+
+/// The calls whose responses the transport holds to their last byte. No task waits for their readers, so the connection
+/// does, in turns that last as long as a response may make no progress.
+#[derive(Debug, Default)]
+struct Left {
+    /// By the turn in which they were left: those of even turns, and those of odd ones.
+    by_turn: [AtomicUsize; 2],
+    turn: AtomicUsize,
+    /// When the turn began, in milliseconds since the connection's start.
+    began: AtomicU64,
+}
+
+impl Left {
+    fn all(&self) -> usize {
+        self.by_turn.iter().map(|left| left.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Whether one was left longer than `limit` ago. The next turn begins if this one has lasted so long.
+    fn is_late(&self, now: u64, limit: Duration) -> bool {
+        if u128::from(now.saturating_sub(self.began.load(Ordering::Relaxed))) < limit.as_millis() {
+            return false;
+        }
+        let next = self.turn.load(Ordering::Relaxed) + 1;
+        self.began.store(now, Ordering::Relaxed);
+        self.turn.store(next, Ordering::Relaxed);
+        self.by_turn[next % 2].load(Ordering::Relaxed) > 0
+    }
 }
 
 /// How many calls are in flight on all connections.
@@ -96,6 +125,8 @@ pub(super) struct CallInFlight {
     connection: Arc<Connection>,
     /// What it counts as among the calls of all connections.
     counts_as: Option<Kind>,
+    /// The turn in which it was left to the transport.
+    left_in: Option<usize>,
 }
 
 impl Connection {
@@ -107,6 +138,7 @@ impl Connection {
             sending: shared.sending.account(),
             is_extra: AtomicBool::new(is_extra),
             calls: AtomicUsize::new(0),
+            left: Left::default(),
             in_flight: Arc::clone(&shared.in_flight),
             start: Instant::now(),
             used: AtomicU64::new(0),
@@ -124,7 +156,7 @@ impl Connection {
             self.is_http1.store(true, Ordering::Relaxed);
         }
         self.calls.fetch_add(1, Ordering::Relaxed);
-        CallInFlight { connection: Arc::clone(self), counts_as: None }
+        CallInFlight { connection: Arc::clone(self), counts_as: None, left_in: None }
     }
 
     /// See the field.
@@ -174,9 +206,18 @@ impl Connection {
         self.why.get().copied().unwrap_or(Closed::Client)
     }
 
+    /// Whether nothing is in flight but responses that the transport holds to their last byte.
+    pub fn waits_for_readers(&self) -> bool {
+        let left = self.left.all();
+        left > 0 && left == self.calls.load(Ordering::Relaxed)
+    }
+
     fn touch(&self) {
-        let used = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.used.store(used, Ordering::Relaxed);
+        self.used.store(self.now(), Ordering::Relaxed);
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     fn has_greeted(&self) -> bool {
@@ -190,10 +231,10 @@ impl Connection {
         let idle = if self.is_extra() { Some(EXTRA_IDLE) } else { limits.idle };
         self.receiving.look();
         self.sending.look();
-        let still = self.sending.still_for();
+        let is_unread = is_http1 && self.sending.held() > 0 && self.sending.still_for() >= limits.send + stall;
         if !self.has_greeted() && self.start.elapsed() >= limits.handshake {
             Verdict::Cut(Closed::Handshake)
-        } else if is_http1 && self.sending.held() > 0 && still >= limits.send + stall {
+        } else if is_unread || self.left.is_late(self.now(), limits.send) {
             Verdict::Cut(Closed::Sending)
         } else if self.is_idle() && idle.is_some_and(|idle| self.last_use().elapsed() >= idle) {
             Verdict::Close
@@ -228,6 +269,15 @@ impl CallInFlight {
         has_room
     }
 
+    /// The transport has the last byte of its response. It counts until this is dropped with that byte.
+    pub fn leave_to_transport(mut self) -> Self {
+        let left = &self.connection.left;
+        let turn = left.turn.load(Ordering::Relaxed) % 2;
+        left.by_turn[turn].fetch_add(1, Ordering::Relaxed);
+        self.left_in = Some(turn);
+        self
+    }
+
     /// Its response is a stream.
     pub fn begin_stream(&self) {
         self.connection.is_streaming.store(true, Ordering::Relaxed);
@@ -237,6 +287,9 @@ impl CallInFlight {
 impl Drop for CallInFlight {
     fn drop(&mut self) {
         self.connection.touch();
+        if let Some(turn) = self.left_in {
+            self.connection.left.by_turn[turn].fetch_sub(1, Ordering::Relaxed);
+        }
         self.connection.calls.fetch_sub(1, Ordering::Relaxed);
         self.connection.is_streaming.store(false, Ordering::Relaxed); // Over HTTP/1.1 there is no other call.
         if let Some(kind) = self.counts_as {
@@ -345,6 +398,40 @@ pub(super) mod tests {
         let _response = connection.sending.take(100);
         assert_eq!(connection.verdict(&LIMITS), Verdict::Keep);
         assert_ends(&connection, 30, Verdict::Cut(Closed::Sending)).await;
+    }
+
+    /// It has at least the time limit, and at most twice as long. A stream beside it changes nothing.
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_a_response_that_is_left_to_the_transport_must_be_read_in_time() {
+        let connection = greeted();
+        let _stream = connection.begin_call(Version::HTTP_2);
+        advance(29 * SECOND).await;
+        let read = connection.begin_call(Version::HTTP_2).leave_to_transport();
+        advance(SECOND).await;
+        assert_eq!(connection.verdict(&LIMITS), Verdict::Keep);
+        let unread = connection.begin_call(Version::HTTP_2).leave_to_transport();
+        drop(read);
+        advance(29 * SECOND).await;
+        assert_eq!(connection.verdict(&LIMITS), Verdict::Keep);
+        advance(SECOND).await;
+        assert_eq!(connection.verdict(&LIMITS), Verdict::Keep);
+        advance(30 * SECOND).await;
+        assert_eq!(connection.verdict(&LIMITS), Verdict::Cut(Closed::Sending));
+        drop(unread);
+        assert_eq!(connection.verdict(&LIMITS), Verdict::Keep);
+    }
+
+    #[test]
+    fn a_connection_waits_for_readers_if_nothing_else_is_in_flight() {
+        let connection = greeted();
+        assert!(!connection.waits_for_readers());
+        let call = connection.begin_call(Version::HTTP_2);
+        let left = connection.begin_call(Version::HTTP_2).leave_to_transport();
+        assert!(!connection.waits_for_readers() && !connection.is_idle());
+        drop(call);
+        assert!(connection.waits_for_readers() && !connection.is_idle());
+        drop(left);
+        assert!(!connection.waits_for_readers() && connection.is_idle());
     }
 
     /// There each stream has its own time.

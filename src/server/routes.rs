@@ -31,15 +31,10 @@ use crate::store::Store;
 
 type Answer = Response<tonic::body::Body>;
 
-/// Accepts and offers gzip and zstd, and takes messages of so many bytes. The generated servers share no trait for it.
+/// Accepts gzip and zstd, and takes messages of so many bytes. The generated servers share no trait for it.
 macro_rules! service {
     ($service:expr, $request_bytes:expr) => {
-        $service
-            .accept_compressed(Gzip)
-            .accept_compressed(Zstd)
-            .send_compressed(Zstd)
-            .send_compressed(Gzip)
-            .max_decoding_message_size($request_bytes)
+        $service.accept_compressed(Gzip).accept_compressed(Zstd).max_decoding_message_size($request_bytes)
     };
 }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::codec::{Encoded, respond};
+use super::codec::Encoded;
 use super::server::profile_service_server::ProfileService;
 use crate::call::Call;
 use crate::model::Limits;
@@ -52,35 +52,35 @@ impl ProfileService for Profiles {
         let get = Get::parse(request.into_inner(), &self.limits).map_err(|error| call.refuse(error))?;
         call.within(&get.workspace);
         let found = get.run(&self.store).map_err(|error| call.refuse(error))?;
-        Ok(respond(&call, found))
+        Ok(Response::new(found))
     }
 
     async fn batch_get_profiles(&self, request: Request<BatchGetProfilesRequest>) -> Result<Response<Encoded>, Status> {
         let call = Call::of(request.extensions());
         let batch = Batch::parse(request.into_inner(), &self.limits).map_err(|error| call.refuse(error))?;
         call.within(&batch.workspace);
-        Ok(respond(&call, call.read(&self.store, ReadClass::Batch, move |store, call| batch.run(store, call)).await?))
+        Ok(Response::new(call.read(&self.store, ReadClass::Batch, move |store, call| batch.run(store, call)).await?))
     }
 
     async fn list_profiles(&self, request: Request<ListProfilesRequest>) -> Result<Response<Encoded>, Status> {
         let call = Call::of(request.extensions());
         let list = List::parse(request.into_inner(), &self.limits).map_err(|error| call.refuse(error))?;
         call.within(&list.workspace);
-        Ok(respond(&call, call.read(&self.store, ReadClass::Scan, move |store, _| list.run(store)).await?))
+        Ok(Response::new(call.read(&self.store, ReadClass::Scan, move |store, _| list.run(store)).await?))
     }
 
     async fn create_profile(&self, request: Request<CreateProfileRequest>) -> Result<Response<Encoded>, Status> {
         let call = Call::of(request.extensions());
         let create = Write::create(request.into_inner(), &self.limits).map_err(|error| call.refuse(error))?;
         let (written, cursor) = create.run(&call, &self.store, &self.limits).await?;
-        Ok(respond(&call, write::profile_response(written.profile, cursor.as_deref(), None)))
+        Ok(Response::new(write::profile_response(written.profile, cursor.as_deref(), None)))
     }
 
     async fn update_profile(&self, request: Request<UpdateProfileRequest>) -> Result<Response<Encoded>, Status> {
         let call = Call::of(request.extensions());
         let update = Write::update(request.into_inner(), &self.limits).map_err(|error| call.refuse(error))?;
         let (written, cursor) = update.run(&call, &self.store, &self.limits).await?;
-        Ok(respond(&call, write::profile_response(written.profile, cursor.as_deref(), Some(written.outcome))))
+        Ok(Response::new(write::profile_response(written.profile, cursor.as_deref(), Some(written.outcome))))
     }
 
     async fn delete_profile(&self, request: Request<DeleteProfileRequest>) -> Result<Response<Encoded>, Status> {
@@ -89,7 +89,7 @@ impl ProfileService for Profiles {
         let (written, cursor) = delete.run(&call, &self.store, &self.limits).await?;
         let outcome = written.outcome.into();
         let response = DeleteProfileResponse { cursor: cursor.unwrap_or_default(), outcome };
-        Ok(respond(&call, Encoded::new(&response)))
+        Ok(Response::new(Encoded::new(&response)))
     }
 
     async fn import_profiles(
@@ -98,6 +98,6 @@ impl ProfileService for Profiles {
     ) -> Result<Response<Encoded>, Status> {
         let call = Call::of(request.extensions());
         let response = self.importer.run(&call, request.into_inner()).await?;
-        Ok(respond(&call, Encoded::new(&response)))
+        Ok(Response::new(Encoded::new(&response)))
     }
 }

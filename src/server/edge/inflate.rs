@@ -2,34 +2,19 @@
 //!
 //! tonic decompresses too, into a buffer of each stream, which no budget counts: a few kilobytes could become a gigabyte.
 
-use std::io::Read;
-
 use bytes::Bytes;
-use flate2::read::GzDecoder;
 use http::{HeaderMap, HeaderName};
 
+use crate::compression::Encoding;
 use crate::refusal::Refusal;
 
 /// A gRPC frame: a byte that tells of compression, the length of the message in 4 bytes, and the message.
 pub(super) const HEADER: usize = 5;
-const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+pub(super) const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 
-/// How the messages of a call are compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Encoding {
-    Gzip,
-    Zstd,
-}
-
-impl Encoding {
-    /// The encoding that `grpc-encoding` names. `None` if there is none, or one that tonic refuses.
-    pub fn of(headers: &HeaderMap) -> Option<Self> {
-        match headers.get(ENCODING)?.as_bytes() {
-            b"gzip" => Some(Self::Gzip),
-            b"zstd" => Some(Self::Zstd),
-            _ => None,
-        }
-    }
+/// The encoding that `grpc-encoding` names. `None` if there is none, or one that tonic refuses.
+pub(super) fn encoding(headers: &HeaderMap) -> Option<Encoding> {
+    Encoding::named(headers.get(ENCODING)?.as_bytes())
 }
 
 /// Whether a frame holds a compressed message.
@@ -44,12 +29,7 @@ pub(super) fn is_compressed(frame: &[u8]) -> bool {
 pub(super) fn inflate(encoding: Encoding, frame: &[u8], limit: usize) -> Result<Bytes, Refusal> {
     let message = frame.get(HEADER..).ok_or_else(Refusal::undecodable)?;
     let mut plain = vec![0; HEADER];
-    let most = limit as u64 + 1;
-    let read = match encoding {
-        Encoding::Gzip => GzDecoder::new(message).take(most).read_to_end(&mut plain),
-        Encoding::Zstd => zstd::Decoder::with_buffer(message).and_then(|read| read.take(most).read_to_end(&mut plain)),
-    };
-    let length = read.map_err(|_| Refusal::undecodable())?;
+    let length = encoding.inflate(message, limit, &mut plain).map_err(|_| Refusal::undecodable())?;
     let header =
         u32::try_from(length).ok().filter(|_| length <= limit).ok_or_else(|| Refusal::body_too_large(limit))?;
     plain[1..HEADER].copy_from_slice(&header.to_be_bytes());
@@ -72,15 +52,9 @@ pub(super) mod frames {
     }
 
     pub fn compressed(encoding: Encoding, message: &[u8]) -> Vec<u8> {
-        let compressed = match encoding {
-            Encoding::Gzip => {
-                let mut compressed = Vec::new();
-                let mut encoder = flate2::read::GzEncoder::new(message, flate2::Compression::default());
-                encoder.read_to_end(&mut compressed).map(|_| compressed)
-            }
-            Encoding::Zstd => zstd::encode_all(message, 0),
-        };
-        frame(1, &compressed.unwrap())
+        let mut compressed = Vec::new();
+        encoding.compress(message, &mut compressed);
+        frame(1, &compressed)
     }
 
     fn frame(flag: u8, message: &[u8]) -> Vec<u8> {
@@ -110,10 +84,9 @@ mod tests {
 
     #[test]
     fn the_encoding_is_that_of_the_header() {
-        let of = |text: &str| {
-            Encoding::of(&HeaderMap::from_iter([("grpc-encoding".parse().unwrap(), text.parse().unwrap())]))
-        };
+        let of =
+            |text: &str| encoding(&HeaderMap::from_iter([("grpc-encoding".parse().unwrap(), text.parse().unwrap())]));
         assert_eq!((of("gzip"), of("zstd")), (Some(Encoding::Gzip), Some(Encoding::Zstd)));
-        assert_eq!((of("identity"), of("snappy"), Encoding::of(&HeaderMap::new())), (None, None, None));
+        assert_eq!((of("identity"), of("snappy"), encoding(&HeaderMap::new())), (None, None, None));
     }
 }

@@ -3,10 +3,11 @@
 //! - `head`: the host, the protocol and the content type.
 //! - `methods`: what the descriptors say of a method.
 //! - `receive`: requests arrive whole, within memory and time. `inflate` decompresses them.
-//! - `respond`: responses count until they are sent.
+//! - `respond`: responses count until they are sent. `compress` compresses them.
 //!
 //! Every refusal says why in the protocol of its client: a status of gRPC, or a problem document.
 
+mod compress;
 mod head;
 mod inflate;
 mod methods;
@@ -45,7 +46,6 @@ use crate::refusal::Refusal;
 use crate::telemetry::metrics::Metrics;
 pub(super) use head::Hosts;
 use head::{Foreign, Protocol};
-use inflate::Encoding;
 use methods::Method;
 use receive::{Bounds, Counted, Messages};
 use respond::Held;
@@ -60,8 +60,9 @@ const EXPOSED: [HeaderName; 3] = [
 const PREFLIGHT_AGE: Duration = Duration::from_secs(60 * 60);
 /// Health checks that are served when there is no room for other calls.
 const MOST_CHECKS: usize = 256;
-/// How long the message of a health check may take to arrive. Connections that wait for one keep others out.
-const CHECK_TIME: Duration = Duration::from_secs(1);
+/// The part of the time for a message that a health check has: one second of thirty. Connections that wait for one keep
+/// others out.
+const CHECK_PART: u32 = 30;
 /// The method that watches a shutdown itself.
 const IMPORT: &str = "ProfileService/ImportProfiles";
 
@@ -127,13 +128,16 @@ impl Edge {
     ) -> Response<Outgoing> {
         let mut in_flight = connection.begin_call(request.version());
         let method = methods::at(request.uri().path());
-        let call =
-            Call::begin(&self.metrics.calls, method.counted, method.is_write, request.headers(), connection.peer);
-        let (response, held) = match self.admit(&mut in_flight, method, &request) {
+        let call = Call::begin(&self.metrics.calls, method.counted, method.is_write, connection.peer);
+        let mut encoding = None;
+        let (mut response, held) = match self.admit(&mut in_flight, method, &request) {
             Ok((protocol, head)) => {
                 let exchange = Exchange { call: Arc::clone(&call), method, connection: Arc::clone(connection) };
                 let (response, held) = match protocol {
-                    Protocol::Grpc => self.grpc(exchange, request).await,
+                    Protocol::Grpc => {
+                        encoding = compress::accepted(request.headers());
+                        self.grpc(exchange, request).await
+                    }
                     // Boxed: gRPC has no need of the room that they take.
                     Protocol::GrpcWeb => Box::pin(self.grpc_web(exchange, request)).await,
                     Protocol::Http => (Box::pin(self.http(exchange, request)).await, Held::default()),
@@ -147,9 +151,11 @@ impl Edge {
         };
         if let Some(code) = code_of(&response) {
             call.end(code);
+        } else if let Some(encoding) = encoding {
+            compress::announce(encoding, response.headers_mut());
         }
         let stream = method.streams.server.then(|| Arc::clone(&self.connections));
-        response.map(|body| Outgoing::new(body, stream, call, held, in_flight))
+        response.map(|body| Outgoing::new(body, encoding, stream, call, held, in_flight))
     }
 
     /// Checks the head of a request, and whether one more call may be in flight.
@@ -217,14 +223,14 @@ impl Edge {
         }
         let (mut head, body) = request.into_parts();
         head.extensions.insert(call);
-        let encoding = Encoding::of(&head.headers);
+        let encoding = inflate::encoding(&head.headers);
         if method.streams.client {
             let ends_at_stop = method.counted.name() != IMPORT;
             let messages = Messages::new(body, encoding, &connection.receiving, self.bounds.clone(), ends_at_stop);
             let Ok(answer) = self.services.grpc(Request::from_parts(head, messages)).await;
             return Ok((answer, Held::default()));
         }
-        let time = if method.is_health_check() { CHECK_TIME.min(self.bounds.time) } else { self.bounds.time };
+        let time = if method.is_health_check() { self.bounds.time / CHECK_PART } else { self.bounds.time };
         let received = receive::one_message(body, encoding, &connection.receiving, &self.bounds, time).await;
         let message = received.inspect_err(|refusal| {
             if refusal.reason == ErrorReason::Overloaded && connection.receiving.has_share() {

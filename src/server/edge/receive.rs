@@ -30,7 +30,8 @@ pub(super) use counted::Counted;
 use message::Message;
 pub(super) use stream::Messages;
 
-use super::inflate::{Encoding, HEADER};
+use super::inflate::HEADER;
+use crate::compression::Encoding;
 use crate::refusal::Refusal;
 use crate::server::budget::{Account, Hold, Size};
 

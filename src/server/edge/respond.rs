@@ -2,6 +2,7 @@
 //!
 //! - A message is handed to the transport in small pieces, as fast as the peer reads, and counts in the budget until
 //!   the transport has dropped the last of them.
+//! - A response that is no stream is read to its end before any of it is sent, so that what made it is gone.
 //! - A stream is not asked for its next message while there is no room for one: slow readers cost no more.
 
 use std::future::Future;
@@ -10,16 +11,18 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tonic::Status;
 
+use super::compress::compress;
 use crate::call::Call;
+use crate::compression::Encoding;
 use crate::grpc::status;
 use crate::refusal::Refusal;
 use crate::server::budget::{Account, Hold, Size};
-use crate::server::connection::CallInFlight;
+use crate::server::connection::{CallInFlight, Connection};
 use crate::server::connections::Connections;
 use crate::server::progress::Progress;
 use crate::telemetry::metrics::Closed;
@@ -81,9 +84,16 @@ impl Held {
 
 /// The body of every response.
 pub(in crate::server) struct Outgoing {
-    body: tonic::body::Body,
+    /// `None` once it has been read to its end.
+    body: Option<tonic::body::Body>,
+    /// What was read of a response that is no stream.
+    whole: Bytes,
     /// What the transport has not taken yet of the current message.
     rest: Option<Rest>,
+    /// What comes after the message.
+    trailers: Option<Frame<Bytes>>,
+    /// How the messages are compressed, if they are.
+    encoding: Option<Encoding>,
     progress: Option<Arc<Progress>>,
     /// Runs while a stream waits for room.
     paused: Option<Pin<Box<tokio::time::Sleep>>>,
@@ -91,7 +101,9 @@ pub(in crate::server) struct Outgoing {
     stream: Option<Arc<Connections>>,
     call: Arc<Call>,
     held: Held,
-    in_flight: CallInFlight,
+    connection: Arc<Connection>,
+    /// `None` once the transport has the whole response.
+    in_flight: Option<CallInFlight>,
 }
 
 /// The rest of a message, which holds the memory of the whole.
@@ -100,7 +112,7 @@ struct Rest {
     hold: Arc<Hold>,
 }
 
-/// Bytes that hold the memory of a message until the transport drops them: a [`Hold`], or a share in one.
+/// Bytes that hold something until the transport drops them: the memory of their message, or a share in it.
 struct Piece<H> {
     bytes: Bytes,
     _hold: H,
@@ -116,6 +128,7 @@ impl Outgoing {
     /// A response to one request, or a stream of responses.
     pub fn new(
         body: tonic::body::Body,
+        encoding: Option<Encoding>,
         stream: Option<Arc<Connections>>,
         call: Arc<Call>,
         held: Held,
@@ -126,24 +139,35 @@ impl Outgoing {
             progress.as_ref().inspect(|progress| progress.of_a_stream());
             in_flight.begin_stream();
         }
-        let (rest, paused) = (None, None);
-        Self { body, rest, progress, paused, stream, call, held, in_flight }
+        let (connection, in_flight) = (Arc::clone(in_flight.connection()), Some(in_flight));
+        let (body, whole, rest, trailers, paused) = (Some(body), Bytes::new(), None, None, None);
+        Self { body, whole, rest, trailers, encoding, progress, paused, stream, call, held, connection, in_flight }
     }
 
     fn next_piece(&mut self) -> Option<Bytes> {
         let rest = self.rest.as_mut()?;
-        let piece = Piece { bytes: rest.bytes.split_to(rest.bytes.len().min(PIECE)), _hold: Arc::clone(&rest.hold) };
+        let (bytes, hold) = (rest.bytes.split_to(rest.bytes.len().min(PIECE)), Arc::clone(&rest.hold));
         if rest.bytes.is_empty() {
             self.rest = None;
         }
-        Some(Bytes::from_owner(piece))
+        Some(self.piece(bytes, hold))
+    }
+
+    /// Bytes for the transport. No task waits for the reader of the last ones of a response over HTTP/2, so they hold
+    /// the call themselves.
+    fn piece(&mut self, bytes: Bytes, hold: impl Send + 'static) -> Bytes {
+        let is_last = self.is_sent() && self.progress.is_some();
+        match self.in_flight.take_if(|_| is_last) {
+            Some(in_flight) => Bytes::from_owner(Piece { bytes, _hold: (hold, in_flight.leave_to_transport()) }),
+            None => Bytes::from_owner(Piece { bytes, _hold: hold }),
+        }
     }
 
     /// Waits for the peer to read, if its connection holds its share.
     fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let Some(connections) = &self.stream else { return Poll::Ready(()) };
-        while !self.in_flight.connection().sending.has_room_for_stream() {
-            if self.in_flight.connection().sending.has_share() {
+        while !self.connection.sending.has_room_for_stream() {
+            if self.connection.sending.has_share() {
                 connections.reclaim(|connection| &connection.sending); // Others hold the memory.
             }
             let sleep = || Box::pin(tokio::time::sleep(ROOM_INTERVAL));
@@ -158,34 +182,61 @@ impl Outgoing {
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
         ready!(self.poll_room(context));
-        match ready!(Pin::new(&mut self.body).poll_frame(context)) {
-            Some(Ok(frame)) => match frame.into_data() {
-                Ok(message) if message.is_empty() => Poll::Ready(Some(Ok(Frame::data(message)))),
-                Ok(message) => Poll::Ready(self.take(message).map(|piece| Ok(Frame::data(piece)))),
-                Err(trailers) => {
-                    end(&trailers, &self.call);
-                    Poll::Ready(Some(Ok(trailers)))
-                }
-            },
-            Some(Err(status)) => Poll::Ready(Some(Err(status))),
-            None => Poll::Ready(None),
+        while let Some(body) = &mut self.body {
+            match ready!(Pin::new(body).poll_frame(context)).transpose()?.map(Frame::into_data) {
+                Some(Ok(message)) if self.stream.is_none() => self.gather(message),
+                Some(Ok(message)) if message.is_empty() => return Poll::Ready(Some(Ok(Frame::data(message)))),
+                Some(Ok(message)) => return Poll::Ready(self.take(message).map(|piece| Ok(Frame::data(piece)))),
+                Some(Err(trailers)) => (self.trailers, self.body) = (Some(trailers), None),
+                None => self.body = None,
+            }
+        }
+        // What made the response is dropped now, before anybody reads it: to compress takes large buffers.
+        if !self.whole.is_empty() {
+            let whole = std::mem::take(&mut self.whole);
+            return Poll::Ready(self.take(whole).map(|piece| Ok(Frame::data(piece))));
+        }
+        let trailers = self.trailers.take().inspect(|trailers| end(trailers, &self.call));
+        Poll::Ready(trailers.map(Ok))
+    }
+
+    /// Keeps a part of a response that is no stream. Most have one part.
+    fn gather(&mut self, part: Bytes) {
+        if self.whole.is_empty() {
+            self.whole = part;
+        } else {
+            let mut whole = BytesMut::from(std::mem::take(&mut self.whole)); // It copies nothing.
+            whole.extend_from_slice(&part);
+            self.whole = whole.freeze();
         }
     }
 
     /// Takes a message in, and returns its first piece.
     fn take(&mut self, message: Bytes) -> Option<Bytes> {
-        let connection = self.in_flight.connection();
+        let plain = message.len();
+        let message = match self.encoding {
+            Some(encoding) => compress(encoding, message),
+            None => message,
+        };
         self.call.sent(message.len());
         self.held.response = None;
-        if connection.sending.is_far_over() {
-            connection.cut(Closed::Sending); // It writes and writes, and reads none of the responses.
+        if self.connection.sending.is_far_over() {
+            self.connection.cut(Closed::Sending); // It writes and writes, and reads none of the responses.
         }
-        let hold = connection.sending.take(message.len());
+        // The service of a stream keeps the plain message until it has another.
+        let bytes = if self.stream.is_some() { plain.max(message.len()) } else { message.len() };
+        let hold = self.connection.sending.take(bytes);
         if message.len() <= PIECE {
-            return Some(Bytes::from_owner(Piece { bytes: message, _hold: hold }));
+            return Some(self.piece(message, hold));
         }
         self.rest = Some(Rest { bytes: message, hold: Arc::new(hold) });
         self.next_piece()
+    }
+
+    /// Whether nothing more will come.
+    fn is_sent(&self) -> bool {
+        let is_read = self.body.as_ref().is_none_or(Body::is_end_stream);
+        is_read && self.whole.is_empty() && self.rest.is_none() && self.trailers.is_none()
     }
 }
 
@@ -203,11 +254,12 @@ impl Body for Outgoing {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_none() && self.body.is_end_stream()
+        self.is_sent()
     }
 
     fn size_hint(&self) -> SizeHint {
-        if self.rest.is_none() { self.body.size_hint() } else { SizeHint::default() }
+        // It is asked for before anything is read.
+        self.body.as_ref().filter(|_| self.rest.is_none()).map_or_else(SizeHint::default, Body::size_hint)
     }
 }
 
@@ -223,5 +275,82 @@ pub(super) fn watch_trailers(body: tonic::body::Body, call: Arc<Call>) -> tonic:
 fn end(frame: &Frame<Bytes>, call: &Call) {
     if let Some(code) = frame.trailers_ref().and_then(status::code_name) {
         call.end(code);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use http::{HeaderMap, Version};
+    use http_body_util::BodyExt;
+
+    use super::*;
+    use crate::server::connection::tests::connection;
+    use crate::telemetry::metrics::{Calls, Method};
+
+    /// A body with these frames. It has the token until it is dropped.
+    struct Frames(VecDeque<Frame<Bytes>>, #[allow(dead_code)] Arc<()>);
+
+    impl Body for Frames {
+        type Data = Bytes;
+        type Error = Status;
+
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            Poll::Ready(self.0.pop_front().map(Ok))
+        }
+    }
+
+    /// A response over HTTP/2 of these frames, and the token of its body.
+    async fn response(
+        connection: &Arc<Connection>,
+        frames: impl IntoIterator<Item = Frame<Bytes>>,
+    ) -> (Outgoing, Arc<()>) {
+        let token = Arc::new(());
+        let body = tonic::body::Body::new(Frames(frames.into_iter().collect(), Arc::clone(&token)));
+        let call = Call::begin(&Calls::default(), Method::unknown(), false, connection.peer);
+        let in_flight = connection.begin_call(Version::HTTP_2);
+        let new = async { Outgoing::new(body, None, None, call, Held::default(), in_flight) };
+        (Arc::<Progress>::default().watch(new).await, token)
+    }
+
+    fn data(bytes: &[u8]) -> Frame<Bytes> {
+        Frame::data(Bytes::copy_from_slice(bytes))
+    }
+
+    /// To compress takes a megabyte, and tonic keeps the plain message.
+    #[tokio::test]
+    async fn what_made_a_response_is_gone_before_any_of_it_is_read() {
+        let trailers = HeaderMap::from_iter([(http::header::ETAG, "1".parse().unwrap())]);
+        let connection = connection(false);
+        let frames = [data(&[1; PIECE]), data(&[]), data(&[2; 5]), Frame::trailers(trailers.clone())];
+        let (mut response, token) = response(&connection, frames).await;
+        let first = response.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!((Arc::strong_count(&token), first.len()), (1, PIECE));
+        assert_eq!(connection.sending.held(), PIECE + 5);
+        assert_eq!(response.frame().await.unwrap().unwrap().into_data().unwrap(), [2; 5][..]);
+        assert!(!response.is_end_stream());
+        assert_eq!(response.frame().await.unwrap().unwrap().into_trailers().unwrap(), trailers);
+        assert!(response.frame().await.is_none() && response.is_end_stream());
+        drop(first);
+        assert_eq!(connection.sending.held(), 0);
+    }
+
+    /// hyper asks for nothing more once it has the last piece of a response without trailers.
+    #[tokio::test]
+    async fn the_last_piece_holds_the_call() {
+        let connection = connection(false);
+        for (length, trailers) in [(1, false), (PIECE + 1, false), (1, true)] {
+            let trailers = trailers.then(|| Frame::trailers(HeaderMap::new()));
+            let (mut response, _) = response(&connection, [data(&vec![1; length])].into_iter().chain(trailers)).await;
+            let mut last = None;
+            while !response.is_end_stream() {
+                last = response.frame().await.unwrap().unwrap().into_data().ok();
+            }
+            drop(response);
+            assert_eq!(connection.waits_for_readers(), last.is_some(), "{length}");
+            drop(last);
+            assert!(connection.is_idle());
+        }
     }
 }

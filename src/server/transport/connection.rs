@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::streams::Streams;
+use super::streams::{Streams, UNREAD_AT_STOP};
 use crate::server::connection::{Connection, TimeLimits, Verdict};
 use crate::server::edge::Outgoing;
 use crate::telemetry::metrics::Closed;
@@ -38,13 +38,16 @@ where
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let mut served = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
-    let mut closing = None;
+    let mut closing: Option<(Closed, Instant)> = None;
     let mut check = std::pin::pin!(sleep_until(connection.start() + limits.handshake.min(CHECK_INTERVAL)));
     loop {
         let close = tokio::select! {
             biased;
             why = connection.until_cut() => return why,
-            ended = served.as_mut() => return closing.unwrap_or_else(|| ended.map_or_else(fault, |()| Closed::Client)),
+            ended = served.as_mut() => {
+                let fault = || ended.map_or_else(fault, |()| Closed::Client);
+                return closing.map_or_else(fault, |(why, _)| why);
+            }
             () = stop.cancelled(), if closing.is_none() => Some(Closed::Drained),
             () = check.as_mut() => match connection.verdict(&limits) {
                 Verdict::Cut(why) => return why,
@@ -53,11 +56,14 @@ where
             },
         };
         // A peer that does not close, or has sent half of a head, must not hold a shutdown.
-        if let Some(why) = closing.filter(|_| connection.is_idle() && connection.sending.held() == 0) {
+        if let Some((why, since)) = closing
+            && (connection.is_idle() && connection.sending.held() == 0
+                || connection.waits_for_readers() && since.elapsed() >= UNREAD_AT_STOP)
+        {
             return why;
         }
-        if close.is_some() && closing.is_none() {
-            closing = close;
+        if let Some(why) = close.filter(|_| closing.is_none()) {
+            closing = Some((why, Instant::now()));
             served.as_mut().graceful_shutdown();
         }
         check.as_mut().reset(Instant::now() + closing.map_or(CHECK_INTERVAL, |_| FAREWELL));

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::server::progress::Progress;
 
 /// How long a response may make no progress once the server shuts down.
-const UNREAD_AT_STOP: Duration = Duration::from_secs(2);
+pub(super) const UNREAD_AT_STOP: Duration = Duration::from_secs(2);
 
 /// Runs each stream as a task, until its response is sent or makes no progress for too long.
 #[derive(Debug, Clone)]

@@ -1,11 +1,12 @@
 //! How long connections, requests and responses may take.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cameo::proto::v1::*;
 use futures_util::{StreamExt, stream};
 use tokio::sync::oneshot;
 use tonic::Code;
+use tonic_health::pb::HealthCheckRequest;
 
 use crate::harness::*;
 
@@ -28,12 +29,15 @@ async fn a_request_that_does_not_arrive_in_time_is_refused() {
 
 /// As long as it takes to arrive, its connection makes no room for others.
 #[tokio::test]
-async fn a_health_check_has_a_second_to_arrive() {
-    let server = TestServer::start_with(|config| config.server.receive_timeout = Duration::from_secs(3_600)).await;
+async fn a_health_check_has_a_thirtieth_of_the_time_to_arrive() {
+    let server = TestServer::start_with(|config| config.server.receive_timeout = 30 * LIMIT).await;
+    let start = Instant::now();
     let check = grpc_post("/grpc.health.v1.Health/Check").body(endless(Vec::new())).unwrap();
     let response = http2_request(server.addr, check).await;
     let status = tonic::Status::from_header_map(&response.headers).unwrap();
     assert_refused(Err::<(), _>(status), Code::DeadlineExceeded, "DEADLINE_EXCEEDED", "");
+    let time = start.elapsed();
+    assert!(LIMIT <= time && time < 30 * LIMIT, "{time:?}");
 }
 
 #[tokio::test]
@@ -63,6 +67,23 @@ async fn a_response_that_has_not_begun_has_no_time_limit() {
     assert!(within(response.data()).await.unwrap().unwrap_err().is_reset());
     end.send(()).unwrap();
     assert_eq!(within(import).await.unwrap().unwrap().into_inner().created, 1);
+}
+
+/// Its last piece waits in the transport, with no task of ours. So its connection is closed, also if it has a stream.
+#[tokio::test]
+async fn a_response_over_http_of_which_the_end_is_not_read_ends_its_connection() {
+    let server = TestServer::start_with(|config| {
+        config.server.send_timeout = LIMIT;
+        metrics_on(config);
+    })
+    .await;
+    let mut unread = Unread::with_window(server.addr, 10).await;
+    let _stream = unread.call("/grpc.health.v1.Health/Watch", &HealthCheckRequest::default()).await;
+    let request = hyper::Request::get(format!("http://{}/nothing", server.addr)).body(()).unwrap();
+    let mut response = within(unread.ask(request).await).await.unwrap().into_body();
+    assert_eq!(within(response.data()).await.unwrap().unwrap().len(), 10);
+    let _ = within(unread.connection).await; // It ends.
+    server.until_metrics(|metrics| metrics.value("cameo_response_budget_bytes") == 0.0).await;
 }
 
 /// A slow subscriber is not an error. The response beside it shows that the time is up.

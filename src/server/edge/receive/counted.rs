@@ -3,11 +3,12 @@
 use std::error::Error;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
+use super::CALL_COST;
 use super::message::Chunks;
 use crate::http::NoRoomForBody;
 use crate::server::budget::{Account, Hold, Size};
@@ -18,6 +19,8 @@ pub(in crate::server::edge) struct Counted<B> {
     body: Option<Pin<Box<B>>>,
     account: Arc<Account>,
     hold: Hold,
+    /// What a request takes while its body is waited for.
+    wait: Option<Hold>,
     /// What is not handed on yet.
     chunks: Chunks,
 }
@@ -25,7 +28,18 @@ pub(in crate::server::edge) struct Counted<B> {
 impl<B: Body<Data = Bytes>> Counted<B> {
     pub fn new(body: B, account: &Arc<Account>) -> Self {
         let (account, hold) = (Arc::clone(account), account.take(0));
-        Self { body: Some(Box::pin(body)), account, hold, chunks: Chunks::default() }
+        Self { body: Some(Box::pin(body)), account, hold, wait: None, chunks: Chunks::default() }
+    }
+
+    /// Counts the request while its body is waited for. A client may begin many, and send nothing of their bodies.
+    fn wait(&mut self) -> Result<(), NoRoomForBody> {
+        if self.wait.is_none() {
+            if !self.account.may_receive(CALL_COST, Size::Small) {
+                return Err(NoRoomForBody);
+            }
+            self.wait = Some(self.account.take(CALL_COST));
+        }
+        Ok(())
     }
 
     fn take(&mut self, chunk: Bytes) -> Result<(), NoRoomForBody> {
@@ -68,13 +82,15 @@ where
             let Some(body) = &mut this.body else {
                 return Poll::Ready(this.chunks.pop_last().map(|chunk| Ok(Frame::data(chunk))));
             };
-            match ready!(body.as_mut().poll_frame(context)).transpose().map_err(Into::into)? {
-                Some(frame) => {
-                    let Ok(chunk) = frame.into_data() else { continue }; // Trailers of a request have no meaning.
-                    this.take(chunk)?;
-                }
-                None => this.body = None,
-            }
+            let Poll::Ready(frame) = body.as_mut().poll_frame(context) else {
+                return this.wait().map_or_else(|error| Poll::Ready(Some(Err(error.into()))), |()| Poll::Pending);
+            };
+            let Some(frame) = frame.transpose().map_err(Into::into)? else {
+                (this.body, this.wait) = (None, None);
+                continue;
+            };
+            let Ok(chunk) = frame.into_data() else { continue }; // Trailers of a request have no meaning.
+            this.take(chunk)?;
         }
     }
 
@@ -98,7 +114,7 @@ where
 mod tests {
     use std::convert::Infallible;
 
-    use futures_util::stream;
+    use futures_util::{poll, stream};
     use http_body_util::{BodyExt, Full, StreamBody};
 
     use super::*;
@@ -149,6 +165,20 @@ mod tests {
         assert_eq!(chunks(body(Bytes::new())).await.concat().len(), SHARE);
         let mut refused = body(Bytes::from_static(b"}"));
         refused.frame().await.unwrap().unwrap();
+        assert!(refused.frame().await.unwrap().unwrap_err().is::<NoRoomForBody>());
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_waited_for_counts_until_its_end() {
+        let account = account();
+        let mut body = Counted::new(StreamBody::new(stream::pending::<Result<_, Infallible>>()), &account);
+        for _ in 0..2 {
+            assert!(poll!(body.frame()).is_pending());
+            assert_eq!(account.held(), CALL_COST);
+        }
+        drop(body);
+        let _others = account.take(SHARE);
+        let mut refused = Counted::new(StreamBody::new(stream::pending::<Result<_, Infallible>>()), &account);
         assert!(refused.frame().await.unwrap().unwrap_err().is::<NoRoomForBody>());
     }
 

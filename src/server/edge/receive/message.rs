@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
+use crate::compression::Encoding;
 use crate::grpc::large;
 use crate::refusal::Refusal;
 use crate::server::budget::{Account, Hold, Size};
-use crate::server::edge::inflate::{Encoding, HEADER, inflate, is_compressed};
+use crate::server::edge::inflate::{HEADER, inflate, is_compressed};
 
 /// Chunks that are smaller are merged.
 const SMALL_CHUNK: usize = 4 << 10;

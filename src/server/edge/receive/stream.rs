@@ -14,10 +14,11 @@ use tonic::Status;
 
 use super::Bounds;
 use super::message::{Message, size_of_message};
+use crate::compression::Encoding;
 use crate::grpc::{large, status};
 use crate::refusal::Refusal;
 use crate::server::budget::{Account, Hold};
-use crate::server::edge::inflate::{Encoding, HEADER, inflate, is_compressed};
+use crate::server::edge::inflate::{HEADER, inflate, is_compressed};
 
 /// The messages of a client's stream, each handed on when it is complete. The client may pause between messages.
 pub(in crate::server::edge) struct Messages<B> {
