@@ -52,6 +52,9 @@ pub fn all() -> Vec<Attack> {
         Attack::new("400 pages that are not read", Lookup(ATTACKED), |target| unread::pages(target, 2)),
         Attack::new("3,200 pages that are not read", Lookup(ATTACKED), |target| unread::pages(target, 16)),
         Attack::new("200 lookups that are not read", Lookup(ATTACKED), unread::lookups),
+        Attack::new("400 compressed pages that are not read", Lookup(ATTACKED), unread::compressed_pages),
+        Attack::new("2,000 compressed lookups that are not read", Lookup(ATTACKED), unread::compressed_gets),
+        Attack::new("40,000 unknown paths that are read in part", Lookup(ATTACKED), unread::unknown_paths),
         Attack::new("HTTP/1.1 responses that are not read", Lookup(ATTACKED), unread::http1),
         Attack::new("1,000 subscribers that read nothing", Lookup(ATTACKED), unread::subscribers),
         // --receive-bytes, --receive-timeout
@@ -64,6 +67,7 @@ pub fn all() -> Vec<Attack> {
         Attack::new("9,600 health checks without a message", HealthCheck, unfinished::checks),
         Attack::new("900 imports of a compressed record of 1 MiB", Update(ATTACKED), packed::imports),
         Attack::new("100 compressed batches of 500,000 keys", Lookup(ATTACKED), packed::batches),
+        Attack::new("8,000 compressed bodies without their end", Lookup(ATTACKED), packed::bodies),
         Attack::new("10,000 calls with 150 headers", Lookup(ATTACKED), packed::heads),
         // --max-connections, --handshake-timeout
         Attack::new("300 silent connections, health", HealthCheck, silent::connections).with_files(256),

@@ -103,21 +103,65 @@ impl Http2 {
     ) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
         // The services of Cameo are named without their package.
         let package = if method.starts_with("grpc.") { "" } else { "cameo.v1." };
-        let request = http::Request::post(format!("http://{}/{package}{method}", self.addr))
-            .header("content-type", "application/grpc")
-            .header("te", "trailers");
-        let request = headers.into_iter().fold(request, |request, (name, value)| request.header(name, value));
-        let mut requests = self.requests.clone().ready().await?;
-        requests.send_request(request.body(()).expect("a request"), false)
+        let of_grpc = [("content-type", "application/grpc"), ("te", "trailers")].map(owned);
+        let headers = of_grpc.into_iter().chain(headers);
+        self.request(http::Method::POST, &format!("/{package}{method}"), headers, false).await
     }
 
     /// Makes a unary call, and returns its response, of which nothing is read yet.
     pub async fn call(&mut self, method: &str, message: &impl Message) -> Result<ResponseFuture, h2::Error> {
-        let (response, mut body) = self.begin(method).await?;
+        self.call_with(method, [], message).await
+    }
+
+    /// The same, with more headers.
+    pub async fn call_with(
+        &mut self,
+        method: &str,
+        headers: impl IntoIterator<Item = (String, String)>,
+        message: &impl Message,
+    ) -> Result<ResponseFuture, h2::Error> {
+        let (response, mut body) = self.begin_with(method, headers).await?;
         send(&mut body, frame(message)).await?;
         body.send_data(Bytes::new(), true)?;
         Ok(response)
     }
+
+    /// Asks for what is at a path. Nothing of the response is read yet.
+    pub async fn get(
+        &mut self,
+        path: &str,
+        headers: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<ResponseFuture, h2::Error> {
+        self.request(http::Method::GET, path, headers, true).await.map(|(response, _)| response)
+    }
+
+    /// Begins a request with a body, and sends nothing of the body yet.
+    pub async fn post(
+        &mut self,
+        path: &str,
+        headers: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
+        self.request(http::Method::POST, path, headers, false).await
+    }
+
+    /// Sends the head of a request, which may also be its end.
+    async fn request(
+        &mut self,
+        method: http::Method,
+        path: &str,
+        headers: impl IntoIterator<Item = (String, String)>,
+        is_end: bool,
+    ) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
+        let request = http::Request::builder().method(method).uri(format!("http://{}{path}", self.addr));
+        let request = headers.into_iter().fold(request, |request, (name, value)| request.header(name, value));
+        let mut requests = self.requests.clone().ready().await?;
+        requests.send_request(request.body(()).expect("a request"), is_end)
+    }
+}
+
+/// A header as requests take it.
+pub fn owned((name, value): (&str, &str)) -> (String, String) {
+    (name.to_owned(), value.to_owned())
 }
 
 /// Sends bytes as the peer's window allows.

@@ -10,15 +10,19 @@ use tempfile::TempDir;
 
 use crate::server::Server;
 
-/// The workspace that is attacked. It holds the large profiles and the small ones.
+/// The workspace that is attacked. It holds the large profiles, the medium one and the small ones. A long value repeats
+/// one letter, so it compresses well.
 pub const ATTACKED: &str = "acme/main/web";
 /// Another workspace, with small profiles only.
 pub const OTHER: &str = "acme/main/app";
 /// The mpids of small profiles, in both workspaces.
 pub const SMALL: std::ops::RangeInclusive<i64> = 1..=200;
+/// The mpid of a profile of about 9 KiB, in the workspace that is attacked.
+pub const MEDIUM: i64 = 501;
 /// The mpids of profiles of about 245 KiB.
 pub const LARGE: std::ops::RangeInclusive<i64> = 1_001..=1_100;
 
+const MEDIUM_VALUE: usize = 9 << 10;
 const LARGE_ATTRIBUTES: usize = 5;
 const LARGE_VALUE: usize = 49 << 10;
 
@@ -33,9 +37,12 @@ impl Store {
         let mut client = ProfileServiceClient::connect(format!("http://{}", server.addr)).await.expect("a connection");
         let value = "v".repeat(LARGE_VALUE);
         let large: Vec<_> = (0..LARGE_ATTRIBUTES).map(|n| (format!("k{n}"), value.clone())).collect();
+        let medium = [("k".to_owned(), "v".repeat(MEDIUM_VALUE))];
         let small = [("plan".to_owned(), "pro".to_owned())];
         let small_of = |workspace| SMALL.map(|mpid| record(workspace, mpid, &small)).collect::<Vec<_>>();
-        let attacked = [small_of(ATTACKED), LARGE.map(|mpid| record(ATTACKED, mpid, &large)).collect()].concat();
+        let medium = vec![record(ATTACKED, MEDIUM, &medium)];
+        let large = LARGE.map(|mpid| record(ATTACKED, mpid, &large)).collect();
+        let attacked = [small_of(ATTACKED), medium, large].concat();
         for records in [attacked, small_of(OTHER)] {
             let count = i64::try_from(records.len()).expect("few");
             let imported = client.import_profiles(futures_util::stream::iter(records)).await.expect("an import");

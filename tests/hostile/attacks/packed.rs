@@ -10,7 +10,7 @@ use flate2::write::GzEncoder;
 use prost::Message;
 
 use super::Ending;
-use crate::raw::{Http2, Target, drain, header, send};
+use crate::raw::{Http2, Target, drain, header, owned, send};
 use crate::store::{ATTACKED, SMALL, by_mpid, set};
 
 const CONNECTIONS: usize = 10;
@@ -21,23 +21,34 @@ const CALLS: usize = 10_000;
 const HEADERS: usize = 150;
 /// Just below the limit of a request.
 const UNPACKED: usize = 1_000_000;
+/// Connections with bodies that do not end, and how many bodies on each.
+const BODY_CONNECTIONS: usize = 8;
+const BODIES: usize = 1_000;
+/// What is sent of each of these bodies: enough for a decoder to begin.
+const PART: usize = 300;
+/// Numbers in such a body. They compress to more than is sent.
+const NUMBERS: usize = 1_000;
+
+fn compress(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(bytes).and_then(|()| encoder.try_finish()).expect("a vector takes all");
+    encoder.finish().expect("a vector takes all")
+}
 
 /// A compressed message with its header.
 fn pack(message: &[u8]) -> Bytes {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
-    encoder.write_all(message).and_then(|()| encoder.try_finish()).expect("a vector takes all");
-    let packed = encoder.finish().expect("a vector takes all");
+    let packed = compress(message);
     let [_, length @ ..] = header(packed.len());
     [&[1], &length[..], &packed].concat().into()
 }
 
 fn gzip() -> [(String, String); 1] {
-    [("grpc-encoding".into(), "gzip".into())]
+    [("grpc-encoding", "gzip")].map(owned)
 }
 
-async fn connections(target: &Arc<Target>) -> Result<Vec<Http2>, String> {
+async fn connections(target: &Arc<Target>, number: usize) -> Result<Vec<Http2>, String> {
     let mut connections = Vec::new();
-    for _ in 0..CONNECTIONS {
+    for _ in 0..number {
         connections.push(target.h2(1 << 16).await.map_err(|error| error.to_string())?);
     }
     Ok(connections)
@@ -50,7 +61,7 @@ pub async fn imports(target: Arc<Target>) -> Ending {
     let record =
         ImportProfilesRequest { workspace: ATTACKED.into(), key: Some(by_mpid(mpid)), patch, ..Default::default() };
     let packed = pack(&record.encode_to_vec());
-    let mut connections = connections(&target).await?;
+    let mut connections = connections(&target, CONNECTIONS).await?;
     let mut open = Vec::new();
     for number in 0..IMPORTS {
         let connection = &mut connections[number % CONNECTIONS];
@@ -71,7 +82,7 @@ pub async fn batches(target: Arc<Target>) -> Ending {
     let key = BatchGetProfilesRequest { keys: vec![ProfileKey::default()], ..Default::default() }.encode_to_vec();
     message.extend(key.repeat(KEYS));
     let packed = pack(&message);
-    let mut connections = connections(&target).await?;
+    let mut connections = connections(&target, CONNECTIONS).await?;
     let mut responses = Vec::new();
     for number in 0..BATCHES {
         let connection = &mut connections[number % CONNECTIONS];
@@ -88,7 +99,7 @@ pub async fn batches(target: Arc<Target>) -> Ending {
 
 /// Calls with many headers and no message.
 pub async fn heads(target: Arc<Target>) -> Ending {
-    let mut connections = connections(&target).await?;
+    let mut connections = connections(&target, CONNECTIONS).await?;
     let mut open = Vec::new();
     for number in 0..CALLS {
         let connection = &mut connections[number % CONNECTIONS];
@@ -99,4 +110,24 @@ pub async fn heads(target: Arc<Target>) -> Ending {
     }
     target.hold().await;
     Ok(format!("{} calls were begun", open.len()))
+}
+
+/// Bodies of HTTP that stop after their first bytes.
+pub async fn bodies(target: Arc<Target>) -> Ending {
+    let path = format!("/userprofile/v1/resolve/{ATTACKED}");
+    let headers = [("content-type", "application/json"), ("content-encoding", "gzip")].map(owned);
+    let numbers: String = (0..NUMBERS).map(|number| number.to_string()).collect();
+    let part = Bytes::from(compress(numbers.as_bytes())).slice(..PART);
+    let mut open = Vec::new();
+    for mut connection in connections(&target, BODY_CONNECTIONS).await? {
+        for _ in 0..BODIES {
+            let Ok((response, mut body)) = connection.post(&path, headers.clone()).await else { break };
+            // It does not wait for the peer's window: the peer need not take the part.
+            if body.send_data(part.clone(), false).is_ok() {
+                open.push((response, body));
+            }
+        }
+    }
+    target.hold().await;
+    Ok(format!("{} bodies were begun", open.len()))
 }
