@@ -3,6 +3,7 @@
 //! This is the map, from the bottom up. A module uses only modules above it in this list; `.ci/arrows.py` checks that.
 //!
 //! - [`proto`]: the generated messages and clients. They are the data model: the store holds their wire bytes.
+//! - [`compression`]: gzip and zstd, of whole messages.
 //! - [`config`]: every setting with its flag, variable and default. One struct per concern.
 //! - [`telemetry`]: the logs, and the metrics that the modules below count in.
 //! - [`model`]: what a request may say, and what a change means. Pure: no I/O, no clock, no transport.

@@ -125,8 +125,8 @@ pub(super) struct CallInFlight {
     connection: Arc<Connection>,
     /// What it counts as among the calls of all connections.
     counts_as: Option<Kind>,
-    /// The turn in which it was left to the transport.
-    left_in: Option<usize>,
+    /// Whether it was left to the transport in a turn with an odd number.
+    left_in: Option<bool>,
 }
 
 impl Connection {
@@ -272,9 +272,9 @@ impl CallInFlight {
     /// The transport has the last byte of its response. It counts until this is dropped with that byte.
     pub fn leave_to_transport(mut self) -> Self {
         let left = &self.connection.left;
-        let turn = left.turn.load(Ordering::Relaxed) % 2;
-        left.by_turn[turn].fetch_add(1, Ordering::Relaxed);
-        self.left_in = Some(turn);
+        let is_odd = left.turn.load(Ordering::Relaxed) % 2 == 1;
+        left.by_turn[usize::from(is_odd)].fetch_add(1, Ordering::Relaxed);
+        self.left_in = Some(is_odd);
         self
     }
 
@@ -287,8 +287,8 @@ impl CallInFlight {
 impl Drop for CallInFlight {
     fn drop(&mut self) {
         self.connection.touch();
-        if let Some(turn) = self.left_in {
-            self.connection.left.by_turn[turn].fetch_sub(1, Ordering::Relaxed);
+        if let Some(is_odd) = self.left_in {
+            self.connection.left.by_turn[usize::from(is_odd)].fetch_sub(1, Ordering::Relaxed);
         }
         self.connection.calls.fetch_sub(1, Ordering::Relaxed);
         self.connection.is_streaming.store(false, Ordering::Relaxed); // Over HTTP/1.1 there is no other call.

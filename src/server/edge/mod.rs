@@ -37,6 +37,7 @@ use super::connection::{CallInFlight, Connection, Kind};
 use super::connections::Connections;
 use super::routes::Services;
 use crate::call::Call;
+use crate::compression::Encoding;
 use crate::config::Config;
 use crate::grpc::large;
 use crate::grpc::status;
@@ -89,6 +90,8 @@ struct Exchange {
     call: Arc<Call>,
     method: &'static Method,
     connection: Arc<Connection>,
+    /// How the messages of its response are compressed.
+    encoding: Option<Encoding>,
 }
 
 impl Edge {
@@ -129,15 +132,17 @@ impl Edge {
         let mut in_flight = connection.begin_call(request.version());
         let method = methods::at(request.uri().path());
         let call = Call::begin(&self.metrics.calls, method.counted, method.is_write, connection.peer);
-        let mut encoding = None;
+        let (mut is_plain, mut encoding) = (false, None);
         let (mut response, held) = match self.admit(&mut in_flight, method, &request) {
             Ok((protocol, head)) => {
-                let exchange = Exchange { call: Arc::clone(&call), method, connection: Arc::clone(connection) };
+                is_plain = protocol == Protocol::Grpc;
+                if is_plain {
+                    encoding = compress::accepted(request.headers());
+                }
+                let exchange =
+                    Exchange { call: Arc::clone(&call), method, connection: Arc::clone(connection), encoding };
                 let (response, held) = match protocol {
-                    Protocol::Grpc => {
-                        encoding = compress::accepted(request.headers());
-                        self.grpc(exchange, request).await
-                    }
+                    Protocol::Grpc => self.grpc(exchange, request).await,
                     // Boxed: gRPC has no need of the room that they take.
                     Protocol::GrpcWeb => Box::pin(self.grpc_web(exchange, request)).await,
                     Protocol::Http => (Box::pin(self.http(exchange, request)).await, Held::default()),
@@ -155,7 +160,7 @@ impl Edge {
             compress::announce(encoding, response.headers_mut());
         }
         let stream = method.streams.server.then(|| Arc::clone(&self.connections));
-        response.map(|body| Outgoing::new(body, encoding, stream, call, held, in_flight))
+        response.map(|body| Outgoing::new(body, is_plain, encoding, stream, call, held, in_flight))
     }
 
     /// Checks the head of a request, and whether one more call may be in flight.
@@ -217,7 +222,7 @@ impl Edge {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
     {
-        let Exchange { call, method, connection } = exchange;
+        let Exchange { call, method, connection, encoding: response_encoding } = exchange;
         if !method.exists() {
             return Err(Refusal::method_unknown("no such method"));
         }
@@ -240,7 +245,7 @@ impl Edge {
         let Some(mut message) = message else {
             return Ok((Status::cancelled("the caller cancelled the call").into_http(), Held::default()));
         };
-        let response = if method.is_health_check() { None } else { self.room(&connection, method.size).await? };
+        let response = self.room(&connection, method, response_encoding).await?;
         // What a stream keeps of its request is bounded: a filter and a mask.
         let request = message.hold.take().filter(|_| !method.streams.server);
         let held = Held::new(request, response);
@@ -250,9 +255,19 @@ impl Edge {
         Ok((answer, held))
     }
 
-    async fn room(&self, connection: &Connection, size: Size) -> Result<Option<Hold>, Refusal> {
+    async fn room(
+        &self,
+        connection: &Connection,
+        method: &Method,
+        encoding: Option<Encoding>,
+    ) -> Result<Option<Hold>, Refusal> {
+        if method.is_health_check() {
+            return Ok(None);
+        }
         let reclaim = || self.connections.reclaim(|connection| &connection.sending);
-        respond::room(&connection.sending, size, self.largest_response, self.send_timeout, reclaim).await
+        // A message that is compressed is there twice for a moment.
+        let largest = self.largest_response * if encoding.is_some() { 2 } else { 1 };
+        respond::room(&connection.sending, method.size, largest, self.send_timeout, reclaim).await
     }
 
     async fn grpc_web(self: &Arc<Self>, exchange: Exchange, mut request: Request<Incoming>) -> (Answer, Held) {
@@ -287,7 +302,7 @@ impl Edge {
     }
 
     async fn http(&self, exchange: Exchange, mut request: Request<Incoming>) -> Answer {
-        if let Err(refusal) = self.room(&exchange.connection, exchange.method.size).await {
+        if let Err(refusal) = self.room(&exchange.connection, exchange.method, None).await {
             return Refused::Call(refusal).render(&request, &exchange.call);
         }
         request.extensions_mut().insert(Arc::clone(&exchange.call));

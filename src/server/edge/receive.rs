@@ -68,48 +68,57 @@ where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn Error + Send + Sync>> + Send,
 {
-    let collect = async {
-        let mut message = Message::new(account);
-        let mut body = pin!(body);
-        while let Some(frame) = poll_fn(|context| body.as_mut().poll_frame(context)).await {
-            let frame = match frame.map_err(Into::<Box<dyn Error + Send + Sync>>::into) {
-                Ok(frame) => frame,
-                Err(error) if has_broken_off(&*error) => return Ok(None),
-                Err(_) => return Err(Refusal::undecodable()),
-            };
-            let Ok(chunk) = frame.into_data() else { continue }; // Trailers of a request have no meaning.
-            message.push(chunk, account)?;
-            check_length(&message, bounds.message)?;
-        }
-        Ok::<_, Refusal>(Some(message))
-    };
-    let mut collect = pin!(collect);
+    let mut collect = pin!(collect(body, account, bounds.message));
     let message = match poll!(collect.as_mut()) {
         Poll::Ready(message) => message?, // Most requests are here already, and need no timer.
-        Poll::Pending => {
-            if !account.may_receive(CALL_COST, Size::Small) {
-                return Err(Refusal::too_much_received());
-            }
-            let _call = account.take(CALL_COST);
-            // Boxed: most requests need none of it.
-            Box::pin(async {
-                tokio::select! {
-                    biased;
-                    message = collect => message,
-                    () = bounds.stop.cancelled() => Err(Refusal::draining()),
-                    () = tokio::time::sleep(time) => {
-                        Err(Refusal::deadline_exceeded("the request did not arrive in time"))
-                    }
-                }
-            })
-            .await?
-        }
+        // Boxed: most requests need none of it.
+        Poll::Pending => Box::pin(wait_for(collect, account, bounds, time)).await?,
     };
     let Some(mut message) = message else { return Ok(None) };
     if let Some(encoding) = encoding {
         message.inflate(encoding, account, bounds.message)?;
     }
     Ok(Some(Whole::from(message)))
+}
+
+/// Collects the chunks of a message. `None` if the client has given the call up.
+async fn collect<B>(body: B, account: &Arc<Account>, limit: usize) -> Result<Option<Message>, Refusal>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn Error + Send + Sync>> + Send,
+{
+    let mut message = Message::new(account);
+    let mut body = pin!(body);
+    while let Some(frame) = poll_fn(|context| body.as_mut().poll_frame(context)).await {
+        let frame = match frame.map_err(Into::<Box<dyn Error + Send + Sync>>::into) {
+            Ok(frame) => frame,
+            Err(error) if has_broken_off(&*error) => return Ok(None),
+            Err(_) => return Err(Refusal::undecodable()),
+        };
+        let Ok(chunk) = frame.into_data() else { continue }; // Trailers of a request have no meaning.
+        message.push(chunk, account)?;
+        check_length(&message, limit)?;
+    }
+    Ok(Some(message))
+}
+
+/// Waits for a message that is not here yet.
+async fn wait_for(
+    message: impl Future<Output = Result<Option<Message>, Refusal>>,
+    account: &Arc<Account>,
+    bounds: &Bounds,
+    time: Duration,
+) -> Result<Option<Message>, Refusal> {
+    if !account.may_receive(CALL_COST, Size::Small) {
+        return Err(Refusal::too_much_received());
+    }
+    let _call = account.take(CALL_COST);
+    tokio::select! {
+        biased;
+        message = message => message,
+        () = bounds.stop.cancelled() => Err(Refusal::draining()),
+        () = tokio::time::sleep(time) => Err(Refusal::deadline_exceeded("the request did not arrive in time")),
+    }
 }
 
 /// Whether a body ended early because its stream was reset or its connection broke. Otherwise it is malformed: a text of

@@ -2,7 +2,8 @@
 //!
 //! - A message is handed to the transport in small pieces, as fast as the peer reads, and counts in the budget until
 //!   the transport has dropped the last of them.
-//! - A response that is no stream is read to its end before any of it is sent, so that what made it is gone.
+//! - What makes a response takes memory: a compressor, a translator. So such a response is read to its end before any of
+//!   it is sent, and what made it is gone.
 //! - A stream is not asked for its next message while there is no room for one: slow readers cost no more.
 
 use std::future::Future;
@@ -86,12 +87,10 @@ impl Held {
 pub(in crate::server) struct Outgoing {
     /// `None` once it has been read to its end.
     body: Option<tonic::body::Body>,
-    /// What was read of a response that is no stream.
-    whole: Bytes,
+    /// If the response is read to its end before it is sent.
+    whole: Option<Box<Whole>>,
     /// What the transport has not taken yet of the current message.
     rest: Option<Rest>,
-    /// What comes after the message.
-    trailers: Option<Frame<Bytes>>,
     /// How the messages are compressed, if they are.
     encoding: Option<Encoding>,
     progress: Option<Arc<Progress>>,
@@ -104,6 +103,13 @@ pub(in crate::server) struct Outgoing {
     connection: Arc<Connection>,
     /// `None` once the transport has the whole response.
     in_flight: Option<CallInFlight>,
+}
+
+/// What was read of a response and is not sent yet.
+#[derive(Default)]
+struct Whole {
+    message: Bytes,
+    trailers: Option<Frame<Bytes>>,
 }
 
 /// The rest of a message, which holds the memory of the whole.
@@ -125,9 +131,10 @@ impl<H> AsRef<[u8]> for Piece<H> {
 }
 
 impl Outgoing {
-    /// A response to one request, or a stream of responses.
+    /// A response to one request, or a stream of responses. `is_plain` says that its body holds no more than the message.
     pub fn new(
         body: tonic::body::Body,
+        is_plain: bool,
         encoding: Option<Encoding>,
         stream: Option<Arc<Connections>>,
         call: Arc<Call>,
@@ -140,8 +147,9 @@ impl Outgoing {
             in_flight.begin_stream();
         }
         let (connection, in_flight) = (Arc::clone(in_flight.connection()), Some(in_flight));
-        let (body, whole, rest, trailers, paused) = (Some(body), Bytes::new(), None, None, None);
-        Self { body, whole, rest, trailers, encoding, progress, paused, stream, call, held, connection, in_flight }
+        let whole = (stream.is_none() && !(is_plain && encoding.is_none())).then(Box::default);
+        let (body, rest, paused) = (Some(body), None, None);
+        Self { body, whole, rest, encoding, progress, paused, stream, call, held, connection, in_flight }
     }
 
     fn next_piece(&mut self) -> Option<Bytes> {
@@ -183,32 +191,29 @@ impl Outgoing {
         }
         ready!(self.poll_room(context));
         while let Some(body) = &mut self.body {
-            match ready!(Pin::new(body).poll_frame(context)).transpose()?.map(Frame::into_data) {
-                Some(Ok(message)) if self.stream.is_none() => self.gather(message),
-                Some(Ok(message)) if message.is_empty() => return Poll::Ready(Some(Ok(Frame::data(message)))),
-                Some(Ok(message)) => return Poll::Ready(self.take(message).map(|piece| Ok(Frame::data(piece)))),
-                Some(Err(trailers)) => (self.trailers, self.body) = (Some(trailers), None),
-                None => self.body = None,
+            let frame = ready!(Pin::new(body).poll_frame(context)).transpose()?.map(Frame::into_data);
+            match (frame, &mut self.whole) {
+                (Some(Ok(message)), None) if message.is_empty() => return Poll::Ready(Some(Ok(Frame::data(message)))),
+                (Some(Ok(message)), None) => {
+                    return Poll::Ready(self.take(message).map(|piece| Ok(Frame::data(piece))));
+                }
+                (Some(Err(trailers)), None) => {
+                    end(&trailers, &self.call);
+                    return Poll::Ready(Some(Ok(trailers)));
+                }
+                (Some(Ok(part)), Some(whole)) => whole.add(part),
+                (Some(Err(trailers)), Some(whole)) => (whole.trailers, self.body) = (Some(trailers), None),
+                (None, _) => self.body = None,
             }
         }
-        // What made the response is dropped now, before anybody reads it: to compress takes large buffers.
-        if !self.whole.is_empty() {
-            let whole = std::mem::take(&mut self.whole);
-            return Poll::Ready(self.take(whole).map(|piece| Ok(Frame::data(piece))));
+        // What made the response is gone now, before anybody reads it.
+        let Some(whole) = &mut self.whole else { return Poll::Ready(None) };
+        if !whole.message.is_empty() {
+            let message = std::mem::take(&mut whole.message);
+            return Poll::Ready(self.take(message).map(|piece| Ok(Frame::data(piece))));
         }
-        let trailers = self.trailers.take().inspect(|trailers| end(trailers, &self.call));
+        let trailers = whole.trailers.take().inspect(|trailers| end(trailers, &self.call));
         Poll::Ready(trailers.map(Ok))
-    }
-
-    /// Keeps a part of a response that is no stream. Most have one part.
-    fn gather(&mut self, part: Bytes) {
-        if self.whole.is_empty() {
-            self.whole = part;
-        } else {
-            let mut whole = BytesMut::from(std::mem::take(&mut self.whole)); // It copies nothing.
-            whole.extend_from_slice(&part);
-            self.whole = whole.freeze();
-        }
     }
 
     /// Takes a message in, and returns its first piece.
@@ -236,7 +241,24 @@ impl Outgoing {
     /// Whether nothing more will come.
     fn is_sent(&self) -> bool {
         let is_read = self.body.as_ref().is_none_or(Body::is_end_stream);
-        is_read && self.whole.is_empty() && self.rest.is_none() && self.trailers.is_none()
+        is_read && self.rest.is_none() && self.whole.as_ref().is_none_or(|whole| whole.is_empty())
+    }
+}
+
+impl Whole {
+    /// Adds a part of the message. Most have one part.
+    fn add(&mut self, part: Bytes) {
+        if self.message.is_empty() {
+            self.message = part;
+        } else {
+            let mut message = BytesMut::from(std::mem::take(&mut self.message)); // It copies nothing.
+            message.extend_from_slice(&part);
+            self.message = message.freeze();
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.message.is_empty() && self.trailers.is_none()
     }
 }
 
@@ -310,7 +332,7 @@ mod tests {
         let body = tonic::body::Body::new(Frames(frames.into_iter().collect(), Arc::clone(&token)));
         let call = Call::begin(&Calls::default(), Method::unknown(), false, connection.peer);
         let in_flight = connection.begin_call(Version::HTTP_2);
-        let new = async { Outgoing::new(body, None, None, call, Held::default(), in_flight) };
+        let new = async { Outgoing::new(body, false, None, None, call, Held::default(), in_flight) };
         (Arc::<Progress>::default().watch(new).await, token)
     }
 

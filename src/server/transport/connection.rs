@@ -38,16 +38,13 @@ where
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let mut served = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
-    let mut closing: Option<(Closed, Instant)> = None;
+    let (mut closing, mut since) = (None, connection.start());
     let mut check = std::pin::pin!(sleep_until(connection.start() + limits.handshake.min(CHECK_INTERVAL)));
     loop {
         let close = tokio::select! {
             biased;
             why = connection.until_cut() => return why,
-            ended = served.as_mut() => {
-                let fault = || ended.map_or_else(fault, |()| Closed::Client);
-                return closing.map_or_else(fault, |(why, _)| why);
-            }
+            ended = served.as_mut() => return closing.unwrap_or_else(|| ended.map_or_else(fault, |()| Closed::Client)),
             () = stop.cancelled(), if closing.is_none() => Some(Closed::Drained),
             () = check.as_mut() => match connection.verdict(&limits) {
                 Verdict::Cut(why) => return why,
@@ -55,19 +52,22 @@ where
                 Verdict::Keep => None,
             },
         };
-        // A peer that does not close, or has sent half of a head, must not hold a shutdown.
-        if let Some((why, since)) = closing
-            && (connection.is_idle() && connection.sending.held() == 0
-                || connection.waits_for_readers() && since.elapsed() >= UNREAD_AT_STOP)
-        {
+        if let Some(why) = closing.filter(|_| is_over(connection, since)) {
             return why;
         }
-        if let Some(why) = close.filter(|_| closing.is_none()) {
-            closing = Some((why, Instant::now()));
+        if close.is_some() && closing.is_none() {
+            (closing, since) = (close, Instant::now());
             served.as_mut().graceful_shutdown();
         }
         check.as_mut().reset(Instant::now() + closing.map_or(CHECK_INTERVAL, |_| FAREWELL));
     }
+}
+
+/// Whether a connection that has been closing for a while is not worth waiting for. A peer that does not close, has sent
+/// half of a head or does not read must not hold a shutdown.
+fn is_over(connection: &Connection, since: Instant) -> bool {
+    connection.is_idle() && connection.sending.held() == 0
+        || connection.waits_for_readers() && since.elapsed() >= UNREAD_AT_STOP
 }
 
 /// Why a connection failed: the peer broke the protocol, or the connection.
