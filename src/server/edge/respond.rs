@@ -161,10 +161,10 @@ impl Outgoing {
         Some(self.piece(bytes, hold))
     }
 
-    /// Bytes for the transport. No task waits for the reader of the last ones of a response over HTTP/2, so they hold
-    /// the call themselves.
+    /// Bytes for the transport. No task of HTTP/2 waits for the reader of the last ones, so they hold the call
+    /// themselves.
     fn piece(&mut self, bytes: Bytes, hold: impl Send + 'static) -> Bytes {
-        let is_last = self.is_sent() && self.progress.is_some();
+        let is_last = self.is_sent();
         match self.in_flight.take_if(|_| is_last) {
             Some(in_flight) => Bytes::from_owner(Piece { bytes, _hold: (hold, in_flight.leave_to_transport()) }),
             None => Bytes::from_owner(Piece { bytes, _hold: hold }),
@@ -308,8 +308,10 @@ mod tests {
     use http_body_util::BodyExt;
 
     use super::*;
-    use crate::server::connection::tests::connection;
-    use crate::telemetry::metrics::{Calls, Method};
+    use crate::server::connection::tests::{connection, shared};
+    use crate::server::edge::inflate::frames::plain;
+    use crate::server::edge::inflate::is_compressed;
+    use crate::telemetry::metrics::{Calls, FeedMetrics, Method, Metrics, StoreMetrics};
 
     /// A body with these frames. It has the token until it is dropped.
     struct Frames(VecDeque<Frame<Bytes>>, #[allow(dead_code)] Arc<()>);
@@ -323,17 +325,18 @@ mod tests {
         }
     }
 
-    /// A response over HTTP/2 of these frames, and the token of its body.
-    async fn response(
+    /// A response of these frames, and the token of its body.
+    fn response(
         connection: &Arc<Connection>,
+        encoding: Option<Encoding>,
+        stream: Option<Arc<Connections>>,
         frames: impl IntoIterator<Item = Frame<Bytes>>,
     ) -> (Outgoing, Arc<()>) {
-        let token = Arc::new(());
+        let (is_plain, token) = (encoding.is_some(), Arc::new(()));
         let body = tonic::body::Body::new(Frames(frames.into_iter().collect(), Arc::clone(&token)));
         let call = Call::begin(&Calls::default(), Method::unknown(), false, connection.peer);
         let in_flight = connection.begin_call(Version::HTTP_2);
-        let new = async { Outgoing::new(body, false, None, None, call, Held::default(), in_flight) };
-        (Arc::<Progress>::default().watch(new).await, token)
+        (Outgoing::new(body, is_plain, encoding, stream, call, Held::default(), in_flight), token)
     }
 
     fn data(bytes: &[u8]) -> Frame<Bytes> {
@@ -346,7 +349,7 @@ mod tests {
         let trailers = HeaderMap::from_iter([(http::header::ETAG, "1".parse().unwrap())]);
         let connection = connection(false);
         let frames = [data(&[1; PIECE]), data(&[]), data(&[2; 5]), Frame::trailers(trailers.clone())];
-        let (mut response, token) = response(&connection, frames).await;
+        let (mut response, token) = response(&connection, None, None, frames);
         let first = response.frame().await.unwrap().unwrap().into_data().unwrap();
         assert_eq!((Arc::strong_count(&token), first.len()), (1, PIECE));
         assert_eq!(connection.sending.held(), PIECE + 5);
@@ -358,17 +361,35 @@ mod tests {
         assert_eq!(connection.sending.held(), 0);
     }
 
+    #[tokio::test]
+    async fn what_made_a_compressed_message_is_gone_unless_it_is_a_stream() {
+        let (connection, message) = (connection(false), plain(&[7; 10_000]));
+        let connections =
+            Connections::new(1, shared(), &Metrics::new(&StoreMetrics::default(), &FeedMetrics::default()));
+        for (stream, holders) in [(None, 1), (Some(connections), 2)] {
+            let (mut response, token) = response(&connection, Some(Encoding::Gzip), stream, [data(&message)]);
+            let sent = response.frame().await.unwrap().unwrap().into_data().unwrap();
+            assert!(is_compressed(&sent) && sent.len() < 1_000);
+            assert_eq!(Arc::strong_count(&token), holders);
+            let held = if holders == 1 { sent.len() } else { message.len() };
+            assert_eq!(connection.sending.held(), held, "the service of a stream keeps its message");
+        }
+    }
+
     /// hyper asks for nothing more once it has the last piece of a response without trailers.
     #[tokio::test]
     async fn the_last_piece_holds_the_call() {
         let connection = connection(false);
         for (length, trailers) in [(1, false), (PIECE + 1, false), (1, true)] {
             let trailers = trailers.then(|| Frame::trailers(HeaderMap::new()));
-            let (mut response, _) = response(&connection, [data(&vec![1; length])].into_iter().chain(trailers)).await;
-            let mut last = None;
+            let frames = [data(&vec![1; length])].into_iter().chain(trailers);
+            let (mut response, _) = response(&connection, None, None, frames);
+            let (mut last, mut sent) = (None, 0);
             while !response.is_end_stream() {
                 last = response.frame().await.unwrap().unwrap().into_data().ok();
+                sent += last.as_ref().map_or(0, Bytes::len);
             }
+            assert_eq!(sent, length);
             drop(response);
             assert_eq!(connection.waits_for_readers(), last.is_some(), "{length}");
             drop(last);

@@ -79,3 +79,28 @@ fn fault(error: Box<dyn std::error::Error + Send + Sync>) -> Closed {
         _ => Closed::Client,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::Version;
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::server::connection::tests::connection;
+
+    /// A slow reader may be far away.
+    #[tokio::test(start_paused = true)]
+    async fn the_readers_of_a_connection_that_closes_have_a_moment() {
+        let (connection, since) = (connection(false), Instant::now());
+        assert!(is_over(&connection, since));
+        let call = connection.begin_call(Version::HTTP_2);
+        let left = connection.begin_call(Version::HTTP_2).leave_to_transport();
+        advance(UNREAD_AT_STOP).await;
+        assert!(!is_over(&connection, since), "a call still runs");
+        drop(call);
+        assert!(is_over(&connection, since));
+        assert!(!is_over(&connection, Instant::now()));
+        drop(left);
+        assert!(is_over(&connection, Instant::now()));
+    }
+}

@@ -74,7 +74,7 @@ async fn responses_are_plain_unless_the_client_accepts_more() {
 #[tokio::test]
 async fn lookups_are_compressed_from_1024_bytes_on() {
     const HEADER: usize = 5;
-    let server = TestServer::start().await;
+    let server = TestServer::start_with(metrics_on).await;
     let client = server.client().await;
     client.create(with_mpid(ADA)).await.unwrap();
     let get = GetProfileRequest { key: Some(by_mpid(ADA)), read_mask: mask(&["user_attributes"]), ..get_request() };
@@ -88,6 +88,8 @@ async fn lookups_are_compressed_from_1024_bytes_on() {
     for (size, is_compressed) in [(1_023, 0), (1_024, 1)] {
         assert_eq!(found(size - around).await[0], is_compressed, "{size}");
     }
+    let lookups = "cameo_calls_total{method=\"ProfileService/GetProfile\",code=\"OK\",reason=\"\"}";
+    server.until_metrics(|metrics| (metrics.value(lookups) - 3.0).abs() < 0.5).await;
 }
 
 #[tokio::test]

@@ -82,7 +82,7 @@ async fn responses_that_are_not_read_do_not_hold_a_shutdown() {
     let _get = unread.call(GET_PROFILE, &get).await;
     let _watch = unread.call("/grpc.health.v1.Health/Watch", &HealthCheckRequest::default()).await;
     let _subscribe = unread.call(SUBSCRIBE, &subscribe_request()).await;
-    let mut http = Unread::open(server.addr).await;
+    let mut http = Unread::with_window(server.addr, 10).await;
     let request = hyper::Request::get(format!("http://{}/nothing", server.addr)).body(()).unwrap();
     let _http = within(http.ask(request).await).await.unwrap();
     assert_stops_within(server, Duration::from_secs(5)).await;
