@@ -136,7 +136,7 @@ impl Edge {
         let (mut response, held) = match self.admit(&mut in_flight, method, &request) {
             Ok((protocol, head)) => {
                 is_plain = protocol == Protocol::Grpc;
-                if is_plain {
+                if protocol != Protocol::Http {
                     encoding = compress::accepted(request.headers());
                 }
                 let exchange =
@@ -154,6 +154,7 @@ impl Edge {
                 (Box::pin(self.readable_by_pages(request, response)).await, Held::default())
             }
         };
+        let encoding = encoding.filter(|_| is_plain);
         if let Some(code) = code_of(&response) {
             call.end(code);
         } else if let Some(encoding) = encoding {
@@ -277,10 +278,12 @@ impl Edge {
         let inner = service_fn(move |request: Request<tonic::body::Body>| {
             let (edge, exchange, held) = (Arc::clone(&edge), exchange.clone(), Arc::clone(&inner_held));
             async move {
-                let call = Arc::clone(&exchange.call);
-                let (response, inner_held) = edge.grpc(exchange, request).await;
+                let (call, encoding) = (Arc::clone(&exchange.call), exchange.encoding);
+                let (mut response, inner_held) = edge.grpc(exchange, request).await;
                 *held.lock().unwrap_or_else(PoisonError::into_inner) = inner_held;
-                Ok::<_, Infallible>(response.map(|body| respond::watch_trailers(body, call)))
+                let encoding = encoding.filter(|_| code_of(&response).is_none());
+                encoding.inspect(|encoding| compress::announce(*encoding, response.headers_mut()));
+                Ok::<_, Infallible>(response.map(|body| respond::before_translation(body, encoding, call)))
             }
         });
         let service = GrpcWebLayer::new().layer(inner);

@@ -285,11 +285,19 @@ impl Body for Outgoing {
     }
 }
 
-/// Counts the call when its trailers pass. gRPC-Web makes data of them before they get to [`Outgoing`].
-pub(super) fn watch_trailers(body: tonic::body::Body, call: Arc<Call>) -> tonic::body::Body {
+/// Compresses the message, and counts the call when its trailers pass. gRPC-Web makes data of both before they get to
+/// [`Outgoing`].
+pub(super) fn before_translation(
+    body: tonic::body::Body,
+    encoding: Option<Encoding>,
+    call: Arc<Call>,
+) -> tonic::body::Body {
     tonic::body::Body::new(body.map_frame(move |frame| {
         end(&frame, &call);
-        frame
+        match encoding {
+            Some(encoding) => frame.map_data(|message| compress(encoding, message)),
+            None => frame,
+        }
     }))
 }
 

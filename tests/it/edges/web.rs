@@ -93,6 +93,19 @@ async fn lookups_work_in_binary_and_in_text() {
 }
 
 #[tokio::test]
+async fn a_response_may_be_compressed() {
+    const COMPRESSED: u8 = 1;
+    let server = TestServer::start().await;
+    server.client().await.create(padded(ADA)).await.unwrap();
+    let get = frame(&GetProfileRequest { key: Some(by_mpid(ADA)), ..get_request() });
+    let request = request(BINARY).header("grpc-accept-encoding", "zstd");
+    let response = http_request(server.addr, request.body(Full::new(Bytes::from(get))).unwrap()).await;
+    let frames = frames(&response.body);
+    assert_eq!((response.header("grpc-encoding"), frames[0].0), ("zstd", COMPRESSED));
+    assert_eq!(trailer(&response, &frames, "grpc-status"), "0");
+}
+
+#[tokio::test]
 async fn a_subscription_begins_at_once() {
     let server = TestServer::start().await;
     for content_type in [BINARY, TEXT] {
