@@ -114,8 +114,9 @@ where
 mod tests {
     use std::convert::Infallible;
 
-    use futures_util::{poll, stream};
+    use futures_util::{StreamExt, poll, stream};
     use http_body_util::{BodyExt, Full, StreamBody};
+    use tokio::sync::oneshot;
 
     use super::*;
     use crate::server::budget::Budget;
@@ -171,12 +172,16 @@ mod tests {
     #[tokio::test]
     async fn a_body_that_is_waited_for_counts_until_its_end() {
         let account = account();
-        let mut body = Counted::new(StreamBody::new(stream::pending::<Result<_, Infallible>>()), &account);
+        let (end, is_ended) = oneshot::channel::<()>();
+        let frames = stream::once(is_ended).filter_map(async |_| None::<Result<_, Infallible>>);
+        let mut body = Counted::new(StreamBody::new(Box::pin(frames)), &account);
         for _ in 0..2 {
             assert!(poll!(body.frame()).is_pending());
             assert_eq!(account.held(), CALL_COST);
         }
-        drop(body);
+        end.send(()).unwrap();
+        assert!(body.frame().await.is_none());
+        assert_eq!(account.held(), 0);
         let _others = account.take(SHARE);
         let mut refused = Counted::new(StreamBody::new(stream::pending::<Result<_, Infallible>>()), &account);
         assert!(refused.frame().await.unwrap().unwrap_err().is::<NoRoomForBody>());
