@@ -1,6 +1,7 @@
 //! gzip and zstd, for whole messages and bodies.
 //!
-//! A compressor and a decompressor take up to a megabyte while they run. So nothing keeps one while it waits for a client.
+//! A compressor and a decompressor take up to a megabyte while they run. So nothing keeps one while it waits for a
+//! client.
 
 use std::io::{self, Read};
 

@@ -2,8 +2,8 @@
 //!
 //! - A message is handed to the transport in small pieces, as fast as the peer reads, and counts in the budget until
 //!   the transport has dropped the last of them.
-//! - What makes a response takes memory: a compressor, a translator. So such a response is read to its end before any of
-//!   it is sent, and what made it is gone.
+//! - What makes a response takes memory: a compressor, a translator. So such a response is read to its end before any
+//!   of it is sent, and what made it is gone.
 //! - A stream is not asked for its next message while there is no room for one: slow readers cost no more.
 
 use std::future::Future;
