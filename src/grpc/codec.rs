@@ -12,8 +12,7 @@ use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder
 
 use super::large;
 
-/// The step in which buffers grow, in bytes. tonic makes a buffer of one step for each call and stream, and divides by
-/// it when it compresses.
+/// The step in which buffers grow, in bytes. tonic makes a buffer of one step for each call and stream.
 const BUFFER_STEP: usize = 1;
 /// Bytes that are gathered before they are sent, if a stream has several messages ready.
 const YIELD_BYTES: usize = 32 << 10;

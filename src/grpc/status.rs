@@ -15,7 +15,7 @@ use crate::refusal::{Detail, Refusal};
 
 /// The message for a call whose deadline has passed.
 pub(crate) const DEADLINE: &str = "the caller's deadline passed; whether a write was kept is unknown";
-/// A header of which the name is not parsed for each call.
+/// Made once, so that its name is not parsed for each call.
 const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const DOMAIN: &str = "cameo";
 const PROFILE: &str = "cameo.v1.Profile";

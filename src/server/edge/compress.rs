@@ -4,6 +4,7 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use tonic::Status;
 
 use super::inflate::{ENCODING, HEADER};
 use crate::compression::Encoding;
@@ -20,9 +21,11 @@ pub(super) fn accepted(headers: &HeaderMap) -> Option<Encoding> {
     names.find_map(|name| Encoding::named(name.trim_ascii()))
 }
 
-/// Says in the head of a response how its messages are compressed.
+/// Says in the head of a response how its messages are compressed. A refusal has its status there, and no message.
 pub(super) fn announce(encoding: Encoding, headers: &mut HeaderMap) {
-    headers.insert(ENCODING, HeaderValue::from_static(encoding.name()));
+    if !headers.contains_key(Status::GRPC_STATUS) {
+        headers.insert(ENCODING, HeaderValue::from_static(encoding.name()));
+    }
 }
 
 /// Compresses frames of gRPC that are worth it. They are whole, and plain.

@@ -133,7 +133,7 @@ impl Edge {
         let method = methods::at(request.uri().path());
         let call = Call::begin(&self.metrics.calls, method.counted, method.is_write, connection.peer);
         let (mut is_plain, mut encoding) = (false, None);
-        let (mut response, held) = match self.admit(&mut in_flight, method, &request) {
+        let (response, held) = match self.admit(&mut in_flight, method, &request) {
             Ok((protocol, head)) => {
                 is_plain = protocol == Protocol::Grpc;
                 if protocol != Protocol::Http {
@@ -154,12 +154,10 @@ impl Edge {
                 (Box::pin(self.readable_by_pages(request, response)).await, Held::default())
             }
         };
-        let encoding = encoding.filter(|_| is_plain);
         if let Some(code) = code_of(&response) {
             call.end(code);
-        } else if let Some(encoding) = encoding {
-            compress::announce(encoding, response.headers_mut());
         }
+        let encoding = encoding.filter(|_| is_plain); // Before the translation to gRPC-Web it is done already.
         let stream = method.streams.server.then(|| Arc::clone(&self.connections));
         response.map(|body| Outgoing::new(body, is_plain, encoding, stream, call, held, in_flight))
     }
@@ -199,7 +197,7 @@ impl Edge {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
     {
         let deadline = status::deadline(request.headers());
-        let call = Arc::clone(&exchange.call);
+        let (call, encoding) = (Arc::clone(&exchange.call), exchange.encoding);
         let served = pin!(self.grpc_call(exchange, request));
         let served = large::serve(served);
         let outcome = match deadline {
@@ -212,6 +210,9 @@ impl Edge {
         match outcome {
             Ok((mut response, held)) => {
                 status::explain(&mut response, &call);
+                if let Some(encoding) = encoding {
+                    compress::announce(encoding, response.headers_mut());
+                }
                 (response, held)
             }
             Err(refusal) => (Status::from(call.refuse(refusal)).into_http(), Held::default()),
@@ -279,10 +280,8 @@ impl Edge {
             let (edge, exchange, held) = (Arc::clone(&edge), exchange.clone(), Arc::clone(&inner_held));
             async move {
                 let (call, encoding) = (Arc::clone(&exchange.call), exchange.encoding);
-                let (mut response, inner_held) = edge.grpc(exchange, request).await;
+                let (response, inner_held) = edge.grpc(exchange, request).await;
                 *held.lock().unwrap_or_else(PoisonError::into_inner) = inner_held;
-                let encoding = encoding.filter(|_| code_of(&response).is_none());
-                encoding.inspect(|encoding| compress::announce(*encoding, response.headers_mut()));
                 Ok::<_, Infallible>(response.map(|body| respond::before_translation(body, encoding, call)))
             }
         });
@@ -360,7 +359,7 @@ impl Refused {
             response.headers_mut().insert(http::header::ALLOW, HeaderValue::from_static("POST"));
         }
         if request.method() == http::Method::HEAD {
-            return response.map(|_| tonic::body::Body::empty()); // Its headers are those of a GET, with the length.
+            return response.map(|_| tonic::body::Body::empty()); // A body would break the protocol.
         }
         response.map(tonic::body::Body::new)
     }

@@ -1,12 +1,10 @@
 //! Requests that are small on the wire and large in memory.
 
-use std::io::Write;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use cameo::compression::Encoding;
 use cameo::proto::v1::*;
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use prost::Message;
 
 use super::Ending;
@@ -30,9 +28,9 @@ const PART: usize = 300;
 const NUMBERS: usize = 1_000;
 
 fn compress(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
-    encoder.write_all(bytes).and_then(|()| encoder.try_finish()).expect("a vector takes all");
-    encoder.finish().expect("a vector takes all")
+    let mut compressed = Vec::new();
+    Encoding::Gzip.compress(bytes, &mut compressed);
+    compressed
 }
 
 /// A compressed message with its header.

@@ -40,9 +40,18 @@ async fn a_health_check_has_a_thirtieth_of_the_time_to_arrive() {
     assert!(LIMIT <= time && time < 30 * LIMIT, "{time:?}");
 }
 
+/// A server whose responses must be read within the limit.
+async fn impatient_server() -> TestServer {
+    TestServer::start_with(|config| {
+        config.server.send_timeout = LIMIT;
+        metrics_on(config);
+    })
+    .await
+}
+
 #[tokio::test]
 async fn a_response_that_is_not_read_is_reset() {
-    let server = TestServer::start_with(|config| config.server.send_timeout = LIMIT).await;
+    let server = impatient_server().await;
     server.client().await.create(large(ADA)).await.unwrap();
     let get = GetProfileRequest { key: Some(by_mpid(ADA)), ..get_request() };
 
@@ -54,7 +63,7 @@ async fn a_response_that_is_not_read_is_reset() {
 /// An import responds at its end. The other response shows that the time is up.
 #[tokio::test]
 async fn a_response_that_has_not_begun_has_no_time_limit() {
-    let server = TestServer::start_with(|config| config.server.send_timeout = LIMIT).await;
+    let server = impatient_server().await;
     let client = server.client().await;
     client.create(large(ADA)).await.unwrap();
     let (end, is_ended) = oneshot::channel();
@@ -72,11 +81,7 @@ async fn a_response_that_has_not_begun_has_no_time_limit() {
 /// Its last piece waits in the transport, with no task of ours. So its connection is closed, also if it has a stream.
 #[tokio::test]
 async fn a_response_over_http_of_which_the_end_is_not_read_ends_its_connection() {
-    let server = TestServer::start_with(|config| {
-        config.server.send_timeout = LIMIT;
-        metrics_on(config);
-    })
-    .await;
+    let server = impatient_server().await;
     let mut unread = Unread::with_window(server.addr, 10).await;
     let _stream = unread.call("/grpc.health.v1.Health/Watch", &HealthCheckRequest::default()).await;
     let request = hyper::Request::get(format!("http://{}/nothing", server.addr)).body(()).unwrap();
@@ -89,11 +94,7 @@ async fn a_response_over_http_of_which_the_end_is_not_read_ends_its_connection()
 /// A slow subscriber is not an error. The response beside it shows that the time is up.
 #[tokio::test]
 async fn a_stream_that_is_not_read_stays_open() {
-    let server = TestServer::start_with(|config| {
-        config.server.send_timeout = LIMIT;
-        metrics_on(config);
-    })
-    .await;
+    let server = impatient_server().await;
     server.client().await.create(large(ADA)).await.unwrap();
     let mut unread = Unread::open(server.addr).await;
     let get = GetProfileRequest { key: Some(by_mpid(ADA)), ..get_request() };
