@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use prost::Message;
 
-use crate::model::cursor::{CursorSpace, TEXT};
+use crate::model::cursor::CursorSpace;
 use crate::model::{Place, Sequence, wire};
 use crate::proto::field::subscribe_response::{CAUGHT_UP, CURSOR, EVENT, HEARTBEAT, OPENED};
 
@@ -36,9 +36,10 @@ pub fn notice(cursors: CursorSpace, place: Place, notice: &Notice) -> Bytes {
 }
 
 fn encode(cursors: CursorSpace, place: Place, tag: u32, message: &[u8]) -> Bytes {
-    let length = wire::delimited_len(CURSOR, TEXT) + wire::delimited_len(tag, message.len());
+    let cursor = cursors.at(place).encode();
+    let length = wire::delimited_len(CURSOR, cursor.len()) + wire::delimited_len(tag, message.len());
     let mut frame = Vec::with_capacity(length);
-    wire::put_delimited(CURSOR, &cursors.at(place).encode(), &mut frame);
+    wire::put_delimited(CURSOR, &cursor, &mut frame);
     wire::put_delimited(tag, message, &mut frame);
     frame.into()
 }

@@ -24,7 +24,7 @@ use super::ring::{SEGMENT_BYTES, SEGMENT_EVENTS, Segment};
 use crate::model::cursor::{CursorSpace, Start};
 use crate::model::{Cursor, Filter, Invalid, Mask, Place, Workspace};
 use crate::proto::v1::{CaughtUp, Heartbeat, Opened};
-use crate::store::{LogBounds, PageSize, Past, ReadClass, Store, StoreError};
+use crate::store::{LogBounds, PageSize, Past, ReadClass, Store, StoreError, begin_unborn};
 use crate::telemetry::metrics::{Load, OpenStream, StreamEnd};
 
 /// What a subscriber asks for.
@@ -329,7 +329,7 @@ impl Subscriber {
     fn opened(&self) -> Bytes {
         let heartbeat_interval = prost_types::Duration::try_from(self.heartbeat).ok();
         let (after_sequence, head_sequence) = (self.cursor.get(), self.target.get());
-        let opened = Opened { after_sequence, head_sequence, heartbeat_interval };
+        let opened = Opened { after_sequence, head_sequence, heartbeat_interval, ..Opened::default() };
         self.notice(&Notice::Opened(opened))
     }
 
@@ -358,14 +358,10 @@ fn begin(
     start: &Start,
 ) -> Result<(LogBounds, Place), FeedError> {
     let Some(id) = store.workspace_id(workspace) else {
-        let bounds = LogBounds::default();
-        return Ok((bounds, cursors.resolve(start, bounds.floor, bounds.head)?));
+        return Ok((LogBounds::default(), begin_unborn(cursors, start)?.place()));
     };
-    let snapshot = store.snapshot()?;
-    let bounds = snapshot.log_bounds(id)?;
-    let cursor = cursors.resolve(start, bounds.floor, bounds.head)?;
-    snapshot.check_held(id, bounds, cursor)?;
-    Ok((bounds, cursor))
+    let (bounds, position) = store.snapshot()?.begin(id, cursors, start)?;
+    Ok((bounds, position.place()))
 }
 
 fn read_segment(

@@ -36,10 +36,13 @@ fn code(refusal: &Refusal) -> Code {
         ErrorReason::LimitExceeded if refusal.names_a_field() => Code::InvalidArgument,
         ErrorReason::CursorExpired | ErrorReason::CursorInFuture => Code::OutOfRange,
         ErrorReason::CursorForeign | ErrorReason::RequestIdReused => Code::FailedPrecondition,
-        ErrorReason::ProfileNotFound | ErrorReason::AudienceNotFound | ErrorReason::SubscriptionNotFound => {
-            Code::NotFound
+        ErrorReason::ProfileNotFound
+        | ErrorReason::AudienceNotFound
+        | ErrorReason::SubscriptionNotFound
+        | ErrorReason::EventNotFound => Code::NotFound,
+        ErrorReason::ProfileExists | ErrorReason::SubscriptionExists | ErrorReason::IdentityTaken => {
+            Code::AlreadyExists
         }
-        ErrorReason::ProfileExists | ErrorReason::IdentityTaken => Code::AlreadyExists,
         ErrorReason::EtagMismatch | ErrorReason::SubscriptionTakenOver => Code::Aborted,
         ErrorReason::LimitExceeded
         | ErrorReason::SubscriberStalled
@@ -47,7 +50,7 @@ fn code(refusal: &Refusal) -> Code {
         | ErrorReason::StorageFull
         | ErrorReason::RateLimited
         | ErrorReason::QuotaExceeded => Code::ResourceExhausted,
-        ErrorReason::ServerDraining | ErrorReason::StorageFailed => Code::Unavailable,
+        ErrorReason::ServerDraining | ErrorReason::StreamTooOld | ErrorReason::StorageFailed => Code::Unavailable,
         ErrorReason::RecordCorrupt => Code::DataLoss,
         ErrorReason::DeadlineExceeded => Code::DeadlineExceeded,
         ErrorReason::MethodUnknown | ErrorReason::EncodingUnsupported => Code::Unimplemented,

@@ -146,10 +146,12 @@ fn status(refusal: &Refusal) -> StatusCode {
         | ErrorReason::RequestIdReused => StatusCode::BAD_REQUEST,
         ErrorReason::LimitExceeded if refusal.names_a_field() => StatusCode::BAD_REQUEST,
         ErrorReason::LimitExceeded => StatusCode::PAYLOAD_TOO_LARGE,
-        ErrorReason::ProfileNotFound | ErrorReason::AudienceNotFound | ErrorReason::SubscriptionNotFound => {
-            StatusCode::NOT_FOUND
-        }
+        ErrorReason::ProfileNotFound
+        | ErrorReason::AudienceNotFound
+        | ErrorReason::SubscriptionNotFound
+        | ErrorReason::EventNotFound => StatusCode::NOT_FOUND,
         ErrorReason::ProfileExists
+        | ErrorReason::SubscriptionExists
         | ErrorReason::IdentityTaken
         | ErrorReason::EtagMismatch
         | ErrorReason::SubscriptionTakenOver => StatusCode::CONFLICT,
@@ -158,7 +160,9 @@ fn status(refusal: &Refusal) -> StatusCode {
         | ErrorReason::StorageFull
         | ErrorReason::RateLimited
         | ErrorReason::QuotaExceeded => StatusCode::TOO_MANY_REQUESTS,
-        ErrorReason::ServerDraining | ErrorReason::StorageFailed => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorReason::ServerDraining | ErrorReason::StreamTooOld | ErrorReason::StorageFailed => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         ErrorReason::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
         ErrorReason::MethodUnknown => StatusCode::NOT_IMPLEMENTED,
         ErrorReason::PermissionDenied => StatusCode::FORBIDDEN,

@@ -1,5 +1,6 @@
 //! Places in a workspace's log.
 
+use std::cmp::Ordering;
 use std::fmt;
 
 use base64::Engine;
@@ -7,32 +8,60 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::invalid::CursorError;
-use super::{Invalid, Place, Workspace};
+use super::{Invalid, Micros, Mpid, Place, Workspace};
 
 /// Identifies one log. It is chosen at random when the store is created, so a cursor of another store is refused rather
 /// than misread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogId(pub u64);
 
-/// A place in the log of one workspace. It is exclusive: reading continues after it.
+/// How far a reader of a workspace has got. Positions are ordered: a reader only ever moves to a later one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Position {
+    /// In the log: everything up to this place has been read.
+    Log(Place),
+    /// In a snapshot: the profiles up to this one have been read as of the place. `None` if none has.
+    Snapshot {
+        /// The snapshot is as of this place. The log follows it.
+        of: Place,
+        /// The last profile that has been read.
+        after: Option<Mpid>,
+    },
+}
+
+/// A position in one workspace of one log. It is exclusive: reading continues after it.
 ///
-/// On the wire it is a version, the log id, a hash of the workspace's name, the sequence of the event before the place
-/// and a checksum, in base64. It is not a secret: a caller that may read the workspace may read from any cursor.
+/// On the wire it is a version, the log id, a hash of the workspace's name, the sequence of the event before the place,
+/// in a snapshot the mpid of the last profile, and a checksum, in base64. It is not a secret: a caller that may read the
+/// workspace may read from any cursor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cursor {
     log: LogId,
     workspace: u32,
-    place: Place,
+    position: Position,
 }
 
-const VERSION: u8 = 1;
-const BODY: usize = 1 + 8 + 4 + 8;
-const LENGTH: usize = BODY + 4;
-/// Characters of an encoded cursor.
-pub const TEXT: usize = LENGTH.div_ceil(3) * 4 - 2;
+/// The version of a cursor in the log.
+const IN_LOG: u8 = 1;
+/// The version of a cursor in a snapshot.
+const IN_SNAPSHOT: u8 = 2;
+/// Bytes of the version, the log, the workspace and the place.
+const LOG_BODY: usize = 1 + 8 + 4 + 8;
+/// The same, and an mpid, which is 0 before the first profile.
+const SNAPSHOT_BODY: usize = LOG_BODY + 8;
+const CHECKSUM: usize = 4;
+/// The most characters of an encoded cursor.
+const TEXT: usize = (SNAPSHOT_BODY + CHECKSUM).div_ceil(3) * 4;
+
+/// An encoded cursor.
+#[derive(Debug, Clone, Copy)]
+pub struct CursorText {
+    text: [u8; TEXT],
+    length: usize,
+}
 
 /// Where a reader of a log starts.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Start {
     /// After the latest event.
     Now,
@@ -40,6 +69,48 @@ pub enum Start {
     Earliest,
     /// After a cursor, as the caller gave it.
     After(String),
+    /// With the first event at or after a time.
+    At(Micros),
+    /// With a snapshot as of now.
+    Snapshot,
+    /// After a position that this service kept.
+    From(Position),
+}
+
+impl Position {
+    /// The place in the log that it keeps: a reader at this position needs the events after it.
+    #[must_use]
+    pub fn place(self) -> Place {
+        match self {
+            Self::Log(place) | Self::Snapshot { of: place, .. } => place,
+        }
+    }
+
+    /// A snapshot as of a place comes before the events after the place.
+    fn order(self) -> (Place, bool, Option<Mpid>) {
+        match self {
+            Self::Log(place) => (place, true, None),
+            Self::Snapshot { of, after } => (of, false, after),
+        }
+    }
+}
+
+impl Ord for Position {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.order().cmp(&other.order())
+    }
+}
+
+impl PartialOrd for Position {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<P: Into<Place>> From<P> for Position {
+    fn from(place: P) -> Self {
+        Self::Log(place.into())
+    }
 }
 
 impl Start {
@@ -65,22 +136,10 @@ impl CursorSpace {
         Self { log, workspace: low_half(xxh3_64(workspace.as_str().as_bytes())) }
     }
 
-    /// The cursor of a place.
+    /// The cursor of a position.
     #[must_use]
-    pub fn at(self, place: impl Into<Place>) -> Cursor {
-        Cursor { log: self.log, workspace: self.workspace, place: place.into() }
-    }
-
-    /// The place where a reader starts in a log that runs from `floor` to `head`.
-    ///
-    /// # Errors
-    /// Those of [`CursorSpace::parse`].
-    pub fn resolve(self, start: &Start, floor: Place, head: Place) -> Result<Place, Invalid> {
-        match start {
-            Start::Now => Ok(head),
-            Start::Earliest => Ok(floor),
-            Start::After(cursor) => self.parse("cursor", cursor, head),
-        }
+    pub fn at(self, position: impl Into<Position>) -> Cursor {
+        Cursor { log: self.log, workspace: self.workspace, position: position.into() }
     }
 
     /// Parses a cursor of a request, and checks that it is not past the head of the log.
@@ -88,7 +147,7 @@ impl CursorSpace {
     /// # Errors
     /// [`Invalid::Cursor`] if this service did not make it, if it is not of this workspace's log, or if it is past
     /// `head`.
-    pub fn parse(self, field: &'static str, text: &str, head: Place) -> Result<Place, Invalid> {
+    pub fn parse(self, field: &'static str, text: &str, head: Place) -> Result<Position, Invalid> {
         let cursor = Cursor::parse(text).ok_or(CursorError::Malformed { field })?;
         if cursor.log != self.log {
             return Err(CursorError::ForeignLog { field }.into());
@@ -96,41 +155,70 @@ impl CursorSpace {
         if cursor.workspace != self.workspace {
             return Err(CursorError::ForeignWorkspace { field }.into());
         }
-        if cursor.place > head {
+        if cursor.position.place() > head {
             return Err(CursorError::InFuture { field, head }.into());
         }
-        Ok(cursor.place)
+        Ok(cursor.position)
     }
 }
 
 impl Cursor {
     /// The text that a client stores.
     #[must_use]
-    pub fn encode(self) -> [u8; TEXT] {
-        let mut raw = [0; LENGTH];
-        raw[0] = VERSION;
+    pub fn encode(self) -> CursorText {
+        let mut raw = [0; SNAPSHOT_BODY + CHECKSUM];
         raw[1..9].copy_from_slice(&self.log.0.to_be_bytes());
         raw[9..13].copy_from_slice(&self.workspace.to_be_bytes());
-        raw[13..BODY].copy_from_slice(&self.place.get().to_be_bytes());
-        let checksum = low_half(xxh3_64(&raw[..BODY]));
-        raw[BODY..].copy_from_slice(&checksum.to_be_bytes());
+        raw[13..LOG_BODY].copy_from_slice(&self.position.place().get().to_be_bytes());
+        let body = match self.position {
+            Position::Log(_) => {
+                raw[0] = IN_LOG;
+                LOG_BODY
+            }
+            Position::Snapshot { after, .. } => {
+                raw[0] = IN_SNAPSHOT;
+                raw[LOG_BODY..SNAPSHOT_BODY].copy_from_slice(&after.map_or(0, Mpid::get).to_be_bytes());
+                SNAPSHOT_BODY
+            }
+        };
+        let checksum = low_half(xxh3_64(&raw[..body]));
+        raw[body..body + CHECKSUM].copy_from_slice(&checksum.to_be_bytes());
         let mut text = [0; TEXT];
-        URL_SAFE_NO_PAD.encode_slice(raw, &mut text).expect("TEXT is the length of an encoded cursor");
-        text
+        let length = URL_SAFE_NO_PAD.encode_slice(&raw[..body + CHECKSUM], &mut text);
+        CursorText { text, length: length.expect("TEXT is the length of the longest cursor") }
     }
 
     fn parse(text: &str) -> Option<Self> {
-        let mut raw = [0; LENGTH];
-        let whole = text.len() == TEXT && URL_SAFE_NO_PAD.decode_slice(text, &mut raw).ok()? == LENGTH;
-        let checksum = u32::from_be_bytes(raw[BODY..].try_into().ok()?);
-        if !whole || raw[0] != VERSION || checksum != low_half(xxh3_64(&raw[..BODY])) {
+        let mut raw = [0; SNAPSHOT_BODY + CHECKSUM + 2]; // base64 may estimate two bytes too many.
+        let length = URL_SAFE_NO_PAD.decode_slice(text, &mut raw).ok()?;
+        let body = match (raw[0], length.checked_sub(CHECKSUM)?) {
+            (IN_LOG, LOG_BODY) => LOG_BODY,
+            (IN_SNAPSHOT, SNAPSHOT_BODY) => SNAPSHOT_BODY,
+            _ => return None,
+        };
+        if u32::from_be_bytes(raw[body..length].try_into().ok()?) != low_half(xxh3_64(&raw[..body])) {
             return None;
         }
+        let place = Place::after(u64::from_be_bytes(raw[13..LOG_BODY].try_into().ok()?));
+        let position = if body == LOG_BODY {
+            Position::Log(place)
+        } else {
+            let after = i64::from_be_bytes(raw[LOG_BODY..SNAPSHOT_BODY].try_into().ok()?);
+            Position::Snapshot { of: place, after: Mpid::new(after) }
+        };
         Some(Self {
             log: LogId(u64::from_be_bytes(raw[1..9].try_into().ok()?)),
             workspace: u32::from_be_bytes(raw[9..13].try_into().ok()?),
-            place: Place::after(u64::from_be_bytes(raw[13..BODY].try_into().ok()?)),
+            position,
         })
+    }
+}
+
+impl std::ops::Deref for CursorText {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.text[..self.length]
     }
 }
 
@@ -153,28 +241,60 @@ mod tests {
         CursorSpace::new(LogId(log), &Workspace::parse(workspace).unwrap())
     }
 
+    fn mpid(mpid: i64) -> Option<Mpid> {
+        Mpid::new(mpid)
+    }
+
+    const PLACE: Place = Place::after(41);
+
+    fn positions() -> [Position; 4] {
+        let at = |after| Position::Snapshot { of: PLACE, after };
+        [at(None), at(mpid(i64::MIN)), at(mpid(7)), Position::Log(PLACE)]
+    }
+
     #[test]
     fn a_cursor_reads_back_only_in_its_own_log() {
         let here = space(7, "a/b/c");
-        let text = here.at(Place::after(41)).to_string();
-        assert_eq!(here.parse("cursor", &text, Place::after(41)), Ok(Place::after(41)));
-        let refused = |space: CursorSpace, head| space.parse("cursor", &text, Place::after(head)).unwrap_err();
-        assert_eq!(refused(here, 40), CursorError::InFuture { field: "cursor", head: Place::after(40) }.into());
-        assert_eq!(refused(space(8, "a/b/c"), 41), CursorError::ForeignLog { field: "cursor" }.into());
-        assert_eq!(refused(space(7, "a/b/d"), 41), CursorError::ForeignWorkspace { field: "cursor" }.into());
+        for position in positions() {
+            let text = here.at(position).to_string();
+            assert_eq!(here.parse("cursor", &text, PLACE), Ok(position));
+            assert!(text.len() <= 64, "the API promises it");
+            let refused = |space: CursorSpace, head| space.parse("cursor", &text, Place::after(head)).unwrap_err();
+            assert_eq!(refused(here, 40), CursorError::InFuture { field: "cursor", head: Place::after(40) }.into());
+            assert_eq!(refused(space(8, "a/b/c"), 41), CursorError::ForeignLog { field: "cursor" }.into());
+            assert_eq!(refused(space(7, "a/b/d"), 41), CursorError::ForeignWorkspace { field: "cursor" }.into());
+        }
+    }
+
+    /// Clients of earlier versions have stored such cursors.
+    #[test]
+    fn a_cursor_in_the_log_is_34_characters() {
+        assert_eq!(space(7, "a/b/c").at(PLACE).to_string().len(), 34);
     }
 
     #[test]
     fn a_garbled_cursor_is_malformed() {
         let here = space(7, "a/b/c");
-        let text = here.at(Place::after(41)).to_string();
         let malformed = Err(CursorError::Malformed { field: "cursor" }.into());
-        for at in 0..text.len() {
-            let mut garbled = text.clone().into_bytes();
-            garbled[at] = if garbled[at] == b'A' { b'B' } else { b'A' };
-            assert_eq!(here.parse("cursor", std::str::from_utf8(&garbled).unwrap(), Place::after(u64::MAX)), malformed);
-            assert_eq!(here.parse("cursor", &text[..at], Place::after(u64::MAX)), malformed);
+        let parse = |text: &str| here.parse("cursor", text, Place::after(u64::MAX));
+        for position in positions() {
+            let text = here.at(position).to_string();
+            for at in 0..text.len() {
+                let mut garbled = text.clone().into_bytes();
+                garbled[at] = if garbled[at] == b'A' { b'B' } else { b'A' };
+                assert_eq!(parse(std::str::from_utf8(&garbled).unwrap()), malformed);
+                assert_eq!(parse(&text[..at]), malformed);
+            }
+            assert_eq!(parse(&format!("{text}A")), malformed);
+            assert_eq!(parse(&format!("{text}{text}")), malformed);
         }
-        assert_eq!(here.parse("cursor", &format!("{text}A"), Place::after(u64::MAX)), malformed);
+    }
+
+    #[test]
+    fn a_snapshot_comes_before_the_events_that_follow_it() {
+        let mut all = positions().to_vec();
+        all.insert(0, Position::Log(Place::after(40)));
+        all.push(Position::Snapshot { of: Place::after(42), after: None });
+        assert!(all.is_sorted_by(|left, right| left < right), "{all:?}");
     }
 }

@@ -7,6 +7,7 @@
 //! - [`invalid`]: why a request is refused before it reaches the store.
 //! - [`workspace`], [`mpid`], [`identity`], [`profile_key`], [`etag`]: how things are identified.
 //! - [`sequence`], [`cursor`], [`page_token`], [`workspace_page`]: places in a log or a list.
+//! - [`subscription`]: the names of durable subscriptions, and shares of the profiles.
 //! - [`profile`], [`patch`]: what may be stored, and how it changes. `room` refuses a patch that fits into no profile,
 //!   `distinct` finds the new values of a list, and `weight` is the memory that a parsed value takes while it waits in
 //!   the queue.
@@ -29,6 +30,7 @@ pub mod profile;
 pub mod profile_key;
 mod room;
 pub mod sequence;
+pub mod subscription;
 pub mod time;
 mod weight;
 pub mod wire;
@@ -37,7 +39,7 @@ pub mod workspace_page;
 
 pub use crate::config::Limits;
 pub use change::EventKind;
-pub use cursor::{Cursor, LogId};
+pub use cursor::{Cursor, LogId, Position};
 pub use etag::Etag;
 pub use filter::Filter;
 pub use identity::IdentityKey;
@@ -48,5 +50,6 @@ pub use patch::Patch;
 pub use profile::NewProfile;
 pub use profile_key::ProfileKey;
 pub use sequence::{Place, Sequence};
+pub use subscription::{Shard, SubscriptionName};
 pub use time::Micros;
 pub use workspace::Workspace;

@@ -31,7 +31,7 @@ impl Place {
 
     /// The place after the event with this number; the start if it is 0.
     #[must_use]
-    pub fn after(number: u64) -> Self {
+    pub const fn after(number: u64) -> Self {
         Self(number)
     }
 

@@ -51,7 +51,7 @@ use uuid::{ContextV7, Timestamp, Uuid};
 pub use apply::Written;
 pub use error::{OpenError, Past, StoreError};
 pub use observe::CacheUse;
-pub use read::{EventPage, EventRef, LogBounds, Lookups, PageSize, ReadClass, Snapshot};
+pub use read::{EventPage, EventRef, LogBounds, Lookups, PageSize, ReadClass, Snapshot, begin_unborn};
 pub use scrub::ScrubReport;
 pub use write::LaneUse;
 
@@ -317,13 +317,11 @@ impl Store {
     ) -> Result<EventPage, StoreError> {
         let cursors = self.cursors(workspace);
         let Some(workspace) = self.workspace_id(workspace) else {
-            let LogBounds { floor, head } = LogBounds::default();
-            return Ok(EventPage { through: cursors.resolve(start, floor, head)?, complete: true });
+            return Ok(EventPage { through: begin_unborn(cursors, start)?.place(), complete: true });
         };
         let snapshot = self.snapshot()?;
-        let bounds = snapshot.log_bounds(workspace)?;
-        let after = cursors.resolve(start, bounds.floor, bounds.head)?;
-        snapshot.check_held(workspace, bounds, after)?;
+        let (bounds, position) = snapshot.begin(workspace, cursors, start)?;
+        let after = position.place();
         match filter.single_mpid() {
             Some(mpid) => {
                 let history = History { workspace, mpid, after, through: bounds.head, filter };

@@ -9,7 +9,8 @@ use super::super::rows::{EventRow, Kind};
 use super::super::tables::{self, guarded};
 use super::Snapshot;
 use super::page::{Budget, PageSize};
-use crate::model::{EventKind, Filter, Micros, Mpid, Place, Sequence};
+use crate::model::cursor::{CursorSpace, Start};
+use crate::model::{EventKind, Filter, Invalid, Micros, Mpid, Place, Position, Sequence};
 
 /// The ends of a log, which holds the events after `floor` and up to `head`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -45,6 +46,19 @@ pub struct EventPage {
     pub through: Place,
     /// Whether this is the end of the range that the caller asked for.
     pub complete: bool,
+}
+
+/// Returns the position where a reader starts in a log that has no events yet.
+///
+/// # Errors
+/// [`Invalid`] if it is a cursor and not at the start of this log.
+pub fn begin_unborn(cursors: CursorSpace, start: &Start) -> Result<Position, Invalid> {
+    match start {
+        Start::Now | Start::Earliest | Start::At(_) => Ok(Place::START.into()),
+        Start::After(cursor) => cursors.parse("cursor", cursor, Place::START),
+        Start::Snapshot => Ok(Position::Snapshot { of: Place::START, after: None }),
+        Start::From(position) => Ok(*position),
+    }
 }
 
 impl Snapshot {
@@ -138,6 +152,63 @@ impl Snapshot {
             if is_past(middle) { far_enough = middle } else { too_near = middle }
         }
         at(far_enough)
+    }
+
+    /// Returns the bounds of a log, and the position where a reader starts in it.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] if the start is not in the log, [`StoreError::Expired`] if the log no longer holds what
+    /// follows it, or [`StoreError::Corrupt`].
+    pub fn begin(
+        &self,
+        workspace: WorkspaceId,
+        cursors: CursorSpace,
+        start: &Start,
+    ) -> Result<(LogBounds, Position), StoreError> {
+        let bounds = self.log_bounds(workspace)?;
+        let LogBounds { floor, head } = bounds;
+        let position = match start {
+            Start::Now => head.into(),
+            Start::Earliest => floor.into(),
+            Start::After(cursor) => cursors.parse("cursor", cursor, head)?,
+            Start::At(time) => self.place_before(workspace, bounds, *time)?.into(),
+            Start::Snapshot => Position::Snapshot { of: head, after: None },
+            Start::From(position) => *position,
+        };
+        self.check_held(workspace, bounds, position.place())?;
+        Ok((bounds, position))
+    }
+
+    /// Returns the place before the first event at or after a time: event times never go back. A damaged event has the
+    /// time of the next sound one.
+    fn place_before(&self, workspace: WorkspaceId, bounds: LogBounds, time: Micros) -> Result<Place, StoreError> {
+        let LogBounds { floor: mut earlier, head: mut found } = bounds; // The event after `found` is late enough.
+        while earlier < found {
+            let middle = Place::after(earlier.get() + (found.get() - earlier.get()) / 2);
+            match self.next_sound_time(workspace, middle, bounds.head)? {
+                Some((sequence, at)) if at < time => earlier = sequence.into(),
+                _ => found = middle,
+            }
+        }
+        Ok(found)
+    }
+
+    /// Returns the next sound event after a place, and its time.
+    fn next_sound_time(
+        &self,
+        workspace: WorkspaceId,
+        after: Place,
+        head: Place,
+    ) -> Result<Option<(Sequence, Micros)>, StoreError> {
+        let read = |sequence| tables::event(&self.0.events, workspace, sequence, |row| Ok((sequence, row.time)));
+        match read(after.next()) {
+            Ok(Some(found)) => Ok(Some(found)),
+            Ok(None) | Err(StoreError::Corrupt { .. }) => {
+                let sound = self.before_next_sound_event(workspace, after, head);
+                if sound < head { read(sound.next()) } else { Ok(None) }
+            }
+            Err(other) => Err(other),
+        }
     }
 
     /// Refuses a place if the log no longer holds the event after it.

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use redb::{ReadOnlyTable, ReadTransaction};
 
 pub(super) use history::{History, Walks};
-pub use log::{EventPage, EventRef, LogBounds};
+pub use log::{EventPage, EventRef, LogBounds, begin_unborn};
 pub use page::PageSize;
 pub(super) use pool::Pool;
 pub use pool::ReadClass;

@@ -7,14 +7,18 @@ use std::time::Duration;
 use futures_util::{Stream, TryStreamExt};
 use tonic::{Request, Response, Status};
 
-use super::codec::Encoded;
-use super::server::event_service_server::EventService;
 use crate::call::Call;
 use crate::feed::{Feed, Subscribe};
+use crate::grpc::codec::Encoded;
+use crate::grpc::server::event_service_server::EventService;
 use crate::model::cursor::Start;
 use crate::model::{Filter, Invalid, Limits, Mask, Workspace, wire};
 use crate::proto::field::list_events_response::{CAUGHT_UP, CURSOR, EVENTS};
-use crate::proto::v1::{ListEventsRequest, SubscribeRequest, list_events_request, subscribe_request};
+use crate::proto::v1::{
+    AcknowledgeRequest, CreateSubscriptionRequest, DeleteSubscriptionRequest, GetEventRequest, GetSubscriptionRequest,
+    ListEventsRequest, ListSkippedEventsRequest, ListSubscriptionsRequest, SeekSubscriptionRequest, SubscribeRequest,
+    UpdateSubscriptionRequest, list_events_request, subscribe_request,
+};
 use crate::refusal::Refusal;
 use crate::store::{PageSize, Past, ReadClass, Store, StoreError};
 
@@ -59,6 +63,57 @@ impl EventService for Events {
         Ok(Response::new(Box::pin(frames)))
     }
 
+    async fn get_event(&self, request: Request<GetEventRequest>) -> Result<Response<Encoded>, Status> {
+        unknown(&request)
+    }
+
+    async fn create_subscription(
+        &self,
+        request: Request<CreateSubscriptionRequest>,
+    ) -> Result<Response<Encoded>, Status> {
+        unknown(&request)
+    }
+
+    async fn get_subscription(&self, request: Request<GetSubscriptionRequest>) -> Result<Response<Encoded>, Status> {
+        unknown(&request)
+    }
+
+    async fn list_subscriptions(
+        &self,
+        request: Request<ListSubscriptionsRequest>,
+    ) -> Result<Response<Encoded>, Status> {
+        unknown(&request)
+    }
+
+    async fn update_subscription(
+        &self,
+        request: Request<UpdateSubscriptionRequest>,
+    ) -> Result<Response<Encoded>, Status> {
+        unknown(&request)
+    }
+
+    async fn delete_subscription(
+        &self,
+        request: Request<DeleteSubscriptionRequest>,
+    ) -> Result<Response<Encoded>, Status> {
+        unknown(&request)
+    }
+
+    async fn seek_subscription(&self, request: Request<SeekSubscriptionRequest>) -> Result<Response<Encoded>, Status> {
+        unknown(&request)
+    }
+
+    async fn acknowledge(&self, request: Request<AcknowledgeRequest>) -> Result<Response<Encoded>, Status> {
+        unknown(&request)
+    }
+
+    async fn list_skipped_events(
+        &self,
+        request: Request<ListSkippedEventsRequest>,
+    ) -> Result<Response<Encoded>, Status> {
+        unknown(&request)
+    }
+
     async fn list_events(&self, request: Request<ListEventsRequest>) -> Result<Response<Encoded>, Status> {
         let call = Call::of(request.extensions());
         let list = parse_list(request.into_inner(), &self.limits).map_err(|error| call.refuse(error))?;
@@ -68,6 +123,10 @@ impl EventService for Events {
             call.read(&self.store, ReadClass::Scan, move |store, _| list_events(store, &list, size)).await?,
         ))
     }
+}
+
+fn unknown<T>(request: &Request<T>) -> Result<Response<Encoded>, Status> {
+    Err(Call::of(request.extensions()).refuse(Refusal::method_unknown("not offered by this version")).into())
 }
 
 fn parse_subscribe(request: SubscribeRequest) -> Result<Subscribe, Invalid> {
@@ -92,11 +151,15 @@ fn parse_subscribe(request: SubscribeRequest) -> Result<Subscribe, Invalid> {
 }
 
 fn parse_list(request: ListEventsRequest, limits: &Limits) -> Result<List, Invalid> {
+    let not_offered = |field| Err(Invalid::field(field, "is not offered by this version"));
     let workspace = Workspace::parse(&request.workspace)?;
     let start = match request.start {
         None => Start::Earliest,
         Some(list_events_request::Start::Cursor(cursor)) => Start::after(cursor),
         Some(list_events_request::Start::Earliest(earliest)) => parse_earliest(earliest).map(|()| Start::Earliest)?,
+        Some(list_events_request::Start::Time(_)) => return not_offered("time"),
+        Some(list_events_request::Start::Snapshot(_)) => return not_offered("snapshot"),
+        Some(list_events_request::Start::Subscription(_)) => return not_offered("subscription"),
     };
     let filter = Filter::parse(request.filter)?;
     let mask = Mask::parse(request.read_mask, request.user_attribute_keys)?;
