@@ -62,6 +62,12 @@ impl Call {
         Arc::clone(request.get::<Arc<Self>>().expect("the edge of the server adds it to every request"))
     }
 
+    /// Where it comes from.
+    #[must_use]
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
     /// Notes the workspace of the call.
     pub fn within(&self, workspace: &Workspace) {
         self.noted().workspace = Some(workspace.clone());

@@ -21,6 +21,8 @@ use crate::store::StoreError;
 const QUEUE_RETRY: Duration = Duration::from_millis(100);
 /// A restart takes longer.
 const RESTART_RETRY: Duration = Duration::from_secs(1);
+/// Another server, or this one, takes the stream at once.
+const REOPEN_RETRY: Duration = Duration::from_millis(200);
 
 /// Why a call did not succeed.
 #[derive(Debug)]
@@ -303,6 +305,12 @@ impl Refusal {
     }
 }
 
+/// Half of a time to one and a half: many streams end at once, and must not all come back at once.
+fn jittered(time: Duration) -> Duration {
+    let jittered = time.mul_f64(rand::random_range(0.5..1.5));
+    Duration::from_millis(u64::try_from(jittered.as_millis()).unwrap_or(u64::MAX))
+}
+
 /// The name of a reason, as callers see it: without the prefix that protobuf asks for.
 #[must_use]
 pub fn reason_name(reason: ErrorReason) -> &'static str {
@@ -402,7 +410,17 @@ impl From<FeedError> for Refusal {
             FeedError::Invalid(error) => error.into(),
             FeedError::Store(error) => error.into(),
             FeedError::Damaged { past } => Self::log_damaged(past),
-            FeedError::Draining { cursor } => Self::draining().with("cursor", &cursor),
+            FeedError::Draining { cursor } => Self::new(ErrorReason::ServerDraining, message)
+                .retry_after(jittered(RESTART_RETRY))
+                .with("cursor", &cursor),
+            FeedError::TooOld { cursor } => Self::new(ErrorReason::StreamTooOld, message)
+                .retry_after(jittered(REOPEN_RETRY))
+                .with("cursor", &cursor),
+            FeedError::TooManyStreams { limit } => Self::new(ErrorReason::QuotaExceeded, message)
+                .with("subject", "streams")
+                .with("limit", &limit)
+                .detail(Detail::Quota { subject: "streams", problem: format!("{limit}, which is the limit") })
+                .retry_after(jittered(RESTART_RETRY)),
             FeedError::Stalled { cursor } => Self::new(ErrorReason::SubscriberStalled, message).with("cursor", &cursor),
         }
     }

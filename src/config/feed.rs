@@ -17,4 +17,11 @@ pub struct FeedConfig {
     /// How long a subscriber may read nothing while events wait for it. Then its stream is ended and its memory freed.
     #[arg(long, env = "CAMEO_STALL_TIMEOUT", value_parser = units::positive_duration, default_value = "5m")]
     pub stall_timeout: Duration,
+    /// How long a stream may be open, give or take a tenth. Then it ends with its cursor, and the client opens a new
+    /// one: so streams spread over servers behind a load balancer. 0 means without end.
+    #[arg(long, env = "CAMEO_MAX_STREAM_AGE", value_parser = units::duration, default_value = "0s")]
+    pub max_stream_age: Duration,
+    /// Streams that one client may have open, by its IP address. One more is refused as `QUOTA_EXCEEDED`.
+    #[arg(long, env = "CAMEO_MAX_STREAMS_PER_CLIENT", value_parser = units::count, default_value = "20000")]
+    pub max_streams_per_client: usize,
 }

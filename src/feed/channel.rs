@@ -7,7 +7,9 @@ use tokio::sync::watch;
 
 use super::budget::Budget;
 use super::lag::Cursors;
-use super::ring::{Ring, Segment};
+use super::ring::Ring;
+use super::segment::Segment;
+use super::view::{Room, Views};
 use crate::model::Place;
 
 /// The head of a workspace's log, and its recent events. A channel lives as long as it has subscribers.
@@ -15,6 +17,7 @@ use crate::model::Place;
 pub(super) struct Channel {
     pub head: watch::Sender<Place>,
     pub cursors: Arc<Cursors>,
+    pub views: Views,
     ring: RwLock<Ring>,
     budget: Arc<Budget>,
     /// When it was last used, by the budget's clock.
@@ -24,10 +27,11 @@ pub(super) struct Channel {
 }
 
 impl Channel {
-    pub fn new(budget: &Arc<Budget>) -> Self {
+    pub fn new(budget: &Arc<Budget>, room: &Arc<Room>) -> Self {
         Self {
             head: watch::Sender::new(Place::START),
             cursors: Arc::default(),
+            views: Views::new(room),
             ring: RwLock::new(Ring::new(Arc::clone(budget))),
             budget: Arc::clone(budget),
             used: AtomicU64::new(budget.now()),

@@ -3,8 +3,10 @@
 //! - After a commit the writer calls [`Feed::publish`], which gives waiting subscribers one number, the new head.
 //!   Subscribers then read `(cursor, head]` themselves, so catching up and being live are one code path ([`stream`]).
 //! - Recent events are kept in a `ring`, encoded once ([`frame`]). All subscribers of a workspace share it through the
-//!   `channel` of the workspace. A subscriber that is further behind reads the log in bounded pages, so a slow
-//!   subscriber takes no extra memory.
+//!   `channel` of the workspace, a `segment` at a time. A subscriber that is further behind reads the log in bounded
+//!   pages, so a slow subscriber takes no extra memory.
+//! - A filter that tests changes, or a mask, makes a `view` of the segments. Equal ones share it.
+//! - A stream may begin with a `snapshot`: the profiles as of a place in the log, read page by page.
 //! - The transport holds each stream as [`Frames`] (`open`). The `watchdog` frees the memory of streams that the
 //!   transport no longer polls, and ends them after the stall timeout.
 //! - The rings of all workspaces share one `budget`. If they exceed it, the least recently used workspace loses its
@@ -21,14 +23,18 @@ pub mod frame;
 mod lag;
 mod open;
 mod ring;
+mod segment;
+mod snapshot;
 pub mod stream;
 #[cfg(test)]
 mod tests;
+mod view;
 mod watchdog;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
@@ -40,8 +46,9 @@ use crate::telemetry::metrics::FeedMetrics;
 use budget::Budget;
 use channel::Channel;
 use open::Streams;
-use ring::Segment;
+use segment::Segment;
 use stream::Subscriber;
+use view::Room;
 
 pub use lag::Subscribers;
 pub use open::Frames;
@@ -55,6 +62,7 @@ const SWEEP_AT: usize = 64;
 pub struct Feed {
     channels: Arc<Mutex<Channels>>,
     budget: Arc<Budget>,
+    room: Arc<Room>,
     streams: Arc<Streams>,
     config: FeedConfig,
     draining: Arc<AtomicBool>,
@@ -81,6 +89,7 @@ impl Feed {
         Self {
             channels,
             budget,
+            room: Arc::default(),
             streams: Arc::default(),
             config,
             draining: Arc::default(),
@@ -94,7 +103,9 @@ impl Feed {
     /// # Errors
     /// [`FeedError`] if it cannot start where the caller asks.
     pub fn subscribe(&self, store: Arc<Store>, subscribe: Subscribe) -> Result<Frames, FeedError> {
-        Ok(self.streams.add(Subscriber::open(self, store, subscribe)?))
+        let peer = subscribe.peer;
+        let place = self.streams.enter(peer, self.config.max_streams_per_client)?;
+        Ok(self.streams.add(Subscriber::open(self, store, subscribe)?, place))
     }
 
     /// Counts what the streams do.
@@ -167,6 +178,13 @@ impl Feed {
         }
     }
 
+    /// How long a stream that is opened now may be open: the limit, give or take a tenth, so that streams that were
+    /// opened together do not end together. `None` without a limit.
+    fn stream_age(&self) -> Option<Duration> {
+        let age = self.config.max_stream_age;
+        (!age.is_zero()).then(|| age.mul_f64(rand::random_range(0.9..1.1)))
+    }
+
     fn is_draining(&self) -> bool {
         self.draining.load(Ordering::SeqCst)
     }
@@ -175,7 +193,9 @@ impl Feed {
     /// commits are then in the log, and later ones are published to the channel.
     fn channel(&self, workspace: &Workspace) -> Arc<Channel> {
         let mut channels = self.channels();
-        channels.get(workspace).unwrap_or_else(|| channels.insert(workspace.clone(), Channel::new(&self.budget)))
+        channels
+            .get(workspace)
+            .unwrap_or_else(|| channels.insert(workspace.clone(), Channel::new(&self.budget, &self.room)))
     }
 
     fn channels(&self) -> MutexGuard<'_, Channels> {

@@ -7,8 +7,9 @@
 //! - The lock of a stream is free whenever the transport does not poll it. The watchdog never waits for one: a stream
 //!   that is being polled is not idle.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -29,8 +30,14 @@ pub(super) const SEGMENT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The frames of one open stream. After an error there are no others.
 pub struct Frames {
     pub(super) open: Arc<Open>,
-    streams: Arc<Streams>,
     number: u64,
+    place: StreamPlace,
+}
+
+/// A client's place for one more stream.
+pub(super) struct StreamPlace {
+    streams: Arc<Streams>,
+    peer: IpAddr,
 }
 
 /// Every open stream.
@@ -41,6 +48,8 @@ pub(super) struct Streams(Mutex<Numbered>);
 struct Numbered {
     by_number: BTreeMap<u64, Weak<Open>>,
     next: u64,
+    /// How many streams each client has. One without streams has no entry.
+    by_peer: HashMap<IpAddr, usize>,
 }
 
 /// One open stream.
@@ -73,15 +82,30 @@ struct Wakeup {
 }
 
 impl Streams {
+    /// Takes a place for a stream of this client.
+    ///
+    /// # Errors
+    /// [`FeedError::TooManyStreams`] if it has as many as it may have.
+    pub fn enter(self: &Arc<Self>, peer: IpAddr, limit: usize) -> Result<StreamPlace, FeedError> {
+        let mut numbered = self.numbered();
+        let streams = numbered.by_peer.entry(peer).or_default();
+        if *streams >= limit {
+            return Err(FeedError::TooManyStreams { limit });
+        }
+        *streams += 1;
+        drop(numbered);
+        Ok(StreamPlace { streams: Arc::clone(self), peer })
+    }
+
     /// Adds a stream. It is removed when its frames are dropped.
-    pub fn add(self: &Arc<Self>, subscriber: Subscriber) -> Frames {
+    pub fn add(self: &Arc<Self>, subscriber: Subscriber, place: StreamPlace) -> Frames {
         let state = State { held: Held::Subscriber(Box::new(subscriber)), is_pending: false, idle_since: None };
         let open = Arc::new(Open { state: Mutex::new(state), wakeup: Arc::default() });
         let mut numbered = self.numbered();
         let number = numbered.next;
         numbered.next += 1;
         numbered.by_number.insert(number, Arc::downgrade(&open));
-        Frames { open, streams: Arc::clone(self), number }
+        Frames { open, number, place }
     }
 
     /// Frees what streams hold that have waited for the transport for long. `now` is the time of this look.
@@ -108,7 +132,7 @@ impl Open {
     }
 
     #[cfg(test)]
-    pub fn segment(&self) -> Option<Weak<super::ring::Segment>> {
+    pub fn segment(&self) -> Option<Weak<super::segment::Segment>> {
         match &self.lock().held {
             Held::Subscriber(subscriber) => subscriber.segment(),
             Held::Refusal(_) | Held::Nothing => None,
@@ -176,7 +200,20 @@ impl Wake for Wakeup {
 
 impl Drop for Frames {
     fn drop(&mut self) {
-        self.streams.numbered().by_number.remove(&self.number);
+        self.place.streams.numbered().by_number.remove(&self.number);
+    }
+}
+
+impl Drop for StreamPlace {
+    fn drop(&mut self) {
+        let mut numbered = self.streams.numbered();
+        let streams = numbered.by_peer.get_mut(&self.peer).map(|streams| {
+            *streams -= 1;
+            *streams
+        });
+        if streams == Some(0) {
+            numbered.by_peer.remove(&self.peer);
+        }
     }
 }
 

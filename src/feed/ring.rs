@@ -7,102 +7,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::budget::Budget;
-use super::frame;
-use crate::model::cursor::CursorSpace;
-use crate::model::{EventKind, Mpid, Place, Sequence};
-use crate::store::{Committed, EventRef};
-
-/// The most events of a segment. A subscriber that has stopped reading keeps one segment in memory.
-pub(super) const SEGMENT_EVENTS: usize = 64;
-/// The most bytes of a segment, for the same reason. The last event may take a segment past it.
-pub(super) const SEGMENT_BYTES: usize = 128 << 10;
-
-/// What `Bytes` allocates in addition to the bytes of a frame, once the frame has been sent.
-const FRAME_OVERHEAD: usize = 3 * size_of::<usize>();
-/// The two reference counts of an `Arc`.
-const ARC_OVERHEAD: usize = 2 * size_of::<usize>();
-
-/// An event, ready to be sent.
-#[derive(Debug, Clone)]
-pub(super) struct Entry {
-    pub sequence: Sequence,
-    pub mpid: Mpid,
-    pub kind: EventKind,
-    pub silent: bool,
-    /// The encoded `SubscribeResponse`. It ends with the encoded `Event`.
-    pub frame: Bytes,
-    event_len: usize,
-}
-
-impl Entry {
-    pub fn encode(cursors: CursorSpace, event: EventRef<'_>) -> Self {
-        let EventRef { sequence, mpid, kind, silent, event } = event;
-        Self { sequence, mpid, kind, silent, frame: frame::event(cursors, sequence, event), event_len: event.len() }
-    }
-
-    pub fn event(&self) -> &[u8] {
-        &self.frame[self.frame.len() - self.event_len..]
-    }
-}
-
-/// Consecutive events, in order.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Segment {
-    pub entries: Vec<Entry>,
-    /// No matching event at or before this place is missing.
-    pub through: Place,
-    /// The bytes of all frames.
-    bytes: usize,
-}
-
-impl Segment {
-    /// Makes as many segments as needed from events that were committed in a row.
-    pub fn encode(cursors: CursorSpace, committed: &[Committed]) -> Vec<Self> {
-        let mut segments = vec![Self::with_room(committed.len())];
-        for (at, &Committed { sequence, mpid, kind, silent, ref event, .. }) in committed.iter().enumerate() {
-            if segments.last().is_some_and(Self::is_full) {
-                segments.push(Self::with_room(committed.len() - at));
-            }
-            let segment = segments.last_mut().expect("there is always one");
-            segment.push(cursors, EventRef { sequence, mpid, kind, silent, event });
-            segment.through = sequence.into();
-        }
-        segments
-    }
-
-    /// An empty segment. Most commits have a single event, but a vector that grows by itself would have room for four.
-    fn with_room(events: usize) -> Self {
-        Self { entries: Vec::with_capacity(events.min(SEGMENT_EVENTS)), ..Self::default() }
-    }
-
-    /// Adds an event, and returns the bytes of its frame.
-    pub fn push(&mut self, cursors: CursorSpace, event: EventRef<'_>) -> usize {
-        let entry = Entry::encode(cursors, event);
-        let bytes = entry.frame.len();
-        self.bytes += bytes;
-        self.entries.push(entry);
-        bytes
-    }
-
-    fn is_full(&self) -> bool {
-        self.entries.len() >= SEGMENT_EVENTS || self.bytes >= SEGMENT_BYTES
-    }
-
-    /// Whether it holds the event after a place. The place must be before [`Self::through`].
-    fn follows(&self, place: Place) -> bool {
-        self.entries.first().is_some_and(|entry| entry.sequence <= place.next())
-    }
-
-    /// The memory that it takes in a ring, in bytes. For a small event, a third of it is overhead beyond the frame.
-    pub fn weight(&self) -> usize {
-        let own = size_of::<Self>() + size_of::<Arc<Self>>() + ARC_OVERHEAD;
-        let entries = self.entries.capacity() * size_of::<Entry>();
-        own + entries + self.entries.len() * FRAME_OVERHEAD + self.bytes
-    }
-}
+use super::segment::Segment;
+use crate::model::Place;
 
 #[derive(Debug)]
 pub(super) struct Ring {
@@ -160,19 +67,22 @@ impl Drop for Ring {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use super::super::segment::Filling;
     use super::*;
-    use crate::model::{LogId, Workspace};
+    use crate::model::cursor::CursorSpace;
+    use crate::model::{EventKind, LogId, Mpid, Sequence, Workspace};
+    use crate::store::EventRef;
 
     /// A segment with events of 100 bytes.
     pub fn segment(sequences: std::ops::RangeInclusive<u64>) -> Segment {
         let cursors = CursorSpace::new(LogId(1), &Workspace::parse("a/b/c").unwrap());
-        let mut segment = Segment { through: Place::after(*sequences.end()), ..Segment::default() };
+        let (mut filling, through) = (Filling::new(cursors), Place::after(*sequences.end()));
         for sequence in sequences {
             let (sequence, mpid) = (Sequence::new(sequence).unwrap(), Mpid::new(1).unwrap());
-            segment
-                .push(cursors, EventRef { sequence, mpid, kind: EventKind::Updated, silent: false, event: &[0; 100] });
+            let kind = EventKind::Updated;
+            filling.push(EventRef { sequence, mpid, kind, silent: false, event: &[0; 100] });
         }
-        segment
+        filling.finish(through)
     }
 
     fn ring(capacity: usize) -> Ring {
@@ -201,8 +111,7 @@ pub(super) mod tests {
     #[test]
     fn a_segment_weighs_more_than_its_frames() {
         let segment = segment(1..=4);
-        let frames: usize = segment.entries.iter().map(|entry| entry.frame.len()).sum();
-        assert!(segment.weight() >= frames + 4 * size_of::<Entry>() + size_of::<Segment>());
+        assert!(segment.weight() >= segment.frames(0..4).len() + size_of_val(&*segment.entries) + size_of::<Segment>());
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! One subscriber: a pull loop.
 //!
-//! - Nothing is pushed to it. It holds a cursor and at most one segment, and waits for the head to grow.
-//! - A segment is at most `SEGMENT_BYTES` and one more event, which holds at most two profiles of the largest size.
+//! - Nothing is pushed to it. It holds a position and at most one batch, and waits for the head to grow.
+//! - A batch is a segment, or a page of a snapshot: at most `SEGMENT_BYTES` and one more event, which holds at most two
+//!   profiles of the largest size. It is handed out in runs of frames that share its memory.
 //! - Every message carries a true cursor: every matching event at or before it has been delivered.
-//! - The segment after the cursor comes from the ring if it is there, and otherwise from the log. Both hold the same
+//! - The segment after the position comes from the ring if it is there, and otherwise from the log. Both hold the same
 //!   events, so a subscriber moves from the log to the ring without a gap or a repeat.
 
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -20,12 +22,17 @@ use super::Feed;
 use super::channel::Channel;
 use super::frame::{self, Notice};
 use super::lag::SharedCursor;
-use super::ring::{SEGMENT_BYTES, SEGMENT_EVENTS, Segment};
+use super::segment::{Filling, SEGMENT_BYTES, SEGMENT_EVENTS, Segment};
+use super::snapshot;
+use super::view::View;
 use crate::model::cursor::{CursorSpace, Start};
-use crate::model::{Cursor, Filter, Invalid, Mask, Place, Workspace};
-use crate::proto::v1::{CaughtUp, Heartbeat, Opened};
-use crate::store::{LogBounds, PageSize, Past, ReadClass, Store, StoreError, begin_unborn};
+use crate::model::{Cursor, Filter, Invalid, Mask, Place, Position, Workspace};
+use crate::proto::v1::{CaughtUp, Heartbeat, Opened, SnapshotComplete};
+use crate::store::{EventRef, PageSize, Past, ReadClass, Store, StoreError};
 use crate::telemetry::metrics::{Load, OpenStream, StreamEnd};
+
+/// The most bytes of a run of frames, unless it is a single event: so a stream that is not read holds little.
+const RUN_BYTES: usize = 32 << 10;
 
 /// What a subscriber asks for.
 #[derive(Debug)]
@@ -42,6 +49,8 @@ pub struct Subscribe {
     pub heartbeat: Duration,
     /// Whether to end the stream where the log ended when the stream was opened.
     pub until_caught_up: bool,
+    /// The address of the client.
+    pub peer: IpAddr,
 }
 
 /// Why a stream ends.
@@ -63,6 +72,12 @@ pub enum FeedError {
     /// The server is shutting down.
     #[error("the server is shutting down")]
     Draining { cursor: Cursor },
+    /// The stream has been open for as long as streams may be.
+    #[error("the stream has been open for as long as the server allows; open a new one")]
+    TooOld { cursor: Cursor },
+    /// The client has as many streams open as it may have.
+    #[error("this client has {limit} streams open, which is the limit")]
+    TooManyStreams { limit: usize },
 }
 
 /// One open stream.
@@ -75,34 +90,42 @@ pub(super) struct Subscriber {
     changes: Changes,
     workspace: Workspace,
     cursors: CursorSpace,
-    filter: Filter,
-    mask: Mask,
+    view: Arc<View>,
     heartbeat: Duration,
     until_caught_up: bool,
     /// Where the log ended when the stream was opened.
     target: Place,
-    /// Every matching event at or before it has been delivered.
-    cursor: Place,
+    /// Everything that matches at or before it has been delivered.
+    position: Position,
     /// The same, for operators.
     shared_cursor: SharedCursor,
     open: OpenStream,
     phase: Phase,
-    segment: Option<(Arc<Segment>, usize)>,
-    /// The read of the next segment from the log.
+    batch: Option<Batch>,
+    /// The read of the next batch.
     loading: Option<Loading>,
     /// Boxed because it must not move. It is reset only when it fires.
     timer: Pin<Box<Sleep>>,
     sent_at: Instant,
+    /// When it has been open for as long as streams may be.
+    end_at: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Opening,
+    Snapshot,
     CatchingUp,
     Live,
 }
 
-type Loading = Pin<Box<dyn Future<Output = Result<Arc<Segment>, StoreError>> + Send>>;
+/// What was read, and how many of its entries have been handed out or passed over.
+enum Batch {
+    Events(Arc<Segment>, usize),
+    Profiles(snapshot::Page, usize),
+}
+
+type Loading = Pin<Box<dyn Future<Output = Result<Batch, StoreError>> + Send>>;
 type Next = Option<Result<Bytes, FeedError>>;
 
 /// Waits for the head of the log to move.
@@ -133,22 +156,26 @@ impl Subscriber {
     /// # Errors
     /// [`FeedError`] if it cannot start where the caller asks.
     pub fn open(feed: &Feed, store: Arc<Store>, subscribe: Subscribe) -> Result<Self, FeedError> {
-        let Subscribe { workspace, start, filter, mask, heartbeat, until_caught_up } = subscribe;
+        let Subscribe { workspace, start, filter, mask, heartbeat, until_caught_up, .. } = subscribe;
         let channel = feed.channel(&workspace);
         let cursors = store.cursors(&workspace);
-        let (bounds, cursor) = begin(&store, &workspace, cursors, &start)?;
+        let (bounds, position) = store.begin(&workspace, &start)?;
         channel.advance(bounds.head);
         let changes = channel.head.subscribe();
         let head = *changes.borrow();
+        let now = Instant::now();
+        let end_at = feed.stream_age().map(|age| now + age);
         Ok(Self {
             head,
             changes: Changes::of(changes),
-            shared_cursor: channel.cursors.join(cursor),
+            view: channel.views.join(filter, mask),
+            shared_cursor: channel.cursors.join(position.place()),
             open: feed.metrics.open(),
-            timer: Box::pin(tokio::time::sleep(heartbeat)),
-            sent_at: Instant::now(),
+            timer: Box::pin(tokio::time::sleep_until(end_at.map_or(now + heartbeat, |end| end.min(now + heartbeat)))),
+            sent_at: now,
+            end_at,
             phase: Phase::Opening,
-            segment: None,
+            batch: None,
             loading: None,
             target: bounds.head,
             feed: feed.clone(),
@@ -156,15 +183,13 @@ impl Subscriber {
             channel,
             workspace,
             cursors,
-            filter,
-            mask,
             heartbeat,
             until_caught_up,
-            cursor,
+            position,
         })
     }
 
-    /// The next message, encoded. `None` means that the stream has ended with OK. After it or an error there is no
+    /// The next messages, encoded. `None` means that the stream has ended with OK. After it or an error there is no
     /// other message.
     ///
     /// # Errors
@@ -174,61 +199,81 @@ impl Subscriber {
         if !matches!(next, Some(Ok(_))) {
             self.open.end(end_of(next.as_ref()));
         }
-        self.shared_cursor.moved_to(self.cursor);
+        self.shared_cursor.moved_to(self.position.place());
         self.sent_at = Instant::now();
         Poll::Ready(next)
     }
 
-    /// Gives up the events that were read and not delivered. They are read again when they are asked for.
+    /// Gives up what was read and not delivered. It is read again when it is asked for.
     pub fn release(&mut self) {
-        self.segment = None;
+        self.batch = None;
         self.loading = None;
     }
 
     #[cfg(test)]
     pub fn segment(&self) -> Option<std::sync::Weak<Segment>> {
-        self.segment.as_ref().map(|(segment, _)| Arc::downgrade(segment))
+        match self.batch.as_ref()? {
+            Batch::Events(segment, _) => Some(Arc::downgrade(segment)),
+            Batch::Profiles(..) => None,
+        }
     }
 
     /// Ends the stream because the transport asks for nothing.
     pub fn stalled(&mut self) -> FeedError {
         self.open.end(StreamEnd::Stalled);
-        FeedError::Stalled { cursor: self.cursors.at(self.cursor) }
+        FeedError::Stalled { cursor: self.cursor() }
+    }
+
+    fn cursor(&self) -> Cursor {
+        self.cursors.at(self.position)
     }
 
     fn poll_advance(&mut self, context: &mut Context<'_>) -> Poll<Next> {
-        if self.phase == Phase::Opening {
-            self.phase = Phase::CatchingUp;
-            return Poll::Ready(Some(Ok(self.opened())));
-        }
         loop {
-            if self.feed.is_draining() {
-                return Poll::Ready(Some(Err(FeedError::Draining { cursor: self.cursors.at(self.cursor) })));
+            if let Some(next) = self.change_phase() {
+                return Poll::Ready(next);
             }
-            if self.phase == Phase::CatchingUp && self.cursor >= self.target {
-                self.phase = Phase::Live;
-                let caught_up = Notice::CaughtUp(CaughtUp { head_sequence: self.target.get() });
-                return Poll::Ready(Some(Ok(self.notice(&caught_up))));
+            if let Some(frames) = self.next_of_batch() {
+                return Poll::Ready(Some(Ok(frames)));
             }
-            if self.phase == Phase::Live && self.until_caught_up {
-                return Poll::Ready(None);
-            }
-            if let Some(frame) = self.next_of_segment() {
-                return Poll::Ready(Some(frame.inspect(|_| self.feed.metrics.event())));
-            }
-            if self.phase == Phase::CatchingUp && self.cursor >= self.target {
-                continue;
-            }
-            if let Some(message) = ready!(self.poll_fetch(context)) {
+            if self.batch.is_none()
+                && let Some(message) = ready!(self.poll_fetch(context))
+            {
                 return Poll::Ready(Some(message));
             }
         }
     }
 
-    /// Loads the events up to the head, or waits for more if there are none. `None` means that there are some to read.
+    /// The notice of a change of phase, or the end of the stream.
+    fn change_phase(&mut self) -> Option<Next> {
+        if self.phase != Phase::Opening && self.feed.is_draining() {
+            return Some(Some(Err(FeedError::Draining { cursor: self.cursor() })));
+        }
+        let (phase, notice) = match (self.phase, self.position) {
+            (Phase::Opening, Position::Snapshot { .. }) => (Phase::Snapshot, self.opened()),
+            (Phase::Opening, Position::Log(_)) => (Phase::CatchingUp, self.opened()),
+            (Phase::Snapshot, Position::Log(place)) => {
+                let complete = Notice::SnapshotComplete(SnapshotComplete { sequence: place.get() });
+                (Phase::CatchingUp, self.notice(&complete))
+            }
+            (Phase::CatchingUp, position) if position.place() >= self.target => {
+                let caught_up = Notice::CaughtUp(CaughtUp { head_sequence: self.target.get() });
+                (Phase::Live, self.notice(&caught_up))
+            }
+            (Phase::Live, _) if self.until_caught_up => return Some(None),
+            (Phase::Snapshot | Phase::CatchingUp | Phase::Live, _) => return None,
+        };
+        self.phase = phase;
+        Some(Some(Ok(notice)))
+    }
+
+    /// Loads the next batch, or waits for more events if there are none. `None` means that there may be one.
     fn poll_fetch(&mut self, context: &mut Context<'_>) -> Poll<Next> {
         if self.loading.is_none() {
-            if self.cursor >= self.head {
+            if self.end_at.is_some_and(|end| end <= Instant::now()) {
+                return Poll::Ready(Some(Err(FeedError::TooOld { cursor: self.cursor() })));
+            }
+            if self.phase != Phase::Snapshot && self.position.place() >= self.head {
                 return self.poll_wait(context);
             }
             if self.sent_at.elapsed() >= self.heartbeat {
@@ -236,70 +281,121 @@ impl Subscriber {
             }
         }
         match ready!(self.poll_load(context)) {
-            Ok(segment) => self.segment = Some((segment, 0)),
+            Ok(Batch::Events(segment, _)) if segment.through <= self.position.place() => {
+                // The next event is in memory, and malformed.
+                let past = self.cursors.at(self.position.place().next());
+                return Poll::Ready(Some(Err(FeedError::Damaged { past })));
+            }
+            Ok(batch) => self.batch = Some(batch),
             Err(error) => return Poll::Ready(Some(Err(self.refused(error)))),
         }
         // A filter that matches nothing must not starve others.
         pin!(tokio::task::consume_budget()).poll(context).map(|()| None)
     }
 
-    /// The next matching event of the current segment. Moves the cursor past events that do not match.
-    fn next_of_segment(&mut self) -> Option<Result<Bytes, FeedError>> {
-        let (segment, at) = self.segment.as_mut()?;
-        while let Some(entry) = segment.entries.get(*at) {
-            if self.phase == Phase::CatchingUp && Place::from(entry.sequence) > self.target {
-                self.cursor = self.target; // First report that the stream has caught up.
-                return None;
+    /// The next frames of the current batch.
+    fn next_of_batch(&mut self) -> Option<Bytes> {
+        match self.batch.as_mut()? {
+            Batch::Events(..) => self.next_events(),
+            Batch::Profiles(page, from) => {
+                let (frames, position) = page.take(from, RUN_BYTES);
+                self.position = position;
+                if frames.is_none() {
+                    self.batch = None;
+                }
+                frames
             }
-            *at += 1;
-            if Place::from(entry.sequence) <= self.cursor {
-                continue;
-            }
-            self.cursor = entry.sequence.into();
-            if !self.filter.matches(entry.kind, entry.mpid, entry.silent) {
-                continue;
-            }
-            if self.mask.is_all() {
-                return Some(Ok(entry.frame.clone()));
-            }
-            let cut = self.mask.event(entry.event());
-            let cut = cut.map_err(|_| FeedError::Damaged { past: self.cursors.at(entry.sequence) });
-            return Some(cut.map(|event| frame::event(self.cursors, entry.sequence, &event)));
         }
-        self.cursor = self.cursor.max(segment.through);
-        self.segment = None;
+    }
+
+    /// The frames of the next events that match and are next to each other. Moves the position past events that do not
+    /// match. While it catches up, it goes no further than to where the log ended when the stream was opened.
+    fn next_events(&mut self) -> Option<Bytes> {
+        let Some(Batch::Events(segment, at)) = &mut self.batch else { return None };
+        let limit = if self.phase == Phase::Live { Place::LAST } else { self.target };
+        let (position, filter) = (self.position.place(), &self.view.filter);
+        let entries = &segment.entries[*at..];
+        let within = entries.iter().take_while(|entry| Place::from(entry.sequence) <= limit);
+        let is_wanted = |entry: &&super::segment::Entry| {
+            Place::from(entry.sequence) > position && filter.matches(entry.kind, entry.mpid, entry.silent)
+        };
+        let first = *at + within.clone().take_while(|entry| !is_wanted(entry)).count();
+        let mut bytes = 0;
+        let fits = |nth: usize| {
+            bytes += segment.frame_len(first + nth);
+            nth == 0 || bytes <= RUN_BYTES
+        };
+        let wanted = within.skip(first - *at).take_while(is_wanted).enumerate().map(|(nth, _)| nth);
+        let events = wanted.map(fits).take_while(|fits| *fits).count();
+        *at = first + events;
+        if events > 0 {
+            self.position = segment.entries[*at - 1].sequence.into();
+            self.feed.metrics.events(events);
+            return Some(segment.frames(first..*at));
+        }
+        let through = segment.through.min(limit);
+        self.position = self.position.max(through.into());
+        if through == segment.through {
+            self.batch = None;
+        }
         None
     }
 
-    /// The segment after the cursor: from the ring, or else from the log.
-    fn poll_load(&mut self, context: &mut Context<'_>) -> Poll<Result<Arc<Segment>, StoreError>> {
-        if self.loading.is_none()
-            && let Some(segment) = self.channel.segment_after(self.cursor)
-        {
-            self.feed.metrics.loaded(Load::Ring);
-            return Poll::Ready(Ok(segment));
-        }
-        let loading = self.loading.take().unwrap_or_else(|| self.load());
-        let segment = ready!(self.loading.insert(loading).as_mut().poll(context));
+    /// The batch after the position: from the ring, or else from the store.
+    fn poll_load(&mut self, context: &mut Context<'_>) -> Poll<Result<Batch, StoreError>> {
+        let loading = match self.loading.take() {
+            Some(loading) => loading,
+            None => match self.load() {
+                Ok(segment) => return Poll::Ready(Ok(Batch::Events(segment, 0))),
+                Err(loading) => loading,
+            },
+        };
+        let batch = ready!(self.loading.insert(loading).as_mut().poll(context));
         self.loading = None;
-        Poll::Ready(segment)
+        Poll::Ready(batch)
     }
 
-    fn load(&self) -> Loading {
+    /// A segment of the ring, or else what loads the next batch.
+    fn load(&self) -> Result<Arc<Segment>, Loading> {
+        let (of, after) = match self.position {
+            Position::Snapshot { of, after } => (of, after),
+            Position::Log(place) => return self.load_events(place),
+        };
+        let (workspace, cursors, view) = (self.workspace.clone(), self.cursors, Arc::clone(&self.view));
+        Err(self.on_pool(move |store| {
+            snapshot::read(store, &workspace, cursors, of, after, &view).map(|page| Batch::Profiles(page, 0))
+        }))
+    }
+
+    fn load_events(&self, after: Place) -> Result<Arc<Segment>, Loading> {
+        let (cursors, view) = (self.cursors, Arc::clone(&self.view));
+        if let Some(source) = self.channel.segment_after(after) {
+            self.feed.metrics.loaded(Load::Ring);
+            return match (view.is_plain(), view.is_costly()) {
+                (true, _) => Ok(source),
+                (false, false) => Ok(view.of(cursors, &source)),
+                (false, true) => Err(self.on_pool(move |_| Ok(Batch::Events(view.of(cursors, &source), 0)))),
+            };
+        }
         self.feed.metrics.loaded(Load::Log);
-        let (store, workspace, filter) = (Arc::clone(&self.store), self.workspace.clone(), self.filter.clone());
-        let (cursors, after, head) = (self.cursors, self.cursor, self.head);
-        Box::pin(async move {
-            let of = workspace.clone();
-            let read = move |store: &Store| read_segment(store, &of, cursors, after, head, &filter);
-            store.on_read_pool(ReadClass::Feed, Some(&workspace), read).await
-        })
+        let (workspace, head) = (self.workspace.clone(), self.head);
+        Err(self.on_pool(move |store| {
+            read_segment(store, &workspace, cursors, after, head, &view).map(|segment| Batch::Events(segment, 0))
+        }))
     }
 
-    /// The error of a failed read. If an event is damaged, it holds the cursor to continue from.
+    fn on_pool(&self, read: impl FnOnce(&Store) -> Result<Batch, StoreError> + Send + 'static) -> Loading {
+        let (store, workspace) = (Arc::clone(&self.store), self.workspace.clone());
+        Box::pin(async move { store.on_read_pool(ReadClass::Feed, Some(&workspace), read).await })
+    }
+
+    /// The error of a failed read. If a record is damaged, it holds the cursor to continue from.
     fn refused(&self, error: StoreError) -> FeedError {
         match error {
             StoreError::Corrupt { past: Some(Past::Event(past)), .. } => {
+                FeedError::Damaged { past: self.cursors.at(past) }
+            }
+            StoreError::Corrupt { past: Some(Past::Position(past)), .. } => {
                 FeedError::Damaged { past: self.cursors.at(past) }
             }
             other => other.into(),
@@ -310,12 +406,9 @@ impl Subscriber {
     fn poll_wait(&mut self, context: &mut Context<'_>) -> Poll<Next> {
         if self.timer.as_mut().poll(context).is_ready() {
             let (now, due) = (Instant::now(), self.sent_at + self.heartbeat);
-            if due > now {
-                self.timer.as_mut().reset(due);
-                return Poll::Ready(None);
-            }
-            self.timer.as_mut().reset(now + self.heartbeat);
-            return Poll::Ready(Some(Ok(self.heartbeat())));
+            let next = if due > now { due } else { now + self.heartbeat };
+            self.timer.as_mut().reset(self.end_at.map_or(next, |end| end.min(next)));
+            return Poll::Ready((due <= now).then(|| Ok(self.heartbeat())));
         }
         self.head = ready!(self.changes.poll(context));
         Poll::Ready(None)
@@ -327,14 +420,18 @@ impl Subscriber {
     }
 
     fn opened(&self) -> Bytes {
-        let heartbeat_interval = prost_types::Duration::try_from(self.heartbeat).ok();
-        let (after_sequence, head_sequence) = (self.cursor.get(), self.target.get());
-        let opened = Opened { after_sequence, head_sequence, heartbeat_interval, ..Opened::default() };
+        let opened = Opened {
+            after_sequence: self.position.place().get(),
+            head_sequence: self.target.get(),
+            heartbeat_interval: prost_types::Duration::try_from(self.heartbeat).ok(),
+            snapshot: matches!(self.position, Position::Snapshot { .. }),
+            stream: 0,
+        };
         self.notice(&Notice::Opened(opened))
     }
 
     fn notice(&self, notice: &Notice) -> Bytes {
-        frame::notice(self.cursors, self.cursor, notice)
+        frame::notice(self.cursors, self.position, notice)
     }
 }
 
@@ -344,24 +441,11 @@ fn end_of(last: Option<&Result<Bytes, FeedError>>) -> StreamEnd {
         None | Some(Ok(_)) => StreamEnd::CaughtUp,
         Some(Err(FeedError::Stalled { .. })) => StreamEnd::Stalled,
         Some(Err(FeedError::Draining { .. })) => StreamEnd::Drained,
+        Some(Err(FeedError::TooOld { .. })) => StreamEnd::TooOld,
         Some(Err(FeedError::Damaged { .. } | FeedError::Store(StoreError::Corrupt { .. }))) => StreamEnd::Corrupt,
         Some(Err(FeedError::Store(StoreError::Expired { .. }))) => StreamEnd::Expired,
-        Some(Err(FeedError::Store(_) | FeedError::Invalid(_))) => StreamEnd::Failed,
+        Some(Err(FeedError::Store(_) | FeedError::Invalid(_) | FeedError::TooManyStreams { .. })) => StreamEnd::Failed,
     }
-}
-
-/// The bounds of the log when a stream is opened, and the place where the stream starts.
-fn begin(
-    store: &Store,
-    workspace: &Workspace,
-    cursors: CursorSpace,
-    start: &Start,
-) -> Result<(LogBounds, Place), FeedError> {
-    let Some(id) = store.workspace_id(workspace) else {
-        return Ok((LogBounds::default(), begin_unborn(cursors, start)?.place()));
-    };
-    let (bounds, position) = store.snapshot()?.begin(id, cursors, start)?;
-    Ok((bounds, position.place()))
 }
 
 fn read_segment(
@@ -370,12 +454,12 @@ fn read_segment(
     cursors: CursorSpace,
     after: Place,
     head: Place,
-    filter: &Filter,
+    view: &View,
 ) -> Result<Arc<Segment>, StoreError> {
     let id = store.workspace_id(workspace).ok_or(StoreError::Closed)?;
     let size = PageSize { items: SEGMENT_EVENTS, bytes: SEGMENT_BYTES };
-    let mut segment = Segment::default();
-    let page = store.snapshot()?.events(id, after, head, filter, size, |event| Ok(segment.push(cursors, event)))?;
-    segment.through = page.through;
-    Ok(Arc::new(segment))
+    let mut filling = Filling::new(cursors);
+    let take = |event: EventRef<'_>| view.take(event, &mut filling);
+    let page = store.snapshot()?.events(id, after, head, &view.filter, size, take)?;
+    Ok(Arc::new(filling.finish(page.through)))
 }

@@ -37,5 +37,7 @@ impl Feed {
     /// One look, at the time `now`.
     pub(super) fn look(&self, now: Instant) {
         self.streams.look(now, self.config.stall_timeout);
+        let channels = self.channels().alive();
+        channels.iter().for_each(|channel| channel.views.look());
     }
 }

@@ -152,7 +152,7 @@ fn limits_in_force(config: &Config) -> ServerLimits {
         read_concurrency: _,
         scrub_rate: _,
     } = *store;
-    let FeedConfig { ring_bytes, stall_timeout } = *feed;
+    let FeedConfig { ring_bytes, stall_timeout, max_stream_age, max_streams_per_client } = *feed;
     ServerLimits {
         queue_commands: wide(queue_commands),
         queue_bytes: wide(queue_bytes),
@@ -173,6 +173,8 @@ fn limits_in_force(config: &Config) -> ServerLimits {
         idle_timeout: (*idle_timeout).try_into().ok(),
         receive_timeout: (*receive_timeout).try_into().ok(),
         send_timeout: (*send_timeout).try_into().ok(),
+        max_stream_age: max_stream_age.try_into().ok(),
+        max_streams_per_client: wide(max_streams_per_client),
         ..limits_of_callers(limits)
     }
 }

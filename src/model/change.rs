@@ -9,6 +9,18 @@ use super::profile::is_expired;
 use super::{Invalid, Micros};
 use crate::proto::v1::{AudienceMembership, Event, Profile};
 
+/// The fields of `Profile` that an event lists if they changed. The store sets the others itself.
+pub(super) const COMPARED: [&str; 8] = [
+    "is_opted_out",
+    "limit_ad_tracking",
+    "device_identities",
+    "user_identities",
+    "account_user_attributes",
+    "user_attributes",
+    "audience_memberships",
+    "attribution",
+];
+
 /// What happened to a profile. The store keeps the number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]

@@ -1,51 +1,125 @@
 //! Which events a reader wants to see.
+//!
+//! A filter has two parts. The first tests what the header of a row holds, and nothing is decoded. The second, which few
+//! filters have, tests the change itself: see [`Transition`].
 
-use super::limits::{FILTER_TYPES, READER_KEYS};
-use super::{EventKind, Invalid, Mpid};
-use crate::proto::v1::EventFilter;
+use std::collections::BTreeSet;
 
-/// A parsed filter. It tests only what the header of a row holds, so nothing is decoded.
-#[derive(Debug, Clone, Default)]
+use super::change::COMPARED;
+use super::invalid::Quoted;
+use super::limits::{FILTER_FIELDS, FILTER_TYPES, READER_KEYS};
+use super::profile::is_expired;
+use super::subscription::Shard;
+use super::transition::Transition;
+use super::{EventKind, Invalid, Micros, Mpid};
+use crate::proto::v1::{Event, EventFilter, FilterMatch, Profile};
+
+/// A parsed filter.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Filter {
     /// Bit n stands for the kind with number n. `None` means all kinds.
     kinds: Option<u8>,
     /// Sorted. Empty means all profiles.
     mpids: Vec<Mpid>,
+    shard: Option<Shard>,
     omit_silent: bool,
+    /// `None` means any change.
+    changed: Option<Changed>,
+    /// `None` means any profile.
+    condition: Option<Condition>,
+}
+
+/// What must have changed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Changed {
+    fields: BTreeSet<String>,
+    user_attributes: BTreeSet<String>,
+}
+
+/// What must hold of a profile, before the change or after it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Condition {
+    /// Empty means any.
+    audiences: BTreeSet<i64>,
 }
 
 impl Filter {
     /// Parses the filter of a request.
     ///
     /// # Errors
-    /// [`Invalid`] if it is malformed or too large, or uses a condition that this version does not support.
+    /// [`Invalid`] if it is malformed or too large.
     pub fn parse(filter: Option<EventFilter>) -> Result<Self, Invalid> {
         let filter = filter.unwrap_or_default();
-        refuse_not_offered("filter.audience_ids", !filter.audience_ids.is_empty())?;
-        refuse_not_offered("filter.changed_fields", filter.changed_fields.is_some())?;
-        refuse_not_offered("filter.expression", !filter.expression.is_empty())?;
-        Invalid::limit("filter.types", "types", FILTER_TYPES, filter.types.len())?;
-        Invalid::limit("filter.mpids", "mpids", READER_KEYS, filter.mpids.len())?;
-
-        let mut kinds = 0;
-        for (index, name) in filter.types.iter().enumerate() {
-            kinds |= 1 << EventKind::parse(format_args!("filter.types[{index}]"), name)? as u8;
-        }
-        let parse = |(index, mpid)| {
-            Mpid::new(mpid).ok_or_else(|| Invalid::filter(format_args!("filter.mpids[{index}]"), "must not be 0"))
-        };
-        let mut mpids = filter.mpids.into_iter().enumerate().map(parse).collect::<Result<Vec<_>, _>>()?;
-        mpids.sort_unstable();
-        mpids.dedup();
-        Ok(Self { kinds: (kinds != 0).then_some(kinds), mpids, omit_silent: filter.omit_silent })
+        Ok(Self {
+            kinds: parse_kinds(&filter.types)?,
+            mpids: parse_mpids(&filter.mpids)?,
+            shard: None,
+            omit_silent: filter.omit_silent,
+            changed: Changed::parse(&filter)?,
+            condition: Condition::parse(&filter)?,
+        })
     }
 
-    /// Whether to deliver an event.
+    /// The filter, of a share of the profiles.
+    #[must_use]
+    pub fn of_shard(self, shard: Option<Shard>) -> Self {
+        Self { shard, ..self }
+    }
+
+    /// Whether to deliver an event, as far as its header tells.
     #[must_use]
     pub fn matches(&self, kind: EventKind, mpid: Mpid, silent: bool) -> bool {
         !(silent && self.omit_silent)
             && self.kinds.is_none_or(|kinds| kinds >> kind as u8 & 1 == 1)
-            && (self.mpids.is_empty() || self.mpids.binary_search(&mpid).is_ok())
+            && self.has_profile(mpid)
+    }
+
+    /// Whether it selects events of a profile.
+    #[must_use]
+    pub fn has_profile(&self, mpid: Mpid) -> bool {
+        (self.mpids.is_empty() || self.mpids.binary_search(&mpid).is_ok())
+            && self.shard.is_none_or(|shard| shard.holds(mpid))
+    }
+
+    /// Whether the header of an event does not decide.
+    #[must_use]
+    pub fn tests_changes(&self) -> bool {
+        self.changed.is_some() || self.condition.is_some()
+    }
+
+    /// Whether to deliver an event that [`Self::matches`], and what to say of it: `None` if it is not delivered.
+    ///
+    /// A profile that enters or leaves is delivered whatever changed, and so is one that is deleted: otherwise a reader
+    /// that keeps what matches would keep too much, or too little.
+    #[must_use]
+    pub fn judge(&self, change: &Transition) -> Option<FilterMatch> {
+        let matched = match &self.condition {
+            None => FilterMatch::Unspecified,
+            Some(condition) => condition.judge(change)?,
+        };
+        let may_be_left_out = matches!(matched, FilterMatch::Unspecified | FilterMatch::Stayed);
+        let is_left_out = may_be_left_out
+            && change.event.profile.is_some()
+            && self.changed.as_ref().is_some_and(|changed| !changed.is_in(&change.event));
+        (!is_left_out).then_some(matched)
+    }
+
+    /// Whether it has a condition on profiles.
+    #[must_use]
+    pub fn tests_profiles(&self) -> bool {
+        self.condition.is_some()
+    }
+
+    /// Whether to deliver a profile of a snapshot.
+    #[must_use]
+    pub fn selects(&self, profile: &Profile, now: Micros) -> bool {
+        self.condition.as_ref().is_none_or(|condition| condition.holds(profile, now))
+    }
+
+    /// The profiles that it selects, sorted. Empty means all.
+    #[must_use]
+    pub fn mpids(&self) -> &[Mpid] {
+        &self.mpids
     }
 
     /// The profile that it selects, if it selects exactly one.
@@ -58,9 +132,77 @@ impl Filter {
     }
 }
 
-fn refuse_not_offered(field: &'static str, set: bool) -> Result<(), Invalid> {
-    if set {
-        return Err(Invalid::filter(field, "is not offered by this version"));
+fn parse_kinds(types: &[String]) -> Result<Option<u8>, Invalid> {
+    Invalid::limit("filter.types", "types", FILTER_TYPES, types.len())?;
+    let mut kinds = 0;
+    for (index, name) in types.iter().enumerate() {
+        kinds |= 1 << EventKind::parse(format_args!("filter.types[{index}]"), name)? as u8;
     }
-    Ok(())
+    Ok((kinds != 0).then_some(kinds))
+}
+
+fn parse_mpids(mpids: &[i64]) -> Result<Vec<Mpid>, Invalid> {
+    Invalid::limit("filter.mpids", "mpids", READER_KEYS, mpids.len())?;
+    let parse = |(index, mpid): (usize, &i64)| {
+        Mpid::new(*mpid).ok_or_else(|| Invalid::filter(format_args!("filter.mpids[{index}]"), "must not be 0"))
+    };
+    let mut mpids = mpids.iter().enumerate().map(parse).collect::<Result<Vec<_>, _>>()?;
+    mpids.sort_unstable();
+    mpids.dedup();
+    Ok(mpids)
+}
+
+impl Changed {
+    fn parse(filter: &EventFilter) -> Result<Option<Self>, Invalid> {
+        let fields = filter.changed_fields.as_ref().map(|mask| &*mask.paths).unwrap_or_default();
+        let user_attributes = &filter.changed_user_attributes;
+        Invalid::limit("filter.changed_fields", "fields", FILTER_FIELDS, fields.len())?;
+        Invalid::limit("filter.changed_user_attributes", "keys", READER_KEYS, user_attributes.len())?;
+        if let Some(unknown) = fields.iter().find(|field| !COMPARED.contains(&field.as_str())) {
+            let problem = format!("{} is not a field that a change is told of", Quoted(unknown));
+            return Err(Invalid::filter("filter.changed_fields", problem));
+        }
+        let any = fields.is_empty() && user_attributes.is_empty();
+        let set = |names: &[String]| names.iter().cloned().collect();
+        Ok((!any).then(|| Self { fields: set(fields), user_attributes: set(user_attributes) }))
+    }
+
+    fn is_in(&self, event: &Event) -> bool {
+        let mut fields = event.changed_fields.iter().flat_map(|mask| &mask.paths);
+        fields.any(|field| self.fields.contains(field))
+            || event.changed_user_attributes.iter().any(|key| self.user_attributes.contains(key))
+    }
+}
+
+impl Condition {
+    fn parse(filter: &EventFilter) -> Result<Option<Self>, Invalid> {
+        let audiences = &filter.audience_ids;
+        Invalid::limit("filter.audience_ids", "audiences", READER_KEYS, audiences.len())?;
+        if let Some(index) = audiences.iter().position(|id| *id == 0) {
+            return Err(Invalid::filter(format_args!("filter.audience_ids[{index}]"), "must not be 0"));
+        }
+        if !filter.expression.is_empty() {
+            return Err(Invalid::filter("filter.expression", "is not offered by this version"));
+        }
+        Ok((!audiences.is_empty()).then(|| Self { audiences: audiences.iter().copied().collect() }))
+    }
+
+    /// The profile before the change is tested as of when it became that. A membership that has ended since is one that
+    /// the reader was told of, and whose end it was not told of yet.
+    fn judge(&self, change: &Transition) -> Option<FilterMatch> {
+        let before = change.before.as_ref().is_some_and(|profile| self.holds(profile, change.time_before()));
+        let after = change.event.profile.as_ref().is_some_and(|profile| self.holds(profile, change.time()));
+        match (before, after) {
+            (false, false) => None,
+            (false, true) => Some(FilterMatch::Entered),
+            (true, true) => Some(FilterMatch::Stayed),
+            (true, false) => Some(FilterMatch::Left),
+        }
+    }
+
+    fn holds(&self, profile: &Profile, time: Micros) -> bool {
+        let mut memberships = profile.audience_memberships.iter();
+        self.audiences.is_empty()
+            || memberships.any(|joined| self.audiences.contains(&joined.audience_id) && !is_expired(joined, time))
+    }
 }

@@ -31,10 +31,12 @@ pub const ETAG_CHARS: usize = 64;
 pub const REQUEST_ID_CHARS: usize = 64;
 /// Profiles that one patch may take identities from. All of them are written in one commit.
 pub const TAKEN_PROFILES: usize = 10;
-/// Entries of `mpids` in a filter, and of `user_attribute_keys`.
+/// Entries of `mpids`, `audience_ids` and `changed_user_attributes` in a filter, and of `user_attribute_keys`.
 pub const READER_KEYS: usize = 1_000;
 /// Entries of `types` in a filter.
 pub const FILTER_TYPES: usize = 100;
+/// Entries of `changed_fields` in a filter.
+pub const FILTER_FIELDS: usize = 100;
 /// Items of a page if the request does not give a `page_size`.
 pub const DEFAULT_PAGE_ITEMS: usize = 100;
 /// Imports that may take records at the same time. Each may have a flow-control window full of small messages waiting.

@@ -15,7 +15,7 @@ use crate::proto::field::{event, profile, struct_fields_entry, struct_message};
 const _: () = assert!(profile::ALL[profile::ALL.len() - 1].1 < u16::BITS);
 
 /// A parsed `read_mask` with its `user_attribute_keys`.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Mask {
     /// Bit n stands for field n of `Profile`. `None` means all fields.
     fields: Option<u16>,

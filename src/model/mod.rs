@@ -11,7 +11,7 @@
 //! - [`profile`], [`patch`]: what may be stored, and how it changes. `room` refuses a patch that fits into no profile,
 //!   `distinct` finds the new values of a list, and `weight` is the memory that a parsed value takes while it waits in
 //!   the queue.
-//! - [`change`]: what an event says about a change.
+//! - [`change`]: what an event says about a change. [`transition`]: the profile before and after it.
 //! - [`mask`], [`filter`]: what a reader wants to see. A mask works on wire bytes, with [`wire`].
 
 pub mod change;
@@ -32,6 +32,7 @@ mod room;
 pub mod sequence;
 pub mod subscription;
 pub mod time;
+pub mod transition;
 mod weight;
 pub mod wire;
 pub mod workspace;
@@ -52,4 +53,5 @@ pub use profile_key::ProfileKey;
 pub use sequence::{Place, Sequence};
 pub use subscription::{Shard, SubscriptionName};
 pub use time::Micros;
+pub use transition::Transition;
 pub use workspace::Workspace;

@@ -28,6 +28,8 @@ impl Sequence {
 impl Place {
     /// The place before the first event.
     pub const START: Self = Self(0);
+    /// The place after the last event that a log could have.
+    pub const LAST: Self = Self(u64::MAX);
 
     /// The place after the event with this number; the start if it is 0.
     #[must_use]

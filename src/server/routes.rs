@@ -19,7 +19,7 @@ use super::ServerError;
 use crate::config::Config;
 use crate::feed::Feed;
 use crate::grpc::admin_service::Admin;
-use crate::grpc::event_service::Events;
+use crate::grpc::event_service::{Events, stream};
 use crate::grpc::profile_service::Profiles;
 use crate::grpc::server::admin_service_server::AdminServiceServer;
 use crate::grpc::server::event_service_server::EventServiceServer;
@@ -91,7 +91,8 @@ impl Services {
         if is_of(ProfileServiceServer::<Profiles>::NAME) {
             self.profiles.clone().call(request)
         } else if is_of(EventServiceServer::<Events>::NAME) {
-            self.events.clone().call(request)
+            let called = self.events.clone().call(request);
+            Box::pin(async move { called.await.map(stream::opened) })
         } else {
             Box::pin(self.others.clone().call(request))
         }

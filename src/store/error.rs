@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::model::{Invalid, Micros, Mpid, Place, ProfileKey};
+use crate::model::{Invalid, Micros, Mpid, Place, Position, ProfileKey};
 
 /// Why a read or a write failed. It names no gRPC code and holds no personal data.
 #[allow(missing_docs)] // The messages and the comments on the variants explain the fields.
@@ -64,6 +64,8 @@ pub enum StoreError {
 pub enum Past {
     /// In the log: after this place.
     Event(Place),
+    /// In a snapshot: after this position.
+    Position(Position),
     /// In a list of profiles: at the next profile whose row is sound. See `PageStart::over_damage`.
     Profile,
 }

@@ -51,7 +51,7 @@ use uuid::{ContextV7, Timestamp, Uuid};
 pub use apply::Written;
 pub use error::{OpenError, Past, StoreError};
 pub use observe::CacheUse;
-pub use read::{EventPage, EventRef, LogBounds, Lookups, PageSize, ReadClass, Snapshot, begin_unborn};
+pub use read::{AsOf, EventPage, EventRef, LogBounds, Lookups, PageSize, ReadClass, Snapshot};
 pub use scrub::ScrubReport;
 pub use write::LaneUse;
 
@@ -60,7 +60,7 @@ use crate::command::{Command, Stamp};
 use crate::config::StoreConfig;
 use crate::model::cursor::{CursorSpace, Start};
 use crate::model::page_token::PageStart;
-use crate::model::{EventKind, Filter, LogId, Micros, Mpid, ProfileKey, Sequence, Workspace};
+use crate::model::{EventKind, Filter, LogId, Micros, Mpid, Place, Position, ProfileKey, Sequence, Workspace};
 use crate::telemetry::metrics::{CommandOutcome, StoreMetrics};
 use logs::{Logs, Workspaces};
 use open::Opened;
@@ -301,6 +301,29 @@ impl Store {
         self.snapshot()?.profiles(workspace, start, self.now(), size, take)
     }
 
+    /// Returns the bounds of a workspace's log, and the position where a reader starts: see [`Snapshot::begin`].
+    ///
+    /// # Errors
+    /// Those of [`Snapshot::begin`], and [`StoreError::Closed`] or [`StoreError::Failed`].
+    pub fn begin(&self, workspace: &Workspace, start: &Start) -> Result<(LogBounds, Position), StoreError> {
+        let cursors = self.cursors(workspace);
+        match self.workspace_id(workspace) {
+            Some(id) => self.snapshot()?.begin(id, cursors, start),
+            None => Ok((LogBounds::default(), read::begin_unborn(cursors, start)?)),
+        }
+    }
+
+    /// Returns whether a profile had events at or before a place.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`], [`StoreError::Closed`] or [`StoreError::Failed`].
+    pub fn has_events_before(&self, workspace: &Workspace, mpid: Mpid, place: Place) -> Result<bool, StoreError> {
+        match self.workspace_id(workspace) {
+            Some(id) => self.snapshot()?.has_events_before(id, mpid, place),
+            None => Ok(false),
+        }
+    }
+
     /// Reads a page of a workspace's log, or of one profile's history if the filter names a single profile: see
     /// [`Snapshot::events`].
     ///
@@ -313,21 +336,37 @@ impl Store {
         start: &Start,
         filter: &Filter,
         size: PageSize,
-        take: impl FnMut(EventRef<'_>) -> Result<usize, StoreError>,
+        take: impl FnMut(EventRef<'_>) -> Result<Option<usize>, StoreError>,
     ) -> Result<EventPage, StoreError> {
-        let cursors = self.cursors(workspace);
+        let (bounds, position) = self.begin(workspace, start)?;
+        let after = position.place();
         let Some(workspace) = self.workspace_id(workspace) else {
-            return Ok(EventPage { through: begin_unborn(cursors, start)?.place(), complete: true });
+            return Ok(EventPage { through: after, complete: true });
         };
         let snapshot = self.snapshot()?;
-        let (bounds, position) = snapshot.begin(workspace, cursors, start)?;
-        let after = position.place();
         match filter.single_mpid() {
             Some(mpid) => {
                 let history = History { workspace, mpid, after, through: bounds.head, filter };
                 snapshot.history(&self.walks, history, size, take)
             }
             None => snapshot.events(workspace, after, bounds.head, filter, size, take),
+        }
+    }
+
+    /// Reads a page of a workspace's profiles as of a place in the log: see [`Snapshot::profiles_as_of`].
+    ///
+    /// # Errors
+    /// Those of [`Snapshot::profiles_as_of`], and [`StoreError::Closed`] or [`StoreError::Failed`].
+    pub fn profiles_as_of(
+        &self,
+        workspace: &Workspace,
+        as_of: AsOf<'_>,
+        size: PageSize,
+        take: impl FnMut(Mpid, &[u8]) -> Result<Option<usize>, StoreError>,
+    ) -> Result<Position, StoreError> {
+        match self.workspace_id(workspace) {
+            Some(id) => self.snapshot()?.profiles_as_of(id, as_of, size, take),
+            None => Ok(as_of.of.into()),
         }
     }
 

@@ -26,7 +26,7 @@ const HEAD_KIND: u64 = 3;
 const FORMAT: u8 = 1;
 
 /// How many reasons this version sends.
-const SENT: usize = 25;
+const SENT: usize = 26;
 /// The most keys in `user_attribute_keys`.
 const ATTRIBUTE_KEYS: usize = 1_000;
 /// How many writes are sent at once to a queue that holds one.
@@ -132,8 +132,11 @@ fn produce(reason: ErrorReason) -> Option<Producer> {
         ErrorReason::RateLimited => over_http(rate_limited()),
         ErrorReason::PermissionDenied => grpc(permission_denied()),
         ErrorReason::EncodingUnsupported => grpc(encoding_unsupported()),
+        ErrorReason::StreamTooOld => grpc(stream_too_old()),
         ErrorReason::Unspecified
         | ErrorReason::Internal
+        | ErrorReason::EventNotFound
+        | ErrorReason::SubscriptionExists
         | ErrorReason::AudienceNotFound
         | ErrorReason::SubscriptionNotFound
         | ErrorReason::SubscriptionTakenOver => return None,
@@ -276,6 +279,12 @@ async fn request_id_reused() -> Status {
 async fn subscriber_stalled() -> Status {
     let (_server, mut stream) = TestServer::with_stalled_subscriber().await;
     stream.failure().await
+}
+
+async fn stream_too_old() -> Status {
+    let server =
+        TestServer::start_with(|config| config.feed.max_stream_age = std::time::Duration::from_millis(1)).await;
+    server.client().await.subscribe_from(None).await.failure().await
 }
 
 async fn server_draining() -> Status {

@@ -130,8 +130,8 @@ async fn what_is_not_offered_is_refused_and_not_ignored() {
     use subscribe_request::Start;
     refusing(|client| async move {
         let starts = [
-            ("time", Start::Time(Timestamp::default())),
-            ("snapshot", Start::Snapshot(true)),
+            ("time", Start::Time(Timestamp { seconds: 0, nanos: -1 })),
+            ("snapshot", Start::Snapshot(false)),
             ("subscription", Start::Subscription("s".into())),
             ("earliest", Start::Earliest(false)),
         ];

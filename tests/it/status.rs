@@ -108,6 +108,8 @@ async fn status_shows_the_limits_in_force() {
         config.server.idle_timeout = Duration::from_secs(129);
         config.server.receive_timeout = Duration::from_secs(130);
         config.server.send_timeout = Duration::from_secs(131);
+        config.feed.max_stream_age = Duration::from_secs(132);
+        config.feed.max_streams_per_client = 133;
         config.store.read_concurrency = 23;
         config.server.import_idle_timeout = Duration::from_secs(24);
     })
@@ -144,6 +146,8 @@ async fn status_shows_the_limits_in_force() {
         idle_timeout: seconds(129),
         receive_timeout: seconds(130),
         send_timeout: seconds(131),
+        max_stream_age: seconds(132),
+        max_streams_per_client: 133,
         read_concurrency: 23,
         import_idle_timeout: seconds(24),
     };

@@ -1,25 +1,28 @@
 //! Streams that nothing polls: what the watchdog frees, and what it leaves alone. The tests tell it the time.
 
+use std::net::Ipv4Addr;
 use std::sync::{Weak, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
+use prost_types::value::Kind;
+use prost_types::{Struct, Value};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
+use super::super::frame::messages;
 use super::super::open::SEGMENT_TIMEOUT;
-use super::super::ring::Segment;
+use super::super::segment::Segment;
 use super::super::*;
 use super::workspace;
 use crate::command::{Change, Command, Create};
 use crate::config::StoreConfig;
 use crate::model::cursor::Start;
 use crate::model::{Filter, Limits, Mask, Mpid, NewProfile};
+use crate::proto::v1::Profile;
 use crate::proto::v1::subscribe_response::Message;
-use crate::proto::v1::{Profile, SubscribeResponse};
 use crate::store::{ReadClass, StoreError};
-use prost::Message as _;
 
 const STALL: Duration = Duration::from_secs(300);
 /// How many profiles the log begins with.
@@ -39,7 +42,7 @@ struct Service {
 impl Service {
     async fn start() -> Self {
         let dir = TempDir::new().unwrap();
-        let feed = Feed::new(FeedConfig { ring_bytes: 0, stall_timeout: STALL });
+        let feed = Feed::new(FeedConfig { ring_bytes: 0, stall_timeout: STALL, ..FeedConfig::default() });
         let publisher = feed.clone();
         let data_dir = dir.path().join("data");
         let config = StoreConfig { data_dir, scrub_rate: 0, read_concurrency: 1, ..StoreConfig::default() };
@@ -51,9 +54,12 @@ impl Service {
         service
     }
 
-    /// Writes one event.
+    /// Writes one event, of which a run holds no second.
     async fn create(&self, mpid: i64) {
-        let profile = Box::new(NewProfile::parse(Profile::default(), &Limits::default()).unwrap());
+        let note = Value { kind: Some(Kind::StringValue("x".repeat(20_000))) };
+        let user_attributes = Some(Struct { fields: [("note".to_owned(), note)].into() });
+        let profile = Profile { user_attributes, ..Profile::default() };
+        let profile = Box::new(NewProfile::parse(profile, &Limits::default()).unwrap());
         let create = Create { profile, mpid: Mpid::new(mpid).unwrap(), drawn: false };
         let command = Command {
             workspace: workspace(0),
@@ -76,6 +82,7 @@ impl Service {
             mask: Mask::parse(None, Vec::new()).unwrap(),
             heartbeat: Duration::from_secs(60),
             until_caught_up: false,
+            peer: Ipv4Addr::LOCALHOST.into(),
         };
         self.feed.subscribe(Arc::clone(&self.store), subscribe).unwrap()
     }
@@ -114,10 +121,10 @@ impl Service {
 /// The sequence of the next event, and its cursor.
 async fn event(frames: &mut Frames) -> (u64, String) {
     loop {
-        let frame = tokio::time::timeout(PATIENCE, frames.next()).await.expect("there is an event");
-        let response = SubscribeResponse::decode(frame.unwrap().unwrap()).unwrap();
-        if let Some(Message::Event(event)) = response.message {
-            return (event.sequence, response.cursor);
+        let run = tokio::time::timeout(PATIENCE, frames.next()).await.expect("there is an event");
+        let [response] = &messages(&run.unwrap().unwrap())[..] else { panic!("a run has one event of this size") };
+        if let Some(Message::Event(event)) = &response.message {
+            return (event.sequence, response.cursor.clone());
         }
     }
 }

@@ -74,7 +74,7 @@ impl Snapshot {
         walks: &Walks,
         history: History<'_>,
         size: PageSize,
-        mut take: impl FnMut(EventRef<'_>) -> Result<usize, StoreError>,
+        mut take: impl FnMut(EventRef<'_>) -> Result<Option<usize>, StoreError>,
     ) -> Result<EventPage, StoreError> {
         let History { workspace, after, through, filter, .. } = history;
         let Ok(Some(walk)) = self.walk(walks, history, &mut Budget::new(size)) else {
@@ -89,7 +89,7 @@ impl Snapshot {
                 return Ok(EventPage { through: last, complete: false });
             }
             let delivered = self.event(workspace, event, |event| {
-                if filter.matches(event.kind, event.mpid, event.silent) { take(event).map(Some) } else { Ok(None) }
+                if filter.matches(event.kind, event.mpid, event.silent) { take(event) } else { Ok(None) }
             });
             match delivered {
                 Ok(bytes) => budget.deliver(bytes),
@@ -142,14 +142,24 @@ impl Snapshot {
                 return Ok(None);
             }
             chain.push(sequence);
-            next = tables::event(&self.0.events, workspace, sequence, |row| {
-                let linked = row.mpid == mpid && row.previous.is_none_or(|previous| previous < sequence);
-                if linked { Ok(row.previous) } else { Err(Kind::Event.corrupt()) }
-            })?
-            .ok_or(Kind::Event.corrupt())?;
+            next = self.link(workspace, mpid, sequence)?;
         }
         chain.reverse();
         Ok(Some(chain))
+    }
+
+    /// Returns the profile's event before one. `None` if it is the first.
+    pub(super) fn link(
+        &self,
+        workspace: WorkspaceId,
+        mpid: Mpid,
+        sequence: Sequence,
+    ) -> Result<Option<Sequence>, StoreError> {
+        let previous = tables::event(&self.0.events, workspace, sequence, |row| {
+            let linked = row.mpid == mpid && row.previous.is_none_or(|previous| previous < sequence);
+            if linked { Ok(row.previous) } else { Err(Kind::Event.corrupt()) }
+        })?;
+        previous.ok_or(Kind::Event.corrupt())
     }
 }
 

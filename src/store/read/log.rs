@@ -62,8 +62,8 @@ pub fn begin_unborn(cursors: CursorSpace, start: &Start) -> Result<Position, Inv
 }
 
 impl Snapshot {
-    /// Calls `take` with the matching events after `after` and up to `through`, in order, until the page is full.
-    /// `take` returns how many bytes it delivers of an event.
+    /// Calls `take` with the events after `after` and up to `through` whose headers match, in order, until the page is
+    /// full. `take` returns how many bytes it delivers of an event, or `None` if it leaves it out.
     ///
     /// # Errors
     /// [`StoreError::Expired`] if the log no longer holds the first of these events. [`StoreError::Corrupt`] if the
@@ -75,12 +75,12 @@ impl Snapshot {
         through: Place,
         filter: &Filter,
         size: PageSize,
-        mut take: impl FnMut(EventRef<'_>) -> Result<usize, StoreError>,
+        mut take: impl FnMut(EventRef<'_>) -> Result<Option<usize>, StoreError>,
     ) -> Result<EventPage, StoreError> {
         let mut last = after;
         let mut budget = Budget::new(size);
         let mut deliver = |event: EventRef<'_>| {
-            if filter.matches(event.kind, event.mpid, event.silent) { take(event).map(Some) } else { Ok(None) }
+            if filter.matches(event.kind, event.mpid, event.silent) { take(event) } else { Ok(None) }
         };
         match guarded(Kind::Event, || self.read_events(workspace, &mut last, through, &mut budget, &mut deliver)) {
             Err(StoreError::Corrupt { .. }) if last == after => Err(self.damaged_after(workspace, after, through)?),

@@ -1,7 +1,7 @@
 //! Reads of the latest committed state.
 //!
 //! In reading order:
-//! - `profiles`: lookups and lists of profiles.
+//! - `profiles`: lookups and lists of profiles. `as_of`: profiles as they were at a place in the log.
 //! - `page`: the bounds of one page of a list.
 //! - `pool`: how many reads run at a time, and whose turn it is.
 //! - `log`: the events of a workspace. `history`: the events of one profile. `workspaces`: the list of workspaces.
@@ -16,6 +16,7 @@
 //!
 //! Deliberately absent: a cache of pages or profiles, because redb has one.
 
+mod as_of;
 mod history;
 mod log;
 mod page;
@@ -28,8 +29,10 @@ use std::sync::Arc;
 
 use redb::{ReadOnlyTable, ReadTransaction};
 
+pub use as_of::AsOf;
 pub(super) use history::{History, Walks};
-pub use log::{EventPage, EventRef, LogBounds, begin_unborn};
+pub(super) use log::begin_unborn;
+pub use log::{EventPage, EventRef, LogBounds};
 pub use page::PageSize;
 pub(super) use pool::Pool;
 pub use pool::ReadClass;

@@ -140,8 +140,10 @@ impl Snapshot {
             (None, None) => Bound::Included((workspace.0, i64::MIN)),
         };
         let mut last = after;
-        let mut page = Page { workspace, after, now, budget: Budget::new(size) };
-        match guarded(Kind::Profile, || self.read_profiles(&mut page, from, over_damage, &mut last, &mut take)) {
+        let mut read = |_: Mpid, row: &ProfileRow<'_>| served(row, now, &mut take);
+        match guarded(Kind::Profile, || {
+            self.read_profiles(workspace, after, size, from, over_damage, &mut last, &mut read)
+        }) {
             Ok(more) => Ok(last.filter(|_| more)),
             Err(StoreError::Corrupt { .. }) if last > after => Ok(last), // The next page begins at the damage.
             Err(StoreError::Corrupt { table, .. }) => Err(StoreError::Corrupt { table, past: Some(Past::Profile) }),
@@ -149,16 +151,19 @@ impl Snapshot {
         }
     }
 
-    /// Reads one page, and moves `last` to each profile that was read. Returns whether there are more.
-    fn read_profiles(
+    /// Calls `read` with the rows of one page, and moves `last` to each that was read. `read` returns how many bytes it
+    /// delivers of the row. Returns whether there are more.
+    pub(super) fn read_profiles(
         &self,
-        page: &mut Page,
+        workspace: WorkspaceId,
+        after: Option<Mpid>,
+        size: PageSize,
         from: Bound<(u32, i64)>,
         over_damage: bool,
         last: &mut Option<Mpid>,
-        take: &mut impl FnMut(&[u8]) -> Result<usize, StoreError>,
+        read: &mut impl FnMut(Mpid, &ProfileRow<'_>) -> Result<Option<usize>, StoreError>,
     ) -> Result<bool, StoreError> {
-        let workspace = page.workspace;
+        let mut budget = Budget::new(size);
         if !over_damage {
             self.check_before(from)?;
         }
@@ -171,16 +176,16 @@ impl Snapshot {
             if of > workspace.0 {
                 return Ok(false);
             }
-            if !page.budget.take_row() {
+            if !budget.take_row() {
                 return Ok(true);
             }
-            if *last == page.after && of == workspace.0 && Some(mpid) <= page.after {
+            if *last == after && of == workspace.0 && Some(mpid) <= after {
                 continue; // A damaged page above led to rows before the first.
             }
             if of < workspace.0 || last.is_some_and(|last| last >= mpid) {
                 return Err(Kind::Profile.corrupt());
             }
-            page.budget.deliver(served(&row, page.now, &mut *take)?);
+            budget.deliver(read(mpid, &row)?);
             *last = Some(mpid);
         }
         Ok(false)
@@ -197,7 +202,7 @@ impl Snapshot {
     }
 
     /// Returns the next profile whose row is sound.
-    fn next_sound(&self, workspace: WorkspaceId, after: Option<Mpid>) -> Result<Option<Mpid>, StoreError> {
+    pub(super) fn next_sound(&self, workspace: WorkspaceId, after: Option<Mpid>) -> Result<Option<Mpid>, StoreError> {
         match guarded(Kind::Profile, || self.walk_to_sound(workspace, after)) {
             Err(StoreError::Corrupt { .. }) => Ok(self.leap_to_sound(workspace, after)),
             walked => walked,
@@ -246,15 +251,6 @@ impl Snapshot {
     }
 }
 
-/// A page of a list while it is read.
-struct Page {
-    workspace: WorkspaceId,
-    /// The last profile of the previous page.
-    after: Option<Mpid>,
-    now: Micros,
-    budget: Budget,
-}
-
 /// Returns the mpid of a row that is sound and belongs to the workspace.
 fn sound_mpid((of, mpid): (u32, i64), row: &[u8], workspace: WorkspaceId) -> Option<Mpid> {
     let mpid = Mpid::new(mpid).filter(|_| of == workspace.0)?;
@@ -262,7 +258,7 @@ fn sound_mpid((of, mpid): (u32, i64), row: &[u8], workspace: WorkspaceId) -> Opt
 }
 
 /// Calls `read` with a profile as of `now`. Returns `None` if the row holds no profile.
-fn served<T>(
+pub(super) fn served<T>(
     row: &ProfileRow<'_>,
     now: Micros,
     read: impl FnOnce(&[u8]) -> Result<T, StoreError>,

@@ -305,7 +305,7 @@ fn page_of_events(store: &Store, after: u64, filter: &Filter) -> (Vec<u64>, Resu
     };
     let page = store.list_events(&workspace(), &start, filter, EVERYTHING, |event| {
         seen.push(event.sequence.get());
-        Ok(1)
+        Ok(Some(1))
     });
     (seen, page)
 }
@@ -400,7 +400,7 @@ async fn a_long_history_is_read_in_pages_while_it_grows() {
         let page = store.list_events(&workspace(), &start, &filter, size, |event| {
             seen.push(event.sequence.get());
             took += 1;
-            Ok(1)
+            Ok(Some(1))
         });
         let page = page.unwrap();
         assert!(took <= ITEMS);

@@ -37,7 +37,7 @@ impl Holdings {
         let LogBounds { head, .. } = snapshot.log_bounds(id).unwrap();
         let keep = |event: EventRef<'_>| {
             holds.log.push(Bytes::copy_from_slice(event.event));
-            Ok(1)
+            Ok(Some(1))
         };
         let all = Filter::default();
         let page = snapshot.events(id, Place::START, head, &all, EVERYTHING, keep).unwrap();
@@ -49,7 +49,7 @@ impl Holdings {
             let whole = History { workspace: id, mpid, after: Place::START, through: head, filter: &all };
             let keep = |event: EventRef<'_>| {
                 history.push(event.sequence.get());
-                Ok(1)
+                Ok(Some(1))
             };
             assert!(snapshot.history(&Walks::default(), whole, EVERYTHING, keep).unwrap().complete);
             if !history.is_empty() {

@@ -19,6 +19,8 @@ label! {
         Stalled = "stalled",
         /// The server shut down.
         Drained = "drained",
+        /// It had been open for as long as streams may be.
+        TooOld = "too_old",
         /// The log no longer held the next event.
         Expired = "expired",
         /// The next event is damaged.
@@ -73,9 +75,9 @@ impl FeedMetrics {
         self.0.loads.count(source);
     }
 
-    /// An event was handed to a subscriber's connection.
-    pub fn event(&self) {
-        self.0.events.inc();
+    /// Events were handed to a subscriber's connection.
+    pub fn events(&self, count: usize) {
+        self.0.events.inc_by(count as u64);
     }
 
     /// A heartbeat was handed to a subscriber's connection.

@@ -1,0 +1,71 @@
+//! The snapshot that a stream may begin with: one page of it.
+
+use bytes::Bytes;
+
+use super::frame;
+use super::segment::{SEGMENT_BYTES, SEGMENT_EVENTS};
+use super::view::View;
+use crate::model::cursor::CursorSpace;
+use crate::model::{Mpid, Place, Position, Workspace};
+use crate::proto::v1::Profile;
+use crate::store::{AsOf, PageSize, Store, StoreError};
+use prost::Message;
+
+/// Profiles, as encoded frames in one buffer.
+#[derive(Debug)]
+pub(super) struct Page {
+    frames: Bytes,
+    /// The position after each profile, and where its frame ends in the buffer.
+    ends: Vec<(Position, usize)>,
+    /// Every matching profile up to this position is in the page, or before it.
+    through: Position,
+}
+
+/// Reads the page after a profile, as of a place in the log.
+pub(super) fn read(
+    store: &Store,
+    workspace: &Workspace,
+    cursors: CursorSpace,
+    of: Place,
+    after: Option<Mpid>,
+    view: &View,
+) -> Result<Page, StoreError> {
+    let (mut frames, mut ends) = (Vec::new(), Vec::new());
+    let now = store.now();
+    let as_of = AsOf { of, after, mpids: view.filter.mpids(), now };
+    let size = PageSize { items: SEGMENT_EVENTS, bytes: SEGMENT_BYTES };
+    let corrupt = || StoreError::corrupt("profile");
+    let through = store.profiles_as_of(workspace, as_of, size, |mpid, profile| {
+        if !view.filter.has_profile(mpid) {
+            return Ok(None);
+        }
+        if view.filter.tests_profiles() {
+            let decoded = Profile::decode(profile).map_err(|_| corrupt())?;
+            if !view.filter.selects(&decoded, now) {
+                return Ok(None);
+            }
+        }
+        let (position, before) = (Position::Snapshot { of, after: Some(mpid) }, frames.len());
+        let cut = view.mask().profile(profile).map_err(|_| corrupt())?;
+        frame::put_profile(cursors, position, &cut, &mut frames);
+        ends.push((position, frames.len()));
+        Ok(Some(frames.len() - before))
+    })?;
+    Ok(Page { frames: frames.into(), ends, through })
+}
+
+impl Page {
+    /// The next frames of at most about so many bytes, and the position after them. `from` is how many profiles have
+    /// been taken, and is moved. No frames remain at the end of the page.
+    pub fn take(&self, from: &mut usize, bytes: usize) -> (Option<Bytes>, Position) {
+        let begin = from.checked_sub(1).map_or(0, |last| self.ends[last].1);
+        let fitting = self.ends[*from..].iter().take_while(|(_, end)| end - begin <= bytes).count();
+        let to = (*from + fitting.max(1)).min(self.ends.len());
+        if to == *from {
+            return (None, self.through);
+        }
+        *from = to;
+        let (position, end) = self.ends[to - 1];
+        (Some(self.frames.slice(begin..end)), position)
+    }
+}

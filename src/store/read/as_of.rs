@@ -1,0 +1,203 @@
+//! Reads of profiles as they were at a place in the log.
+//!
+//! Each page reads the latest state, so no reader pins an old one. A profile that has changed since the place is what
+//! the first event after the place says that it was before. That event is found by a walk back along the profile's
+//! chain. The log must still hold all events after the place.
+
+use std::ops::Bound;
+
+use prost::Message;
+
+use super::super::WorkspaceId;
+use super::super::error::{Past, StoreError};
+use super::super::rows::{Kind, ProfileRow};
+use super::super::tables::{self, guarded};
+use super::page::Budget;
+use super::profiles::served;
+use super::{PageSize, Snapshot};
+use crate::model::profile::remove_expired;
+use crate::model::{Micros, Mpid, Place, Position, Sequence, Transition};
+
+/// Which profiles to read, as of when.
+#[derive(Debug, Clone, Copy)]
+pub struct AsOf<'a> {
+    /// The place in the log.
+    pub of: Place,
+    /// Reading continues after this profile.
+    pub after: Option<Mpid>,
+    /// If not empty, only these profiles are read. Sorted.
+    pub mpids: &'a [Mpid],
+    /// Memberships that have ended by this time are removed.
+    pub now: Micros,
+}
+
+/// A page while it is read.
+struct Page {
+    /// The last profile that was read.
+    last: Option<Mpid>,
+    /// The profile whose chain is damaged.
+    broken: Option<Mpid>,
+}
+
+impl Snapshot {
+    /// Calls `take` with the profiles after one, in the order of their mpids, until the page is full. `take` returns how
+    /// many bytes it delivers, or `None` if it delivers nothing. Returns the position that the page has reached: in the
+    /// log after the last profile.
+    ///
+    /// # Errors
+    /// [`StoreError::Expired`] if the log no longer holds the events after the place. [`StoreError::Corrupt`] if the
+    /// first profile is damaged: its `past` says where to continue.
+    pub fn profiles_as_of(
+        &self,
+        workspace: WorkspaceId,
+        as_of: AsOf<'_>,
+        size: PageSize,
+        mut take: impl FnMut(Mpid, &[u8]) -> Result<Option<usize>, StoreError>,
+    ) -> Result<Position, StoreError> {
+        let AsOf { of, after, .. } = as_of;
+        self.check_held(workspace, self.log_bounds(workspace)?, of)?;
+        let mut page = Page { last: after, broken: None };
+        let read = if as_of.mpids.is_empty() {
+            self.read_all(workspace, as_of, size, &mut page, &mut take)
+        } else {
+            self.read_some(workspace, as_of, size, &mut page, &mut take)
+        };
+        match read {
+            Ok(true) => Ok(Position::Snapshot { of, after: page.last }),
+            Ok(false) => Ok(Position::Log(of)),
+            Err(StoreError::Corrupt { .. }) if page.last > after => Ok(Position::Snapshot { of, after: page.last }),
+            Err(StoreError::Corrupt { table, .. }) => {
+                let past = match page.broken {
+                    Some(mpid) => Position::Snapshot { of, after: Some(mpid) },
+                    None => self.before_next_sound(workspace, of, after)?,
+                };
+                Err(StoreError::Corrupt { table, past: Some(Past::Position(past)) })
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Returns whether a profile had events at or before a place.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`].
+    pub fn has_events_before(&self, workspace: WorkspaceId, mpid: Mpid, place: Place) -> Result<bool, StoreError> {
+        let latest = tables::profile(&self.0.profiles, workspace, mpid, |row| Ok(row.last_event))?;
+        match latest {
+            None => Ok(false),
+            Some(latest) if Place::from(latest) <= place => Ok(true),
+            Some(latest) => {
+                let first = self.first_after(workspace, mpid, latest, place)?;
+                Ok(self.link(workspace, mpid, first)?.is_some())
+            }
+        }
+    }
+
+    /// Returns whether there are more.
+    fn read_all(
+        &self,
+        workspace: WorkspaceId,
+        as_of: AsOf<'_>,
+        size: PageSize,
+        page: &mut Page,
+        take: &mut impl FnMut(Mpid, &[u8]) -> Result<Option<usize>, StoreError>,
+    ) -> Result<bool, StoreError> {
+        let from = match as_of.after {
+            Some(after) => Bound::Excluded((workspace.0, after.get())),
+            None => Bound::Included((workspace.0, i64::MIN)),
+        };
+        let Page { last, broken } = page;
+        guarded(Kind::Profile, || {
+            self.read_profiles(workspace, as_of.after, size, from, false, last, &mut |mpid, row| {
+                self.read_as_of(workspace, mpid, row, as_of, broken, take)
+            })
+        })
+    }
+
+    /// Returns whether there are more.
+    fn read_some(
+        &self,
+        workspace: WorkspaceId,
+        as_of: AsOf<'_>,
+        size: PageSize,
+        page: &mut Page,
+        take: &mut impl FnMut(Mpid, &[u8]) -> Result<Option<usize>, StoreError>,
+    ) -> Result<bool, StoreError> {
+        let mut budget = Budget::new(size);
+        let first = as_of.mpids.partition_point(|mpid| Some(*mpid) <= as_of.after);
+        for mpid in &as_of.mpids[first..] {
+            if !budget.take_row() {
+                return Ok(true);
+            }
+            let broken = &mut page.broken;
+            let read = tables::profile(&self.0.profiles, workspace, *mpid, |row| {
+                self.read_as_of(workspace, *mpid, &row, as_of, broken, take)
+            });
+            let read = read.inspect_err(|_| page.broken = Some(*mpid))?;
+            budget.deliver(read.flatten());
+            page.last = Some(*mpid);
+        }
+        Ok(false)
+    }
+
+    fn read_as_of(
+        &self,
+        workspace: WorkspaceId,
+        mpid: Mpid,
+        row: &ProfileRow<'_>,
+        AsOf { of, now, .. }: AsOf<'_>,
+        broken: &mut Option<Mpid>,
+        take: &mut impl FnMut(Mpid, &[u8]) -> Result<Option<usize>, StoreError>,
+    ) -> Result<Option<usize>, StoreError> {
+        if Place::from(row.last_event) <= of {
+            return Ok(served(row, now, |profile| take(mpid, profile))?.flatten());
+        }
+        let change = self.first_change_after(workspace, mpid, row.last_event, of);
+        let Some(mut before) = change.inspect_err(|_| *broken = Some(mpid))?.before else { return Ok(None) };
+        remove_expired(&mut before, now);
+        take(mpid, &before.encode_to_vec())
+    }
+
+    fn first_change_after(
+        &self,
+        workspace: WorkspaceId,
+        mpid: Mpid,
+        latest: Sequence,
+        of: Place,
+    ) -> Result<Transition, StoreError> {
+        let first = self.first_after(workspace, mpid, latest, of)?;
+        self.event(workspace, first, |event| Transition::decode(event.event).map_err(|_| Kind::Event.corrupt()))
+    }
+
+    /// Returns the first event of a profile after a place. `latest` is its latest event, and after the place. The walk
+    /// is as long as the profile has had events since: it has no other bound, because a page must make progress.
+    fn first_after(
+        &self,
+        workspace: WorkspaceId,
+        mpid: Mpid,
+        latest: Sequence,
+        of: Place,
+    ) -> Result<Sequence, StoreError> {
+        let mut first = latest;
+        loop {
+            let previous = self.link(workspace, mpid, first)?;
+            match previous.filter(|previous| Place::from(*previous) > of) {
+                Some(previous) => first = previous,
+                None => return Ok(first),
+            }
+        }
+    }
+
+    /// Returns the position before the next profile that can be read.
+    fn before_next_sound(
+        &self,
+        workspace: WorkspaceId,
+        of: Place,
+        after: Option<Mpid>,
+    ) -> Result<Position, StoreError> {
+        Ok(match self.next_sound(workspace, after)? {
+            Some(sound) => Position::Snapshot { of, after: sound.get().checked_sub(1).and_then(Mpid::new).max(after) },
+            None => Position::Log(of),
+        })
+    }
+}
