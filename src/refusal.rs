@@ -67,6 +67,8 @@ pub enum Detail {
     },
     /// The profile in question, such as `profiles/42`. Empty if the caller named it by an identity.
     Profile(String),
+    /// The subscription in question, such as `subscriptions/crm`.
+    Subscription(String),
     /// How long to wait before the next attempt.
     RetryAfter(Duration),
 }
@@ -416,6 +418,11 @@ impl From<FeedError> for Refusal {
             FeedError::TooOld { cursor } => Self::new(ErrorReason::StreamTooOld, message)
                 .retry_after(jittered(REOPEN_RETRY))
                 .with("cursor", &cursor),
+            FeedError::TakenOver { cursor } => {
+                Self::new(ErrorReason::SubscriptionTakenOver, message).with("cursor", &cursor)
+            }
+            FeedError::Deleted { name } => Self::new(ErrorReason::SubscriptionNotFound, message)
+                .detail(Detail::Subscription(format!("subscriptions/{name}"))),
             FeedError::TooManyStreams { limit } => Self::new(ErrorReason::QuotaExceeded, message)
                 .with("subject", "streams")
                 .with("limit", &limit)

@@ -15,8 +15,10 @@
 //! Locks: a poll holds the lock of its stream, and takes that of a ring. No thread else holds two at once: the lock of a
 //! map is released before any other is taken.
 //!
-//! `lag` is what operators see of the subscribers.
+//! `lag` is what operators see of the subscribers, and `attachment` what they see of those that belong to a durable
+//! subscription. A subscription has one stream: the newest.
 
+mod attachment;
 mod budget;
 mod channel;
 pub mod frame;
@@ -43,6 +45,7 @@ use crate::model::cursor::CursorSpace;
 use crate::model::{LogId, Workspace};
 use crate::store::{Committed, Store};
 use crate::telemetry::metrics::FeedMetrics;
+use attachment::Attachments;
 use budget::Budget;
 use channel::Channel;
 use open::Streams;
@@ -50,6 +53,7 @@ use segment::Segment;
 use stream::Subscriber;
 use view::Room;
 
+pub use attachment::{AttachedStream, Attachment, Detached};
 pub use lag::Subscribers;
 pub use open::Frames;
 pub use stream::{FeedError, Subscribe};
@@ -64,6 +68,7 @@ pub struct Feed {
     budget: Arc<Budget>,
     room: Arc<Room>,
     streams: Arc<Streams>,
+    attachments: Arc<Attachments>,
     config: FeedConfig,
     draining: Arc<AtomicBool>,
     /// Ends the watchdog.
@@ -91,6 +96,7 @@ impl Feed {
             budget,
             room: Arc::default(),
             streams: Arc::default(),
+            attachments: Arc::default(),
             config,
             draining: Arc::default(),
             drained: Arc::default(),

@@ -19,6 +19,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::ReusableBoxFuture;
 
 use super::Feed;
+use super::attachment::{Attachment, Detached};
 use super::channel::Channel;
 use super::frame::{self, Notice};
 use super::lag::SharedCursor;
@@ -26,7 +27,7 @@ use super::segment::{Filling, SEGMENT_BYTES, SEGMENT_EVENTS, Segment};
 use super::snapshot;
 use super::view::View;
 use crate::model::cursor::{CursorSpace, Start};
-use crate::model::{Cursor, Filter, Invalid, Mask, Place, Position, Workspace};
+use crate::model::{Cursor, Filter, Invalid, Mask, Place, Position, SubscriptionName, Workspace};
 use crate::proto::v1::{CaughtUp, Heartbeat, Opened, SnapshotComplete};
 use crate::store::{EventRef, PageSize, Past, ReadClass, Store, StoreError};
 use crate::telemetry::metrics::{Load, OpenStream, StreamEnd};
@@ -51,6 +52,8 @@ pub struct Subscribe {
     pub until_caught_up: bool,
     /// The address of the client.
     pub peer: IpAddr,
+    /// What binds the stream to a durable subscription. `None` without one.
+    pub attachment: Option<Attachment>,
 }
 
 /// Why a stream ends.
@@ -75,6 +78,12 @@ pub enum FeedError {
     /// The stream has been open for as long as streams may be.
     #[error("the stream has been open for as long as the server allows; open a new one")]
     TooOld { cursor: Cursor },
+    /// A newer stream took over the subscription, or the subscription has changed.
+    #[error("a newer stream took over the subscription, or its place or settings have changed")]
+    TakenOver { cursor: Cursor },
+    /// The subscription was deleted.
+    #[error("the subscription was deleted")]
+    Deleted { name: SubscriptionName },
     /// The client has as many streams open as it may have.
     #[error("this client has {limit} streams open, which is the limit")]
     TooManyStreams { limit: usize },
@@ -109,6 +118,7 @@ pub(super) struct Subscriber {
     sent_at: Instant,
     /// When it has been open for as long as streams may be.
     end_at: Option<Instant>,
+    attachment: Option<Attachment>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,7 +166,7 @@ impl Subscriber {
     /// # Errors
     /// [`FeedError`] if it cannot start where the caller asks.
     pub fn open(feed: &Feed, store: Arc<Store>, subscribe: Subscribe) -> Result<Self, FeedError> {
-        let Subscribe { workspace, start, filter, mask, heartbeat, until_caught_up, .. } = subscribe;
+        let Subscribe { workspace, start, filter, mask, heartbeat, until_caught_up, peer: _, attachment } = subscribe;
         let channel = feed.channel(&workspace);
         let cursors = store.cursors(&workspace);
         let (bounds, position) = store.begin(&workspace, &start)?;
@@ -174,6 +184,7 @@ impl Subscriber {
             timer: Box::pin(tokio::time::sleep_until(end_at.map_or(now + heartbeat, |end| end.min(now + heartbeat)))),
             sent_at: now,
             end_at,
+            attachment,
             phase: Phase::Opening,
             batch: None,
             loading: None,
@@ -200,6 +211,9 @@ impl Subscriber {
             self.open.end(end_of(next.as_ref()));
         }
         self.shared_cursor.moved_to(self.position.place());
+        if let Some(attachment) = &self.attachment {
+            attachment.sent(self.position);
+        }
         self.sent_at = Instant::now();
         Poll::Ready(next)
     }
@@ -246,8 +260,10 @@ impl Subscriber {
 
     /// The notice of a change of phase, or the end of the stream.
     fn change_phase(&mut self) -> Option<Next> {
-        if self.phase != Phase::Opening && self.feed.is_draining() {
-            return Some(Some(Err(FeedError::Draining { cursor: self.cursor() })));
+        if self.phase != Phase::Opening
+            && let Some(end) = self.end()
+        {
+            return Some(Some(Err(end)));
         }
         let (phase, notice) = match (self.phase, self.position) {
             (Phase::Opening, Position::Snapshot { .. }) => (Phase::Snapshot, self.opened()),
@@ -265,6 +281,18 @@ impl Subscriber {
         };
         self.phase = phase;
         Some(Some(Ok(notice)))
+    }
+
+    /// Why somebody else ends the stream, if so.
+    fn end(&self) -> Option<FeedError> {
+        if self.feed.is_draining() {
+            return Some(FeedError::Draining { cursor: self.cursor() });
+        }
+        let attachment = self.attachment.as_ref()?;
+        Some(match attachment.ended()? {
+            Detached::TakenOver => FeedError::TakenOver { cursor: self.cursor() },
+            Detached::Deleted => FeedError::Deleted { name: attachment.name().clone() },
+        })
     }
 
     /// Loads the next batch, or waits for more events if there are none. `None` means that there may be one.
@@ -425,7 +453,7 @@ impl Subscriber {
             head_sequence: self.target.get(),
             heartbeat_interval: prost_types::Duration::try_from(self.heartbeat).ok(),
             snapshot: matches!(self.position, Position::Snapshot { .. }),
-            stream: 0,
+            stream: self.attachment.as_ref().map_or(0, Attachment::stream),
         };
         self.notice(&Notice::Opened(opened))
     }
@@ -442,6 +470,7 @@ fn end_of(last: Option<&Result<Bytes, FeedError>>) -> StreamEnd {
         Some(Err(FeedError::Stalled { .. })) => StreamEnd::Stalled,
         Some(Err(FeedError::Draining { .. })) => StreamEnd::Drained,
         Some(Err(FeedError::TooOld { .. })) => StreamEnd::TooOld,
+        Some(Err(FeedError::TakenOver { .. } | FeedError::Deleted { .. })) => StreamEnd::TakenOver,
         Some(Err(FeedError::Damaged { .. } | FeedError::Store(StoreError::Corrupt { .. }))) => StreamEnd::Corrupt,
         Some(Err(FeedError::Store(StoreError::Expired { .. }))) => StreamEnd::Expired,
         Some(Err(FeedError::Store(_) | FeedError::Invalid(_) | FeedError::TooManyStreams { .. })) => StreamEnd::Failed,

@@ -19,6 +19,7 @@ pub(crate) const DEADLINE: &str = "the caller's deadline passed; whether a write
 const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const DOMAIN: &str = "cameo";
 const PROFILE: &str = "cameo.v1.Profile";
+const SUBSCRIPTION: &str = "cameo.v1.Subscription";
 
 impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
@@ -70,6 +71,7 @@ fn details(refusal: &Refusal) -> ErrorDetails {
             }
             Detail::Quota { subject, problem } => details.add_quota_failure_violation(*subject, problem),
             Detail::Profile(name) => details.set_resource_info(PROFILE, name, "", &*refusal.message),
+            Detail::Subscription(name) => details.set_resource_info(SUBSCRIPTION, name, "", &*refusal.message),
             Detail::RetryAfter(wait) => details.set_retry_info(Some(*wait)),
         };
     }

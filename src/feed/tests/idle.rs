@@ -83,6 +83,7 @@ impl Service {
             heartbeat: Duration::from_secs(60),
             until_caught_up: false,
             peer: Ipv4Addr::LOCALHOST.into(),
+            attachment: None,
         };
         self.feed.subscribe(Arc::clone(&self.store), subscribe).unwrap()
     }

@@ -143,6 +143,7 @@ fn parse_subscribe(request: SubscribeRequest, peer: IpAddr) -> Result<Subscribe,
         heartbeat: parse_heartbeat(request.heartbeat_interval)?,
         until_caught_up: request.until_caught_up,
         peer,
+        attachment: None,
     })
 }
 
