@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::feed::FeedError;
 use crate::model::invalid::{CursorError, number_over_limit, over_limit};
-use crate::model::{Cursor, Invalid, Micros, Place};
+use crate::model::{Cursor, Invalid, Micros, Place, SubscriptionName};
 use crate::proto::v1::ErrorReason;
 use crate::store::StoreError;
 
@@ -307,6 +307,10 @@ impl Refusal {
     }
 }
 
+fn subscription(name: &SubscriptionName) -> Detail {
+    Detail::Subscription(format!("subscriptions/{name}"))
+}
+
 /// Half of a time to one and a half: many streams end at once, and must not all come back at once.
 fn jittered(time: Duration) -> Duration {
     let jittered = time.mul_f64(rand::random_range(0.5..1.5));
@@ -390,6 +394,20 @@ impl From<StoreError> for Refusal {
                 .with("subject", "workspaces")
                 .with("limit", &limit)
                 .detail(Detail::Quota { subject: "workspaces", problem: format!("{limit}, which is the limit") }),
+            StoreError::SubscriptionNotFound { name } => {
+                Self::new(ErrorReason::SubscriptionNotFound, message).detail(subscription(&name))
+            }
+            StoreError::SubscriptionExists { name } => {
+                Self::new(ErrorReason::SubscriptionExists, message).detail(subscription(&name))
+            }
+            StoreError::TakenOver => Self::new(ErrorReason::SubscriptionTakenOver, message),
+            StoreError::TooManySubscriptions { limit } => Self::new(ErrorReason::QuotaExceeded, message)
+                .with("subject", "subscriptions")
+                .with("limit", &limit)
+                .detail(Detail::Quota { subject: "subscriptions", problem: format!("{limit}, which is the limit") }),
+            StoreError::EventNotFound { floor, head } => Self::new(ErrorReason::EventNotFound, message)
+                .with("oldest_sequence", &floor.checked_next().map_or(floor, Place::from))
+                .with("head_sequence", &head),
             StoreError::Overloaded => Self::new(ErrorReason::Overloaded, message).retry_after(QUEUE_RETRY),
             StoreError::DiskFull { free, required } => Self::new(ErrorReason::StorageFull, message)
                 .with("free_bytes", &free)
@@ -421,8 +439,9 @@ impl From<FeedError> for Refusal {
             FeedError::TakenOver { cursor } => {
                 Self::new(ErrorReason::SubscriptionTakenOver, message).with("cursor", &cursor)
             }
-            FeedError::Deleted { name } => Self::new(ErrorReason::SubscriptionNotFound, message)
-                .detail(Detail::Subscription(format!("subscriptions/{name}"))),
+            FeedError::Deleted { name } => {
+                Self::new(ErrorReason::SubscriptionNotFound, message).detail(subscription(&name))
+            }
             FeedError::TooManyStreams { limit } => Self::new(ErrorReason::QuotaExceeded, message)
                 .with("subject", "streams")
                 .with("limit", &limit)

@@ -20,6 +20,7 @@ const PERCENT: RangeInclusive<usize> = 70..=150;
 /// Limits that no value here reaches.
 const LIMITS: Limits = Limits {
     workspaces: usize::MAX,
+    subscriptions: usize::MAX,
     profile_bytes: usize::MAX,
     attributes: usize::MAX,
     attribute_key_bytes: usize::MAX,

@@ -4,9 +4,16 @@
 use prost::Message;
 use uuid::Uuid;
 
-use super::{Change, Command, Create, Delete, RequestId, Stamp, Update};
-use crate::model::{Etag, Invalid, Limits, Micros, Mpid, NewProfile, Patch, ProfileKey, Workspace};
-use crate::proto::storage;
+use super::{
+    Acknowledge, Begin, Change, Command, Create, CreateSubscription, Delete, DeleteSubscription, RequestId,
+    SeekSubscription, Stamp, Update,
+};
+use crate::model::{
+    Etag, Invalid, Limits, Micros, Mpid, NewProfile, Patch, Place, Position, ProfileKey, Sequence, Settings,
+    SubscriptionName, Workspace,
+};
+use crate::proto::v1::acknowledge_request::Skip;
+use crate::proto::{storage, v1};
 
 /// Why bytes are not a command.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +52,28 @@ impl Command {
                 etag: etag.clone().map(Etag::into_string),
                 allow_missing: *allow_missing,
             }),
+            Change::CreateSubscription(CreateSubscription { settings, start }) => {
+                storage::command::Change::CreateSubscription(storage::CreateSubscription {
+                    settings: Some(settings.message().clone()),
+                    start: Some(encode_begin(*start)),
+                })
+            }
+            Change::UpdateSubscription(settings) => {
+                let settings = Some(settings.message().clone());
+                storage::command::Change::UpdateSubscription(storage::UpdateSubscription { settings })
+            }
+            Change::DeleteSubscription(DeleteSubscription { name, allow_missing }) => {
+                let (name, allow_missing) = (name.to_string(), *allow_missing);
+                storage::command::Change::DeleteSubscription(storage::DeleteSubscription { name, allow_missing })
+            }
+            Change::SeekSubscription(SeekSubscription { name, to }) => {
+                let (name, to) = (name.to_string(), Some(encode_begin(*to)));
+                storage::command::Change::SeekSubscription(storage::SeekSubscription { name, to })
+            }
+            Change::OpenStream(name) => {
+                storage::command::Change::OpenStream(storage::OpenStream { name: name.to_string() })
+            }
+            Change::Acknowledge(acknowledge) => storage::command::Change::Acknowledge(encode_acknowledge(acknowledge)),
         };
         let message = storage::Command {
             workspace: self.workspace.as_str().to_owned(),
@@ -110,6 +139,89 @@ fn decode_change(change: storage::command::Change, limits: &Limits) -> Result<Ch
             etag: decode_etag(delete.etag)?,
             allow_missing: delete.allow_missing,
         }),
+        storage::command::Change::CreateSubscription(create) => Change::CreateSubscription(CreateSubscription {
+            settings: decode_settings(create.settings)?,
+            start: decode_begin(create.start)?,
+        }),
+        storage::command::Change::UpdateSubscription(update) => {
+            Change::UpdateSubscription(decode_settings(update.settings)?)
+        }
+        storage::command::Change::DeleteSubscription(delete) => Change::DeleteSubscription(DeleteSubscription {
+            name: SubscriptionName::parse("name", &delete.name)?,
+            allow_missing: delete.allow_missing,
+        }),
+        storage::command::Change::SeekSubscription(seek) => Change::SeekSubscription(SeekSubscription {
+            name: SubscriptionName::parse("name", &seek.name)?,
+            to: decode_begin(seek.to)?,
+        }),
+        storage::command::Change::OpenStream(open) => Change::OpenStream(SubscriptionName::parse("name", &open.name)?),
+        storage::command::Change::Acknowledge(acknowledge) => Change::Acknowledge(decode_acknowledge(acknowledge)?),
+    })
+}
+
+fn encode_begin(begin: Begin) -> storage::Begin {
+    let begin = match begin {
+        Begin::Now => storage::begin::Begin::Now(true),
+        Begin::Earliest => storage::begin::Begin::Earliest(true),
+        Begin::Snapshot => storage::begin::Begin::Snapshot(true),
+        Begin::At(position) => storage::begin::Begin::At(encode_position(position)),
+    };
+    storage::Begin { begin: Some(begin) }
+}
+
+fn decode_begin(begin: Option<storage::Begin>) -> Result<Begin, Undecodable> {
+    Ok(match begin.and_then(|begin| begin.begin).ok_or(Undecodable::Field("begin"))? {
+        storage::begin::Begin::Now(_) => Begin::Now,
+        storage::begin::Begin::Earliest(_) => Begin::Earliest,
+        storage::begin::Begin::Snapshot(_) => Begin::Snapshot,
+        storage::begin::Begin::At(position) => Begin::At(decode_position(position)),
+    })
+}
+
+fn encode_position(position: Position) -> storage::Position {
+    let place = position.place().get();
+    match position {
+        Position::Log(_) => storage::Position { place, in_snapshot: false, after_mpid: 0 },
+        Position::Snapshot { after, .. } => {
+            storage::Position { place, in_snapshot: true, after_mpid: after.map_or(0, Mpid::get) }
+        }
+    }
+}
+
+fn decode_position(position: storage::Position) -> Position {
+    let of = Place::after(position.place);
+    if position.in_snapshot {
+        Position::Snapshot { of, after: Mpid::new(position.after_mpid) }
+    } else {
+        Position::Log(of)
+    }
+}
+
+fn decode_settings(settings: Option<v1::Subscription>) -> Result<Box<Settings>, Undecodable> {
+    let settings = settings.ok_or(Undecodable::Field("settings"))?;
+    Ok(Box::new(Settings::parse("settings", settings)?))
+}
+
+fn encode_acknowledge(acknowledge: &Acknowledge) -> storage::Acknowledge {
+    let Acknowledge { name, stream, position, skipped } = acknowledge;
+    let skip = |(sequence, reason): &(Sequence, String)| Skip { sequence: sequence.get(), reason: reason.clone() };
+    storage::Acknowledge {
+        name: name.to_string(),
+        stream: *stream,
+        position: Some(encode_position(*position)),
+        skipped: skipped.iter().map(skip).collect(),
+    }
+}
+
+fn decode_acknowledge(acknowledge: storage::Acknowledge) -> Result<Acknowledge, Undecodable> {
+    let storage::Acknowledge { name, stream, position, skipped } = acknowledge;
+    let skip = |Skip { sequence, reason }| Some((Sequence::new(sequence)?, reason));
+    let skipped: Option<Vec<_>> = skipped.into_iter().map(skip).collect();
+    Ok(Acknowledge {
+        name: SubscriptionName::parse("name", &name)?,
+        stream,
+        position: decode_position(position.ok_or(Undecodable::Field("position"))?),
+        skipped: skipped.ok_or(Undecodable::Field("skipped"))?,
     })
 }
 
@@ -138,6 +250,7 @@ fn encode_limits(limits: &Limits) -> storage::Limits {
         audience_memberships: limits.audience_memberships as u64,
         attributions: limits.attributions as u64,
         workspaces: limits.workspaces as u64,
+        subscriptions: limits.subscriptions as u64,
     }
 }
 
@@ -154,6 +267,7 @@ fn decode_limits(limits: &storage::Limits) -> Result<Limits, Undecodable> {
         audience_memberships,
         attributions,
         workspaces,
+        subscriptions,
     } = *limits;
     let number = |limit: u64| usize::try_from(limit).map_err(|_| Undecodable::Field("limits"));
     Ok(Limits {
@@ -166,6 +280,7 @@ fn decode_limits(limits: &storage::Limits) -> Result<Limits, Undecodable> {
         audience_memberships: number(audience_memberships)?,
         attributions: number(attributions)?,
         workspaces: number(workspaces)?,
+        subscriptions: number(subscriptions)?,
         ..Limits::default()
     })
 }

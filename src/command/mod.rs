@@ -12,7 +12,10 @@ use xxhash_rust::xxh3::xxh3_128;
 pub use encoding::Undecodable;
 
 use crate::model::limits::REQUEST_ID_CHARS;
-use crate::model::{Etag, Invalid, Limits, Micros, Mpid, NewProfile, Patch, ProfileKey, Workspace};
+use crate::model::{
+    Etag, Invalid, Limits, Micros, Mpid, NewProfile, Patch, Position, ProfileKey, Sequence, Settings, SubscriptionName,
+    Workspace,
+};
 
 /// One write.
 #[derive(Debug, Clone, PartialEq)]
@@ -65,6 +68,18 @@ pub enum Change {
     Update(Update),
     /// See [`Delete`].
     Delete(Delete),
+    /// Creates a subscription.
+    CreateSubscription(CreateSubscription),
+    /// Changes the settings of a subscription.
+    UpdateSubscription(Box<Settings>),
+    /// See [`DeleteSubscription`].
+    DeleteSubscription(DeleteSubscription),
+    /// See [`SeekSubscription`].
+    SeekSubscription(SeekSubscription),
+    /// Opens a stream of the subscription, which ends older ones.
+    OpenStream(SubscriptionName),
+    /// See [`Acknowledge`].
+    Acknowledge(Acknowledge),
 }
 
 /// Creates a profile.
@@ -103,6 +118,59 @@ pub struct Delete {
     pub allow_missing: bool,
 }
 
+/// Creates a subscription.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CreateSubscription {
+    /// Its settings.
+    pub settings: Box<Settings>,
+    /// Where it starts.
+    pub start: Begin,
+}
+
+/// Deletes a subscription.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeleteSubscription {
+    /// The subscription to delete.
+    pub name: SubscriptionName,
+    /// Whether a subscription that does not exist is not an error.
+    pub allow_missing: bool,
+}
+
+/// Moves the acknowledged position of a subscription.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeekSubscription {
+    /// The subscription to move.
+    pub name: SubscriptionName,
+    /// Where it continues.
+    pub to: Begin,
+}
+
+/// Acknowledges what a stream of a subscription has delivered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Acknowledge {
+    /// The subscription.
+    pub name: SubscriptionName,
+    /// The number of the stream.
+    pub stream: u64,
+    /// Everything at or before it was processed, or skipped.
+    pub position: Position,
+    /// The events that were skipped, and why.
+    pub skipped: Vec<(Sequence, String)>,
+}
+
+/// Where a subscription starts, or continues after a seek.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begin {
+    /// After the latest event.
+    Now,
+    /// With the oldest event that the log holds.
+    Earliest,
+    /// With a snapshot.
+    Snapshot,
+    /// After a position.
+    At(Position),
+}
+
 impl Command {
     /// The memory that it takes while it waits, in bytes. This is the size after parsing, not the encoded size.
     #[must_use]
@@ -113,6 +181,20 @@ impl Command {
 }
 
 impl Change {
+    /// The subscription that it is about.
+    #[must_use]
+    pub fn subscription(&self) -> Option<&SubscriptionName> {
+        match self {
+            Self::Create(_) | Self::Update(_) | Self::Delete(_) => None,
+            Self::CreateSubscription(create) => Some(&create.settings.name),
+            Self::UpdateSubscription(settings) => Some(&settings.name),
+            Self::DeleteSubscription(delete) => Some(&delete.name),
+            Self::SeekSubscription(seek) => Some(&seek.name),
+            Self::OpenStream(name) => Some(name),
+            Self::Acknowledge(acknowledge) => Some(&acknowledge.name),
+        }
+    }
+
     /// The memory that it takes beyond its own size, in bytes, once it is parsed.
     #[must_use]
     pub fn weight(&self) -> usize {
@@ -121,6 +203,13 @@ impl Change {
             Self::Create(create) => create.profile.weight(),
             Self::Update(update) => update.key.weight() + update.patch.weight() + etag(&update.etag),
             Self::Delete(delete) => delete.key.weight() + etag(&delete.etag),
+            Self::CreateSubscription(create) => create.settings.weight(),
+            Self::UpdateSubscription(settings) => settings.weight(),
+            Self::DeleteSubscription(_) | Self::SeekSubscription(_) | Self::OpenStream(_) => 0,
+            Self::Acknowledge(acknowledge) => {
+                let skipped = acknowledge.skipped.iter();
+                skipped.map(|(_, reason)| size_of::<(Sequence, String)>() + reason.capacity()).sum()
+            }
         }
     }
 }

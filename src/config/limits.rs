@@ -42,6 +42,10 @@ pub struct Limits {
     /// Workspaces of the store. The first write to one more is refused as `QUOTA_EXCEEDED`.
     #[arg(long = "max-workspaces", env = "CAMEO_MAX_WORKSPACES", value_parser = units::count, default_value = "100000")]
     pub workspaces: usize,
+    /// Durable subscriptions of a workspace. Creating one more is refused as `QUOTA_EXCEEDED`.
+    #[arg(long = "max-subscriptions", env = "CAMEO_MAX_SUBSCRIPTIONS")]
+    #[arg(value_parser = units::count, default_value = "1000")]
+    pub subscriptions: usize,
     /// Size of a request, or of one record of an import, on the wire.
     #[arg(long = "max-request-bytes", env = "CAMEO_MAX_REQUEST_BYTES")]
     #[arg(value_parser = units::positive_size, default_value = "1MiB")]

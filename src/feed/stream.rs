@@ -247,12 +247,13 @@ impl Subscriber {
             if let Some(next) = self.change_phase() {
                 return Poll::Ready(next);
             }
-            if let Some(frames) = self.next_of_batch() {
-                return Poll::Ready(Some(Ok(frames)));
+            if self.batch.is_some() {
+                match self.next_of_batch() {
+                    Some(frames) => return Poll::Ready(Some(Ok(frames))),
+                    None => continue, // It has moved the position, perhaps into the next phase.
+                }
             }
-            if self.batch.is_none()
-                && let Some(message) = ready!(self.poll_fetch(context))
-            {
+            if let Some(message) = ready!(self.poll_fetch(context)) {
                 return Poll::Ready(Some(message));
             }
         }

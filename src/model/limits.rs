@@ -37,6 +37,12 @@ pub const READER_KEYS: usize = 1_000;
 pub const FILTER_TYPES: usize = 100;
 /// Entries of `changed_fields` in a filter.
 pub const FILTER_FIELDS: usize = 100;
+/// Skipped events that one acknowledgement names.
+pub const SKIPS: usize = 100;
+/// Bytes of the reason why an event was skipped.
+pub const SKIP_REASON_BYTES: usize = 1_024;
+/// Skipped events that a subscription keeps.
+pub const SKIPPED_EVENTS: u64 = 10_000;
 /// Items of a page if the request does not give a `page_size`.
 pub const DEFAULT_PAGE_ITEMS: usize = 100;
 /// Imports that may take records at the same time. Each may have a flow-control window full of small messages waiting.

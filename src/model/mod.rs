@@ -6,8 +6,9 @@
 //! - [`limits`]: the limits of the API that no setting changes.
 //! - [`invalid`]: why a request is refused before it reaches the store.
 //! - [`workspace`], [`mpid`], [`identity`], [`profile_key`], [`etag`]: how things are identified.
-//! - [`sequence`], [`cursor`], [`page_token`], [`workspace_page`]: places in a log or a list.
-//! - [`subscription`]: the names of durable subscriptions, and shares of the profiles.
+//! - [`sequence`], [`cursor`], [`page_token`], [`workspace_page`], [`subscription_page`]: places in a log or a
+//!   list.
+//! - [`subscription`]: durable subscriptions and their settings, and shares of the profiles.
 //! - [`profile`], [`patch`]: what may be stored, and how it changes. `room` refuses a patch that fits into no profile,
 //!   `distinct` finds the new values of a list, and `weight` is the memory that a parsed value takes while it waits in
 //!   the queue.
@@ -31,6 +32,7 @@ pub mod profile_key;
 mod room;
 pub mod sequence;
 pub mod subscription;
+pub mod subscription_page;
 pub mod time;
 pub mod transition;
 mod weight;
@@ -51,7 +53,7 @@ pub use patch::Patch;
 pub use profile::NewProfile;
 pub use profile_key::ProfileKey;
 pub use sequence::{Place, Sequence};
-pub use subscription::{Shard, SubscriptionName};
+pub use subscription::{Settings, Shard, SubscriptionName};
 pub use time::Micros;
 pub use transition::Transition;
 pub use workspace::Workspace;

@@ -1,4 +1,4 @@
-//! The names of durable subscriptions, and shares of the profiles.
+//! Durable subscriptions: their names and settings, and shares of the profiles.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,8 +6,8 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::workspace::is_part;
-use super::{Invalid, Mpid};
-use crate::proto::v1;
+use super::{Filter, Invalid, Mask, Mpid};
+use crate::proto::v1::{self, OnExpired};
 
 /// The most shards of a workspace.
 const SHARDS: u32 = 1_024;
@@ -36,6 +36,62 @@ impl SubscriptionName {
 impl fmt::Display for SubscriptionName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+/// The settings of a subscription.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// The name.
+    pub name: SubscriptionName,
+    /// What it delivers.
+    pub filter: Filter,
+    /// The parts to deliver of the profiles.
+    pub mask: Mask,
+    /// What happens when the log no longer holds what follows.
+    pub on_expired: OnExpired,
+    /// The settings as the caller gave them. Everything else in the message is unset.
+    message: Box<v1::Subscription>,
+}
+
+impl Settings {
+    /// Parses the subscription in `field` of a request. What is output only is ignored.
+    ///
+    /// # Errors
+    /// [`Invalid`] if a setting is malformed.
+    pub fn parse(field: &str, subscription: v1::Subscription) -> Result<Self, Invalid> {
+        let v1::Subscription { name, filter, read_mask, user_attribute_keys, shard, on_expired, .. } = subscription;
+        let parsed = SubscriptionName::parse(format_args!("{field}.name"), &name)?;
+        let of_shard = shard.map(|shard| Shard::parse(&format!("{field}.shard"), shard)).transpose()?;
+        let unknown = |_| Invalid::field(format_args!("{field}.on_expired"), "is not a known value");
+        let on_expired_parsed = OnExpired::try_from(on_expired).map_err(unknown)?;
+        Ok(Self {
+            name: parsed,
+            filter: Filter::parse(filter.clone())?.of_shard(of_shard),
+            mask: Mask::parse(read_mask.clone(), user_attribute_keys.clone())?,
+            on_expired: on_expired_parsed,
+            message: Box::new(v1::Subscription {
+                name,
+                filter,
+                read_mask,
+                user_attribute_keys,
+                shard,
+                on_expired,
+                ..v1::Subscription::default()
+            }),
+        })
+    }
+
+    /// The settings as a message, in which everything else is unset.
+    #[must_use]
+    pub fn message(&self) -> &v1::Subscription {
+        &self.message
+    }
+
+    /// The memory that they take beyond their own size, in bytes, at most about.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        4 * prost::Message::encoded_len(&*self.message)
     }
 }
 

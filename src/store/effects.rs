@@ -22,6 +22,8 @@ pub(super) struct Effects {
     pub events: Vec<EventWrite>,
     /// The ends of the log after these events. `None` if there are no events.
     pub head: Option<Head>,
+    /// Rows of subscriptions.
+    pub subscriptions: Vec<SubscriptionWrite>,
     pub request: Option<RequestWrite>,
     /// Keys of expired request ids, to remove with the requests that they name.
     pub forgotten: Vec<AgeKey>,
@@ -62,6 +64,22 @@ pub(super) struct EventWrite {
     pub event: Bytes,
 }
 
+/// A row of a subscription. `None` removes it.
+#[derive(Debug)]
+pub(super) struct SubscriptionWrite {
+    pub kind: SubscriptionRow,
+    pub key: Vec<u8>,
+    pub row: Option<Vec<u8>>,
+}
+
+/// The tables of subscriptions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SubscriptionRow {
+    Settings,
+    Progress,
+    Skipped,
+}
+
 /// The result of a request that had an id.
 #[derive(Debug)]
 pub(super) struct RequestWrite {
@@ -82,6 +100,7 @@ impl Effects {
             && self.profiles.is_empty()
             && self.owners.is_empty()
             && self.events.is_empty()
+            && self.subscriptions.is_empty()
             && self.request.is_none()
     }
 
@@ -96,7 +115,7 @@ impl Effects {
         let profiles = self.profiles.iter().map(|profile| pages(profile.row.len()));
         let events = self.events.iter().map(|event| pages(event.row.len()));
         let requests = REQUEST_TABLES * (usize::from(self.request.is_some()) + self.forgotten.len());
-        let others = self.owners.len() + requests + self.damaged_ages.len();
+        let others = self.owners.len() + self.subscriptions.len() + requests + self.damaged_ages.len();
         PAGE * (profiles.chain(events).sum::<usize>() + others)
     }
 }

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::model::{Invalid, Micros, Mpid, Place, Position, ProfileKey};
+use crate::model::{Invalid, Micros, Mpid, Place, Position, ProfileKey, SubscriptionName};
 
 /// Why a read or a write failed. It names no gRPC code and holds no personal data.
 #[allow(missing_docs)] // The messages and the comments on the variants explain the fields.
@@ -36,6 +36,21 @@ pub enum StoreError {
     /// The store has reached its limit of workspaces. Nothing changed.
     #[error("the store has reached its limit of {limit} workspaces")]
     TooManyWorkspaces { limit: usize },
+    /// There is no such subscription.
+    #[error("no such subscription")]
+    SubscriptionNotFound { name: SubscriptionName },
+    /// A subscription cannot be created under a name that is in use.
+    #[error("a subscription with this name exists")]
+    SubscriptionExists { name: SubscriptionName },
+    /// A newer stream took over the subscription, or its place or settings have changed.
+    #[error("a newer stream took over the subscription, or its place or settings have changed")]
+    TakenOver,
+    /// The workspace has as many subscriptions as it may have. Nothing changed.
+    #[error("the workspace has reached its limit of {limit} subscriptions")]
+    TooManySubscriptions { limit: usize },
+    /// The log does not hold the event.
+    #[error("the log has no event with this sequence")]
+    EventNotFound { floor: Place, head: Place },
     /// The queue of writes is full. Nothing changed.
     #[error("the queue of writes is full")]
     Overloaded,

@@ -2,6 +2,7 @@
 //!
 //! In reading order:
 //! - `tables` lists the tables of the file, and `rows` defines the encoding of their values.
+//! - `acknowledge` joins the acknowledgements of subscriptions.
 //! - `write` is the queue of commands and the one thread that commits them in batches.
 //! - `apply` decides what a command does, one file per command. `effects` is the result of a decision: the rows and
 //!   events to write. `logs` is what the writer knows of the workspaces and the ends of their logs.
@@ -20,6 +21,7 @@
 //! Deliberately absent: a cache of our own, because redb has one; and a second index over the log, because each event
 //! links to the previous event of its profile.
 
+mod acknowledge;
 mod apply;
 mod backend;
 mod effects;
@@ -48,10 +50,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use uuid::{ContextV7, Timestamp, Uuid};
 
-pub use apply::Written;
+pub use apply::{SubscriptionState, Written};
 pub use error::{OpenError, Past, StoreError};
 pub use observe::CacheUse;
-pub use read::{AsOf, EventPage, EventRef, LogBounds, Lookups, PageSize, ReadClass, Snapshot};
+pub use read::{AsOf, EventPage, EventRef, LogBounds, Lookups, PageSize, ReadClass, Snapshot, SubscriptionView};
 pub use scrub::ScrubReport;
 pub use write::LaneUse;
 
@@ -60,8 +62,11 @@ use crate::command::{Command, Stamp};
 use crate::config::StoreConfig;
 use crate::model::cursor::{CursorSpace, Start};
 use crate::model::page_token::PageStart;
-use crate::model::{EventKind, Filter, LogId, Micros, Mpid, Place, Position, ProfileKey, Sequence, Workspace};
+use crate::model::{
+    EventKind, Filter, LogId, Micros, Mpid, Place, Position, ProfileKey, Sequence, SubscriptionName, Workspace,
+};
 use crate::telemetry::metrics::{CommandOutcome, StoreMetrics};
+use acknowledge::Acknowledgements;
 use logs::{Logs, Workspaces};
 use open::Opened;
 use read::{History, Pool, SnapshotTables, Walks};
@@ -137,6 +142,7 @@ pub struct Store {
     queue: mpsc::Sender<Job>,
     calls: Lane,
     imports: Lane,
+    acknowledgements: Acknowledgements,
     walks: Walks,
     reads: Pool,
     scrubber: Mutex<Option<Scrubber>>,
@@ -195,6 +201,7 @@ impl Store {
             queue,
             calls: Lane::new(config.queue_commands, config.queue_bytes),
             imports: Lane::new(IMPORT_COMMANDS, IMPORT_BYTES),
+            acknowledgements: Acknowledgements::default(),
             walks: Walks::default(),
             reads: Pool::new(config.reads()),
             scrubber: Mutex::new(Some(scrubber)),
@@ -351,6 +358,50 @@ impl Store {
             }
             None => snapshot.events(workspace, after, bounds.head, filter, size, take),
         }
+    }
+
+    /// Returns a durable subscription.
+    ///
+    /// # Errors
+    /// [`StoreError::SubscriptionNotFound`], [`StoreError::Corrupt`], [`StoreError::Closed`] or [`StoreError::Failed`].
+    pub fn subscription(&self, workspace: &Workspace, name: &SubscriptionName) -> Result<SubscriptionView, StoreError> {
+        let found = match self.workspace_id(workspace) {
+            Some(id) => self.snapshot()?.subscription(id, name)?,
+            None => None,
+        };
+        found.ok_or_else(|| StoreError::SubscriptionNotFound { name: name.clone() })
+    }
+
+    /// Returns the time of the oldest event that the log holds after a place. `None` if there is none, or it is damaged.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`], [`StoreError::Closed`] or [`StoreError::Failed`].
+    pub fn oldest_after(&self, workspace: &Workspace, place: Place) -> Result<Option<Micros>, StoreError> {
+        match self.workspace_id(workspace) {
+            Some(id) => self.snapshot()?.oldest_after(id, place),
+            None => Ok(None),
+        }
+    }
+
+    /// Reads one event.
+    ///
+    /// # Errors
+    /// [`StoreError::EventNotFound`], [`StoreError::Corrupt`], [`StoreError::Closed`] or [`StoreError::Failed`].
+    pub fn event<T>(
+        &self,
+        workspace: &Workspace,
+        sequence: Sequence,
+        read: impl FnOnce(EventRef<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let unborn = StoreError::EventNotFound { floor: Place::START, head: Place::START };
+        let id = self.workspace_id(workspace).ok_or(unborn)?;
+        let snapshot = self.snapshot()?;
+        let LogBounds { floor, head } = snapshot.log_bounds(id)?;
+        let place = Place::from(sequence);
+        if place <= floor || place > head {
+            return Err(StoreError::EventNotFound { floor, head });
+        }
+        snapshot.event(id, sequence, read)
     }
 
     /// Reads a page of a workspace's profiles as of a place in the log: see [`Snapshot::profiles_as_of`].

@@ -22,9 +22,12 @@ use redb::{
 use super::WorkspaceId;
 use super::error::StoreError;
 use super::rows::{
-    AgeRow, EventRow, HeadRow, Kind, OwnerKey, OwnerRow, ProfileRow, RequestRow, WorkspaceRow, stored_mpid,
+    AgeRow, EventRow, HeadRow, Kind, OwnerKey, OwnerRow, ProfileRow, ProgressRow, RequestRow, SettingsRow, SkippedRow,
+    WorkspaceRow, stored_mpid,
 };
-use super::tables::{EVENTS, HEADS, IDENTITIES, PROFILES, REQUEST_AGES, REQUESTS, WORKSPACES, guarded};
+use super::tables::{
+    EVENTS, HEADS, IDENTITIES, PROFILES, PROGRESS, REQUEST_AGES, REQUESTS, SKIPPED, SUBSCRIPTIONS, WORKSPACES, guarded,
+};
 use crate::model::Sequence;
 
 /// The most rows read in one step.
@@ -218,6 +221,9 @@ fn step(transaction: &ReadTransaction, at: &At) -> Result<Step, StoreError> {
         Kind::Workspace => bytes(transaction, WORKSPACES, at, |name, row| WorkspaceRow::read(name, row).is_ok()),
         Kind::Request => bytes(transaction, REQUESTS, at, |key, row| RequestRow::read(key, row).is_ok()),
         Kind::RequestAge => bytes(transaction, REQUEST_AGES, at, |key, row| AgeRow::check(key, row).is_ok()),
+        Kind::Subscription => bytes(transaction, SUBSCRIPTIONS, at, |key, row| SettingsRow::read(key, row).is_ok()),
+        Kind::Progress => bytes(transaction, PROGRESS, at, |key, row| ProgressRow::read(key, row).is_ok()),
+        Kind::Skipped => bytes(transaction, SKIPPED, at, |key, row| SkippedRow::read(key, row).is_ok()),
         Kind::Head => heads(transaction, at),
         Kind::Profile => profiles(transaction, at),
         Kind::Event => events(transaction, at),

@@ -5,6 +5,7 @@
 //!
 //! Deliberately absent: walks over a range of rows, which are in `read` and `scrub`.
 
+use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use redb::{
@@ -13,13 +14,14 @@ use redb::{
 };
 
 use super::WorkspaceId;
-use super::effects::{Effects, RequestWrite};
+use super::effects::{Effects, RequestWrite, SubscriptionRow, SubscriptionWrite};
 use super::error::StoreError;
 use super::rows::{
     AgeKey, AgeRow, EventRow, FormatsRow, Head, HeadRow, IdentityHash, Kind, LogRow, Origin, OwnerKey, OwnerRow,
-    ProfileRow, RequestRow, SecretRow, WorkspaceRow, stored_mpid,
+    ProfileRow, ProgressRow, RequestRow, SecretRow, SettingsRow, WorkspaceRow, stored_mpid,
 };
 use crate::model::{Mpid, Sequence, Workspace};
+use crate::proto::v1::Subscription;
 
 /// Facts about the file itself, by name: see `rows::meta`.
 pub(super) const META: TableDefinition<&[u8], &[u8]> = TableDefinition::new("meta_v2");
@@ -38,6 +40,13 @@ pub(super) const EVENTS: TableDefinition<(u32, u64), &[u8]> = TableDefinition::n
 pub(super) const REQUESTS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("requests_v2");
 /// `AgeKey` to `AgeRow`: the same requests by age, so that the oldest can be forgotten first.
 pub(super) const REQUEST_AGES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("request_ages_v2");
+
+/// Workspace and name of a subscription to `SettingsRow`.
+pub(super) const SUBSCRIPTIONS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("subscriptions_v1");
+/// The same to `ProgressRow`. Every subscription has both.
+pub(super) const PROGRESS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("progress_v1");
+/// Workspace, subscription and sequence to `SkippedRow`.
+pub(super) const SKIPPED: TableDefinition<&[u8], &[u8]> = TableDefinition::new("skipped_v1");
 
 /// Short names for the tables in which both readers and the writer look rows up.
 pub(super) trait Profiles: ReadableTable<(u32, i64), &'static [u8]> {}
@@ -118,6 +127,49 @@ pub(super) fn event<T>(
     })
 }
 
+/// Returns the settings and the progress of a subscription, by its key. `None` only if the rows beside the missing one
+/// are sound.
+pub(super) fn subscription(
+    subscriptions: &impl ReadableTable<&'static [u8], &'static [u8]>,
+    all_progress: &impl ReadableTable<&'static [u8], &'static [u8]>,
+    key: &[u8],
+) -> Result<Option<(Subscription, ProgressRow)>, StoreError> {
+    let settings = guarded(Kind::Subscription, || match subscriptions.get(key)? {
+        Some(row) => SettingsRow::read(key, row.value()).map(Some),
+        None => {
+            let verify = |key: &[u8], row: &[u8]| SettingsRow::read(key, row).map(|_| ());
+            absent(subscriptions, Kind::Subscription, &key, verify).map(|()| None)
+        }
+    })?;
+    let Some(settings) = settings else { return Ok(None) };
+    let progress = guarded(Kind::Progress, || {
+        let row = all_progress.get(key)?.ok_or(Kind::Progress.corrupt())?;
+        ProgressRow::read(key, row.value())
+    })?;
+    Ok(Some((settings, progress)))
+}
+
+/// A range of keys.
+pub(super) type KeyRange = (Bound<Vec<u8>>, Bound<Vec<u8>>);
+
+/// The range as redb takes it.
+pub(super) fn borrowed((from, to): &KeyRange) -> (Bound<&[u8]>, Bound<&[u8]>) {
+    (from.as_ref().map(Vec::as_slice), to.as_ref().map(Vec::as_slice))
+}
+
+/// The keys that begin with a prefix: the keys of a workspace's subscriptions, or of a subscription's skipped events.
+pub(super) fn with_prefix(prefix: &[u8], after: Option<&[u8]>) -> KeyRange {
+    let from = after.map_or_else(|| Bound::Included(prefix.to_vec()), |after| Bound::Excluded(after.to_vec()));
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < u8::MAX {
+            end.push(last + 1);
+            return (from, Bound::Excluded(end));
+        }
+    }
+    (from, Bound::Unbounded)
+}
+
 /// Returns the ends of a workspace's log. Every workspace has this row, so a missing one is damage.
 pub(super) fn head(heads: &impl ReadableTable<u32, &'static [u8]>, workspace: WorkspaceId) -> Result<Head, StoreError> {
     guarded(Kind::Head, || {
@@ -147,6 +199,9 @@ pub(super) fn open_all(transaction: &ReadTransaction) -> Result<(), TableError> 
     transaction.open_table(EVENTS)?;
     transaction.open_table(REQUESTS)?;
     transaction.open_table(REQUEST_AGES)?;
+    transaction.open_table(SUBSCRIPTIONS)?;
+    transaction.open_table(PROGRESS)?;
+    transaction.open_table(SKIPPED)?;
     Ok(())
 }
 
@@ -159,6 +214,9 @@ pub(super) struct Tables<'txn> {
     pub events: Table<'txn, (u32, u64), &'static [u8]>,
     pub requests: Table<'txn, &'static [u8], &'static [u8]>,
     pub request_ages: Table<'txn, &'static [u8], &'static [u8]>,
+    pub subscriptions: Table<'txn, &'static [u8], &'static [u8]>,
+    pub progress: Table<'txn, &'static [u8], &'static [u8]>,
+    pub skipped: Table<'txn, &'static [u8], &'static [u8]>,
 }
 
 impl<'txn> Tables<'txn> {
@@ -172,6 +230,9 @@ impl<'txn> Tables<'txn> {
             events: transaction.open_table(EVENTS)?,
             requests: transaction.open_table(REQUESTS)?,
             request_ages: transaction.open_table(REQUEST_AGES)?,
+            subscriptions: transaction.open_table(SUBSCRIPTIONS)?,
+            progress: transaction.open_table(PROGRESS)?,
+            skipped: transaction.open_table(SKIPPED)?,
         })
     }
 
@@ -242,6 +303,9 @@ impl<'txn> Tables<'txn> {
         for write in &effects.events {
             self.events.insert((workspace.0, write.sequence.get()), &*write.row)?;
         }
+        for write in &effects.subscriptions {
+            self.set_subscription(write)?;
+        }
         self.forget(&effects.forgotten, &effects.damaged_ages)?;
         effects.request.as_ref().map_or(Ok(()), |request| self.set_request(request))
     }
@@ -254,6 +318,19 @@ impl<'txn> Tables<'txn> {
 
     pub fn set_head(&mut self, workspace: WorkspaceId, head: &Head) -> Result<(), StorageError> {
         self.heads.insert(workspace.0, &*HeadRow::encode(head, workspace))?;
+        Ok(())
+    }
+
+    fn set_subscription(&mut self, write: &SubscriptionWrite) -> Result<(), StorageError> {
+        let table = match write.kind {
+            SubscriptionRow::Settings => &mut self.subscriptions,
+            SubscriptionRow::Progress => &mut self.progress,
+            SubscriptionRow::Skipped => &mut self.skipped,
+        };
+        match &write.row {
+            Some(row) => table.insert(&*write.key, &**row)?,
+            None => table.remove(&*write.key)?,
+        };
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 //!
 //! - [`guarantees`]: each guarantee of the API, by name.
 //! - [`profiles`], [`patches`], [`bulk`], [`imports`], [`events`]: what the RPCs do.
+//! - [`starts`], [`subscriptions`]: where a stream starts, and durable subscriptions.
 //! - [`edges`]: what reaches a service, in which protocol, and for how long.
 //! - [`damage`]: damaged records, as callers see them.
 //! - [`http`]: the Profile API over HTTP.
@@ -38,5 +39,7 @@ mod reflection;
 mod refusals;
 mod rot;
 mod settings;
+mod starts;
 mod status;
+mod subscriptions;
 mod wire;

@@ -5,6 +5,7 @@ use std::process::Stdio;
 
 use bytes::Bytes;
 use cameo::proto::DESCRIPTORS;
+use cameo::proto::v1::subscribe_request::Start;
 use cameo::proto::v1::*;
 use futures_util::stream;
 use http_body_util::StreamBody;
@@ -26,7 +27,7 @@ const HEAD_KIND: u64 = 3;
 const FORMAT: u8 = 1;
 
 /// How many reasons this version sends.
-const SENT: usize = 26;
+const SENT: usize = 30;
 /// The most keys in `user_attribute_keys`.
 const ATTRIBUTE_KEYS: usize = 1_000;
 /// How many writes are sent at once to a queue that holds one.
@@ -133,13 +134,11 @@ fn produce(reason: ErrorReason) -> Option<Producer> {
         ErrorReason::PermissionDenied => grpc(permission_denied()),
         ErrorReason::EncodingUnsupported => grpc(encoding_unsupported()),
         ErrorReason::StreamTooOld => grpc(stream_too_old()),
-        ErrorReason::Unspecified
-        | ErrorReason::Internal
-        | ErrorReason::EventNotFound
-        | ErrorReason::SubscriptionExists
-        | ErrorReason::AudienceNotFound
-        | ErrorReason::SubscriptionNotFound
-        | ErrorReason::SubscriptionTakenOver => return None,
+        ErrorReason::EventNotFound => grpc(event_not_found()),
+        ErrorReason::SubscriptionNotFound => grpc(subscription_not_found()),
+        ErrorReason::SubscriptionExists => grpc(subscription_exists()),
+        ErrorReason::SubscriptionTakenOver => grpc(subscription_taken_over()),
+        ErrorReason::Unspecified | ErrorReason::Internal | ErrorReason::AudienceNotFound => return None,
     })
 }
 
@@ -279,6 +278,45 @@ async fn request_id_reused() -> Status {
 async fn subscriber_stalled() -> Status {
     let (_server, mut stream) = TestServer::with_stalled_subscriber().await;
     stream.failure().await
+}
+
+async fn event_not_found() -> Status {
+    let server = TestServer::start().await;
+    let request = GetEventRequest { workspace: WORKSPACE.into(), sequence: 1, ..Default::default() };
+    server.client().await.events.get_event(request).await.unwrap_err()
+}
+
+/// Creates the subscription that these tests need.
+async fn subscription(client: &Client) -> Result<(), Status> {
+    let subscription = Some(Subscription { name: "crm".into(), ..Default::default() });
+    let request = CreateSubscriptionRequest { workspace: WORKSPACE.into(), subscription, ..Default::default() };
+    client.events.clone().create_subscription(request).await.map(|_| ())
+}
+
+/// A stream of that subscription.
+async fn stream_of_it(client: &Client) -> Result<Stream, Status> {
+    client.subscribe(SubscribeRequest { start: Some(Start::Subscription("crm".into())), ..subscribe_request() }).await
+}
+
+async fn subscription_not_found() -> Status {
+    let server = TestServer::start().await;
+    stream_of_it(&server.client().await).await.map(|_| ()).unwrap_err()
+}
+
+async fn subscription_exists() -> Status {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    subscription(&client).await.unwrap();
+    subscription(&client).await.unwrap_err()
+}
+
+async fn subscription_taken_over() -> Status {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    subscription(&client).await.unwrap();
+    let mut older = stream_of_it(&client).await.unwrap();
+    let _newer = stream_of_it(&client).await.unwrap();
+    older.failure().await
 }
 
 async fn stream_too_old() -> Status {

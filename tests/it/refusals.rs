@@ -132,7 +132,7 @@ async fn what_is_not_offered_is_refused_and_not_ignored() {
         let starts = [
             ("time", Start::Time(Timestamp { seconds: 0, nanos: -1 })),
             ("snapshot", Start::Snapshot(false)),
-            ("subscription", Start::Subscription("s".into())),
+            ("subscription", Start::Subscription("a b".into())),
             ("earliest", Start::Earliest(false)),
         ];
         for (field, start) in starts {

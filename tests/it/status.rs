@@ -83,6 +83,7 @@ async fn status_shows_the_limits_in_force() {
         audience_memberships: 107,
         attributions: 108,
         workspaces: 109,
+        subscriptions: 134,
         request_bytes: 110,
         batch_keys: 111,
         page_items: 112,
@@ -148,6 +149,7 @@ async fn status_shows_the_limits_in_force() {
         send_timeout: seconds(131),
         max_stream_age: seconds(132),
         max_streams_per_client: 133,
+        max_subscriptions: 134,
         read_concurrency: 23,
         import_idle_timeout: seconds(24),
     };

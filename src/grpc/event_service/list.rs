@@ -3,10 +3,12 @@
 use prost::Message;
 use prost::encoding::{bool, int32};
 
-use super::{parse_filter, parse_time, parse_true};
+use super::{parse_filter, parse_time, parse_true, refuse_settings};
 use crate::grpc::codec::Encoded;
 use crate::model::cursor::Start;
-use crate::model::{Filter, Invalid, Limits, Mask, Mpid, Place, Position, Transition, Workspace, wire};
+use crate::model::{
+    Filter, Invalid, Limits, Mask, Mpid, Place, Position, Settings, SubscriptionName, Transition, Workspace, wire,
+};
 use crate::proto::field::event::MATCH;
 use crate::proto::field::list_events_response::{CAUGHT_UP, CURSOR, EVENTS, SNAPSHOT_PROFILES, TRUNCATED};
 use crate::proto::v1::list_events_request::Start as Asked;
@@ -17,34 +19,75 @@ use crate::store::{AsOf, EventRef, LogBounds, PageSize, Past, Store, StoreError}
 /// A parsed `ListEventsRequest`.
 pub(super) struct List {
     pub workspace: Workspace,
+    from: From,
+    size: PageSize,
+}
+
+/// Where a page starts, and what it has.
+enum From {
+    Start(Selection),
+    /// After what the subscription acknowledged, with its settings.
+    Subscription(SubscriptionName),
+}
+
+/// The part of a workspace's events to list.
+struct Selection {
     start: Start,
     filter: Filter,
     mask: Mask,
-    size: PageSize,
 }
 
 impl List {
     pub fn parse(request: ListEventsRequest, limits: &Limits) -> Result<Self, Invalid> {
         let workspace = Workspace::parse(&request.workspace)?;
-        let start = match request.start {
+        let size = PageSize { items: limits.page_size(request.page_size)?, bytes: limits.response_bytes };
+        let start = match &request.start {
             None => Start::Earliest,
-            Some(Asked::Cursor(cursor)) => Start::after(cursor),
-            Some(Asked::Earliest(earliest)) => parse_true("earliest", earliest).map(|()| Start::Earliest)?,
-            Some(Asked::Time(time)) => Start::At(parse_time(&time)?),
-            Some(Asked::Snapshot(snapshot)) => parse_true("snapshot", snapshot).map(|()| Start::Snapshot)?,
-            Some(Asked::Subscription(_)) => {
-                return Err(Invalid::field("subscription", "is not offered by this version"));
+            Some(Asked::Cursor(cursor)) => Start::after(cursor.clone()),
+            Some(Asked::Earliest(earliest)) => parse_true("earliest", *earliest).map(|()| Start::Earliest)?,
+            Some(Asked::Time(time)) => Start::At(parse_time(time)?),
+            Some(Asked::Snapshot(snapshot)) => parse_true("snapshot", *snapshot).map(|()| Start::Snapshot)?,
+            Some(Asked::Subscription(name)) => {
+                let name = SubscriptionName::parse("subscription", name)?;
+                refuse_settings([
+                    ("filter", request.filter.is_some()),
+                    ("read_mask", request.read_mask.is_some()),
+                    ("user_attribute_keys", !request.user_attribute_keys.is_empty()),
+                    ("shard", request.shard.is_some()),
+                ])?;
+                return Ok(Self { workspace, from: From::Subscription(name), size });
             }
         };
         let filter = parse_filter(request.filter, request.shard)?;
         let mask = Mask::parse(request.read_mask, request.user_attribute_keys)?;
-        let size = PageSize { items: limits.page_size(request.page_size)?, bytes: limits.response_bytes };
-        Ok(Self { workspace, start, filter, mask, size })
+        Ok(Self { workspace, from: From::Start(Selection { start, filter, mask }), size })
     }
 
     /// Makes a `ListEventsResponse`.
-    pub fn run(&self, store: &Store) -> Result<Encoded, Refusal> {
-        let (bounds, position) = store.begin(&self.workspace, &self.start)?;
+    pub fn run(self, store: &Store) -> Result<Encoded, Refusal> {
+        let Self { workspace, from, size } = self;
+        let selection = match from {
+            From::Start(selection) => selection,
+            From::Subscription(name) => {
+                let view = store.subscription(&workspace, &name)?;
+                let settings = Settings::parse("subscription", view.settings)?;
+                Selection { start: Start::From(view.acknowledged), filter: settings.filter, mask: settings.mask }
+            }
+        };
+        Page { workspace, selection, size }.read(store)
+    }
+}
+
+/// A page to read.
+struct Page {
+    workspace: Workspace,
+    selection: Selection,
+    size: PageSize,
+}
+
+impl Page {
+    fn read(&self, store: &Store) -> Result<Encoded, Refusal> {
+        let (bounds, position) = store.begin(&self.workspace, &self.selection.start)?;
         let mut message = Vec::new();
         let reached = match position {
             Position::Snapshot { of, after } => self.profiles(store, of, after, &mut message),
@@ -71,21 +114,21 @@ impl List {
         let corrupt = || StoreError::corrupt("event");
         let take = |event: EventRef<'_>| {
             let mut matched = FilterMatch::Unspecified;
-            if self.filter.tests_changes() {
+            if self.selection.filter.tests_changes() {
                 let change = Transition::decode(event.event).map_err(|_| corrupt())?;
-                match self.filter.judge(&change) {
+                match self.selection.filter.judge(&change) {
                     Some(judged) => matched = judged,
                     None => return Ok(None),
                 }
             }
-            let mut event = self.mask.event(event.event).map_err(|_| corrupt())?;
+            let mut event = self.selection.mask.event(event.event).map_err(|_| corrupt())?;
             if matched != FilterMatch::Unspecified {
                 int32::encode(MATCH, &i32::from(matched), event.to_mut());
             }
             wire::put_delimited(EVENTS, &event, message);
             Ok(Some(event.len()))
         };
-        let page = store.list_events(&self.workspace, &Start::From(after), &self.filter, self.size, take)?;
+        let page = store.list_events(&self.workspace, &Start::From(after), &self.selection.filter, self.size, take)?;
         Ok((page.through.into(), page.complete))
     }
 
@@ -99,16 +142,17 @@ impl List {
     ) -> Result<(Position, bool), StoreError> {
         let corrupt = || StoreError::corrupt("profile");
         let now = store.now();
-        let as_of = AsOf { of, after, mpids: self.filter.mpids(), now };
+        let as_of = AsOf { of, after, mpids: self.selection.filter.mpids(), now };
         let reached = store.profiles_as_of(&self.workspace, as_of, self.size, |mpid, profile| {
             let selects = |profile: &[u8]| -> Result<bool, StoreError> {
-                let is_selected = |profile: Profile| self.filter.selects(&profile, now);
-                Ok(!self.filter.tests_profiles() || Profile::decode(profile).map(is_selected).map_err(|_| corrupt())?)
+                let is_selected = |profile: Profile| self.selection.filter.selects(&profile, now);
+                Ok(!self.selection.filter.tests_profiles()
+                    || Profile::decode(profile).map(is_selected).map_err(|_| corrupt())?)
             };
-            if !self.filter.has_profile(mpid) || !selects(profile)? {
+            if !self.selection.filter.has_profile(mpid) || !selects(profile)? {
                 return Ok(None);
             }
-            let profile = self.mask.profile(profile).map_err(|_| corrupt())?;
+            let profile = self.selection.mask.profile(profile).map_err(|_| corrupt())?;
             wire::put_delimited(SNAPSHOT_PROFILES, &profile, message);
             Ok(Some(profile.len()))
         })?;
@@ -118,10 +162,13 @@ impl List {
     /// Whether retention has removed events that the page would have begun with.
     fn is_truncated(&self, store: &Store, bounds: LogBounds, position: Position) -> Result<bool, StoreError> {
         let floor = bounds.floor;
-        let is_asked = matches!(self.start, Start::Earliest | Start::At(_));
+        let is_asked = matches!(self.selection.start, Start::Earliest | Start::At(_));
         if !is_asked || floor == Place::START || position != floor.into() {
             return Ok(false);
         }
-        self.filter.single_mpid().map_or(Ok(true), |mpid| store.has_events_before(&self.workspace, mpid, floor))
+        self.selection
+            .filter
+            .single_mpid()
+            .map_or(Ok(true), |mpid| store.has_events_before(&self.workspace, mpid, floor))
     }
 }

@@ -2,8 +2,8 @@
 
 mod list;
 pub mod stream;
+mod subscriptions;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,11 +11,11 @@ use futures_util::stream::Empty;
 use tonic::{Request, Response, Status};
 
 use crate::call::Call;
-use crate::feed::{Feed, Subscribe};
+use crate::feed::{Feed, Frames, Subscribe};
 use crate::grpc::codec::Encoded;
 use crate::grpc::server::event_service_server::EventService;
 use crate::model::cursor::Start;
-use crate::model::{Filter, Invalid, Limits, Mask, Micros, Shard, Workspace, time};
+use crate::model::{Filter, Invalid, Limits, Mask, Micros, Shard, SubscriptionName, Workspace, time};
 use crate::proto::v1::{
     self, AcknowledgeRequest, CreateSubscriptionRequest, DeleteSubscriptionRequest, EventFilter, GetEventRequest,
     GetSubscriptionRequest, ListEventsRequest, ListSkippedEventsRequest, ListSubscriptionsRequest,
@@ -44,6 +44,34 @@ impl Events {
     }
 }
 
+impl Events {
+    async fn open(&self, call: &Call, request: SubscribeRequest) -> Result<Frames, Refusal> {
+        let workspace = Workspace::parse(&request.workspace)?;
+        call.within(&workspace);
+        let heartbeat = parse_heartbeat(request.heartbeat_interval)?;
+        let (until_caught_up, peer) = (request.until_caught_up, call.peer().ip());
+        let subscribe = if let Some(subscribe_request::Start::Subscription(name)) = &request.start {
+            let name = SubscriptionName::parse("subscription", name)?;
+            refuse_settings([
+                ("filter", request.filter.is_some()),
+                ("read_mask", request.read_mask.is_some()),
+                ("user_attribute_keys", !request.user_attribute_keys.is_empty()),
+                ("shard", request.shard.is_some()),
+            ])?;
+            let subscriptions::OpenedStream { filter, mask, start, attachment } =
+                self.open_stream(call, &workspace, name).await?;
+            let attachment = Some(attachment);
+            Subscribe { workspace, start, filter, mask, heartbeat, until_caught_up, peer, attachment }
+        } else {
+            let filter = parse_filter(request.filter, request.shard)?;
+            let mask = Mask::parse(request.read_mask, request.user_attribute_keys)?;
+            let start = parse_start(request.start)?;
+            Subscribe { workspace, start, filter, mask, heartbeat, until_caught_up, peer, attachment: None }
+        };
+        Ok(self.feed.subscribe(Arc::clone(&self.store), subscribe)?)
+    }
+}
+
 #[tonic::async_trait]
 impl EventService for Events {
     /// The messages are sent by [`stream`].
@@ -51,61 +79,77 @@ impl EventService for Events {
 
     async fn subscribe(&self, request: Request<SubscribeRequest>) -> Result<Response<Self::SubscribeStream>, Status> {
         let call = Call::of(request.extensions());
-        let subscribe = parse_subscribe(request.into_inner(), call.peer().ip()).map_err(|error| call.refuse(error))?;
-        call.within(&subscribe.workspace);
-        let frames = self.feed.subscribe(Arc::clone(&self.store), subscribe).map_err(|error| call.refuse(error))?;
+        let frames = self.open(&call, request.into_inner()).await.map_err(|error| call.refuse(error))?;
         Ok(stream::response(frames, call))
     }
 
     async fn get_event(&self, request: Request<GetEventRequest>) -> Result<Response<Encoded>, Status> {
-        unknown(&request)
+        let call = Call::of(request.extensions());
+        let response = self.event(&call, request.into_inner()).await;
+        Ok(Response::new(response.map_err(|error| call.refuse(error))?))
     }
 
     async fn create_subscription(
         &self,
         request: Request<CreateSubscriptionRequest>,
     ) -> Result<Response<Encoded>, Status> {
-        unknown(&request)
+        let call = Call::of(request.extensions());
+        let response = self.create(&call, request.into_inner()).await;
+        Ok(Response::new(response.map_err(|error| call.refuse(error))?))
     }
 
     async fn get_subscription(&self, request: Request<GetSubscriptionRequest>) -> Result<Response<Encoded>, Status> {
-        unknown(&request)
+        let call = Call::of(request.extensions());
+        let response = self.get(&call, request.into_inner()).await;
+        Ok(Response::new(response.map_err(|error| call.refuse(error))?))
     }
 
     async fn list_subscriptions(
         &self,
         request: Request<ListSubscriptionsRequest>,
     ) -> Result<Response<Encoded>, Status> {
-        unknown(&request)
+        let call = Call::of(request.extensions());
+        let response = self.list(&call, request.into_inner()).await;
+        Ok(Response::new(response.map_err(|error| call.refuse(error))?))
     }
 
     async fn update_subscription(
         &self,
         request: Request<UpdateSubscriptionRequest>,
     ) -> Result<Response<Encoded>, Status> {
-        unknown(&request)
+        let call = Call::of(request.extensions());
+        let response = self.update(&call, request.into_inner()).await;
+        Ok(Response::new(response.map_err(|error| call.refuse(error))?))
     }
 
     async fn delete_subscription(
         &self,
         request: Request<DeleteSubscriptionRequest>,
     ) -> Result<Response<Encoded>, Status> {
-        unknown(&request)
+        let call = Call::of(request.extensions());
+        let response = self.delete(&call, request.into_inner()).await;
+        Ok(Response::new(response.map_err(|error| call.refuse(error))?))
     }
 
     async fn seek_subscription(&self, request: Request<SeekSubscriptionRequest>) -> Result<Response<Encoded>, Status> {
-        unknown(&request)
+        let call = Call::of(request.extensions());
+        let response = self.seek(&call, request.into_inner()).await;
+        Ok(Response::new(response.map_err(|error| call.refuse(error))?))
     }
 
     async fn acknowledge(&self, request: Request<AcknowledgeRequest>) -> Result<Response<Encoded>, Status> {
-        unknown(&request)
+        let call = Call::of(request.extensions());
+        let response = self.acknowledge_up_to(&call, request.into_inner()).await;
+        Ok(Response::new(response.map_err(|error| call.refuse(error))?))
     }
 
     async fn list_skipped_events(
         &self,
         request: Request<ListSkippedEventsRequest>,
     ) -> Result<Response<Encoded>, Status> {
-        unknown(&request)
+        let call = Call::of(request.extensions());
+        let response = self.list_skipped(&call, request.into_inner()).await;
+        Ok(Response::new(response.map_err(|error| call.refuse(error))?))
     }
 
     async fn list_events(&self, request: Request<ListEventsRequest>) -> Result<Response<Encoded>, Status> {
@@ -116,34 +160,23 @@ impl EventService for Events {
     }
 }
 
-fn unknown<T>(request: &Request<T>) -> Result<Response<Encoded>, Status> {
-    Err(Call::of(request.extensions()).refuse(Refusal::method_unknown("not offered by this version")).into())
+/// Refuses settings that a request gives, because the subscription that it names has its own.
+fn refuse_settings(given: [(&'static str, bool); 4]) -> Result<(), Invalid> {
+    match given.into_iter().find(|(_, is_set)| *is_set) {
+        Some((field, _)) => Err(Invalid::field(field, "must not be set: the subscription has its own")),
+        None => Ok(()),
+    }
 }
 
-fn parse_subscribe(request: SubscribeRequest, peer: IpAddr) -> Result<Subscribe, Invalid> {
-    let not_offered = |field| Err(Invalid::field(field, "is not offered by this version"));
-    let workspace = Workspace::parse(&request.workspace)?;
-    let start = match request.start {
+fn parse_start(start: Option<subscribe_request::Start>) -> Result<Start, Invalid> {
+    use subscribe_request::Start as Asked;
+    Ok(match start {
         None => Start::Now,
-        Some(subscribe_request::Start::Cursor(cursor)) => Start::after(cursor),
-        Some(subscribe_request::Start::Earliest(earliest)) => {
-            parse_true("earliest", earliest).map(|()| Start::Earliest)?
-        }
-        Some(subscribe_request::Start::Time(time)) => Start::At(parse_time(&time)?),
-        Some(subscribe_request::Start::Snapshot(snapshot)) => {
-            parse_true("snapshot", snapshot).map(|()| Start::Snapshot)?
-        }
-        Some(subscribe_request::Start::Subscription(_)) => return not_offered("subscription"),
-    };
-    Ok(Subscribe {
-        workspace,
-        start,
-        filter: parse_filter(request.filter, request.shard)?,
-        mask: Mask::parse(request.read_mask, request.user_attribute_keys)?,
-        heartbeat: parse_heartbeat(request.heartbeat_interval)?,
-        until_caught_up: request.until_caught_up,
-        peer,
-        attachment: None,
+        Some(Asked::Cursor(cursor)) => Start::after(cursor),
+        Some(Asked::Earliest(earliest)) => parse_true("earliest", earliest).map(|()| Start::Earliest)?,
+        Some(Asked::Time(time)) => Start::At(parse_time(&time)?),
+        Some(Asked::Snapshot(snapshot)) => parse_true("snapshot", snapshot).map(|()| Start::Snapshot)?,
+        Some(Asked::Subscription(_)) => return Err(Invalid::field("subscription", "opens a stream of its own")),
     })
 }
 

@@ -276,6 +276,11 @@ fn ends_import(error: &StoreError) -> bool {
         | StoreError::EtagMismatch
         | StoreError::RequestIdReused
         | StoreError::Invalid(_)
+        | StoreError::SubscriptionNotFound { .. }
+        | StoreError::SubscriptionExists { .. }
+        | StoreError::TakenOver
+        | StoreError::TooManySubscriptions { .. }
+        | StoreError::EventNotFound { .. }
         | StoreError::Corrupt { .. } => false,
     }
 }

@@ -7,7 +7,7 @@
 mod import;
 mod places;
 mod read;
-mod write;
+pub(super) mod write;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -16,7 +16,7 @@ use crate::refusal::Refusal;
 use crate::store::{Store, Written};
 
 /// The fields that all write requests share.
-pub(super) trait WriteRequest: Message {
+pub(in crate::grpc) trait WriteRequest: Message {
     /// The RPC, as it goes into the fingerprint of a request. It must not change: stored fingerprints hold it.
     const FINGERPRINT: &'static str;
 
@@ -51,13 +51,15 @@ macro_rules! write_request {
         }
     };
 }
+pub(in crate::grpc) use write_request;
+
 write_request!(CreateProfileRequest, "CreateProfile", silent: |_| false);
 write_request!(UpdateProfileRequest, "UpdateProfile", silent: |_| false);
 write_request!(DeleteProfileRequest, "DeleteProfile", silent: |_| false);
 write_request!(ImportProfilesRequest, "ImportProfiles", silent: |request| request.silent);
 
 /// A parsed write request.
-pub(super) struct Write {
+pub(in crate::grpc) struct Write {
     workspace: Workspace,
     request: Option<RequestId>,
     silent: bool,
@@ -125,6 +127,16 @@ impl Write {
                 allow_missing: request.allow_missing,
             }))
         })
+    }
+
+    /// A change that no caller can repeat, and that is not validated only.
+    pub fn of(workspace: Workspace, change: Change) -> Self {
+        Self { workspace, request: None, silent: false, validate_only: false, change }
+    }
+
+    /// Whether nothing is to be written.
+    pub fn validate_only(&self) -> bool {
+        self.validate_only
     }
 
     /// The memory that it takes, in bytes.

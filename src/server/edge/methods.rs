@@ -42,7 +42,7 @@ fn describe(counted: metrics::Method) -> Method {
     Method {
         counted,
         streams: counted.streams(),
-        is_write: starts_with(&["Create", "Update", "Delete", "Import"]),
+        is_write: starts_with(&["Create", "Update", "Delete", "Import", "Seek", "Acknowledge"]),
         is_health_check: counted.name() == "grpc.health.v1.Health/Check",
         size: match method {
             list if list.starts_with("List") => Size::Page,

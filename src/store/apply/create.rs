@@ -21,7 +21,7 @@ pub(super) fn decide(context: &Context<'_, '_>, create: &Create) -> Result<Verdi
     let profile = draft.create(mpid, profile.profile.clone(), last_event)?;
     let (effects, place) = draft.finish();
     let profile = (context.reply == Reply::WithProfile).then_some(profile);
-    Ok(Verdict { outcome: WriteOutcome::Created, mpid: Some(mpid), place, profile, effects })
+    Ok(Verdict { outcome: WriteOutcome::Created, mpid: Some(mpid), place, profile, subscription: None, effects })
 }
 
 /// Returns the mpid for a new profile, and the latest event of an earlier profile with that mpid, if there was one. The

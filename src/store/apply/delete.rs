@@ -20,5 +20,5 @@ pub(super) fn decide(context: &Context<'_, '_>, delete: &Delete) -> Result<Verdi
     let mut draft = Draft::new(context);
     draft.delete(mpid, &stored)?;
     let (effects, place) = draft.finish();
-    Ok(Verdict { outcome: WriteOutcome::Deleted, mpid: Some(mpid), place, profile: None, effects })
+    Ok(Verdict { outcome: WriteOutcome::Deleted, mpid: Some(mpid), place, profile: None, subscription: None, effects })
 }

@@ -3,7 +3,8 @@
 //! In reading order:
 //! - [`decide`] is the entry: it recognises repeated requests, and calls the file of the command.
 //! - `state` is what a decision may look at: the store and the command.
-//! - `create`, `update` and `delete` are the commands, one file each.
+//! - `create`, `update` and `delete` are the commands on profiles, one file each. `subscription` has those on durable
+//!   subscriptions.
 //! - `draft` makes the rows and the event of a profile's change.
 //! - `request` remembers the result of a request that has an id, so that a repeat gets the first result.
 //!
@@ -31,12 +32,14 @@ mod delete;
 mod draft;
 mod request;
 mod state;
+mod subscription;
 mod update;
 
 use bytes::Bytes;
 use prost::Message;
 
 pub(super) use state::State;
+pub use subscription::SubscriptionState;
 
 use super::effects::Effects;
 use super::error::StoreError;
@@ -55,6 +58,8 @@ pub struct Written {
     pub place: Option<Place>,
     /// Encoded `Profile` after the command. `None` if there is no profile, or the caller does not read it.
     pub profile: Option<Bytes>,
+    /// The subscription after the command. `None` if it was deleted, or the command is about none.
+    pub subscription: Option<Box<SubscriptionState>>,
 }
 
 /// Whether the caller reads the profile. An import does not, so no copy is made for it.
@@ -77,6 +82,7 @@ struct Verdict {
     place: Place,
     /// Encoded `Profile`, if the caller reads it.
     profile: Option<Bytes>,
+    subscription: Option<Box<SubscriptionState>>,
     effects: Effects,
 }
 
@@ -94,6 +100,12 @@ pub(super) fn decide(state: &State<'_, '_>, command: &Command, reply: Reply) -> 
         Change::Create(create) => create::decide(&context, create)?,
         Change::Update(update) => update::decide(&context, update)?,
         Change::Delete(delete) => delete::decide(&context, delete)?,
+        Change::CreateSubscription(create) => subscription::create(&context, create)?,
+        Change::UpdateSubscription(settings) => subscription::update(&context, settings)?,
+        Change::DeleteSubscription(delete) => subscription::delete(&context, delete)?,
+        Change::SeekSubscription(seek) => subscription::seek(&context, seek)?,
+        Change::OpenStream(name) => subscription::open(&context, name)?,
+        Change::Acknowledge(acknowledge) => subscription::acknowledge(&context, acknowledge)?,
     };
     if command.validate_only {
         context.found_workspace(&mut verdict.effects)?;
@@ -109,12 +121,13 @@ pub(super) fn decide(state: &State<'_, '_>, command: &Command, reply: Reply) -> 
 impl Verdict {
     /// Nothing changes.
     fn unchanged(mpid: Option<Mpid>, place: Place, profile: Option<Bytes>) -> Self {
-        Self { outcome: WriteOutcome::Unchanged, mpid, place, profile, effects: Effects::default() }
+        let (outcome, effects) = (WriteOutcome::Unchanged, Effects::default());
+        Self { outcome, mpid, place, profile, subscription: None, effects }
     }
 
     fn decided(self) -> Decision {
-        let Self { outcome, place, profile, effects, .. } = self;
-        Decision { written: Written { outcome, place: Some(place), profile }, effects }
+        let Self { outcome, place, profile, subscription, effects, .. } = self;
+        Decision { written: Written { outcome, place: Some(place), profile, subscription }, effects }
     }
 
     /// Makes the result of `validate_only`: that of the write, without the place and the etag that only a write gives.
@@ -126,6 +139,7 @@ impl Verdict {
             Bytes::from(profile.encode_to_vec())
         };
         let profile = if changes { self.profile.map(without_etag) } else { self.profile };
-        Decision { written: Written { outcome: self.outcome, place: None, profile }, effects: Effects::default() }
+        let (outcome, subscription) = (self.outcome, self.subscription);
+        Decision { written: Written { outcome, place: None, profile, subscription }, effects: Effects::default() }
     }
 }

@@ -12,7 +12,7 @@ use super::super::effects::RequestWrite;
 use super::super::error::StoreError;
 use super::super::rows::{AgeKey, Kind, RequestRow, request_key};
 use super::state::Context;
-use super::{Decision, Reply, Written};
+use super::{Decision, Reply, Written, subscription};
 use crate::model::profile::{is_expired, remove_expired};
 use crate::model::{Micros, Mpid, Sequence, wire};
 use crate::proto::field;
@@ -52,7 +52,8 @@ pub(super) fn first_answer(
         }
         _ => None,
     };
-    Ok(Some(Written { outcome: row.outcome, place: Some(row.place), profile }))
+    let subscription = subscription::state_of(context)?;
+    Ok(Some(Written { outcome: row.outcome, place: Some(row.place), profile, subscription }))
 }
 
 /// Remembers the result of the command, and forgets a few expired ids.

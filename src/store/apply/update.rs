@@ -128,5 +128,5 @@ fn verdict(
 ) -> Verdict {
     let (effects, place) = draft.finish();
     let profile = (context.reply == Reply::WithProfile).then_some(profile);
-    Verdict { outcome, mpid: Some(mpid), place, profile, effects }
+    Verdict { outcome, mpid: Some(mpid), place, profile, subscription: None, effects }
 }

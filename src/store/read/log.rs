@@ -225,7 +225,7 @@ impl Snapshot {
         StoreError::Expired { floor, head, oldest_time }
     }
 
-    fn event_time(&self, workspace: WorkspaceId, sequence: Sequence) -> Option<Micros> {
+    pub(super) fn event_time(&self, workspace: WorkspaceId, sequence: Sequence) -> Option<Micros> {
         tables::event(&self.0.events, workspace, sequence, |row| Ok(row.time)).ok().flatten()
     }
 

@@ -5,6 +5,7 @@
 //! - `page`: the bounds of one page of a list.
 //! - `pool`: how many reads run at a time, and whose turn it is.
 //! - `log`: the events of a workspace. `history`: the events of one profile. `workspaces`: the list of workspaces.
+//!   `subscriptions`: durable subscriptions.
 //!
 //! What always holds:
 //! - A snapshot's tables are opened once, after each commit, and shared by all readers. A lookup is one descent of a
@@ -22,6 +23,7 @@ mod log;
 mod page;
 mod pool;
 mod profiles;
+mod subscriptions;
 mod workspaces;
 
 use std::fmt;
@@ -37,11 +39,12 @@ pub use page::PageSize;
 pub(super) use pool::Pool;
 pub use pool::ReadClass;
 pub use profiles::Lookups;
+pub use subscriptions::SubscriptionView;
 
 use super::WorkspaceId;
 use super::error::StoreError;
 use super::rows::{OwnerRow, Secret};
-use super::tables::{self, EVENTS, HEADS, IDENTITIES, PROFILES, WORKSPACES};
+use super::tables::{self, EVENTS, HEADS, IDENTITIES, PROFILES, PROGRESS, SKIPPED, SUBSCRIPTIONS, WORKSPACES};
 
 /// The open tables of one committed state.
 pub(super) struct SnapshotTables {
@@ -50,6 +53,9 @@ pub(super) struct SnapshotTables {
     events: ReadOnlyTable<(u32, u64), &'static [u8]>,
     heads: ReadOnlyTable<u32, &'static [u8]>,
     workspaces: ReadOnlyTable<&'static [u8], &'static [u8]>,
+    subscriptions: ReadOnlyTable<&'static [u8], &'static [u8]>,
+    progress: ReadOnlyTable<&'static [u8], &'static [u8]>,
+    skipped: ReadOnlyTable<&'static [u8], &'static [u8]>,
     secret: Secret,
 }
 
@@ -61,6 +67,9 @@ impl SnapshotTables {
             events: transaction.open_table(EVENTS)?,
             heads: transaction.open_table(HEADS)?,
             workspaces: transaction.open_table(WORKSPACES)?,
+            subscriptions: transaction.open_table(SUBSCRIPTIONS)?,
+            progress: transaction.open_table(PROGRESS)?,
+            skipped: transaction.open_table(SKIPPED)?,
             secret,
         })
     }

@@ -1,7 +1,8 @@
 //! The values of the tables, and how they are encoded.
 //!
 //! - `profile`, `identity`, `event`: what the service stores. `head`, `workspace`: where each log ends, and its number.
-//!   `request`: the results of requests with an id. `meta`: facts about the file itself.
+//!   `request`: the results of requests with an id. `subscription`: durable subscriptions. `meta`: facts about the
+//!   file itself.
 //! - A row is a format byte, a checksum of the body, and the body. The first two are the row's seal.
 //! - redb does not verify a page when it reads it, so every row is verified here. The table and the key seed the
 //!   checksum. So a damaged value, a damaged key and a row in the wrong place are all refused.
@@ -15,6 +16,7 @@ mod identity;
 mod meta;
 mod profile;
 mod request;
+mod subscription;
 mod workspace;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -25,6 +27,9 @@ pub(super) use identity::{IdentityHash, OwnerKey, OwnerRow, Secret};
 pub(super) use meta::{FormatsRow, LogRow, Origin, SecretRow};
 pub(super) use profile::{Held, ProfileRow};
 pub(super) use request::{AgeKey, AgeRow, RequestRow, request_key};
+pub(super) use subscription::{
+    ProgressRow, SettingsRow, SkippedRow, name_in, sequence_in, skipped_key, subscription_key,
+};
 pub(super) use workspace::WorkspaceRow;
 
 use super::error::StoreError;
@@ -49,10 +54,13 @@ pub(super) enum Kind {
     Event = 6,
     Request = 7,
     RequestAge = 8,
+    Subscription = 9,
+    Progress = 10,
+    Skipped = 11,
 }
 
 impl Kind {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::Meta,
         Self::Workspace,
         Self::Head,
@@ -61,6 +69,9 @@ impl Kind {
         Self::Event,
         Self::Request,
         Self::RequestAge,
+        Self::Subscription,
+        Self::Progress,
+        Self::Skipped,
     ];
 
     /// The name in errors and logs.
@@ -74,6 +85,9 @@ impl Kind {
             Self::Event => "event",
             Self::Request => "request",
             Self::RequestAge => "request age",
+            Self::Subscription => "subscription",
+            Self::Progress => "progress",
+            Self::Skipped => "skipped event",
         }
     }
 
@@ -82,7 +96,15 @@ impl Kind {
         match self {
             // Since format 2 the table seeds the checksum too, and a profile's row says what it holds.
             Self::Profile | Self::Event => 2,
-            Self::Meta | Self::Workspace | Self::Head | Self::Identity | Self::Request | Self::RequestAge => 1,
+            Self::Meta
+            | Self::Workspace
+            | Self::Head
+            | Self::Identity
+            | Self::Request
+            | Self::RequestAge
+            | Self::Subscription
+            | Self::Progress
+            | Self::Skipped => 1,
         }
     }
 

@@ -66,6 +66,11 @@ fn outcome_of(answer: &Result<Written, StoreError>) -> CommandOutcome {
             | StoreError::RequestIdReused
             | StoreError::Invalid(_)
             | StoreError::Expired { .. }
+            | StoreError::SubscriptionNotFound { .. }
+            | StoreError::SubscriptionExists { .. }
+            | StoreError::TakenOver
+            | StoreError::TooManySubscriptions { .. }
+            | StoreError::EventNotFound { .. }
             | StoreError::TooManyWorkspaces { .. },
         ) => CommandOutcome::Refused,
     }

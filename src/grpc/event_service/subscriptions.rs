@@ -1,0 +1,359 @@
+//! Durable subscriptions: their settings, their places in the log, and the streams that they open.
+
+use std::sync::Arc;
+
+use prost_types::FieldMask;
+
+use super::{Events, parse_filter, parse_time, parse_true};
+use crate::call::Call;
+use crate::command::{Acknowledge, Begin, Change, CreateSubscription, DeleteSubscription, SeekSubscription};
+use crate::feed::{AttachedStream, Attachment, Detached};
+use crate::grpc::codec::Encoded;
+use crate::grpc::profile_service::write::{Write, WriteRequest, write_request};
+use crate::model::cursor::{CursorSpace, Start};
+use crate::model::invalid::Quoted;
+use crate::model::limits::{SKIP_REASON_BYTES, SKIPS};
+use crate::model::{
+    Filter, Invalid, Mask, Micros, Position, Sequence, Settings, SubscriptionName, Workspace, subscription_page, wire,
+};
+use crate::proto::field::get_event_response;
+use crate::proto::v1::{
+    self, AcknowledgeRequest, AcknowledgeResponse, CreateSubscriptionRequest, CreateSubscriptionResponse,
+    DeleteSubscriptionRequest, DeleteSubscriptionResponse, GetEventRequest, GetSubscriptionRequest,
+    GetSubscriptionResponse, ListSkippedEventsRequest, ListSkippedEventsResponse, ListSubscriptionsRequest,
+    ListSubscriptionsResponse, SeekSubscriptionRequest, SeekSubscriptionResponse, Subscription, SubscriptionState,
+    SubscriptionStream, UpdateSubscriptionRequest, UpdateSubscriptionResponse, create_subscription_request,
+    seek_subscription_request,
+};
+use crate::refusal::Refusal;
+use crate::store::{self, LogBounds, ReadClass, Store, StoreError, SubscriptionView};
+
+write_request!(CreateSubscriptionRequest, "CreateSubscription", silent: |_| false);
+write_request!(UpdateSubscriptionRequest, "UpdateSubscription", silent: |_| false);
+write_request!(DeleteSubscriptionRequest, "DeleteSubscription", silent: |_| false);
+write_request!(SeekSubscriptionRequest, "SeekSubscription", silent: |_| false);
+
+/// The settings that `update_mask` may name.
+const SETTINGS: [&str; 5] = ["filter", "read_mask", "user_attribute_keys", "shard", "on_expired"];
+
+/// What a stream of a subscription delivers, and from where.
+pub(super) struct OpenedStream {
+    pub filter: Filter,
+    pub mask: Mask,
+    pub start: Start,
+    pub attachment: Attachment,
+}
+
+impl Events {
+    /// Opens the next stream of a subscription. Older ones end.
+    pub(super) async fn open_stream(
+        &self,
+        call: &Call,
+        workspace: &Workspace,
+        name: SubscriptionName,
+    ) -> Result<OpenedStream, Refusal> {
+        let change = Change::OpenStream(name.clone());
+        let state = self.change(call, Write::of(workspace.clone(), change)).await?;
+        let store::SubscriptionState { settings, acknowledged, stream, .. } = *state.expect("it exists");
+        let settings = Settings::parse("subscription", settings)?;
+        let (peer, now) = (call.peer(), self.store.now());
+        let attachment = self.feed.attach(workspace, &name, stream, peer, now, acknowledged);
+        Ok(OpenedStream { filter: settings.filter, mask: settings.mask, start: Start::From(acknowledged), attachment })
+    }
+
+    pub(super) async fn create(&self, call: &Call, request: CreateSubscriptionRequest) -> Result<Encoded, Refusal> {
+        let workspace = Workspace::parse(&request.workspace)?;
+        let start = parse_start(request.start.clone())?;
+        let start = self.resolve(call, &workspace, start).await?;
+        let write = Write::within(workspace.clone(), request, |request| {
+            let settings = Box::new(parse_settings(request.subscription)?);
+            Ok(Change::CreateSubscription(CreateSubscription { settings, start }))
+        })?;
+        let state = self.change(call, write).await?;
+        let subscription = self.after(&workspace, state)?;
+        Ok(Encoded::new(&CreateSubscriptionResponse { subscription }))
+    }
+
+    pub(super) async fn update(&self, call: &Call, request: UpdateSubscriptionRequest) -> Result<Encoded, Refusal> {
+        let workspace = Workspace::parse(&request.workspace)?;
+        let new = request.subscription.clone().ok_or_else(|| Invalid::field("subscription", "must be set"))?;
+        let name = SubscriptionName::parse("subscription.name", &new.name)?;
+        let merged = merge(self.store.subscription(&workspace, &name)?.settings, new, request.update_mask.as_ref())?;
+        let write = Write::within(workspace.clone(), request, |_| {
+            Ok(Change::UpdateSubscription(Box::new(Settings::parse("subscription", merged)?)))
+        })?;
+        let is_real = !write.validate_only();
+        let state = self.change(call, write).await?;
+        self.detach(is_real, &workspace, &name, state.as_deref());
+        let subscription = self.after(&workspace, state)?;
+        Ok(Encoded::new(&UpdateSubscriptionResponse { subscription }))
+    }
+
+    pub(super) async fn delete(&self, call: &Call, request: DeleteSubscriptionRequest) -> Result<Encoded, Refusal> {
+        let workspace = Workspace::parse(&request.workspace)?;
+        let name = SubscriptionName::parse("name", &request.name)?;
+        let write = Write::within(workspace.clone(), request, |request| {
+            let name = SubscriptionName::parse("name", &request.name)?;
+            Ok(Change::DeleteSubscription(DeleteSubscription { name, allow_missing: request.allow_missing }))
+        })?;
+        let is_real = !write.validate_only();
+        self.change(call, write).await?;
+        if is_real && matches!(self.store.subscription(&workspace, &name), Err(StoreError::SubscriptionNotFound { .. }))
+        {
+            self.feed.detach(&workspace, &name, u64::MAX, Detached::Deleted);
+        }
+        Ok(Encoded::new(&DeleteSubscriptionResponse {}))
+    }
+
+    pub(super) async fn seek(&self, call: &Call, request: SeekSubscriptionRequest) -> Result<Encoded, Refusal> {
+        let workspace = Workspace::parse(&request.workspace)?;
+        let name = SubscriptionName::parse("name", &request.name)?;
+        let to = self.resolve(call, &workspace, parse_to(request.to.clone())?).await?;
+        let seek = SeekSubscription { name: name.clone(), to };
+        let write = Write::within(workspace.clone(), request, |_| Ok(Change::SeekSubscription(seek)))?;
+        let is_real = !write.validate_only();
+        let state = self.change(call, write).await?;
+        self.detach(is_real, &workspace, &name, state.as_deref());
+        let (from, to) =
+            state.as_ref().map_or((0, 0), |state| (state.previously.place().get(), state.acknowledged.place().get()));
+        Ok(Encoded::new(&SeekSubscriptionResponse {
+            subscription: self.after(&workspace, state)?,
+            replayed_events: from.saturating_sub(to),
+            passed_events: to.saturating_sub(from),
+        }))
+    }
+
+    pub(super) async fn get(&self, call: &Arc<Call>, request: GetSubscriptionRequest) -> Result<Encoded, Refusal> {
+        let workspace = Workspace::parse(&request.workspace)?;
+        let name = SubscriptionName::parse("name", &request.name)?;
+        call.within(&workspace);
+        let of = workspace.clone();
+        let view = call.read(&self.store, ReadClass::Status, move |store, _| store.subscription(&of, &name)).await?;
+        Ok(Encoded::new(&GetSubscriptionResponse { subscription: Some(self.message(&workspace, view)) }))
+    }
+
+    pub(super) async fn list(&self, call: &Arc<Call>, request: ListSubscriptionsRequest) -> Result<Encoded, Refusal> {
+        let workspace = Workspace::parse(&request.workspace)?;
+        let most = self.limits.page_size(request.page_size)?;
+        let after = subscription_page::parse_subscriptions(&workspace, &request.page_token)?;
+        call.within(&workspace);
+        let of = workspace.clone();
+        let read = move |store: &Store, _: &Call| -> Result<_, StoreError> {
+            match store.workspace_id(&of) {
+                Some(id) => store.snapshot()?.subscriptions(id, after.as_ref(), most),
+                None => Ok((Vec::new(), false)),
+            }
+        };
+        let (views, more) = call.read(&self.store, ReadClass::Status, read).await?;
+        let last =
+            views.last().filter(|_| more).map(|view| subscription_page::after_subscription(&workspace, &view.name));
+        Ok(Encoded::new(&ListSubscriptionsResponse {
+            subscriptions: views.into_iter().map(|view| self.message(&workspace, view)).collect(),
+            next_page_token: last.unwrap_or_default(),
+        }))
+    }
+
+    pub(super) async fn list_skipped(
+        &self,
+        call: &Arc<Call>,
+        request: ListSkippedEventsRequest,
+    ) -> Result<Encoded, Refusal> {
+        let workspace = Workspace::parse(&request.workspace)?;
+        let name = SubscriptionName::parse("subscription", &request.subscription)?;
+        let most = self.limits.page_size(request.page_size)?;
+        let after = subscription_page::parse_skipped(&workspace, &name, &request.page_token)?;
+        call.within(&workspace);
+        let (of, named) = (workspace.clone(), name.clone());
+        let read = move |store: &Store, _: &Call| {
+            store.subscription(&of, &named)?;
+            let id = store.workspace_id(&of).ok_or(StoreError::Closed)?;
+            store.snapshot()?.skipped_events(id, &named, after, most)
+        };
+        let (skipped_events, more) = call.read(&self.store, ReadClass::Status, read).await?;
+        let last = skipped_events.last().filter(|_| more);
+        let next_page_token = last.map(|last| subscription_page::after_skipped(&workspace, &name, last.sequence));
+        let next_page_token = next_page_token.unwrap_or_default();
+        Ok(Encoded::new(&ListSkippedEventsResponse { skipped_events, next_page_token }))
+    }
+
+    pub(super) async fn acknowledge_up_to(&self, call: &Call, request: AcknowledgeRequest) -> Result<Encoded, Refusal> {
+        let AcknowledgeRequest { workspace, subscription, stream, cursor, skipped } = request;
+        let workspace = Workspace::parse(&workspace)?;
+        let name = SubscriptionName::parse("subscription", &subscription)?;
+        call.within(&workspace);
+        if stream == 0 {
+            return Err(Invalid::field("stream", "must be set: it is in the first message of the stream").into());
+        }
+        let skipped = parse_skips(skipped)?;
+        let cursors = self.store.cursors(&workspace);
+        let head = self.store.subscription(&workspace, &name)?.bounds.head;
+        let position = cursors.parse("cursor", &cursor, head)?;
+        let open = self.feed.attached(&workspace, &name).filter(|open| open.stream == stream);
+        if open.is_some_and(|open| position > open.sent) {
+            return Err(Invalid::field("cursor", "is past what the stream has sent").into());
+        }
+        let acknowledge = Acknowledge { name, stream, position, skipped };
+        let acknowledged = self.store.acknowledge(workspace, acknowledge, self.limits).await?;
+        let acknowledged_cursor = cursors.at(acknowledged).to_string();
+        Ok(Encoded::new(&AcknowledgeResponse { acknowledged_cursor }))
+    }
+
+    pub(super) async fn event(&self, call: &Arc<Call>, request: GetEventRequest) -> Result<Encoded, Refusal> {
+        let workspace = Workspace::parse(&request.workspace)?;
+        let sequence = Sequence::new(request.sequence).ok_or_else(|| Invalid::field("sequence", "must not be 0"))?;
+        let mask = Mask::parse(request.read_mask, request.user_attribute_keys)?;
+        call.within(&workspace);
+        let read = move |store: &Store, _: &Call| {
+            let mut message = Vec::new();
+            store.event(&workspace, sequence, |event| {
+                let event = mask.event(event.event).map_err(|_| StoreError::corrupt("event"))?;
+                wire::put_delimited(get_event_response::EVENT, &event, &mut message);
+                Ok(())
+            })?;
+            let cursor = store.cursors(&workspace).at(sequence).encode();
+            wire::put_delimited(get_event_response::CURSOR, &cursor, &mut message);
+            Ok::<_, StoreError>(Encoded::from(message))
+        };
+        call.read(&self.store, ReadClass::Scan, read).await
+    }
+
+    /// Writes, and returns the subscription after it.
+    async fn change(&self, call: &Call, write: Write) -> Result<Option<Box<store::SubscriptionState>>, Refusal> {
+        Ok(write.run(call, &self.store, &self.limits).await?.0.subscription)
+    }
+
+    /// Ends the streams that were opened before a change.
+    fn detach(
+        &self,
+        is_real: bool,
+        workspace: &Workspace,
+        name: &SubscriptionName,
+        state: Option<&store::SubscriptionState>,
+    ) {
+        if let Some(state) = state.filter(|_| is_real) {
+            self.feed.detach(workspace, name, state.stream, Detached::TakenOver);
+        }
+    }
+
+    /// Where a subscription starts. Times become positions here: a command depends on no search.
+    async fn resolve(&self, call: &Call, workspace: &Workspace, start: Start) -> Result<Begin, Refusal> {
+        call.within(workspace);
+        Ok(match start {
+            Start::Now => Begin::Now,
+            Start::Earliest => Begin::Earliest,
+            Start::Snapshot => Begin::Snapshot,
+            start @ (Start::After(_) | Start::At(_) | Start::From(_)) => {
+                let of = workspace.clone();
+                let read = move |store: &Store| store.begin(&of, &start);
+                Begin::At(self.store.on_read_pool(ReadClass::Scan, Some(workspace), read).await?.1)
+            }
+        })
+    }
+
+    /// The subscription after a command, as a message.
+    fn after(
+        &self,
+        workspace: &Workspace,
+        state: Option<Box<store::SubscriptionState>>,
+    ) -> Result<Option<Subscription>, Refusal> {
+        let Some(state) = state else { return Ok(None) };
+        let store::SubscriptionState { settings, acknowledged, stream, skipped, .. } = *state;
+        let name = SubscriptionName::parse("name", &settings.name)?;
+        let bounds = self.store.begin(workspace, &Start::Now)?.0;
+        let oldest = self.store.oldest_after(workspace, acknowledged.place())?;
+        let view = SubscriptionView { name, settings, acknowledged, stream, skipped, bounds, oldest };
+        Ok(Some(self.message(workspace, view)))
+    }
+
+    fn message(&self, workspace: &Workspace, view: SubscriptionView) -> Subscription {
+        let cursors = self.store.cursors(workspace);
+        let attached = self.feed.attached(workspace, &view.name);
+        let SubscriptionView { settings, acknowledged, skipped, bounds: LogBounds { floor, head }, oldest, .. } = view;
+        let place = acknowledged.place();
+        let is_lost = place < floor;
+        let age = oldest.map_or(0, |oldest| self.store.now().get().saturating_sub(oldest.get()).max(0));
+        Subscription {
+            acknowledged_cursor: cursors.at(acknowledged).to_string(),
+            acknowledged_sequence: place.get(),
+            state: if is_lost { SubscriptionState::Lost } else { SubscriptionState::Active }.into(),
+            lag_events: head.get().saturating_sub(place.max(floor).get()),
+            lag_time: Some(duration(age)),
+            skipped_events: skipped,
+            stream: attached.map(|attached| stream_message(cursors, attached)),
+            ..settings
+        }
+    }
+}
+
+fn duration(micros: i64) -> prost_types::Duration {
+    let nanos = i32::try_from(micros % 1_000_000 * 1_000).expect("below a second");
+    prost_types::Duration { seconds: micros / 1_000_000, nanos }
+}
+
+fn stream_message(cursors: CursorSpace, attached: AttachedStream) -> SubscriptionStream {
+    let AttachedStream { stream, peer, open_time, sent } = attached;
+    SubscriptionStream {
+        number: stream,
+        peer: peer.to_string(),
+        open_time: Some(Micros::to_timestamp(open_time)),
+        sent_cursor: cursors.at(sent).to_string(),
+        sent_sequence: Position::place(sent).get(),
+    }
+}
+
+fn parse_settings(subscription: Option<Subscription>) -> Result<Settings, Invalid> {
+    let subscription = subscription.ok_or_else(|| Invalid::field("subscription", "must be set"))?;
+    parse_filter(subscription.filter.clone(), None)?; // First, so that its errors name the field as in a stream.
+    Settings::parse("subscription", subscription)
+}
+
+fn parse_start(start: Option<create_subscription_request::Start>) -> Result<Start, Invalid> {
+    use create_subscription_request::Start as Asked;
+    Ok(match start {
+        None => Start::Now,
+        Some(Asked::Cursor(cursor)) => Start::after(cursor),
+        Some(Asked::Earliest(earliest)) => parse_true("earliest", earliest).map(|()| Start::Earliest)?,
+        Some(Asked::Time(time)) => Start::At(parse_time(&time)?),
+        Some(Asked::Snapshot(snapshot)) => parse_true("snapshot", snapshot).map(|()| Start::Snapshot)?,
+    })
+}
+
+fn parse_to(to: Option<seek_subscription_request::To>) -> Result<Start, Invalid> {
+    use seek_subscription_request::To;
+    Ok(match to.ok_or_else(|| Invalid::field("to", "must be set"))? {
+        To::Cursor(cursor) => Start::after(cursor),
+        To::Earliest(earliest) => parse_true("earliest", earliest).map(|()| Start::Earliest)?,
+        To::Time(time) => Start::At(parse_time(&time)?),
+        To::Now(now) => parse_true("now", now).map(|()| Start::Now)?,
+        To::Snapshot(snapshot) => parse_true("snapshot", snapshot).map(|()| Start::Snapshot)?,
+    })
+}
+
+/// The stored settings with the new ones that the mask names.
+fn merge(stored: Subscription, new: Subscription, mask: Option<&FieldMask>) -> Result<Subscription, Invalid> {
+    let paths = mask.map(|mask| &*mask.paths).unwrap_or_default();
+    if let Some(unknown) = paths.iter().find(|path| *path != "*" && !SETTINGS.contains(&path.as_str())) {
+        let problem = format!("{} is not a setting that can be changed", Quoted(unknown));
+        return Err(Invalid::Mask { field: "update_mask", problem });
+    }
+    let is_named = |name: &str| paths.is_empty() || paths.iter().any(|path| path == "*" || path == name);
+    let mut merged = stored;
+    macro_rules! take {
+        ($($field:ident),*) => {$( if is_named(stringify!($field)) { merged.$field = new.$field; } )*};
+    }
+    take!(filter, read_mask, user_attribute_keys, shard, on_expired);
+    Ok(merged)
+}
+
+fn parse_skips(skips: Vec<v1::acknowledge_request::Skip>) -> Result<Vec<(Sequence, String)>, Invalid> {
+    Invalid::limit("skipped", "events", SKIPS, skips.len())?;
+    let parse = |(index, skip): (usize, v1::acknowledge_request::Skip)| {
+        let sequence = Sequence::new(skip.sequence);
+        let sequence =
+            sequence.ok_or_else(|| Invalid::field(format_args!("skipped[{index}].sequence"), "must not be 0"))?;
+        let reason = format_args!("skipped[{index}].reason");
+        Invalid::limit(reason, "reason bytes", SKIP_REASON_BYTES, skip.reason.len())?;
+        Ok((sequence, skip.reason))
+    };
+    skips.into_iter().enumerate().map(parse).collect()
+}

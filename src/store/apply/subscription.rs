@@ -1,0 +1,287 @@
+//! The commands of durable subscriptions. They make no events.
+//!
+//! - A subscription has a settings row and a progress row. The progress holds the acknowledged position, and the number
+//!   of the latest stream.
+//! - Only acknowledgements of the latest stream are accepted. A new stream, a seek and new settings each take the next
+//!   number, so an older stream can move nothing.
+//! - An acknowledgement never moves the position back. A seek may.
+
+use std::collections::BTreeSet;
+
+use redb::ReadableTable;
+
+use super::super::WorkspaceId;
+use super::super::effects::{Effects, SubscriptionRow, SubscriptionWrite};
+use super::super::error::StoreError;
+use super::super::rows::{Kind, ProgressRow, SettingsRow, SkippedRow, skipped_key, subscription_key};
+use super::super::tables::{self, KeyRange, Tables, borrowed, guarded, with_prefix};
+use super::Verdict;
+use super::state::Context;
+use crate::command::{Acknowledge, Begin, Change, CreateSubscription, DeleteSubscription, SeekSubscription};
+use crate::model::invalid::CursorError;
+use crate::model::limits::SKIPPED_EVENTS;
+use crate::model::{Invalid, Place, Position, Sequence, Settings, SubscriptionName};
+use crate::proto::v1::{OnExpired, Subscription, WriteOutcome};
+
+/// A subscription after a command.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SubscriptionState {
+    /// Its settings, and when it was created.
+    pub settings: Subscription,
+    /// Where the next stream starts.
+    pub acknowledged: Position,
+    /// The number of the latest stream.
+    pub stream: u64,
+    /// How many events are listed as skipped.
+    pub skipped: u64,
+    /// Where the next stream would have started before the command.
+    pub previously: Position,
+}
+
+/// A subscription as it is stored.
+struct Known {
+    key: Vec<u8>,
+    settings: Subscription,
+    progress: ProgressRow,
+}
+
+pub(super) fn create(context: &Context<'_, '_>, create: &CreateSubscription) -> Result<Verdict, StoreError> {
+    let CreateSubscription { settings, start } = create;
+    let name = &settings.name;
+    if known(context, name)?.is_some() {
+        return Err(StoreError::SubscriptionExists { name: name.clone() });
+    }
+    let limit = context.command.limits.subscriptions;
+    if context.exists && count(&context.state.tables, context.workspace)? >= limit {
+        return Err(StoreError::TooManySubscriptions { limit });
+    }
+    let acknowledged = resolve(context, *start)?;
+    let mut message = settings.message().clone();
+    message.create_time = Some(context.now().to_timestamp());
+    let key = subscription_key(context.workspace, name);
+    let mut effects = Effects::default();
+    effects.subscriptions.push(settings_write(&key, &message));
+    let known = Known { key, settings: message, progress: ProgressRow { acknowledged, stream: 0, skipped: 0 } };
+    let progress = known.progress;
+    Ok(known.changed(context, WriteOutcome::Created, progress, effects))
+}
+
+pub(super) fn update(context: &Context<'_, '_>, settings: &Settings) -> Result<Verdict, StoreError> {
+    let mut known = existing(context, &settings.name)?;
+    let mut message = settings.message().clone();
+    message.create_time = known.settings.create_time;
+    if message == known.settings {
+        return Ok(known.unchanged(context));
+    }
+    let mut effects = Effects::default();
+    effects.subscriptions.push(settings_write(&known.key, &message));
+    known.settings = message;
+    let progress = known.progress.next_stream();
+    Ok(known.changed(context, WriteOutcome::Updated, progress, effects))
+}
+
+pub(super) fn delete(context: &Context<'_, '_>, delete: &DeleteSubscription) -> Result<Verdict, StoreError> {
+    let DeleteSubscription { name, allow_missing } = delete;
+    let Some(Known { key, .. }) = known(context, name)? else {
+        return match allow_missing {
+            true => Ok(Verdict::unchanged(None, context.head.place, None)),
+            false => Err(StoreError::SubscriptionNotFound { name: name.clone() }),
+        };
+    };
+    let removal = |kind, key| SubscriptionWrite { kind, key, row: None };
+    let skipped = skipped_through(&context.state.tables, &key, Place::LAST, usize::MAX)?;
+    let mut effects = Effects::default();
+    effects.subscriptions.extend(skipped.into_iter().map(|key| removal(SubscriptionRow::Skipped, key)));
+    effects.subscriptions.push(removal(SubscriptionRow::Progress, key.clone()));
+    effects.subscriptions.push(removal(SubscriptionRow::Settings, key));
+    Ok(Verdict { effects, outcome: WriteOutcome::Deleted, ..Verdict::unchanged(None, context.head.place, None) })
+}
+
+pub(super) fn seek(context: &Context<'_, '_>, seek: &SeekSubscription) -> Result<Verdict, StoreError> {
+    let known = existing(context, &seek.name)?;
+    let acknowledged = resolve(context, seek.to)?;
+    let progress = ProgressRow { acknowledged, ..known.progress.next_stream() };
+    Ok(known.changed(context, WriteOutcome::Updated, progress, Effects::default()))
+}
+
+/// A stream is about to be opened. If the log no longer holds what follows the acknowledged position, the settings say
+/// where it starts.
+pub(super) fn open(context: &Context<'_, '_>, name: &SubscriptionName) -> Result<Verdict, StoreError> {
+    let known = existing(context, name)?;
+    let floor = context.head.floor;
+    let mut progress = known.progress.next_stream();
+    if progress.acknowledged.place() < floor {
+        progress.acknowledged = match known.settings.on_expired() {
+            OnExpired::Unspecified | OnExpired::Fail => return Err(expired(context)),
+            OnExpired::Snapshot => resolve(context, Begin::Snapshot)?,
+            OnExpired::Earliest => floor.into(),
+        };
+    }
+    Ok(known.changed(context, WriteOutcome::Updated, progress, Effects::default()))
+}
+
+pub(super) fn acknowledge(context: &Context<'_, '_>, acknowledge: &Acknowledge) -> Result<Verdict, StoreError> {
+    let Acknowledge { name, stream, position, skipped } = acknowledge;
+    let known = existing(context, name)?;
+    if *stream != known.progress.stream {
+        return Err(StoreError::TakenOver);
+    }
+    check_in_log(context, *position)?;
+    let mut progress = known.progress;
+    progress.acknowledged = progress.acknowledged.max(*position);
+    let skips = new_skips(context, &known.key, *position, skipped)?;
+    progress.skipped += skips.len() as u64;
+    if progress.skipped > SKIPPED_EVENTS && !skips.is_empty() {
+        let (limit, found) = (SKIPPED_EVENTS, progress.skipped);
+        let size = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+        Invalid::limit("skipped", "skipped events of the subscription", size(limit), size(found))?;
+    }
+    if progress == known.progress {
+        return Ok(known.unchanged(context));
+    }
+    let effects = Effects { subscriptions: skips, ..Effects::default() };
+    Ok(known.changed(context, WriteOutcome::Updated, progress, effects))
+}
+
+/// Returns the least place after which a subscription of the workspace has not acknowledged all.
+pub(super) fn held(context: &Context<'_, '_>) -> Result<Option<Place>, StoreError> {
+    guarded(Kind::Progress, || {
+        let mut least: Option<Place> = None;
+        for row in context.state.tables.progress.range::<&[u8]>(borrowed(&of_workspace(context.workspace)))? {
+            let (key, row) = row?;
+            let place = ProgressRow::read(key.value(), row.value())?.acknowledged.place();
+            least = Some(least.map_or(place, |least| least.min(place)));
+        }
+        Ok(least)
+    })
+}
+
+/// Returns what is known of the subscription of a command that was applied before.
+pub(super) fn state_of(context: &Context<'_, '_>) -> Result<Option<Box<SubscriptionState>>, StoreError> {
+    match (&context.command.change, context.command.change.subscription()) {
+        (Change::DeleteSubscription(_), _) | (_, None) => Ok(None),
+        (_, Some(name)) => Ok(known(context, name)?.map(|known| known.state(known.progress))),
+    }
+}
+
+impl Known {
+    fn state(&self, progress: ProgressRow) -> Box<SubscriptionState> {
+        let ProgressRow { acknowledged, stream, skipped } = progress;
+        let (settings, previously) = (self.settings.clone(), self.progress.acknowledged);
+        Box::new(SubscriptionState { settings, acknowledged, stream, skipped, previously })
+    }
+
+    fn unchanged(&self, context: &Context<'_, '_>) -> Verdict {
+        let subscription = Some(self.state(self.progress));
+        Verdict { subscription, ..Verdict::unchanged(None, context.head.place, None) }
+    }
+
+    fn changed(
+        &self,
+        context: &Context<'_, '_>,
+        outcome: WriteOutcome,
+        progress: ProgressRow,
+        mut effects: Effects,
+    ) -> Verdict {
+        let (kind, key) = (SubscriptionRow::Progress, self.key.clone());
+        let row = Some(progress.encode(&key));
+        effects.subscriptions.push(SubscriptionWrite { kind, key, row });
+        Verdict { effects, outcome, subscription: Some(self.state(progress)), ..self.unchanged(context) }
+    }
+}
+
+impl ProgressRow {
+    fn next_stream(self) -> Self {
+        Self { stream: self.stream + 1, ..self }
+    }
+}
+
+fn known(context: &Context<'_, '_>, name: &SubscriptionName) -> Result<Option<Known>, StoreError> {
+    if !context.exists {
+        return Ok(None);
+    }
+    let (tables, key) = (context.state.tables, subscription_key(context.workspace, name));
+    let found = tables::subscription(&tables.subscriptions, &tables.progress, &key)?;
+    Ok(found.map(|(settings, progress)| Known { key, settings, progress }))
+}
+
+fn existing(context: &Context<'_, '_>, name: &SubscriptionName) -> Result<Known, StoreError> {
+    known(context, name)?.ok_or_else(|| StoreError::SubscriptionNotFound { name: name.clone() })
+}
+
+fn settings_write(key: &[u8], settings: &Subscription) -> SubscriptionWrite {
+    let row = Some(SettingsRow::encode(key, settings));
+    SubscriptionWrite { kind: SubscriptionRow::Settings, key: key.to_vec(), row }
+}
+
+fn of_workspace(workspace: WorkspaceId) -> KeyRange {
+    with_prefix(&workspace.0.to_be_bytes(), None)
+}
+
+fn count(tables: &Tables<'_>, workspace: WorkspaceId) -> Result<usize, StoreError> {
+    guarded(Kind::Subscription, || Ok(tables.subscriptions.range::<&[u8]>(borrowed(&of_workspace(workspace)))?.count()))
+}
+
+fn resolve(context: &Context<'_, '_>, begin: Begin) -> Result<Position, StoreError> {
+    let head = context.head.place;
+    let position = match begin {
+        Begin::Now => head.into(),
+        Begin::Earliest => context.head.floor.into(),
+        Begin::Snapshot => Position::Snapshot { of: head, after: None },
+        Begin::At(position) => position,
+    };
+    check_in_log(context, position)?;
+    if position.place() < context.head.floor { Err(expired(context)) } else { Ok(position) }
+}
+
+fn check_in_log(context: &Context<'_, '_>, position: Position) -> Result<(), StoreError> {
+    let head = context.head.place;
+    let in_future = || Invalid::from(CursorError::InFuture { field: "cursor", head });
+    if position.place() > head { Err(in_future().into()) } else { Ok(()) }
+}
+
+fn expired(context: &Context<'_, '_>) -> StoreError {
+    let (floor, head) = (context.head.floor, context.head.place);
+    let oldest = floor.checked_next().filter(|_| floor < head);
+    let time = |sequence| context.state.tables.event(context.workspace, sequence, |row| Ok(row.time)).ok().flatten();
+    StoreError::Expired { floor, head, oldest_time: oldest.and_then(time) }
+}
+
+/// Returns the rows of the skipped events that are not listed yet.
+fn new_skips(
+    context: &Context<'_, '_>,
+    subscription: &[u8],
+    position: Position,
+    skipped: &[(Sequence, String)],
+) -> Result<Vec<SubscriptionWrite>, StoreError> {
+    let (mut seen, mut rows) = (BTreeSet::new(), Vec::new());
+    for (index, (sequence, reason)) in skipped.iter().enumerate() {
+        let place = Place::from(*sequence);
+        if place > position.place() || place <= context.head.floor {
+            let problem = "must be an event that the log holds, at or before the cursor";
+            return Err(Invalid::field(format_args!("skipped[{index}].sequence"), problem).into());
+        }
+        let key = skipped_key(subscription, sequence.get());
+        let is_listed = guarded(Kind::Skipped, || Ok(context.state.tables.skipped.get(&*key)?.is_some()))?;
+        if is_listed || !seen.insert(*sequence) {
+            continue;
+        }
+        let row = SkippedRow { time: context.now(), reason: reason.clone() }.encode(&key);
+        rows.push(SubscriptionWrite { kind: SubscriptionRow::Skipped, key, row: Some(row) });
+    }
+    Ok(rows)
+}
+
+/// Returns the keys of a subscription's skipped events up to a place.
+fn skipped_through(
+    tables: &Tables<'_>,
+    subscription: &[u8],
+    through: Place,
+    most: usize,
+) -> Result<Vec<Vec<u8>>, StoreError> {
+    guarded(Kind::Skipped, || {
+        let (from, to) = (skipped_key(subscription, 0), skipped_key(subscription, through.get()));
+        let keys = tables.skipped.range::<&[u8]>(&*from..=&*to)?.take(most);
+        keys.map(|row| Ok(row?.0.value().to_vec())).collect()
+    })
+}
