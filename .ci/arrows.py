@@ -45,6 +45,8 @@ MAY_NAME = {
     "base64": "model",
     "bytes": "*",
     "bytesize": "config",
+    "cel": "model",
+    "chrono": "model",
     "clap": "config cli",
     "flate2": "compression.rs",
     "form_urlencoded": "http",

@@ -43,6 +43,14 @@ pub const SKIPS: usize = 100;
 pub const SKIP_REASON_BYTES: usize = 1_024;
 /// Skipped events that a subscription keeps.
 pub const SKIPPED_EVENTS: u64 = 10_000;
+/// Bytes of the `expression` of a filter.
+pub const EXPRESSION_BYTES: usize = 4_096;
+/// Symbols of an expression: names, literals, operators and brackets. Its syntax tree has no more nodes.
+pub const EXPRESSION_SYMBOLS: usize = 500;
+/// Depth of the syntax tree of an expression. Its parser and its evaluation recurse.
+pub const EXPRESSION_DEPTH: usize = 32;
+/// Places of an expression that copy values: see `model::expression`.
+pub const EXPRESSION_COPIES: usize = 8;
 /// Items of a page if the request does not give a `page_size`.
 pub const DEFAULT_PAGE_ITEMS: usize = 100;
 /// Imports that may take records at the same time. Each may have a flow-control window full of small messages waiting.

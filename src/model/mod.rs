@@ -13,12 +13,14 @@
 //!   `distinct` finds the new values of a list, and `weight` is the memory that a parsed value takes while it waits in
 //!   the queue.
 //! - [`change`]: what an event says about a change. [`transition`]: the profile before and after it.
-//! - [`mask`], [`filter`]: what a reader wants to see. A mask works on wire bytes, with [`wire`].
+//! - [`mask`], [`filter`], [`expression`]: what a reader wants to see. A mask works on wire bytes, with [`wire`]. An
+//!   expression is a condition on profiles in CEL.
 
 pub mod change;
 pub mod cursor;
 mod distinct;
 pub mod etag;
+pub mod expression;
 pub mod filter;
 pub mod identity;
 pub mod invalid;
@@ -44,6 +46,7 @@ pub use crate::config::Limits;
 pub use change::EventKind;
 pub use cursor::{Cursor, LogId, Position};
 pub use etag::Etag;
+pub use expression::Expression;
 pub use filter::Filter;
 pub use identity::IdentityKey;
 pub use invalid::Invalid;
