@@ -251,13 +251,9 @@ impl Check<'_> {
     }
 }
 
-/// The syntax tree names operators so that no function can have their names.
+/// The syntax tree names operators by signs, such as `_+_` and `@in`, so that no function can have their names.
 fn is_operator(name: &str) -> bool {
-    name.starts_with('@') || !name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '.') && name.contains(is_sign)
-}
-
-fn is_sign(c: char) -> bool {
-    !c.is_ascii_alphanumeric() && c != '_'
+    !name.starts_with('.') && name.contains(|c: char| !c.is_ascii_alphanumeric() && c != '_')
 }
 
 fn is_bool_field(variable: &str, field: &str) -> bool {

@@ -20,8 +20,8 @@ fn attributes<const N: usize>(entries: [(&str, Json); N]) -> Struct {
     Struct { fields: entries.map(|(key, value)| (key.to_owned(), value)).into() }
 }
 
-fn at(seconds: i64) -> Option<Timestamp> {
-    Some(Timestamp { seconds, nanos: 0 })
+fn at(seconds: i64) -> Timestamp {
+    Timestamp { seconds, nanos: 0 }
 }
 
 fn ada() -> Profile {
@@ -32,7 +32,7 @@ fn ada() -> Profile {
     let membership = |audience_id, expire_time| AudienceMembership { audience_id, expire_time, ..Default::default() };
     Profile {
         mpid: -5,
-        create_time: at(1_000_000),
+        create_time: Some(at(1_000_000)),
         user_identities: vec![identity("email", "ada@example.org"), identity("customer_id", "c1")],
         user_attributes: Some(attributes([
             ("plan", text("pro")),
@@ -41,7 +41,7 @@ fn ada() -> Profile {
             ("tags", json(Kind::ListValue(tags))),
             ("address", json(Kind::StructValue(address))),
         ])),
-        audience_memberships: vec![membership(3, None), membership(9, at(2_000_000))],
+        audience_memberships: vec![membership(3, None), membership(9, Some(at(2_000_000)))],
         etag: "e1".into(),
         ..Default::default()
     }
@@ -51,7 +51,7 @@ fn update() -> Event {
     Event {
         sequence: 12,
         r#type: "profile.updated".into(),
-        time: at(3_000_000),
+        time: Some(at(3_000_000)),
         profile: Some(ada()),
         previous: Some(Profile { user_attributes: Some(attributes([("plan", text("free"))])), ..Default::default() }),
         changed_fields: Some(FieldMask { paths: vec!["user_attributes".into()] }),
@@ -276,6 +276,15 @@ fn deep_nesting_is_refused_before_it_is_parsed() {
         }
         assert!(refusal(&format!("{}true", "!".repeat(40))).ends_with("is nested deeper than 32"));
         assert!(refusal(&format!("true && {}true", "(".repeat(30))).ends_with("is nested deeper than 32"));
+        for (open, close) in
+            [("(", ")"), ("!(", ")"), ("true ? ", " : false"), ("true && (", ")"), ("[", "]"), ("", ".a")]
+        {
+            for depth in 1..40 {
+                let end = if close == ".a" { "profile.user_attributes" } else { "true" };
+                let nested = format!("true == {}{end}{}", open.repeat(depth), close.repeat(depth));
+                parses_and_evaluates(&nested); // As deep as is accepted.
+            }
+        }
         let nested = format!("{}true{}", "(".repeat(15), ")".repeat(15));
         assert!(holds(&nested), "what a person writes is not deep");
         let wide = vec!["(event.sequence > 1 || profile.mpid == 3)"; 30].join(" && ");
@@ -288,8 +297,8 @@ fn deep_nesting_is_refused_before_it_is_parsed() {
 fn every_field_of_the_messages_is_known() {
     let names = |variable| facts::fields_of(variable).unwrap().iter().map(|(name, _)| *name).collect::<Vec<_>>();
     let fields = |all: &[(&'static str, u32)]| all.iter().map(|(name, _)| *name).collect::<Vec<_>>();
-    assert_eq!(names("profile"), fields(&field::profile::ALL));
-    let mut event = fields(&field::event::ALL);
+    assert_eq!(names("profile"), fields(field::profile::ALL));
+    let mut event = fields(field::event::ALL);
     event.retain(|name| !["profile", "previous", "match"].contains(name));
     assert_eq!(names("event"), event);
 }

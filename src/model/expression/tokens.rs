@@ -49,8 +49,8 @@ impl<'a> Tokens<'a> {
         self.all.iter().find(|token| place(self.source, token.start) == at)
     }
 
-    /// The token that a node of the syntax tree begins with, by its byte. That of a call is its
-    /// bracket, and what a caller looks for is the name before it.
+    /// The token that a node of the syntax tree begins with, by its byte. That of a call is its bracket, but
+    /// a person looks for the name before it.
     pub(super) fn of_node(&self, start: usize) -> Option<&Token<'a>> {
         let index = self.all.iter().position(|token| token.start == start)?;
         let before = index.checked_sub(1).map(|before| &self.all[before]);
