@@ -131,7 +131,7 @@ fn fields_have_their_defaults_and_absent_times_are_absent() {
         "event.time - profile.create_time > duration('24h')",
         "profile.create_time + duration('2000000s') == event.time",
     ]);
-    let strange = Profile { create_time: Some(Timestamp { seconds: i64::MAX, nanos: -1 }), ..ada() };
+    let strange = Profile { create_time: Some(Timestamp { seconds: 0, nanos: -1 }), ..ada() };
     let absent = Expression::parse("!has(profile.create_time)").unwrap();
     assert!(absent.matches(&Facts::none(), &Subject::new(&strange)));
 }
@@ -285,6 +285,8 @@ fn deep_nesting_is_refused_before_it_is_parsed() {
                 parses_and_evaluates(&nested); // As deep as is accepted.
             }
         }
+        let beside = format!("{}1{}+(1){} == 1", "(".repeat(13), ")".repeat(13), "+1".repeat(10));
+        assert!(refusal(&beside).ends_with("is nested deeper than 32"), "the deepest bracket of a term counts");
         let nested = format!("{}true{}", "(".repeat(15), ")".repeat(15));
         assert!(holds(&nested), "what a person writes is not deep");
         let wide = vec!["(event.sequence > 1 || profile.mpid == 3)"; 30].join(" && ");
