@@ -6,12 +6,13 @@
 use std::collections::BTreeSet;
 
 use super::change::COMPARED;
+use super::expression::{Facts, Subject};
 use super::invalid::Quoted;
 use super::limits::{FILTER_FIELDS, FILTER_TYPES, READER_KEYS};
 use super::profile::is_expired;
 use super::subscription::Shard;
 use super::transition::Transition;
-use super::{EventKind, Invalid, Micros, Mpid};
+use super::{EventKind, Expression, Invalid, Micros, Mpid};
 use crate::proto::v1::{Event, EventFilter, FilterMatch, Profile};
 
 /// A parsed filter.
@@ -41,6 +42,8 @@ struct Changed {
 struct Condition {
     /// Empty means any.
     audiences: BTreeSet<i64>,
+    /// `None` means any.
+    expression: Option<Expression>,
 }
 
 impl Filter {
@@ -181,17 +184,20 @@ impl Condition {
         if let Some(index) = audiences.iter().position(|id| *id == 0) {
             return Err(Invalid::filter(format_args!("filter.audience_ids[{index}]"), "must not be 0"));
         }
-        if !filter.expression.is_empty() {
-            return Err(Invalid::filter("filter.expression", "is not offered by this version"));
-        }
-        Ok((!audiences.is_empty()).then(|| Self { audiences: audiences.iter().copied().collect() }))
+        let source = Some(&*filter.expression).filter(|source| !source.is_empty());
+        let expression = source.map(Expression::parse).transpose()?;
+        let any = audiences.is_empty() && expression.is_none();
+        Ok((!any).then(|| Self { audiences: audiences.iter().copied().collect(), expression }))
     }
 
     /// The profile before the change is tested as of when it became that. A membership that has ended since is one that
     /// the reader was told of, and whose end it was not told of yet.
     fn judge(&self, change: &Transition) -> Option<FilterMatch> {
-        let before = change.before.as_ref().is_some_and(|profile| self.holds(profile, change.time_before()));
-        let after = change.event.profile.as_ref().is_some_and(|profile| self.holds(profile, change.time()));
+        let (before, after) = (change.before.as_ref(), change.event.profile.as_ref());
+        let before = before.is_some_and(|profile| self.is_in_audience(profile, change.time_before()))
+            && self.is_satisfied(change, Transition::subject_before);
+        let after = after.is_some_and(|profile| self.is_in_audience(profile, change.time()))
+            && self.is_satisfied(change, Transition::subject_after);
         match (before, after) {
             (false, false) => None,
             (false, true) => Some(FilterMatch::Entered),
@@ -200,9 +206,23 @@ impl Condition {
         }
     }
 
+    /// Whether it holds of a profile that is read without an event.
     fn holds(&self, profile: &Profile, time: Micros) -> bool {
+        let is_satisfied = |expression: &Expression| expression.matches(&Facts::none(), &Subject::new(profile));
+        self.is_in_audience(profile, time) && self.expression.as_ref().is_none_or(is_satisfied)
+    }
+
+    fn is_satisfied(&self, change: &Transition, subject: fn(&Transition) -> Option<&Subject>) -> bool {
+        let Some(expression) = &self.expression else { return true };
+        subject(change).is_some_and(|subject| expression.matches(change.facts(), subject))
+    }
+
+    fn is_in_audience(&self, profile: &Profile, time: Micros) -> bool {
         let mut memberships = profile.audience_memberships.iter();
         self.audiences.is_empty()
             || memberships.any(|joined| self.audiences.contains(&joined.audience_id) && !is_expired(joined, time))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,11 +1,13 @@
 //! A change as a filter sees it: the profile before it and after it.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 use prost::{DecodeError, Message};
 use prost_types::Struct;
 
 use super::Micros;
+use super::expression::{Facts, Subject};
 use crate::proto::v1::{Event, Profile};
 
 /// A decoded event, and the profile before it.
@@ -15,6 +17,9 @@ pub struct Transition {
     pub event: Event,
     /// The profile before it. `None` if the event created the profile.
     pub before: Option<Profile>,
+    facts: OnceLock<Facts>,
+    subject_before: OnceLock<Subject>,
+    subject_after: OnceLock<Subject>,
 }
 
 impl Transition {
@@ -25,7 +30,28 @@ impl Transition {
     pub fn decode(event: &[u8]) -> Result<Self, DecodeError> {
         let event = Event::decode(event)?;
         let before = before(&event);
-        Ok(Self { event, before })
+        let (facts, subject_before, subject_after) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
+        Ok(Self { event, before, facts, subject_before, subject_after })
+    }
+
+    /// What expressions see of the event. It is made once, for all filters that need it.
+    #[must_use]
+    pub fn facts(&self) -> &Facts {
+        self.facts.get_or_init(|| Facts::new(&self.event))
+    }
+
+    /// What expressions see of the profile before the event.
+    #[must_use]
+    pub fn subject_before(&self) -> Option<&Subject> {
+        let before = self.before.as_ref()?;
+        Some(self.subject_before.get_or_init(|| Subject::new(before)))
+    }
+
+    /// What expressions see of the profile after the event.
+    #[must_use]
+    pub fn subject_after(&self) -> Option<&Subject> {
+        let after = self.event.profile.as_ref()?;
+        Some(self.subject_after.get_or_init(|| Subject::new(after)))
     }
 
     /// When the profile became what it was before the event.

@@ -110,9 +110,9 @@ async fn an_unknown_mask_path_or_filter() {
                 EventFilter { types: vec!["profile.created".into(), "profile.exploded".into()], ..Default::default() },
             ),
             ("filter.mpids[1]", EventFilter { mpids: vec![ADA, 0], ..Default::default() }),
-            ("filter.audience_ids", EventFilter { audience_ids: vec![1], ..Default::default() }),
+            ("filter.audience_ids[1]", EventFilter { audience_ids: vec![1, 0], ..Default::default() }),
             ("filter.changed_fields", EventFilter { changed_fields: mask(&["mpid"]), ..Default::default() }),
-            ("filter.expression", EventFilter { expression: "true".into(), ..Default::default() }),
+            ("filter.expression", EventFilter { expression: "profile.plan ==".into(), ..Default::default() }),
         ];
         for (field, filter) in filters {
             let request = ListEventsRequest { filter: Some(filter), ..list_request() };
