@@ -40,6 +40,7 @@ greeting() {
 """
 
 SHAPES = [
+    (r'"logBytes": "\d+"', '"logBytes": "<bytes>"'),
     (r'"nextPageToken": "[\w-]+"', '"nextPageToken": "<token>"'),
     (r'"[0-9a-f]{32}"', '"<etag>"'),
     (r"date: .* GMT", "date: <time>"),

@@ -1,12 +1,14 @@
 //! Encodes commands as bytes and decodes them. Decoding parses like a request, into types that are valid by
 //! construction.
 
+use std::time::Duration;
+
 use prost::Message;
 use uuid::Uuid;
 
 use super::{
     Acknowledge, Begin, Change, Command, Create, CreateSubscription, Delete, DeleteSubscription, RequestId,
-    SeekSubscription, Stamp, Update,
+    SeekSubscription, Stamp, Trim, Update,
 };
 use crate::model::{
     Etag, Invalid, Limits, Micros, Mpid, NewProfile, Patch, Place, Position, ProfileKey, Sequence, Settings,
@@ -74,6 +76,15 @@ impl Command {
                 storage::command::Change::OpenStream(storage::OpenStream { name: name.to_string() })
             }
             Change::Acknowledge(acknowledge) => storage::command::Change::Acknowledge(encode_acknowledge(acknowledge)),
+            Change::Trim(Trim { max_age, max_bytes, hold_age, hold_bytes, most }) => {
+                storage::command::Change::Trim(storage::Trim {
+                    max_age_micros: max_age.map(micros),
+                    max_bytes: *max_bytes,
+                    hold_age_micros: hold_age.map(micros),
+                    hold_bytes: *hold_bytes,
+                    most: *most as u64,
+                })
+            }
         };
         let message = storage::Command {
             workspace: self.workspace.as_str().to_owned(),
@@ -156,6 +167,13 @@ fn decode_change(change: storage::command::Change, limits: &Limits) -> Result<Ch
         }),
         storage::command::Change::OpenStream(open) => Change::OpenStream(SubscriptionName::parse("name", &open.name)?),
         storage::command::Change::Acknowledge(acknowledge) => Change::Acknowledge(decode_acknowledge(acknowledge)?),
+        storage::command::Change::Trim(trim) => Change::Trim(Trim {
+            max_age: trim.max_age_micros.map(Duration::from_micros),
+            max_bytes: trim.max_bytes,
+            hold_age: trim.hold_age_micros.map(Duration::from_micros),
+            hold_bytes: trim.hold_bytes,
+            most: usize::try_from(trim.most).map_err(|_| Undecodable::Field("most"))?,
+        }),
     })
 }
 
@@ -223,6 +241,11 @@ fn decode_acknowledge(acknowledge: storage::Acknowledge) -> Result<Acknowledge, 
         position: decode_position(position.ok_or(Undecodable::Field("position"))?),
         skipped: skipped.ok_or(Undecodable::Field("skipped"))?,
     })
+}
+
+/// A longer time than a number of this type holds comes to the same: no event is as old.
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn decode_etag(etag: Option<String>) -> Result<Option<Etag>, Invalid> {

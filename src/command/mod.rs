@@ -5,6 +5,8 @@
 
 mod encoding;
 
+use std::time::Duration;
+
 use prost::Message;
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_128;
@@ -80,6 +82,8 @@ pub enum Change {
     OpenStream(SubscriptionName),
     /// See [`Acknowledge`].
     Acknowledge(Acknowledge),
+    /// See [`Trim`].
+    Trim(Trim),
 }
 
 /// Creates a profile.
@@ -171,6 +175,24 @@ pub enum Begin {
     At(Position),
 }
 
+/// Removes the oldest events of the log. It is a step of the store's own upkeep and appends no event itself.
+///
+/// An event is removed if it is too old or the log is too large, and if besides no subscription needs it or it may not
+/// be held for that any longer. The time of the command decides how old an event is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trim {
+    /// The age from which on an event is too old. `None` means that no event is.
+    pub max_age: Option<Duration>,
+    /// The bytes above which the log is too large. `None` means that it never is.
+    pub max_bytes: Option<u64>,
+    /// The age up to which an event is held for a subscription. `None` means any age.
+    pub hold_age: Option<Duration>,
+    /// The bytes of the log up to which events are held for a subscription. `None` means any number.
+    pub hold_bytes: Option<u64>,
+    /// The most events to remove. The store may remove fewer.
+    pub most: usize,
+}
+
 impl Command {
     /// The memory that it takes while it waits, in bytes. This is the size after parsing, not the encoded size.
     #[must_use]
@@ -185,7 +207,7 @@ impl Change {
     #[must_use]
     pub fn subscription(&self) -> Option<&SubscriptionName> {
         match self {
-            Self::Create(_) | Self::Update(_) | Self::Delete(_) => None,
+            Self::Create(_) | Self::Update(_) | Self::Delete(_) | Self::Trim(_) => None,
             Self::CreateSubscription(create) => Some(&create.settings.name),
             Self::UpdateSubscription(settings) => Some(&settings.name),
             Self::DeleteSubscription(delete) => Some(&delete.name),
@@ -210,6 +232,7 @@ impl Change {
                 let skipped = acknowledge.skipped.iter();
                 skipped.map(|(_, reason)| size_of::<(Sequence, String)>() + reason.capacity()).sum()
             }
+            Self::Trim(_) => 0,
         }
     }
 }

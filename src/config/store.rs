@@ -2,6 +2,7 @@
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 
@@ -43,6 +44,20 @@ pub struct StoreConfig {
     /// Rows that are checked for damage each second, in the background. 0 turns the check off.
     #[arg(long, env = "CAMEO_SCRUB_RATE", default_value = "2000")]
     pub scrub_rate: u32,
+    /// How long a log keeps an event. 0 sets no limit.
+    #[arg(long, env = "CAMEO_RETENTION_AGE", value_parser = units::duration, default_value = "7d")]
+    pub retention_age: Duration,
+    /// Size of the log of each workspace above which its oldest events are removed. 0 sets no limit.
+    #[arg(long, env = "CAMEO_RETENTION_BYTES", value_parser = units::size::<u64>, default_value = "10GiB")]
+    pub retention_bytes: u64,
+    /// How long an event is kept for a subscription that has not acknowledged it. Less than `--retention-age` changes
+    /// nothing, and 0 sets no limit.
+    #[arg(long, env = "CAMEO_SUBSCRIPTION_HOLD_AGE", value_parser = units::duration, default_value = "30d")]
+    pub subscription_hold_age: Duration,
+    /// Size of the log of each workspace above which events are removed that a subscription has not acknowledged. Less
+    /// than `--retention-bytes` changes nothing, and 0 sets no limit.
+    #[arg(long, env = "CAMEO_SUBSCRIPTION_HOLD_BYTES", value_parser = units::size::<u64>, default_value = "20GiB")]
+    pub subscription_hold_bytes: u64,
 }
 
 impl StoreConfig {

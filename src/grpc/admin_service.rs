@@ -92,8 +92,8 @@ impl List {
 }
 
 impl From<LogBounds> for LogEnds {
-    fn from(LogBounds { floor, head }: LogBounds) -> Self {
-        Self { oldest_sequence: floor.get().saturating_add(1), head_sequence: head.get() }
+    fn from(LogBounds { floor, head, bytes }: LogBounds) -> Self {
+        Self { oldest_sequence: floor.get().saturating_add(1), head_sequence: head.get(), log_bytes: bytes }
     }
 }
 
@@ -151,6 +151,10 @@ fn limits_in_force(config: &Config) -> ServerLimits {
         queue_bytes,
         read_concurrency: _,
         scrub_rate: _,
+        retention_age,
+        retention_bytes,
+        subscription_hold_age,
+        subscription_hold_bytes,
     } = *store;
     let FeedConfig { ring_bytes, stall_timeout, max_stream_age, max_streams_per_client } = *feed;
     ServerLimits {
@@ -175,6 +179,10 @@ fn limits_in_force(config: &Config) -> ServerLimits {
         send_timeout: (*send_timeout).try_into().ok(),
         max_stream_age: max_stream_age.try_into().ok(),
         max_streams_per_client: wide(max_streams_per_client),
+        retention_age: retention_age.try_into().ok(),
+        retention_bytes,
+        subscription_hold_age: subscription_hold_age.try_into().ok(),
+        subscription_hold_bytes,
         ..limits_of_callers(limits)
     }
 }

@@ -131,7 +131,7 @@ fn queue((lane, used): (&'static str, LaneUse)) -> QueueReading {
     }
 }
 
-fn log(workspace: &str, LogBounds { floor, head }: LogBounds) -> LogReading {
+fn log(workspace: &str, LogBounds { floor, head, .. }: LogBounds) -> LogReading {
     LogReading { workspace: workspace.to_owned(), oldest: floor.get().saturating_add(1), head: head.get() }
 }
 

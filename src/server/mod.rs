@@ -150,6 +150,7 @@ impl Server {
         tokio::pin!(serve);
         let watched = feed.clone();
         tokio::spawn(async move { watched.watch().await }); // `Feed::drain` ends it.
+        tokio::spawn(Arc::clone(&store).retain(config.store.clone(), stop.clone()));
 
         tokio::select! {
             () = &mut serve => {} // It serves until `stop` is cancelled.

@@ -1,4 +1,4 @@
-//! The result of a decision: the rows to write and the events to append, for any number of profiles.
+//! The result of a decision: the rows to write, the events to append and those to trim, for any number of profiles.
 //!
 //! Everything is already encoded, so writing it cannot fail unless redb does.
 
@@ -20,7 +20,9 @@ pub(super) struct Effects {
     pub owners: Vec<OwnerWrite>,
     /// In sequence order. The first event follows the current head of the log.
     pub events: Vec<EventWrite>,
-    /// The ends of the log after these events. `None` if there are no events.
+    /// The oldest events of the log, whose rows are removed.
+    pub trimmed: Vec<Sequence>,
+    /// The ends of the log after that. `None` if they stay as they are.
     pub head: Option<Head>,
     /// Rows of subscriptions.
     pub subscriptions: Vec<SubscriptionWrite>,
@@ -101,6 +103,7 @@ impl Effects {
             && self.owners.is_empty()
             && self.events.is_empty()
             && self.subscriptions.is_empty()
+            && self.head.is_none()
             && self.request.is_none()
     }
 
@@ -115,7 +118,8 @@ impl Effects {
         let profiles = self.profiles.iter().map(|profile| pages(profile.row.len()));
         let events = self.events.iter().map(|event| pages(event.row.len()));
         let requests = REQUEST_TABLES * (usize::from(self.request.is_some()) + self.forgotten.len());
-        let others = self.owners.len() + self.subscriptions.len() + requests + self.damaged_ages.len();
+        let others =
+            self.owners.len() + self.trimmed.len() + self.subscriptions.len() + requests + self.damaged_ages.len();
         PAGE * (profiles.chain(events).sum::<usize>() + others)
     }
 }

@@ -5,6 +5,7 @@
 //!   layout 1 the text had the identity's type as the caller wrote it. So one identity could have two rows, one for
 //!   each name of its type.
 //! - Damaged identity rows are rebuilt from the profiles. Damaged request rows are dropped.
+//! - In layout 3 the heads of the logs did not always have the bytes of their log. [`sum_logs`] adds them.
 //!
 //! Deliberately absent: the rows of profiles and events. They stay as they are, because their older format can still be
 //! read.
@@ -19,10 +20,10 @@ use super::WorkspaceId;
 use super::error::{OpenError, StoreError};
 use super::logs;
 use super::rows::{
-    AgeKey, AgeRow, EventRow, Head, Kind, Origin, OwnerKey, OwnerRow, ProfileRow, RequestRow, Secret, request_key,
-    stored_mpid,
+    AgeKey, AgeRow, EventRow, FormatsRow, Head, HeadRow, Kind, Origin, OwnerKey, OwnerRow, ProfileRow, RequestRow,
+    Secret, request_key, stored_mpid,
 };
-use super::tables::{self, META, Tables};
+use super::tables::{self, Events, HEADS, META, Tables, guarded};
 use crate::model::identity::keys_of;
 use crate::model::{IdentityKey, LogId, Micros, Mpid, Place, Sequence, Workspace};
 use crate::proto::v1::{Profile, WriteOutcome};
@@ -144,7 +145,63 @@ fn former_head(tables: &Tables<'_>, id: WorkspaceId) -> Result<Head, StoreError>
     let last = Sequence::new(key.value().1).ok_or(Kind::Event.corrupt())?;
     // If the newest event is damaged its time is unknown, and the next event may get an earlier time.
     let time = EventRow::read(id, last, row.value()).map(|row| row.time).unwrap_or_default();
-    Ok(Head { floor: Place::after(first.get() - 1), place: last.into(), time })
+    let floor = Place::after(first.get() - 1);
+    Ok(Head { floor, place: last.into(), time, bytes: log_bytes(&tables.events, id, floor, last.into()) })
+}
+
+/// Adds the bytes of its log to each head that does not have them. This reads all logs, once.
+pub(super) fn sum_logs(database: &Database) -> Result<(), StoreError> {
+    let heads = heads_without_bytes(database)?;
+    if heads.is_empty() {
+        return Ok(());
+    }
+    tracing::info!(logs = heads.len(), "adding up the bytes of the logs");
+    let started = std::time::Instant::now();
+    let mut transaction = database.begin_write()?;
+    transaction.set_two_phase_commit(true);
+    transaction.set_quick_repair(true);
+    {
+        let mut tables = Tables::open(&transaction)?;
+        for (id, head) in heads {
+            let bytes = log_bytes(&tables.events, id, head.floor, head.place);
+            tables.set_head(id, &Head { bytes, ..head })?;
+        }
+        // Older versions would take the new rows for damaged.
+        transaction.open_table(META)?.insert(FormatsRow::KEY, &*FormatsRow::encode())?;
+    }
+    transaction.commit()?;
+    tracing::info!(seconds = started.elapsed().as_secs_f64(), "added up the bytes of the logs");
+    Ok(())
+}
+
+/// Returns the heads in the format without bytes. Damaged rows are left for `logs::read`, which refuses the file.
+fn heads_without_bytes(database: &Database) -> Result<Vec<(WorkspaceId, Head)>, StoreError> {
+    let mut heads = Vec::new();
+    for row in database.begin_read()?.open_table(HEADS)?.iter()? {
+        let (id, row) = row?;
+        let id = WorkspaceId(id.value());
+        if let Some(Ok(head)) = HeadRow::read_without_bytes(id, row.value()) {
+            heads.push((id, head));
+        }
+    }
+    Ok(heads)
+}
+
+/// Adds up the lengths of the rows between two places of a log. Damaged rows count too. If a page is damaged, the rows
+/// behind it do not count: the log is then kept for longer, until its age is over.
+fn log_bytes(events: &impl Events, id: WorkspaceId, floor: Place, head: Place) -> u64 {
+    let mut bytes = 0;
+    let sum = guarded(Kind::Event, || {
+        let Some(first) = floor.checked_next().filter(|_| floor < head) else { return Ok(()) };
+        for row in events.range((id.0, first.get())..=(id.0, head.get()))? {
+            bytes += row?.1.value().len() as u64;
+        }
+        Ok(())
+    });
+    if sum.is_err() {
+        tracing::error!("a log could not be read to its end; its bytes count in part");
+    }
+    bytes
 }
 
 /// Migrates the identities in two rounds: first rows whose type has its current name, then rows whose type was renamed.

@@ -9,6 +9,7 @@
 //! - `read` serves reads from a snapshot, which is replaced after each commit.
 //! - `open` opens the file and verifies what every call depends on. `pages` verifies what redb depends on, `migrate`
 //!   upgrades files of older versions, and `backend` is the file as redb sees it.
+//! - `retention` removes old events in the background.
 //! - `scrub` verifies all rows in the background. `observe` is what operators see of the store. `error` lists the
 //!   reasons why a call or the opening fails.
 //!
@@ -32,6 +33,7 @@ mod observe;
 mod open;
 mod pages;
 mod read;
+mod retention;
 mod rows;
 mod scrub;
 mod tables;
@@ -396,7 +398,7 @@ impl Store {
         let unborn = StoreError::EventNotFound { floor: Place::START, head: Place::START };
         let id = self.workspace_id(workspace).ok_or(unborn)?;
         let snapshot = self.snapshot()?;
-        let LogBounds { floor, head } = snapshot.log_bounds(id)?;
+        let LogBounds { floor, head, .. } = snapshot.log_bounds(id)?;
         let place = Place::from(sequence);
         if place <= floor || place > head {
             return Err(StoreError::EventNotFound { floor, head });

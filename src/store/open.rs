@@ -28,7 +28,7 @@ use super::rows::{AgeKey, AgeRow, FormatsRow, Head, Kind, LogRow, Origin, Secret
 use super::tables::{self, HEADS, META, REQUEST_AGES, Tables, WORKSPACES};
 use crate::clock::machine_time;
 use crate::config::StoreConfig;
-use crate::model::{LogId, Micros, Workspace};
+use crate::model::{LogId, Micros, Place, Workspace};
 
 /// The file of the store in the data directory.
 const FILE: &str = "cameo.redb";
@@ -71,9 +71,9 @@ pub(super) struct Facts {
 }
 
 impl Facts {
-    /// Returns the time of the latest event in any log.
+    /// Returns the time of the latest event of any log, also if the log no longer holds it.
     pub fn latest_event(&self) -> Option<Micros> {
-        self.heads.iter().filter(|head| head.place > head.floor).map(|head| head.time).max()
+        self.heads.iter().filter(|head| head.place > Place::START).map(|head| head.time).max()
     }
 }
 
@@ -174,9 +174,11 @@ pub(super) fn initialize(database: &Database, origin: Origin) -> Result<(), Stor
 /// Reads and verifies what every call depends on. A file in an older layout is upgraded first.
 pub(super) fn load(database: &Database, path: &Path) -> Result<Facts, OpenError> {
     let of_store = |error| OpenError::of(path, error);
+    let begin_read = || database.begin_read().map_err(|error| of_store(error.into()));
     migrate::bring_up(database, path)?;
-    let transaction = database.begin_read().map_err(|error| of_store(error.into()))?;
-    let origin = read_meta(&transaction, path)?;
+    let origin = read_meta(&begin_read()?, path)?; // Refuses a file of a newer version before anything is changed.
+    migrate::sum_logs(database).map_err(of_store)?;
+    let transaction = begin_read()?;
     let workspaces = transaction.open_table(WORKSPACES).map_err(|error| of_table(path, error))?;
     let heads = transaction.open_table(HEADS).map_err(|error| of_table(path, error))?;
     let (workspaces, heads) = logs::read(&workspaces, &heads).map_err(of_store)?;

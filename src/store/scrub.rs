@@ -15,8 +15,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use redb::{
-    Database, Key, Range, ReadTransaction, ReadableDatabase, ReadableTableMetadata, StorageError, TableDefinition,
-    Value,
+    Database, Key, Range, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageError,
+    TableDefinition, Value,
 };
 
 use super::WorkspaceId;
@@ -82,6 +82,8 @@ struct Step {
     next: Option<At>,
     /// Rows of the table, as redb counts them.
     length: u64,
+    /// Rows that were removed from the table so far: at its start and at its end.
+    trimmed: u64,
 }
 
 /// A row that was read.
@@ -97,6 +99,8 @@ struct Count {
     rows: u64,
     /// Rows of the table when the walk began.
     length: u64,
+    /// Rows that had been removed from the table by then.
+    trimmed: u64,
     /// Whether part of the table could not be read.
     broken: bool,
 }
@@ -160,23 +164,24 @@ fn walk(database: &Database, totals: &Totals, pause: Duration, stopped: &Receive
 impl Count {
     fn broken(&mut self) -> Step {
         self.broken = true;
-        Step { rows: 0, damaged: 1, next: None, length: self.length }
+        Step { rows: 0, damaged: 1, next: None, length: self.length, trimmed: 0 }
     }
 
     /// Counts a step. At the end of a table, returns how many of its rows the walk did not reach because a damaged page
-    /// above hides them. This works only for tables that never shrink. Rows added during the walk can make the number
-    /// too small, but never too large.
+    /// above hides them. This works only for tables that never shrink, or whose removed rows are known. Rows added
+    /// during the walk, or removed behind it, can make the number too small, but never too large.
     fn add(&mut self, at: &At, step: &Step) -> u64 {
         if matches!(at, At::Start(_)) {
-            *self = Self { rows: 0, length: step.length, broken: self.broken };
+            *self = Self { rows: 0, length: step.length, trimmed: step.trimmed, broken: self.broken };
         }
         self.rows += step.rows;
-        let grows_only = matches!(at.kind(), Kind::Workspace | Kind::Head | Kind::Profile | Kind::Event);
-        if step.next.is_some() || self.broken || !grows_only {
+        let is_counted = matches!(at.kind(), Kind::Workspace | Kind::Head | Kind::Profile | Kind::Event);
+        if step.next.is_some() || self.broken || !is_counted {
             self.broken &= step.next.is_some();
             return 0;
         }
-        self.length.saturating_sub(self.rows)
+        let trimmed = step.trimmed.saturating_sub(self.trimmed);
+        self.length.saturating_sub(self.rows).saturating_sub(trimmed)
     }
 }
 
@@ -217,7 +222,7 @@ impl At {
 fn step(transaction: &ReadTransaction, at: &At) -> Result<Step, StoreError> {
     match at.kind() {
         // The facts about the file were verified when it was opened.
-        Kind::Meta => Ok(Step { rows: 0, damaged: 0, next: None, length: 0 }),
+        Kind::Meta => Ok(Step { rows: 0, damaged: 0, next: None, length: 0, trimmed: 0 }),
         Kind::Workspace => bytes(transaction, WORKSPACES, at, |name, row| WorkspaceRow::read(name, row).is_ok()),
         Kind::Request => bytes(transaction, REQUESTS, at, |key, row| RequestRow::read(key, row).is_ok()),
         Kind::RequestAge => bytes(transaction, REQUEST_AGES, at, |key, row| AgeRow::check(key, row).is_ok()),
@@ -260,7 +265,7 @@ fn events(transaction: &ReadTransaction, at: &At) -> Result<Step, StoreError> {
     let after = if let At::Event(of, number) = at { Bound::Excluded((*of, *number)) } else { Bound::Unbounded };
     let table = transaction.open_table(EVENTS)?;
     let rows = table.range::<(u32, u64)>((after, Bound::Unbounded))?;
-    check(
+    let step = check(
         rows,
         table.len()?,
         |(of, number)| At::Event(of, number),
@@ -268,7 +273,19 @@ fn events(transaction: &ReadTransaction, at: &At) -> Result<Step, StoreError> {
             let read = |sequence| EventRow::read(WorkspaceId(key.0), sequence, row).is_ok();
             Seen { key, bytes: row.len(), sound: Sequence::new(key.1).is_some_and(read) }
         },
-    )
+    )?;
+    let is_edge = matches!(at, At::Start(_)) || step.next.is_none();
+    Ok(Step { trimmed: if is_edge { trimmed(transaction)? } else { 0 }, ..step })
+}
+
+/// Returns how many events were ever trimmed, from all logs.
+fn trimmed(transaction: &ReadTransaction) -> Result<u64, StoreError> {
+    let mut trimmed = 0_u64;
+    for row in transaction.open_table(HEADS)?.iter()? {
+        let (id, row) = row?;
+        trimmed = trimmed.saturating_add(HeadRow::read(WorkspaceId(id.value()), row.value())?.floor.get());
+    }
+    Ok(trimmed)
 }
 
 fn identities(transaction: &ReadTransaction, at: &At) -> Result<Step, StoreError> {
@@ -308,7 +325,7 @@ fn check<K: Key + 'static, V: Value + 'static, O: PartialOrd>(
     at: impl FnOnce(O) -> At,
     read: impl for<'a> Fn(K::SelfType<'a>, V::SelfType<'a>) -> Seen<O>,
 ) -> Result<Step, StoreError> {
-    let (mut step, mut last_sound) = (Step { rows: 0, damaged: 0, next: None, length }, None);
+    let (mut step, mut last_sound) = (Step { rows: 0, damaged: 0, next: None, length, trimmed: 0 }, None);
     let (mut bytes_read, mut more) = (0, false);
     let (mut rows_to_sound, mut damaged_to_sound) = (0, 0);
     for row in rows {
@@ -341,11 +358,20 @@ mod tests {
 
     /// Counts a walk of two steps, and returns how many rows it reports as missing.
     fn missing(kind: Kind, rows: [u64; 2], lengths: [u64; 2]) -> u64 {
+        missing_after_trims(kind, rows, lengths, 7)
+    }
+
+    /// When the walk begins, 7 rows have been removed, and when it ends, `trimmed`.
+    fn missing_after_trims(kind: Kind, rows: [u64; 2], lengths: [u64; 2], trimmed: u64) -> u64 {
         let mut count = Count::default();
-        let first = Step { rows: rows[0], damaged: 0, next: Some(At::Profile(1, 1)), length: lengths[0] };
+        let first = Step { rows: rows[0], damaged: 0, next: Some(At::Profile(1, 1)), length: lengths[0], trimmed: 7 };
         assert_eq!(count.add(&At::Start(kind), &first), 0, "the walk has not ended");
-        let at = if kind == Kind::Profile { At::Profile(1, 1) } else { At::Identity([0; 20]) };
-        count.add(&at, &Step { rows: rows[1], damaged: 0, next: None, length: lengths[1] })
+        let at = match kind {
+            Kind::Profile => At::Profile(1, 1),
+            Kind::Event => At::Event(1, 1),
+            _ => At::Identity([0; 20]),
+        };
+        count.add(&at, &Step { rows: rows[1], damaged: 0, next: None, length: lengths[1], trimmed })
     }
 
     #[test]
@@ -362,12 +388,23 @@ mod tests {
     }
 
     #[test]
+    fn events_that_were_trimmed_before_the_walk_reached_them_are_not_missing() {
+        assert_eq!(missing_after_trims(Kind::Event, [256, 40], [300, 300], 7), 4);
+        assert_eq!(missing_after_trims(Kind::Event, [256, 40], [300, 296], 11), 0);
+        assert_eq!(missing_after_trims(Kind::Event, [256, 40], [300, 297], 10), 1);
+        assert_eq!(missing_after_trims(Kind::Event, [256, 44], [300, 200], 107), 0, "behind the walk");
+    }
+
+    #[test]
     fn a_table_that_cannot_be_read_to_its_end_reports_no_missing_rows() {
         let mut count = Count::default();
-        count.add(&At::Start(Kind::Profile), &Step { rows: 1, damaged: 0, next: Some(At::Profile(1, 1)), length: 9 });
+        count.add(
+            &At::Start(Kind::Profile),
+            &Step { rows: 1, damaged: 0, next: Some(At::Profile(1, 1)), length: 9, trimmed: 0 },
+        );
         let broken = count.broken();
         assert_eq!((broken.damaged, count.add(&At::Profile(1, 1), &broken)), (1, 0));
-        let whole = Step { rows: 5, damaged: 0, next: None, length: 6 };
+        let whole = Step { rows: 5, damaged: 0, next: None, length: 6, trimmed: 0 };
         assert_eq!(count.add(&At::Start(Kind::Event), &whole), 1, "the next table is counted again");
     }
 }

@@ -306,6 +306,9 @@ impl<'txn> Tables<'txn> {
         for write in &effects.subscriptions {
             self.set_subscription(write)?;
         }
+        for sequence in &effects.trimmed {
+            self.events.remove((workspace.0, sequence.get()))?;
+        }
         self.forget(&effects.forgotten, &effects.damaged_ages)?;
         effects.request.as_ref().map_or(Ok(()), |request| self.set_request(request))
     }

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::process::Stdio;
+use std::time::Duration;
 
 use bytes::Bytes;
 use cameo::proto::DESCRIPTORS;
@@ -11,20 +12,11 @@ use futures_util::stream;
 use http_body_util::StreamBody;
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
-use redb::TableDefinition;
 use tempfile::TempDir;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
-use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::harness::*;
-
-/// Where the log of each workspace begins and ends, by the workspace's number.
-const HEADS: TableDefinition<u32, &[u8]> = TableDefinition::new("heads_v1");
-/// The number of the table of heads. It seeds the checksums of the rows.
-const HEAD_KIND: u64 = 3;
-/// The format byte of its rows.
-const FORMAT: u8 = 1;
 
 /// How many reasons this version sends.
 const SENT: usize = 30;
@@ -202,36 +194,17 @@ async fn filter_invalid() -> Status {
     server.client().await.list(ListEventsRequest { filter, ..list_request() }).await.unwrap_err()
 }
 
-/// This version does not trim the log, so the test removes the oldest rows from the file.
 async fn cursor_expired() -> Status {
-    let server = TestServer::start().await;
+    let server = TestServer::start_with(|config| config.store.retention_age = Duration::from_secs(1)).await;
     let client = server.client().await;
     let beginning = client.subscribe_from(None).await.opened().await.0;
-    for mpid in [ADA, GRACE, ALAN] {
-        client.create(with_mpid(mpid)).await.unwrap();
-    }
-    let dir = server.stop().await;
-    edit(&dir, |transaction| {
-        for sequence in 1..=2 {
-            transaction.open_table(EVENTS).unwrap().remove((FIRST_WORKSPACE, sequence)).unwrap().unwrap();
-        }
-        transaction.open_table(HEADS).unwrap().insert(FIRST_WORKSPACE, &*head_row(2, 3)).unwrap();
-    });
-    let server = TestServer::reopen(dir).await;
-    let client = server.client().await;
+    client.create(with_mpid(ADA)).await.unwrap();
+    client.until_oldest(2).await;
     client
         .subscribe(SubscribeRequest { start: after(&beginning), ..subscribe_request() })
         .await
         .map(|_| ())
         .unwrap_err()
-}
-
-/// The row of the first workspace when its log holds the events after `floor`, up to `head`. It has a format byte, a
-/// checksum, the two sequences and the time of the last event.
-fn head_row(floor: u64, head: u64) -> Vec<u8> {
-    let body = [floor.to_le_bytes(), head.to_le_bytes(), 1_u64.to_le_bytes()].concat();
-    let checksum = xxh3_64_with_seed(&body, xxh3_64_with_seed(&FIRST_WORKSPACE.to_be_bytes(), HEAD_KIND));
-    [&[FORMAT][..], &checksum.to_le_bytes(), &body].concat()
 }
 
 async fn cursor_in_future() -> Status {

@@ -54,7 +54,10 @@ async fn status_shows_how_the_store_and_a_log_grow() {
     }
 
     let status = client.status(WORKSPACE).await.unwrap();
-    assert_eq!(status.log, Some(LogEnds { oldest_sequence: 1, head_sequence: 20 }));
+    let log = status.log.unwrap();
+    assert_eq!((log.oldest_sequence, log.head_sequence), (1, 20));
+    let events = 20 * PAD_BYTES as u64;
+    assert!((events..events + 20 * 1_000).contains(&log.log_bytes), "{log:?}");
     let grown = status.store.unwrap();
     assert_eq!(grown.workspaces, 1);
     let file = fs::metadata(store_file(server.dir.path())).unwrap().len();
@@ -113,6 +116,10 @@ async fn status_shows_the_limits_in_force() {
         config.feed.max_streams_per_client = 133;
         config.store.read_concurrency = 23;
         config.server.import_idle_timeout = Duration::from_secs(24);
+        config.store.retention_age = Duration::from_secs(132);
+        config.store.retention_bytes = 133;
+        config.store.subscription_hold_age = Duration::from_secs(134);
+        config.store.subscription_hold_bytes = 135;
     })
     .await;
     let seconds = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
@@ -152,6 +159,10 @@ async fn status_shows_the_limits_in_force() {
         max_subscriptions: 134,
         read_concurrency: 23,
         import_idle_timeout: seconds(24),
+        retention_age: seconds(132),
+        retention_bytes: 133,
+        subscription_hold_age: seconds(134),
+        subscription_hold_bytes: 135,
     };
     let status = server.client().await.status("").await.unwrap();
     assert_eq!((status.limits, status.scrub.unwrap().rows_per_second), (Some(expected), 122));
@@ -318,11 +329,12 @@ async fn a_listed_workspace_shows_the_bounds_of_its_log() {
     }
     write_to(&client, OTHER_WORKSPACE).await;
     let page = workspaces(&client, ListWorkspacesRequest::default()).await.unwrap();
-    let status = |workspace: &str, head_sequence| WorkspaceStatus {
-        workspace: workspace.into(),
-        log: Some(LogEnds { oldest_sequence: 1, head_sequence }),
-    };
-    assert_eq!(page.workspaces, [status(OTHER_WORKSPACE, 1), status(WORKSPACE, 3)]);
+    for (status, (workspace, head_sequence)) in page.workspaces.iter().zip([(OTHER_WORKSPACE, 1), (WORKSPACE, 3)]) {
+        let log = client.status(workspace).await.unwrap().log.unwrap();
+        assert_eq!((log.oldest_sequence, log.head_sequence), (1, head_sequence));
+        assert_eq!(*status, WorkspaceStatus { workspace: workspace.into(), log: Some(log) });
+    }
+    assert_eq!(page.workspaces.len(), 2);
 }
 
 #[tokio::test]

@@ -268,7 +268,8 @@ impl Events {
     fn message(&self, workspace: &Workspace, view: SubscriptionView) -> Subscription {
         let cursors = self.store.cursors(workspace);
         let attached = self.feed.attached(workspace, &view.name);
-        let SubscriptionView { settings, acknowledged, skipped, bounds: LogBounds { floor, head }, oldest, .. } = view;
+        let SubscriptionView { settings, acknowledged, skipped, bounds: LogBounds { floor, head, .. }, oldest, .. } =
+            view;
         let place = acknowledged.place();
         let is_lost = place < floor;
         let age = oldest.map_or(0, |oldest| self.store.now().get().saturating_sub(oldest.get()).max(0));

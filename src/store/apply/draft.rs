@@ -66,8 +66,9 @@ impl<'c, 'a, 'txn> Draft<'c, 'a, 'txn> {
     pub fn finish(mut self) -> (Effects, Place) {
         let context = self.context;
         if !self.effects.events.is_empty() {
-            let time = context.event_time();
-            self.effects.head = Some(Head { floor: context.head.floor, place: self.place, time });
+            let bytes = context.head.bytes + self.effects.held_bytes() as u64;
+            let (floor, time) = (context.head.floor, context.event_time());
+            self.effects.head = Some(Head { floor, place: self.place, time, bytes });
         }
         (self.effects, self.place)
     }

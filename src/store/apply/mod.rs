@@ -4,7 +4,7 @@
 //! - [`decide`] is the entry: it recognises repeated requests, and calls the file of the command.
 //! - `state` is what a decision may look at: the store and the command.
 //! - `create`, `update` and `delete` are the commands on profiles, one file each. `subscription` has those on durable
-//!   subscriptions.
+//!   subscriptions. `trim` is one of the store's own.
 //! - `draft` makes the rows and the event of a profile's change.
 //! - `request` remembers the result of a request that has an id, so that a repeat gets the first result.
 //!
@@ -33,6 +33,7 @@ mod draft;
 mod request;
 mod state;
 mod subscription;
+mod trim;
 mod update;
 
 use bytes::Bytes;
@@ -40,6 +41,7 @@ use prost::Message;
 
 pub(super) use state::State;
 pub use subscription::SubscriptionState;
+pub(super) use trim::TRIM_BYTES;
 
 use super::effects::Effects;
 use super::error::StoreError;
@@ -54,7 +56,8 @@ pub struct Written {
     /// What the command did.
     pub outcome: WriteOutcome,
     /// The place after the command's own event. If nothing changed, it is the place after the profile's latest event,
-    /// or the end of the log if there is no profile. `None` if the command was only validated.
+    /// or the end of the log if there is no profile. After a trim it is the floor of the log. `None` if the command was
+    /// only validated.
     pub place: Option<Place>,
     /// Encoded `Profile` after the command. `None` if there is no profile, or the caller does not read it.
     pub profile: Option<Bytes>,
@@ -92,28 +95,41 @@ struct Verdict {
 /// [`StoreError`] if the command is refused.
 pub(super) fn decide(state: &State<'_, '_>, command: &Command, reply: Reply) -> Result<Decision, StoreError> {
     let context = Context::new(state, command, reply);
-    let earlier = request::earlier(&context)?;
-    if let Some(first) = request::first_answer(&context, earlier.as_ref())? {
+    match &command.change {
+        Change::Create(create) => decide_once(&context, |context| create::decide(context, create)),
+        Change::Update(update) => decide_once(&context, |context| update::decide(context, update)),
+        Change::Delete(delete) => decide_once(&context, |context| delete::decide(context, delete)),
+        Change::CreateSubscription(create) => decide_once(&context, |context| subscription::create(context, create)),
+        Change::UpdateSubscription(settings) => {
+            decide_once(&context, |context| subscription::update(context, settings))
+        }
+        Change::DeleteSubscription(delete) => decide_once(&context, |context| subscription::delete(context, delete)),
+        Change::SeekSubscription(seek) => decide_once(&context, |context| subscription::seek(context, seek)),
+        Change::OpenStream(name) => decide_once(&context, |context| subscription::open(context, name)),
+        Change::Acknowledge(acknowledge) => {
+            decide_once(&context, |context| subscription::acknowledge(context, acknowledge))
+        }
+        Change::Trim(trim) => trim::decide(&context, trim),
+    }
+}
+
+/// Decides the command of a caller, which may repeat a request or only ask what would happen.
+fn decide_once(
+    context: &Context<'_, '_>,
+    decide: impl FnOnce(&Context<'_, '_>) -> Result<Verdict, StoreError>,
+) -> Result<Decision, StoreError> {
+    let earlier = request::earlier(context)?;
+    if let Some(first) = request::first_answer(context, earlier.as_ref())? {
         return Ok(Decision { written: first, effects: Effects::default() });
     }
-    let mut verdict = match &command.change {
-        Change::Create(create) => create::decide(&context, create)?,
-        Change::Update(update) => update::decide(&context, update)?,
-        Change::Delete(delete) => delete::decide(&context, delete)?,
-        Change::CreateSubscription(create) => subscription::create(&context, create)?,
-        Change::UpdateSubscription(settings) => subscription::update(&context, settings)?,
-        Change::DeleteSubscription(delete) => subscription::delete(&context, delete)?,
-        Change::SeekSubscription(seek) => subscription::seek(&context, seek)?,
-        Change::OpenStream(name) => subscription::open(&context, name)?,
-        Change::Acknowledge(acknowledge) => subscription::acknowledge(&context, acknowledge)?,
-    };
-    if command.validate_only {
+    let mut verdict = decide(context)?;
+    if context.command.validate_only {
         context.found_workspace(&mut verdict.effects)?;
         return Ok(verdict.preview());
     }
     let mpid = verdict.mpid;
     let mut decision = verdict.decided();
-    request::remember(&context, earlier.as_ref(), mpid, &mut decision)?;
+    request::remember(context, earlier.as_ref(), mpid, &mut decision)?;
     context.found_workspace(&mut decision.effects)?;
     Ok(decision)
 }

@@ -143,6 +143,35 @@ pub(super) fn acknowledge(context: &Context<'_, '_>, acknowledge: &Acknowledge) 
     Ok(known.changed(context, WriteOutcome::Updated, progress, effects))
 }
 
+/// Returns the rows to remove of skipped events that the log is about to lose, and the progress rows without them.
+pub(super) fn forget_skipped(context: &Context<'_, '_>, floor: Place) -> Result<Vec<SubscriptionWrite>, StoreError> {
+    let tables = context.state.tables;
+    let mut writes = Vec::new();
+    let with_skips = guarded(Kind::Progress, || {
+        let mut with_skips = Vec::new();
+        for row in tables.progress.range::<&[u8]>(borrowed(&of_workspace(context.workspace)))? {
+            let (key, row) = row?;
+            let progress = ProgressRow::read(key.value(), row.value())?;
+            if progress.skipped > 0 {
+                with_skips.push((key.value().to_vec(), progress));
+            }
+        }
+        Ok(with_skips)
+    })?;
+    for (subscription, progress) in with_skips {
+        let lost = skipped_through(tables, &subscription, floor, usize::MAX)?;
+        if lost.is_empty() {
+            continue;
+        }
+        let progress = ProgressRow { skipped: progress.skipped.saturating_sub(lost.len() as u64), ..progress };
+        let row = Some(progress.encode(&subscription));
+        writes.push(SubscriptionWrite { kind: SubscriptionRow::Progress, key: subscription, row });
+        let removal = |key| SubscriptionWrite { kind: SubscriptionRow::Skipped, key, row: None };
+        writes.extend(lost.into_iter().map(removal));
+    }
+    Ok(writes)
+}
+
 /// Returns the least place after which a subscription of the workspace has not acknowledged all.
 pub(super) fn held(context: &Context<'_, '_>) -> Result<Option<Place>, StoreError> {
     guarded(Kind::Progress, || {

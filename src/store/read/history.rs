@@ -116,8 +116,11 @@ impl Snapshot {
         let known = walks.get(workspace, mpid, after);
         let (from, mut events) = match &known {
             Some(walk) if walk.events.last().copied() == latest => return Ok(known),
-            Some(walk) => (walk.from, walk.events.clone()),
-            None => (after, Vec::new()),
+            Some(walk) if walk.events.last().is_some_and(|known| Place::from(*known) > after) => {
+                (walk.from, walk.events.clone())
+            }
+            // The way back to an older walk may lead over events that the log no longer holds.
+            Some(_) | None => (after, Vec::new()),
         };
         let until = events.last().map_or(from, |latest| Place::from(*latest));
         let Some(newer) = self.walk_back(workspace, mpid, latest, until, budget)? else { return Ok(None) };

@@ -5,7 +5,7 @@
 
 use super::super::WorkspaceId;
 use super::super::error::{Past, StoreError};
-use super::super::rows::{EventRow, Kind};
+use super::super::rows::{EventRow, Head, Kind};
 use super::super::tables::{self, guarded};
 use super::Snapshot;
 use super::page::{Budget, PageSize};
@@ -19,6 +19,14 @@ pub struct LogBounds {
     pub floor: Place,
     /// The place after the latest event.
     pub head: Place,
+    /// The size of these events in the store.
+    pub bytes: u64,
+}
+
+impl From<Head> for LogBounds {
+    fn from(head: Head) -> Self {
+        Self { floor: head.floor, head: head.place, bytes: head.bytes }
+    }
 }
 
 /// An event in the log.
@@ -166,7 +174,7 @@ impl Snapshot {
         start: &Start,
     ) -> Result<(LogBounds, Position), StoreError> {
         let bounds = self.log_bounds(workspace)?;
-        let LogBounds { floor, head } = bounds;
+        let LogBounds { floor, head, .. } = bounds;
         let position = match start {
             Start::Now => head.into(),
             Start::Earliest => floor.into(),
@@ -182,7 +190,7 @@ impl Snapshot {
     /// Returns the place before the first event at or after a time: event times never go back. A damaged event has the
     /// time of the next sound one.
     fn place_before(&self, workspace: WorkspaceId, bounds: LogBounds, time: Micros) -> Result<Place, StoreError> {
-        let LogBounds { floor: mut earlier, head: mut found } = bounds; // The event after `found` is late enough.
+        let LogBounds { floor: mut earlier, head: mut found, .. } = bounds; // The event after `found` is late enough.
         while earlier < found {
             let middle = Place::after(earlier.get() + (found.get() - earlier.get()) / 2);
             match self.next_sound_time(workspace, middle, bounds.head)? {
@@ -219,13 +227,14 @@ impl Snapshot {
         if after < bounds.floor { Err(self.expired(workspace, bounds)) } else { Ok(()) }
     }
 
-    fn expired(&self, workspace: WorkspaceId, LogBounds { floor, head }: LogBounds) -> StoreError {
+    fn expired(&self, workspace: WorkspaceId, LogBounds { floor, head, .. }: LogBounds) -> StoreError {
         let oldest = floor.checked_next().filter(|_| floor < head);
         let oldest_time = oldest.and_then(|oldest| self.event_time(workspace, oldest));
         StoreError::Expired { floor, head, oldest_time }
     }
 
-    pub(super) fn event_time(&self, workspace: WorkspaceId, sequence: Sequence) -> Option<Micros> {
+    /// Returns the time of an event. `None` if it is damaged or missing.
+    pub(in crate::store) fn event_time(&self, workspace: WorkspaceId, sequence: Sequence) -> Option<Micros> {
         tables::event(&self.0.events, workspace, sequence, |row| Ok(row.time)).ok().flatten()
     }
 

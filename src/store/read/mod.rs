@@ -95,7 +95,6 @@ impl Snapshot {
     /// # Errors
     /// [`StoreError::Corrupt`].
     pub fn log_bounds(&self, workspace: WorkspaceId) -> Result<LogBounds, StoreError> {
-        let head = tables::head(&self.0.heads, workspace)?;
-        Ok(LogBounds { floor: head.floor, head: head.place })
+        tables::head(&self.0.heads, workspace).map(LogBounds::from)
     }
 }

@@ -108,7 +108,7 @@ impl Snapshot {
     /// # Errors
     /// [`StoreError::Corrupt`].
     pub fn oldest_after(&self, workspace: WorkspaceId, place: Place) -> Result<Option<Micros>, StoreError> {
-        let LogBounds { floor, head } = self.log_bounds(workspace)?;
+        let LogBounds { floor, head, .. } = self.log_bounds(workspace)?;
         let next = place.max(floor);
         Ok(if next < head { self.event_time(workspace, next.next()) } else { None })
     }

@@ -41,8 +41,8 @@ impl Snapshot {
                 let id = WorkspaceRow::read(name.value(), row.value())?;
                 let workspace = std::str::from_utf8(name.value()).ok().and_then(|name| Workspace::parse(name).ok());
                 let workspace = workspace.ok_or(Kind::Workspace.corrupt())?;
-                let head = tables::head(&self.0.heads, id)?;
-                budget.deliver(Some(take(&workspace, LogBounds { floor: head.floor, head: head.place })));
+                let bounds = tables::head(&self.0.heads, id)?.into();
+                budget.deliver(Some(take(&workspace, bounds)));
                 last = Some(workspace);
             }
             Ok(None)

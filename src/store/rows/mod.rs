@@ -95,10 +95,9 @@ impl Kind {
     pub const fn format(self) -> u8 {
         match self {
             // Since format 2 the table seeds the checksum too, and a profile's row says what it holds.
-            Self::Profile | Self::Event => 2,
+            Self::Profile | Self::Event | Self::Head => 2,
             Self::Meta
             | Self::Workspace
-            | Self::Head
             | Self::Identity
             | Self::Request
             | Self::RequestAge

@@ -92,7 +92,7 @@ fn the_other_rows_read_back_only_whole_and_in_their_place() {
     assert_eq!((age.uptime(), age.request()), (Micros::new(7), &*key));
     assert_sealed(&AgeRow::encode(&age), |row| AgeRow::check(age.as_bytes(), row));
 
-    let head = Head { floor: Place::after(1), place: Place::after(2), time: Micros::new(3) };
+    let head = Head { floor: Place::after(1), place: Place::after(2), time: Micros::new(3), bytes: 4 };
     let row = HeadRow::encode(&head, HERE);
     assert_eq!(HeadRow::read(HERE, &row).unwrap(), head);
     assert_sealed(&row, |row| HeadRow::read(HERE, row));

@@ -28,7 +28,7 @@ use super::harness::*;
 use super::holdings::{Holdings, State};
 use super::script::{Script, UNUSED_MPID, WORKSPACES, place};
 use super::watch::{Moment, Watch, answers_to, close, write_together};
-use crate::command::Command;
+use crate::command::{Change, Command};
 use crate::proto::v1::WriteOutcome;
 use crate::store::backend::Backend;
 use crate::store::pages;
@@ -126,6 +126,8 @@ struct Recording {
     journal: Vec<Operation>,
     /// The first is the empty store.
     batches: Vec<Batch>,
+    /// The last state, with all events.
+    untrimmed: State,
     answered: Vec<Answered>,
     /// Every mpid that ever had a profile, in any workspace.
     mpids: BTreeSet<i64>,
@@ -147,7 +149,7 @@ struct Answered {
     is_first: bool,
 }
 
-/// The states after each batch. The first is the empty store.
+/// The states after each batch, with no event trimmed. The first is the empty store.
 fn batches_of(watch: &Watch, file_made_at: usize) -> Vec<Batch> {
     let mut holds = vec![Holdings::default(); WORKSPACES.len()];
     let mut batches = vec![Batch { told_at: file_made_at, holds: holds.clone() }];
@@ -158,6 +160,19 @@ fn batches_of(watch: &Watch, file_made_at: usize) -> Vec<Batch> {
         batches.push(Batch { told_at: told.operations, holds: holds.clone() });
     }
     batches
+}
+
+/// Trims the states from the batch on in which a command has trimmed a log.
+fn trim(batches: &mut [Batch], answered: &[Answered]) {
+    for Answered { command, answer, when, .. } in answered {
+        if matches!(command.change, Change::Trim(_))
+            && answer.outcome == WriteOutcome::Updated
+            && answer.place.is_some()
+        {
+            let trimmed = |batch: &mut Batch| batch.holds[place(&command.workspace)].trim(reached(answer));
+            batches[when.batches..].iter_mut().for_each(trimmed);
+        }
+    }
 }
 
 impl Recording {
@@ -178,18 +193,27 @@ impl Recording {
             }
         }
         close(&store); // Recorded too: a crash may happen while the store closes.
-        let batches = batches_of(&watch, file_made_at);
+        let mut batches = batches_of(&watch, file_made_at);
+        let untrimmed = batches.last().unwrap().holds.clone();
+        trim(&mut batches, &answered);
+        assert!(batches.last().unwrap().holds.iter().all(|held| held.floor > 0), "every log is trimmed");
         assert!(batches.len() > ROUNDS / 2, "the run writes");
         let mpids = batches.iter().flat_map(|batch| &batch.holds).flat_map(|held| held.histories.keys().copied());
         let mpids = mpids.collect();
-        Self { journal: disk.journal(), batches, answered, mpids }
+        Self { journal: disk.journal(), batches, untrimmed, answered, mpids }
     }
 
-    /// Checks that every caller got the profile that the log has.
+    /// Checks that every caller got the profile that the log has. A repeat gets none if the log no longer has it.
     fn check_answers(&self) {
-        let last = &self.batches.last().unwrap().holds;
-        for Answered { command, answer, .. } in &self.answered {
-            if command.validate_only || !matches!(answer.outcome, WriteOutcome::Created | WriteOutcome::Updated) {
+        let last = &self.untrimmed;
+        for Answered { command, answer, is_first, .. } in &self.answered {
+            let is_trim = matches!(command.change, Change::Trim(_));
+            let is_forgotten = command.request.is_some() && !is_first && answer.profile.is_none();
+            if is_trim
+                || is_forgotten
+                || command.validate_only
+                || !matches!(answer.outcome, WriteOutcome::Created | WriteOutcome::Updated)
+            {
                 continue;
             }
             let event = last[place(&command.workspace)].event(reached(answer));
@@ -255,7 +279,7 @@ impl Recording {
         let repair = disk.journal();
         let holds: State = WORKSPACES.iter().map(|name| Holdings::read_from(&store, name, &self.mpids)).collect();
         for Answered { command, answer, .. } in self.answered.iter().take_while(|one| one.when.operations <= cut) {
-            let head = holds[place(&command.workspace)].log.len() as u64;
+            let head = holds[place(&command.workspace)].head();
             assert!(
                 reached(answer) <= head,
                 "a reported write was lost: sequence {}, the log ends at {head}",
@@ -269,7 +293,7 @@ impl Recording {
 
     /// The message of a failed check. The states themselves are too long to print.
     fn difference(&self, found: &State, promised: usize) -> String {
-        let heads = |state: &State| state.iter().map(|held| held.log.len()).collect::<Vec<_>>();
+        let heads = |state: &State| state.iter().map(|held| (held.floor, held.head())).collect::<Vec<_>>();
         let like = self.batches.iter().position(|batch| heads(&batch.holds) == heads(found));
         let promised_heads = heads(&self.batches[promised].holds);
         format!(
@@ -304,11 +328,13 @@ impl Recording {
 
         assert_eq!(answers.pop().unwrap().0.unwrap().outcome, WriteOutcome::Created, "the store accepts new writes");
         for (first, (answer, _)) in retried.into_iter().zip(answers) {
-            let head = heads[place(&first.command.workspace)].log.len() as u64;
+            let held = &heads[place(&first.command.workspace)];
+            let head = held.head();
             if first.when.batches <= repaired.batch {
                 let answer = answer.unwrap();
                 assert_eq!((answer.outcome, answer.place), (first.answer.outcome, first.answer.place));
-                assert_eq!(answer.profile, first.answer.profile);
+                let is_trimmed = reached(&answer) <= held.floor && answer.profile.is_none();
+                assert!(is_trimmed || answer.profile == first.answer.profile);
             } else if let Ok(answer) = answer
                 && answer.outcome != WriteOutcome::Unchanged
             {

@@ -65,7 +65,7 @@ fn turn_bit_of_profile(transaction: &WriteTransaction, mpid: i64) {
     profiles.insert((1, mpid), &*row).unwrap();
 }
 
-fn turn_bit_of_event(transaction: &WriteTransaction, sequence: u64) {
+pub(super) fn turn_bit_of_event(transaction: &WriteTransaction, sequence: u64) {
     let mut events = transaction.open_table(EVENTS).unwrap();
     let mut row = events.get((1, sequence)).unwrap().unwrap().value().to_vec();
     *row.last_mut().unwrap() ^= 1;
@@ -296,7 +296,7 @@ async fn a_list_continues_behind_a_page_that_cannot_be_read() {
     assert!(unreadable > 3, "{unreadable} pages of profiles");
 }
 
-fn page_of_events(store: &Store, after: u64, filter: &Filter) -> (Vec<u64>, Result<EventPage, StoreError>) {
+pub(super) fn page_of_events(store: &Store, after: u64, filter: &Filter) -> (Vec<u64>, Result<EventPage, StoreError>) {
     let mut seen = Vec::new();
     let start = if after == 0 {
         Start::Earliest
@@ -364,7 +364,7 @@ async fn a_trimmed_log_refuses_places_before_its_floor() {
         for event in 1..=4 {
             events.remove((1, event)).unwrap().unwrap();
         }
-        let head = Head { floor: Place::after(4), place: Place::after(10), time: crate::model::Micros::new(1) };
+        let head = Head { floor: Place::after(4), place: Place::after(10), ..Head::default() };
         transaction.open_table(HEADS).unwrap().insert(1, &*HeadRow::encode(&head, ID)).unwrap();
     });
     let store = store_on(&disk, |_, _| {});

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::disk::Disk;
 use super::harness::*;
-use crate::command::{Change, Command, Create, Delete, RequestId, Stamp, Update};
+use crate::command::{Change, Command, Create, Delete, RequestId, Stamp, Trim, Update};
 use crate::model::identity::ParsedIdentity;
 use crate::model::{Etag, Limits, Micros, Mpid, Patch, ProfileKey, Workspace};
 use crate::proto::v1::{AudienceMembership, Identity, Profile, ProfilePatch};
@@ -111,6 +111,18 @@ fn patch() -> impl Strategy<Value = Box<Patch>> {
     })
 }
 
+fn trim() -> impl Strategy<Value = Trim> {
+    let age = || prop::option::of((0_u64..200).prop_map(Duration::from_secs));
+    let bytes = || prop::option::of(0_u64..4_000);
+    (age(), bytes(), age(), bytes(), 1_usize..8).prop_map(|(max_age, max_bytes, hold_age, hold_bytes, most)| Trim {
+        max_age,
+        max_bytes,
+        hold_age,
+        hold_bytes,
+        most,
+    })
+}
+
 fn change() -> impl Strategy<Value = Change> {
     let drawn = (mpid(), any::<bool>())
         .prop_map(|(mpid, drawn)| Change::Create(Create { mpid, drawn, ..create_with(1, Profile::default()) }));
@@ -118,7 +130,7 @@ fn change() -> impl Strategy<Value = Change> {
         .prop_map(|(key, patch, etag, create_as)| Change::Update(Update { key, patch, etag, create_as }));
     let delete = (key(), etag(), any::<bool>())
         .prop_map(|(key, etag, allow_missing)| Change::Delete(Delete { key, etag, allow_missing }));
-    prop_oneof![2 => drawn, 6 => update, 1 => delete]
+    prop_oneof![2 => drawn, 6 => update, 1 => delete, 1 => trim().prop_map(Change::Trim)]
 }
 
 prop_compose! {

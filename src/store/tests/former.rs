@@ -3,6 +3,8 @@
 use redb::{TableDefinition, WriteTransaction};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
+use crate::store::rows::Head;
+
 pub const META: TableDefinition<&str, u64> = TableDefinition::new("meta_v1");
 pub const WORKSPACES: TableDefinition<&str, u32> = TableDefinition::new("workspaces_v1");
 const PROFILES: TableDefinition<(u32, i64), &[u8]> = TableDefinition::new("profiles_v1");
@@ -16,6 +18,8 @@ pub const NAME: &str = "a/b/c";
 pub const ID: u32 = 1;
 pub const LOG: u64 = 0x0a0b_0c0d_0e0f_1011;
 const NEVER: i64 = i64::MAX;
+/// The number of the table of heads, which seeds the checksums of its rows.
+const HEAD_KIND: u64 = 3;
 /// Kinds of events.
 pub const CREATED: u8 = 1;
 pub const DELETED: u8 = 3;
@@ -74,6 +78,12 @@ pub fn put_request(
     let row = row(&[&fingerprint.to_le_bytes()[..], &numbers, &[outcome]].concat(), seed(xxh3_64(id.as_bytes())));
     transaction.open_table(REQUESTS).unwrap().insert((ID, id), &*row).unwrap();
     transaction.open_table(REQUEST_AGES).unwrap().insert((time, ID, id), ()).unwrap();
+}
+
+/// The row of the head of a log, in the format that did not have the bytes of the log.
+pub fn head_row(id: u32, head: &Head) -> Vec<u8> {
+    let numbers = [head.floor.get().to_le_bytes(), head.place.get().to_le_bytes(), head.time.get().to_le_bytes()];
+    row(&numbers.concat(), xxh3_64_with_seed(&id.to_be_bytes(), HEAD_KIND))
 }
 
 fn row(body: &[u8], seed: u64) -> Vec<u8> {

@@ -4,6 +4,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::time::Duration;
 
 use prost::Message;
 use prost_types::value::Kind as ValueKind;
@@ -12,7 +13,7 @@ use redb::{Database, ReadableDatabase, StorageBackend, TableError};
 use uuid::Uuid;
 
 use super::disk::Disk;
-use crate::command::{Change, Command, Create, Delete, RequestId, Stamp, Update};
+use crate::command::{Change, Command, Create, Delete, RequestId, Stamp, Trim, Update};
 use crate::config::StoreConfig;
 use crate::model::{Limits, LogId, Micros, Mpid, NewProfile, Patch, Place, ProfileKey, Sequence, Workspace};
 use crate::proto::v1::{AudienceMembership, Event, Identity, Profile, ProfilePatch};
@@ -20,7 +21,7 @@ use crate::store::backend::Backend;
 use crate::store::open::{self, Opened};
 use crate::store::rows::{Origin, Secret};
 use crate::store::tables::META;
-use crate::store::{Committed, OpenError, PageSize, Store, StoreError, Written};
+use crate::store::{Committed, LogBounds, OpenError, PageSize, Store, StoreError, Written};
 
 pub const SECOND: i64 = 1_000_000;
 pub const HOUR: i64 = 60 * 60 * SECOND;
@@ -119,6 +120,12 @@ impl From<Delete> for Change {
     }
 }
 
+impl From<Trim> for Change {
+    fn from(trim: Trim) -> Self {
+        Self::Trim(trim)
+    }
+}
+
 pub fn create(mpid: i64) -> Create {
     create_with(mpid, Profile::default())
 }
@@ -168,6 +175,25 @@ pub fn set_large_attributes(mpid: i64) -> Update {
 
 pub fn delete(mpid: i64) -> Delete {
     Delete { key: ProfileKey::Mpid(Mpid::new(mpid).unwrap()), etag: None, allow_missing: false }
+}
+
+/// Removes nothing.
+pub const NO_TRIM: Trim = Trim { max_age: None, max_bytes: None, hold_age: None, hold_bytes: None, most: usize::MAX };
+
+/// Removes what is older than this many microseconds.
+pub fn trim_by_age(micros: u64) -> Trim {
+    Trim { max_age: Some(Duration::from_micros(micros)), ..NO_TRIM }
+}
+
+/// Removes the oldest events until the log has no more than this many bytes.
+pub fn trim_by_bytes(bytes: u64) -> Trim {
+    Trim { max_bytes: Some(bytes), ..NO_TRIM }
+}
+
+/// The ends and the bytes of the log.
+pub fn log(store: &Store) -> LogBounds {
+    let id = store.workspace_id(&workspace()).unwrap();
+    store.snapshot().unwrap().log_bounds(id).unwrap()
 }
 
 pub fn with_id(command: Command, id: &str) -> Command {

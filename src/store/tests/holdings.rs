@@ -9,7 +9,7 @@ use super::harness::*;
 use super::script::identities;
 use crate::model::identity::keys_of;
 use crate::model::page_token::PageStart;
-use crate::model::{Filter, IdentityKey, Micros, Mpid, Place, Workspace};
+use crate::model::{Filter, IdentityKey, Micros, Mpid, Workspace};
 use crate::proto::v1::Event;
 use crate::store::read::{History, Walks};
 use crate::store::{EventPage, EventRef, LogBounds, Store};
@@ -20,7 +20,9 @@ pub type State = Vec<Holdings>;
 /// Everything that a workspace holds.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Holdings {
-    /// Encoded events, from sequence 1 on.
+    /// The sequence before the first event of the log.
+    pub floor: u64,
+    /// Encoded events.
     pub log: Vec<Bytes>,
     profiles: BTreeMap<i64, Bytes>,
     owners: BTreeMap<IdentityKey, i64>,
@@ -34,19 +36,20 @@ impl Holdings {
         let Some(id) = store.workspace_id(&Workspace::parse(workspace).unwrap()) else { return Self::default() };
         let snapshot = store.snapshot().unwrap();
         let mut holds = Self::default();
-        let LogBounds { head, .. } = snapshot.log_bounds(id).unwrap();
+        let LogBounds { floor, head, .. } = snapshot.log_bounds(id).unwrap();
+        holds.floor = floor.get();
         let keep = |event: EventRef<'_>| {
             holds.log.push(Bytes::copy_from_slice(event.event));
             Ok(Some(1))
         };
         let all = Filter::default();
-        let page = snapshot.events(id, Place::START, head, &all, EVERYTHING, keep).unwrap();
+        let page = snapshot.events(id, floor, head, &all, EVERYTHING, keep).unwrap();
         assert_eq!(page, EventPage { through: head, complete: true });
         for mpid in mpids.iter().map(|mpid| Mpid::new(*mpid).unwrap()) {
             let profile = snapshot.profile(id, mpid, Micros::new(0), Bytes::copy_from_slice).unwrap();
             holds.profiles.extend(profile.map(|profile| (mpid.get(), profile)));
             let mut history = Vec::new();
-            let whole = History { workspace: id, mpid, after: Place::START, through: head, filter: &all };
+            let whole = History { workspace: id, mpid, after: floor, through: head, filter: &all };
             let keep = |event: EventRef<'_>| {
                 history.push(event.sequence.get());
                 Ok(Some(1))
@@ -62,7 +65,7 @@ impl Holdings {
             Ok(1)
         };
         assert_eq!(snapshot.profiles(id, PageStart::default(), Micros::new(0), EVERYTHING, count).unwrap(), None);
-        assert_eq!(listed, holds.profiles.len(), "every profile has an event");
+        assert_eq!(listed, holds.profiles.len(), "every profile has had an event");
         for key in identities().iter().map(IdentityKey::of) {
             let owner = snapshot.owner(id, &key).unwrap();
             holds.owners.extend(owner.map(|owner| (key, owner.get())));
@@ -74,7 +77,7 @@ impl Holdings {
     pub fn append(&mut self, event: &Bytes) {
         self.log.push(event.clone());
         let Event { sequence, mpid, profile, .. } = Event::decode(event.clone()).unwrap();
-        assert_eq!(sequence, self.log.len() as u64, "there are no holes");
+        assert_eq!(sequence, self.head(), "there are no holes");
         self.histories.entry(mpid).or_default().push(sequence);
         self.owners.retain(|_, owner| *owner != mpid);
         self.profiles.remove(&mpid);
@@ -86,7 +89,20 @@ impl Holdings {
         }
     }
 
+    /// Removes the events up to this sequence.
+    pub fn trim(&mut self, floor: u64) {
+        self.log.drain(..usize::try_from(floor - self.floor).unwrap());
+        self.floor = floor;
+        self.histories.values_mut().for_each(|history| history.retain(|event| *event > floor));
+        self.histories.retain(|_, history| !history.is_empty());
+    }
+
+    /// The sequence of the latest event.
+    pub fn head(&self) -> u64 {
+        self.floor + self.log.len() as u64
+    }
+
     pub fn event(&self, sequence: u64) -> Event {
-        Event::decode(self.log[usize::try_from(sequence).unwrap() - 1].clone()).unwrap()
+        Event::decode(self.log[usize::try_from(sequence - self.floor).unwrap() - 1].clone()).unwrap()
     }
 }

@@ -5,7 +5,7 @@
 //! - `crash`: a power loss at any moment of a busy run. `script` draws its commands, `watch` records it, and `holdings`
 //!   is what the store must still hold.
 //! - `damage`: damaged rows and pages, and disks that fail. `rot`: damage in redb's own pages.
-//! - `bounds`, `clocks`, `determinism`, `migration`, `opening`: as their names say.
+//! - `bounds`, `clocks`, `determinism`, `migration`, `opening`, `retention`: as their names say.
 //!
 //! Deliberately absent: what can be tested through the API. Those tests are in `tests/it`.
 
@@ -20,6 +20,7 @@ mod harness;
 mod holdings;
 mod migration;
 mod opening;
+mod retention;
 mod rot;
 mod script;
 mod watch;
@@ -154,7 +155,7 @@ async fn a_log_continues_where_it_was_after_an_orderly_restart_and_after_a_crash
         let store = store_on(&disk, |_, _| {});
         let id = store.workspace_id(&workspace()).unwrap();
         let bounds = store.snapshot().unwrap().log_bounds(id).unwrap();
-        assert_eq!(bounds, LogBounds { floor: Place::START, head: Place::after(2) });
+        assert_eq!((bounds.floor, bounds.head), (Place::START, Place::after(2)));
         assert_eq!(number(&store.write(command(300, increment(ADA))).await.unwrap()), 3);
     }
 }

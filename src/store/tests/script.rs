@@ -7,7 +7,7 @@ use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 
 use super::harness::*;
-use crate::command::{Change, Command, Create, Delete, Update};
+use crate::command::{Change, Command, Create, Delete, Trim, Update};
 use crate::model::identity::ParsedIdentity;
 use crate::model::{Limits, Mpid, NewProfile, Patch, ProfileKey, Workspace};
 use crate::proto::v1::{Identity, Profile, ProfilePatch};
@@ -47,15 +47,16 @@ impl Script {
         if !self.with_id.is_empty() && self.random.random_bool(0.05) {
             return self.with_id.choose(&mut self.random).unwrap().clone();
         }
-        let change = match self.random.random_range(0..10) {
-            0..3 => self.create(),
-            3..9 => self.update(),
-            _ => self.delete(),
+        let change = match self.random.random_range(0..20) {
+            0..6 => self.create(),
+            6..17 => self.update(),
+            17..19 => self.delete(),
+            _ => self.trim(),
         };
         let workspace = Workspace::parse(WORKSPACES.choose(&mut self.random).unwrap()).unwrap();
         let (silent, validate_only) = (self.random.random_bool(0.2), self.random.random_bool(0.1));
         let command = Command { workspace, silent, validate_only, ..command(self.time, change) };
-        if validate_only || self.random.random_bool(0.5) {
+        if matches!(command.change, Change::Trim(_)) || validate_only || self.random.random_bool(0.5) {
             return command;
         }
         let command = with_id(command, &format!("request {}", self.with_id.len()));
@@ -87,6 +88,17 @@ impl Script {
 
     fn delete(&mut self) -> Change {
         Change::Delete(Delete { key: self.key(), etag: None, allow_missing: self.random.random_bool(0.5) })
+    }
+
+    /// Most logs keep most of their events, so that later crashes find some.
+    fn trim(&mut self) -> Change {
+        let most = self.random.random_range(1..=8);
+        let limit = if self.random.random_bool(0.5) {
+            trim_by_bytes(self.random.random_range(10_000..200_000))
+        } else {
+            trim_by_age(self.random.random_range(10..100) * SECOND.unsigned_abs())
+        };
+        Change::Trim(Trim { most, ..limit })
     }
 
     fn key(&mut self) -> ProfileKey {

@@ -52,7 +52,7 @@ pub(super) enum Room {
 pub(super) enum Batch {
     /// The batch is on disk, or there was nothing to write. `answers` has the results of the commands that were taken, in
     /// order.
-    Done { answers: Vec<Result<Written, StoreError>>, committed: Vec<Committed>, wrote: bool },
+    Done { answers: Vec<Result<Written, StoreError>>, committed: Vec<Committed>, trimmed: usize, wrote: bool },
     /// redb met a damaged page, and nothing of the batch was kept.
     Dropped,
 }
@@ -61,6 +61,7 @@ pub(super) enum Batch {
 struct Filling {
     answers: Vec<Result<Written, StoreError>>,
     committed: Vec<Committed>,
+    trimmed: usize,
     held: usize,
     dirty: usize,
 }
@@ -115,7 +116,7 @@ pub(super) fn commit(
     transaction.set_quick_repair(true);
     let filled = catch_unwind(AssertUnwindSafe(|| fill(&transaction, origin, logs, room, commands)));
     match filled.unwrap_or(Err(Stop::Damaged)) {
-        Ok(Filling { answers, committed, dirty, .. }) => {
+        Ok(Filling { answers, committed, trimmed, dirty, .. }) => {
             let wrote = dirty > 0;
             if wrote {
                 let begun = Instant::now();
@@ -124,7 +125,7 @@ pub(super) fn commit(
             } else {
                 transaction.abort()?;
             }
-            Ok(Batch::Done { answers, committed, wrote })
+            Ok(Batch::Done { answers, committed, trimmed, wrote })
         }
         Err(Stop::Damaged) => {
             logs.discard();
@@ -144,7 +145,7 @@ fn fill(
     commands: &mut Taking<'_>,
 ) -> Result<Filling, Stop> {
     let mut tables = Tables::open(transaction).map_err(|error| Stop::of(error.into()))?;
-    let mut filling = Filling { answers: Vec::new(), committed: Vec::new(), held: 0, dirty: 0 };
+    let mut filling = Filling { answers: Vec::new(), committed: Vec::new(), trimmed: 0, held: 0, dirty: 0 };
     while let Some((command, reply)) = commands.next() {
         let state = State { origin, tables: &tables, logs };
         let decided = catch_unwind(AssertUnwindSafe(|| decide(&state, command, reply)));
@@ -184,6 +185,7 @@ impl Filling {
     fn take(&mut self, command: &Command, effects: Effects) {
         self.dirty += effects.dirty_bytes();
         self.held += effects.held_bytes();
+        self.trimmed += effects.trimmed.len();
         let Some(id) = effects.workspace else { return };
         self.committed.extend(effects.events.into_iter().map(|event| Committed {
             workspace: command.workspace.clone(),

@@ -5,7 +5,7 @@ use tokio::sync::oneshot;
 use super::super::apply::Written;
 use super::super::error::StoreError;
 use super::lane::Ticket;
-use crate::command::Command;
+use crate::command::{Change, Command};
 use crate::proto::v1::WriteOutcome;
 use crate::telemetry::metrics::{CommandOutcome, StoreMetrics};
 
@@ -41,7 +41,9 @@ impl Waiting {
     }
 
     pub fn answer(self, metrics: &StoreMetrics, answer: Result<Written, StoreError>) {
-        metrics.command(outcome_of(&answer)); // Before the reply, so that a caller with its reply finds it counted.
+        if !matches!(self.command.change, Change::Trim(_)) {
+            metrics.command(outcome_of(&answer)); // Before the reply, so that a caller with its reply finds it counted.
+        }
         drop(self.ticket); // First, so that a caller with its reply finds its place in the queue free.
         let _ = self.answer.send(answer); // Errors are ignored: the caller may have gone away.
     }

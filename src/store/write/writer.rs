@@ -110,13 +110,14 @@ impl Work {
         let Writer { database, origin, logs, metrics, .. } = &mut self.writer;
         let mut commands = self.queue.batch(&mut self.taken);
         match batch::commit(database, *origin, logs, room, metrics, &mut commands)? {
-            Batch::Done { answers, committed, wrote } => {
+            Batch::Done { answers, committed, trimmed, wrote } => {
                 if wrote {
                     self.publish(&committed)?;
                 }
                 self.queue.widen();
                 let metrics = &self.writer.metrics;
                 metrics.batch(answers.len());
+                metrics.trimmed(trimmed);
                 for (waiting, answer) in self.taken.drain(..).zip(answers) {
                     waiting.answer(metrics, answer);
                 }

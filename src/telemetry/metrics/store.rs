@@ -41,6 +41,7 @@ struct Inner {
     batch: Histogram,
     commit: Histogram,
     events: Counter,
+    trimmed: Counter,
     reads: Gauge,
 }
 
@@ -57,6 +58,7 @@ impl Default for StoreMetrics {
             batch: Histogram::new(batches),
             commit: Histogram::new(SECONDS),
             events: Counter::default(),
+            trimmed: Counter::default(),
             reads: Gauge::default(),
         }))
     }
@@ -84,6 +86,18 @@ impl StoreMetrics {
         self.0.events.inc_by(committed as u64);
     }
 
+    /// This many events were removed from their logs.
+    pub fn trimmed(&self, events: usize) {
+        self.0.trimmed.inc_by(events as u64);
+    }
+
+    /// How many events were removed from their logs.
+    #[cfg(test)]
+    #[must_use]
+    pub fn events_trimmed(&self) -> u64 {
+        self.0.trimmed.get()
+    }
+
     /// A read was handed to the pool.
     pub fn read(&self) -> RunningRead {
         self.0.reads.inc();
@@ -91,7 +105,7 @@ impl StoreMetrics {
     }
 
     pub(super) fn register(&self, registry: &mut Registry) {
-        let Inner { commands, batch, commit, events, reads } = &*self.0;
+        let Inner { commands, batch, commit, events, trimmed, reads } = &*self.0;
         commands.register(
             registry,
             "cameo_commands",
@@ -101,6 +115,7 @@ impl StoreMetrics {
         let help = "Time that the disk took to commit a batch";
         registry.register("cameo_commit_duration_seconds", help, commit.clone());
         registry.register("cameo_events_committed", "Events that were committed", events.clone());
+        registry.register("cameo_events_trimmed", "Events that retention removed from their logs", trimmed.clone());
         registry.register("cameo_reads_in_flight", "Reads that run or wait on the read pool", reads.clone());
     }
 }

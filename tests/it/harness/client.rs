@@ -1,6 +1,7 @@
 //! A connection, with a short method for each RPC.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use cameo::proto::v1::admin_service_client::AdminServiceClient;
 use cameo::proto::v1::event_service_client::EventServiceClient;
@@ -10,6 +11,9 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use super::*;
+
+/// How long [`Client::until_oldest`] waits between two looks.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// A connection to the three services. Its short methods work in [`WORKSPACE`] unless the request names another.
 #[derive(Clone)]
@@ -135,6 +139,20 @@ impl Client {
     pub async fn status(&self, workspace: &str) -> Result<GetStatusResponse, Status> {
         let request = GetStatusRequest { workspace: workspace.into() };
         Ok(self.admin.clone().get_status(request).await?.into_inner())
+    }
+
+    /// Waits until retention has removed all events before this one.
+    pub async fn until_oldest(&self, sequence: u64) -> LogEnds {
+        within(async {
+            loop {
+                let log = self.status(WORKSPACE).await.unwrap().log.unwrap();
+                if log.oldest_sequence >= sequence {
+                    return log;
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        })
+        .await
     }
 
     pub async fn subscribe(&self, request: SubscribeRequest) -> Result<Stream, Status> {
