@@ -16,6 +16,7 @@
 //! - [`process`]: the real binary and its signals.
 //! - [`settings`]: flags, variables, the settings file, and the document that lists them.
 //! - [`logs`]: what the operator reads when a call fails.
+//! - [`retention`]: what is left of a log when its oldest events are gone.
 //! - [`rot`]: damaged bits and pages of the store's file, by the hundred.
 //! - [`wire`]: bytes that are not a request.
 
@@ -37,6 +38,7 @@ mod profiles;
 mod reasons;
 mod reflection;
 mod refusals;
+mod retention;
 mod rot;
 mod settings;
 mod starts;
