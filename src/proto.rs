@@ -43,6 +43,6 @@ mod tests {
     fn fields_have_their_numbers_in_the_order_of_the_numbers() {
         assert_eq!(field::subscribe_response::HEARTBEAT, 6);
         assert_eq!(field::struct_fields_entry::KEY, 1);
-        assert_eq!(field::list_events_response::ALL, [("events", 1), ("cursor", 2), ("caught_up", 3)]);
+        assert_eq!(field::get_event_response::ALL, [("event", 1), ("cursor", 2)]);
     }
 }

@@ -227,12 +227,11 @@ impl Change {
             Self::Delete(delete) => delete.key.weight() + etag(&delete.etag),
             Self::CreateSubscription(create) => create.settings.weight(),
             Self::UpdateSubscription(settings) => settings.weight(),
-            Self::DeleteSubscription(_) | Self::SeekSubscription(_) | Self::OpenStream(_) => 0,
+            Self::DeleteSubscription(_) | Self::SeekSubscription(_) | Self::OpenStream(_) | Self::Trim(_) => 0,
             Self::Acknowledge(acknowledge) => {
                 let skipped = acknowledge.skipped.iter();
                 skipped.map(|(_, reason)| size_of::<(Sequence, String)>() + reason.capacity()).sum()
             }
-            Self::Trim(_) => 0,
         }
     }
 }

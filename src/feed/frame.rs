@@ -75,11 +75,14 @@ fn put(cursors: CursorSpace, position: Position, tag: u32, parts: &[&[u8]], fram
     frames.put_u32(u32::try_from(length).expect("a profile is far smaller"));
     wire::put_delimited(CURSOR, &cursor, frames);
     wire::put_delimited_header(tag, value, frames);
-    parts.iter().for_each(|part| frames.extend_from_slice(part));
+    for part in parts {
+        frames.extend_from_slice(part);
+    }
 }
 
 /// The messages in a run of frames.
 #[cfg(test)]
+#[must_use]
 pub fn messages(mut frames: &[u8]) -> Vec<crate::proto::v1::SubscribeResponse> {
     let mut messages = Vec::new();
     while let Some((prefix, rest)) = frames.split_first_chunk::<PREFIX>() {

@@ -37,7 +37,9 @@ impl Feed {
     /// One look, at the time `now`.
     pub(super) fn look(&self, now: Instant) {
         self.streams.look(now, self.config.stall_timeout);
-        let channels = self.channels().alive();
-        channels.iter().for_each(|channel| channel.views.look());
+        let channels = self.channels().alive(); // The map's lock ends here.
+        for channel in channels {
+            channel.views.look();
+        }
     }
 }

@@ -10,7 +10,7 @@ use super::expression::{Facts, Subject};
 use super::invalid::Quoted;
 use super::limits::{FILTER_FIELDS, FILTER_TYPES, READER_KEYS};
 use super::profile::is_expired;
-use super::subscription::Shard;
+use super::shard::Shard;
 use super::transition::Transition;
 use super::{EventKind, Expression, Invalid, Micros, Mpid};
 use crate::proto::v1::{Event, EventFilter, FilterMatch, Profile};

@@ -8,7 +8,7 @@
 //! - [`workspace`], [`mpid`], [`identity`], [`profile_key`], [`etag`]: how things are identified.
 //! - [`sequence`], [`cursor`], [`page_token`], [`workspace_page`], [`subscription_page`]: places in a log or a
 //!   list.
-//! - [`subscription`]: durable subscriptions and their settings, and shares of the profiles.
+//! - [`subscription`]: durable subscriptions and their settings. [`shard`]: shares of the profiles.
 //! - [`profile`], [`patch`]: what may be stored, and how it changes. `room` refuses a patch that fits into no profile,
 //!   `distinct` finds the new values of a list, and `weight` is the memory that a parsed value takes while it waits in
 //!   the queue.
@@ -33,6 +33,7 @@ pub mod profile;
 pub mod profile_key;
 mod room;
 pub mod sequence;
+pub mod shard;
 pub mod subscription;
 pub mod subscription_page;
 pub mod time;
@@ -56,7 +57,8 @@ pub use patch::Patch;
 pub use profile::NewProfile;
 pub use profile_key::ProfileKey;
 pub use sequence::{Place, Sequence};
-pub use subscription::{Settings, Shard, SubscriptionName};
+pub use shard::Shard;
+pub use subscription::{Settings, SubscriptionName};
 pub use time::Micros;
 pub use transition::Transition;
 pub use workspace::Workspace;

@@ -184,9 +184,14 @@ pub(super) fn load(database: &Database, path: &Path) -> Result<Facts, OpenError>
     let (workspaces, heads) = logs::read(&workspaces, &heads).map_err(of_store)?;
     // If the uptime cannot be read it starts at zero, and known request ids are remembered for longer.
     let uptime = tables::guarded(Kind::RequestAge, || read_uptime(&transaction)).unwrap_or_default();
-    // A missing table must be found here: opening it for writing would create it, empty.
-    tables::open_all(&transaction).map_err(|error| of_store(error.into()))?;
-    record_formats(database).map_err(of_store)?;
+    // A missing table must be found here: opening it for writing would create it, empty. A table that the version which
+    // wrote the file did not have is not missing.
+    let formats = formats(&transaction).map_err(of_store)?;
+    let known = Kind::ALL.into_iter().filter(|kind| FormatsRow::lists(&formats, *kind));
+    tables::open_all(&transaction, known).map_err(|error| of_store(error.into()))?;
+    if formats != FormatsRow::encode() {
+        record_formats(database).map_err(of_store)?;
+    }
     Ok(Facts { origin, workspaces, heads, uptime })
 }
 
@@ -207,19 +212,20 @@ fn read_meta(transaction: &ReadTransaction, path: &Path) -> Result<Origin, OpenE
     })
 }
 
-/// Records the formats that this version writes, so that older versions refuse the file. They would take its rows for
-/// damaged.
+/// Returns the row with the formats of the tables.
+fn formats(transaction: &ReadTransaction) -> Result<Vec<u8>, StoreError> {
+    let row = transaction.open_table(META)?.get(FormatsRow::KEY)?;
+    Ok(row.ok_or(Kind::Meta.corrupt())?.value().to_vec())
+}
+
+/// Creates the tables that older versions did not have, and records the formats that this version writes, so that older
+/// versions refuse the file. They would take its rows for damaged.
 fn record_formats(database: &Database) -> Result<(), StoreError> {
-    let formats = FormatsRow::encode();
-    let known =
-        database.begin_read()?.open_table(META)?.get(FormatsRow::KEY)?.is_some_and(|row| row.value() == formats);
-    if known {
-        return Ok(());
-    }
     let mut transaction = database.begin_write()?;
     transaction.set_two_phase_commit(true);
     transaction.set_quick_repair(true);
-    transaction.open_table(META)?.insert(FormatsRow::KEY, &*formats)?;
+    Tables::open(&transaction)?;
+    transaction.open_table(META)?.insert(FormatsRow::KEY, &*FormatsRow::encode())?;
     transaction.commit()?;
     Ok(())
 }

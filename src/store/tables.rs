@@ -134,12 +134,12 @@ pub(super) fn subscription(
     all_progress: &impl ReadableTable<&'static [u8], &'static [u8]>,
     key: &[u8],
 ) -> Result<Option<(Subscription, ProgressRow)>, StoreError> {
-    let settings = guarded(Kind::Subscription, || match subscriptions.get(key)? {
-        Some(row) => SettingsRow::read(key, row.value()).map(Some),
-        None => {
-            let verify = |key: &[u8], row: &[u8]| SettingsRow::read(key, row).map(|_| ());
-            absent(subscriptions, Kind::Subscription, &key, verify).map(|()| None)
+    let settings = guarded(Kind::Subscription, || {
+        if let Some(row) = subscriptions.get(key)? {
+            return SettingsRow::read(key, row.value()).map(Some);
         }
+        let verify = |key: &[u8], row: &[u8]| SettingsRow::read(key, row).map(|_| ());
+        absent(subscriptions, Kind::Subscription, &key, verify).map(|()| None)
     })?;
     let Some(settings) = settings else { return Ok(None) };
     let progress = guarded(Kind::Progress, || {
@@ -189,19 +189,23 @@ pub(super) fn write_meta(
     Ok(())
 }
 
-/// Opens all tables. Fails if one is missing.
-pub(super) fn open_all(transaction: &ReadTransaction) -> Result<(), TableError> {
-    transaction.open_table(META)?;
-    transaction.open_table(WORKSPACES)?;
-    transaction.open_table(HEADS)?;
-    transaction.open_table(PROFILES)?;
-    transaction.open_table(IDENTITIES)?;
-    transaction.open_table(EVENTS)?;
-    transaction.open_table(REQUESTS)?;
-    transaction.open_table(REQUEST_AGES)?;
-    transaction.open_table(SUBSCRIPTIONS)?;
-    transaction.open_table(PROGRESS)?;
-    transaction.open_table(SKIPPED)?;
+/// Opens these tables. Fails if one is missing.
+pub(super) fn open_all(transaction: &ReadTransaction, kinds: impl Iterator<Item = Kind>) -> Result<(), TableError> {
+    for kind in kinds {
+        match kind {
+            Kind::Meta => drop(transaction.open_table(META)?),
+            Kind::Workspace => drop(transaction.open_table(WORKSPACES)?),
+            Kind::Head => drop(transaction.open_table(HEADS)?),
+            Kind::Profile => drop(transaction.open_table(PROFILES)?),
+            Kind::Identity => drop(transaction.open_table(IDENTITIES)?),
+            Kind::Event => drop(transaction.open_table(EVENTS)?),
+            Kind::Request => drop(transaction.open_table(REQUESTS)?),
+            Kind::RequestAge => drop(transaction.open_table(REQUEST_AGES)?),
+            Kind::Subscription => drop(transaction.open_table(SUBSCRIPTIONS)?),
+            Kind::Progress => drop(transaction.open_table(PROGRESS)?),
+            Kind::Skipped => drop(transaction.open_table(SKIPPED)?),
+        }
+    }
     Ok(())
 }
 

@@ -52,7 +52,8 @@ pub(super) fn create(context: &Context<'_, '_>, create: &CreateSubscription) -> 
         return Err(StoreError::SubscriptionExists { name: name.clone() });
     }
     let limit = context.command.limits.subscriptions;
-    if context.exists && count(&context.state.tables, context.workspace)? >= limit {
+    let count = if context.exists { count(context.state.tables, context.workspace)? } else { 0 };
+    if count >= limit {
         return Err(StoreError::TooManySubscriptions { limit });
     }
     let acknowledged = resolve(context, *start)?;
@@ -89,7 +90,7 @@ pub(super) fn delete(context: &Context<'_, '_>, delete: &DeleteSubscription) -> 
         };
     };
     let removal = |kind, key| SubscriptionWrite { kind, key, row: None };
-    let skipped = skipped_through(&context.state.tables, &key, Place::LAST, usize::MAX)?;
+    let skipped = skipped_through(context.state.tables, &key, Place::LAST, usize::MAX)?;
     let mut effects = Effects::default();
     effects.subscriptions.extend(skipped.into_iter().map(|key| removal(SubscriptionRow::Skipped, key)));
     effects.subscriptions.push(removal(SubscriptionRow::Progress, key.clone()));

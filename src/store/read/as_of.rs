@@ -15,6 +15,7 @@ use super::super::tables::{self, guarded};
 use super::page::Budget;
 use super::profiles::served;
 use super::{PageSize, Snapshot};
+use crate::model::page_token::PageStart;
 use crate::model::profile::remove_expired;
 use crate::model::{Micros, Mpid, Place, Position, Sequence, Transition};
 
@@ -108,7 +109,8 @@ impl Snapshot {
         };
         let Page { last, broken } = page;
         guarded(Kind::Profile, || {
-            self.read_profiles(workspace, as_of.after, size, from, false, last, &mut |mpid, row| {
+            let start = PageStart { after: as_of.after, over_damage: false };
+            self.read_profiles(workspace, start, size, from, last, &mut |mpid, row| {
                 self.read_as_of(workspace, mpid, row, as_of, broken, take)
             })
         })

@@ -141,9 +141,7 @@ impl Snapshot {
         };
         let mut last = after;
         let mut read = |_: Mpid, row: &ProfileRow<'_>| served(row, now, &mut take);
-        match guarded(Kind::Profile, || {
-            self.read_profiles(workspace, after, size, from, over_damage, &mut last, &mut read)
-        }) {
+        match guarded(Kind::Profile, || self.read_profiles(workspace, start, size, from, &mut last, &mut read)) {
             Ok(more) => Ok(last.filter(|_| more)),
             Err(StoreError::Corrupt { .. }) if last > after => Ok(last), // The next page begins at the damage.
             Err(StoreError::Corrupt { table, .. }) => Err(StoreError::Corrupt { table, past: Some(Past::Profile) }),
@@ -156,10 +154,9 @@ impl Snapshot {
     pub(super) fn read_profiles(
         &self,
         workspace: WorkspaceId,
-        after: Option<Mpid>,
+        PageStart { after, over_damage }: PageStart,
         size: PageSize,
         from: Bound<(u32, i64)>,
-        over_damage: bool,
         last: &mut Option<Mpid>,
         read: &mut impl FnMut(Mpid, &ProfileRow<'_>) -> Result<Option<usize>, StoreError>,
     ) -> Result<bool, StoreError> {

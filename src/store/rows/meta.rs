@@ -2,7 +2,7 @@
 
 use super::super::error::StoreError;
 use super::identity::Secret;
-use super::{Kind, begin, number, seal, unseal};
+use super::{Kind, SEALED, begin, number, seal, unseal};
 use crate::model::LogId;
 
 const KIND: Kind = Kind::Meta;
@@ -59,11 +59,21 @@ impl FormatsRow {
 
     /// Encodes the formats that this version writes.
     pub fn encode() -> Vec<u8> {
-        let mut row = begin(KIND, 2 * Kind::ALL.len());
-        for kind in Kind::ALL {
-            row.extend_from_slice(&[kind as u8, kind.format()]);
+        Self::encode_first(Kind::ALL.len())
+    }
+
+    /// Encodes the formats of the first kinds, as a version does that has no others.
+    pub fn encode_first(kinds: usize) -> Vec<u8> {
+        let mut row = begin(KIND, 2 * kinds);
+        for kind in &Kind::ALL[..kinds] {
+            row.extend_from_slice(&[*kind as u8, kind.format()]);
         }
         seal(KIND, Self::KEY, row)
+    }
+
+    /// Whether the file has a table. `row` has been read by [`Self::unknown`].
+    pub fn lists(row: &[u8], kind: Kind) -> bool {
+        row[SEALED..].chunks_exact(2).any(|pair| pair[0] == kind as u8)
     }
 
     /// Returns the number and the format of the first table whose format this version does not know.

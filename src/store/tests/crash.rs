@@ -207,9 +207,9 @@ impl Recording {
     fn check_answers(&self) {
         let last = &self.untrimmed;
         for Answered { command, answer, is_first, .. } in &self.answered {
-            let is_trim = matches!(command.change, Change::Trim(_));
+            let has_no_event = matches!(command.change, Change::Trim(_)) || command.change.subscription().is_some();
             let is_forgotten = command.request.is_some() && !is_first && answer.profile.is_none();
-            if is_trim
+            if has_no_event
                 || is_forgotten
                 || command.validate_only
                 || !matches!(answer.outcome, WriteOutcome::Created | WriteOutcome::Updated)

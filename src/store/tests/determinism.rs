@@ -9,11 +9,18 @@ use uuid::Uuid;
 
 use super::disk::Disk;
 use super::harness::*;
-use crate::command::{Change, Command, Create, Delete, RequestId, Stamp, Trim, Update};
+use crate::command::{
+    Acknowledge, Begin, Change, Command, Create, CreateSubscription, Delete, DeleteSubscription, RequestId,
+    SeekSubscription, Stamp, Trim, Update,
+};
 use crate::model::identity::ParsedIdentity;
-use crate::model::{Etag, Limits, Micros, Mpid, Patch, ProfileKey, Workspace};
-use crate::proto::v1::{AudienceMembership, Identity, Profile, ProfilePatch};
-use crate::store::tables::{EVENTS, HEADS, IDENTITIES, META, PROFILES, REQUEST_AGES, REQUESTS, WORKSPACES};
+use crate::model::{
+    Etag, Limits, Micros, Mpid, Patch, Place, Position, ProfileKey, Settings, SubscriptionName, Workspace,
+};
+use crate::proto::v1::{AudienceMembership, EventFilter, Identity, Profile, ProfilePatch, Subscription};
+use crate::store::tables::{
+    EVENTS, HEADS, IDENTITIES, META, PROFILES, PROGRESS, REQUEST_AGES, REQUESTS, SKIPPED, SUBSCRIPTIONS, WORKSPACES,
+};
 
 /// Every row of every table: table, key, value.
 type Rows = BTreeMap<(&'static str, Vec<u8>), Vec<u8>>;
@@ -22,9 +29,15 @@ fn rows(disk: &Disk) -> Rows {
     let database = database(disk);
     let transaction = database.begin_read().unwrap();
     let mut rows = Rows::new();
-    for (name, table) in
-        [("meta", META), ("workspaces", WORKSPACES), ("requests", REQUESTS), ("request ages", REQUEST_AGES)]
-    {
+    for (name, table) in [
+        ("meta", META),
+        ("workspaces", WORKSPACES),
+        ("requests", REQUESTS),
+        ("request ages", REQUEST_AGES),
+        ("subscriptions", SUBSCRIPTIONS),
+        ("progress", PROGRESS),
+        ("skipped", SKIPPED),
+    ] {
         for row in transaction.open_table(table).unwrap().iter().unwrap() {
             let (key, value) = row.unwrap();
             rows.insert((name, key.value().to_vec()), value.value().to_vec());
@@ -123,6 +136,50 @@ fn trim() -> impl Strategy<Value = Trim> {
     })
 }
 
+fn position() -> impl Strategy<Value = Position> {
+    (0_u64..6, prop::option::of(prop::option::of(mpid()))).prop_map(|(of, snapshot)| match snapshot {
+        None => Place::after(of).into(),
+        Some(after) => Position::Snapshot { of: Place::after(of), after },
+    })
+}
+
+fn begin() -> impl Strategy<Value = Begin> {
+    let fixed = prop::sample::select(vec![Begin::Now, Begin::Earliest, Begin::Snapshot]);
+    prop_oneof![fixed, position().prop_map(Begin::At)]
+}
+
+/// Few subscriptions, so that commands meet.
+fn subscription() -> impl Strategy<Value = Change> {
+    let name = || prop::sample::select(vec!["a", "ab"]);
+    let parse = |name: &str| SubscriptionName::parse("name", name).unwrap();
+    let settings = || {
+        (name(), 0_i32..4, prop::option::of(mpid())).prop_map(|(name, on_expired, mpid)| {
+            let filter = mpid.map(|mpid| EventFilter { mpids: vec![mpid.get()], ..EventFilter::default() });
+            let subscription = Subscription { name: name.into(), on_expired, filter, ..Subscription::default() };
+            Box::new(Settings::parse("subscription", subscription).unwrap())
+        })
+    };
+    let skip = (1_u64..6).prop_map(|number| (sequence(number), "lost".to_owned()));
+    prop_oneof![
+        1 => (settings(), begin()).prop_map(|(settings, start)| {
+            Change::CreateSubscription(CreateSubscription { settings, start })
+        }),
+        1 => settings().prop_map(Change::UpdateSubscription),
+        1 => (name(), any::<bool>()).prop_map(move |(name, allow_missing)| {
+            Change::DeleteSubscription(DeleteSubscription { name: parse(name), allow_missing })
+        }),
+        1 => (name(), begin()).prop_map(move |(name, to)| {
+            Change::SeekSubscription(SeekSubscription { name: parse(name), to })
+        }),
+        3 => name().prop_map(move |name| Change::OpenStream(parse(name))),
+        3 => (name(), 0_u64..4, position(), prop::collection::vec(skip, 0..3)).prop_map(
+            move |(name, stream, position, skipped)| {
+                Change::Acknowledge(Acknowledge { name: parse(name), stream, position, skipped })
+            }
+        ),
+    ]
+}
+
 fn change() -> impl Strategy<Value = Change> {
     let drawn = (mpid(), any::<bool>())
         .prop_map(|(mpid, drawn)| Change::Create(Create { mpid, drawn, ..create_with(1, Profile::default()) }));
@@ -130,7 +187,7 @@ fn change() -> impl Strategy<Value = Change> {
         .prop_map(|(key, patch, etag, create_as)| Change::Update(Update { key, patch, etag, create_as }));
     let delete = (key(), etag(), any::<bool>())
         .prop_map(|(key, etag, allow_missing)| Change::Delete(Delete { key, etag, allow_missing }));
-    prop_oneof![2 => drawn, 6 => update, 1 => delete, 1 => trim().prop_map(Change::Trim)]
+    prop_oneof![2 => drawn, 6 => update, 1 => delete, 1 => trim().prop_map(Change::Trim), 4 => subscription()]
 }
 
 prop_compose! {

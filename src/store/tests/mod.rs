@@ -23,6 +23,7 @@ mod opening;
 mod retention;
 mod rot;
 mod script;
+mod subscriptions;
 mod watch;
 
 use std::sync::{Arc, Mutex};

@@ -7,10 +7,12 @@ use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 
 use super::harness::*;
-use crate::command::{Change, Command, Create, Delete, Trim, Update};
+use crate::command::{
+    Begin, Change, Command, Create, CreateSubscription, Delete, DeleteSubscription, SeekSubscription, Trim, Update,
+};
 use crate::model::identity::ParsedIdentity;
-use crate::model::{Limits, Mpid, NewProfile, Patch, ProfileKey, Workspace};
-use crate::proto::v1::{Identity, Profile, ProfilePatch};
+use crate::model::{Limits, Mpid, NewProfile, Patch, ProfileKey, Settings, SubscriptionName, Workspace};
+use crate::proto::v1::{Identity, Profile, ProfilePatch, Subscription};
 
 pub const WORKSPACES: [&str; 3] = ["a/b/1", "a/b/2", "a/b/3"];
 /// An mpid that no command of a script uses.
@@ -47,16 +49,18 @@ impl Script {
         if !self.with_id.is_empty() && self.random.random_bool(0.05) {
             return self.with_id.choose(&mut self.random).unwrap().clone();
         }
-        let change = match self.random.random_range(0..20) {
+        let change = match self.random.random_range(0..22) {
             0..6 => self.create(),
             6..17 => self.update(),
             17..19 => self.delete(),
+            19..21 => self.subscription(),
             _ => self.trim(),
         };
         let workspace = Workspace::parse(WORKSPACES.choose(&mut self.random).unwrap()).unwrap();
         let (silent, validate_only) = (self.random.random_bool(0.2), self.random.random_bool(0.1));
         let command = Command { workspace, silent, validate_only, ..command(self.time, change) };
-        if matches!(command.change, Change::Trim(_)) || validate_only || self.random.random_bool(0.5) {
+        let is_of_a_profile = !matches!(command.change, Change::Trim(_)) && command.change.subscription().is_none();
+        if !is_of_a_profile || validate_only || self.random.random_bool(0.5) {
             return command;
         }
         let command = with_id(command, &format!("request {}", self.with_id.len()));
@@ -99,6 +103,20 @@ impl Script {
             trim_by_age(self.random.random_range(10..100) * SECOND.unsigned_abs())
         };
         Change::Trim(Trim { most, ..limit })
+    }
+
+    fn subscription(&mut self) -> Change {
+        let name = SubscriptionName::parse("name", ["a", "b"].choose(&mut self.random).unwrap()).unwrap();
+        match self.random.random_range(0..4) {
+            0 => {
+                let settings = Subscription { name: name.to_string(), ..Subscription::default() };
+                let settings = Box::new(Settings::parse("subscription", settings).unwrap());
+                Change::CreateSubscription(CreateSubscription { settings, start: Begin::Now })
+            }
+            1 => Change::OpenStream(name),
+            2 => Change::SeekSubscription(SeekSubscription { name, to: Begin::Now }),
+            _ => Change::DeleteSubscription(DeleteSubscription { name, allow_missing: true }),
+        }
     }
 
     fn key(&mut self) -> ProfileKey {

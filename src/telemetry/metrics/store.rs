@@ -91,6 +91,13 @@ impl StoreMetrics {
         self.0.trimmed.inc_by(events as u64);
     }
 
+    /// How many commands changed something.
+    #[cfg(test)]
+    #[must_use]
+    pub fn commands_written(&self) -> u64 {
+        self.0.commands.get(CommandOutcome::Written)
+    }
+
     /// How many events were removed from their logs.
     #[cfg(test)]
     #[must_use]

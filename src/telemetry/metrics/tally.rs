@@ -69,6 +69,11 @@ impl<L: LabelValue> Tally<L> {
         self.counters[label.index()].inc();
     }
 
+    #[cfg(test)]
+    pub(super) fn get(&self, label: L) -> u64 {
+        self.counters[label.index()].get()
+    }
+
     pub(super) fn register(&self, registry: &mut Registry, name: &str, help: &str) {
         registry.register(name, help, self.family.clone());
     }
