@@ -1,8 +1,8 @@
 //! Conditions on profiles, in the Common Expression Language (CEL).
 //!
-//! - [`tokens`] bounds the length, the symbols and the depth of a source before the parser sees it: the parser recurses.
-//! - [`check`] refuses what is unknown, what is no condition, and what could cost too much.
-//! - [`facts`] converts the messages that an expression looks at.
+//! - `tokens` bounds the length, the symbols and the depth of a source before the parser sees it: the parser recurses.
+//! - `check` refuses what is unknown, what is no condition, and what could cost too much.
+//! - `facts` converts the messages that an expression looks at.
 //!
 //! # What an evaluation costs
 //!
