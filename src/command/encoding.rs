@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{
     Acknowledge, Begin, Change, Command, Create, CreateSubscription, Delete, DeleteSubscription, RequestId,
-    SeekSubscription, Stamp, Trim, Update,
+    SeekSubscription, Stamp, Trim, Update, UpdateSubscription,
 };
 use crate::model::{
     Etag, Invalid, Limits, Micros, Mpid, NewProfile, Patch, Place, Position, ProfileKey, Sequence, Settings,
@@ -60,9 +60,9 @@ impl Command {
                     start: Some(encode_begin(*start)),
                 })
             }
-            Change::UpdateSubscription(settings) => {
-                let settings = Some(settings.message().clone());
-                storage::command::Change::UpdateSubscription(storage::UpdateSubscription { settings })
+            Change::UpdateSubscription(UpdateSubscription { settings, paths }) => {
+                let (settings, paths) = (Some(settings.message().clone()), paths.clone());
+                storage::command::Change::UpdateSubscription(storage::UpdateSubscription { settings, paths })
             }
             Change::DeleteSubscription(DeleteSubscription { name, allow_missing }) => {
                 let (name, allow_missing) = (name.to_string(), *allow_missing);
@@ -155,7 +155,8 @@ fn decode_change(change: storage::command::Change, limits: &Limits) -> Result<Ch
             start: decode_begin(create.start)?,
         }),
         storage::command::Change::UpdateSubscription(update) => {
-            Change::UpdateSubscription(decode_settings(update.settings)?)
+            let (settings, paths) = (decode_settings(update.settings)?, update.paths);
+            Change::UpdateSubscription(UpdateSubscription { settings, paths })
         }
         storage::command::Change::DeleteSubscription(delete) => Change::DeleteSubscription(DeleteSubscription {
             name: SubscriptionName::parse("name", &delete.name)?,

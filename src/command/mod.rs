@@ -72,8 +72,8 @@ pub enum Change {
     Delete(Delete),
     /// Creates a subscription.
     CreateSubscription(CreateSubscription),
-    /// Changes the settings of a subscription.
-    UpdateSubscription(Box<Settings>),
+    /// See [`UpdateSubscription`].
+    UpdateSubscription(UpdateSubscription),
     /// See [`DeleteSubscription`].
     DeleteSubscription(DeleteSubscription),
     /// See [`SeekSubscription`].
@@ -129,6 +129,15 @@ pub struct CreateSubscription {
     pub settings: Box<Settings>,
     /// Where it starts.
     pub start: Begin,
+}
+
+/// Changes settings of a subscription.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UpdateSubscription {
+    /// The new settings.
+    pub settings: Box<Settings>,
+    /// The names of those that change. Empty means all.
+    pub paths: Vec<String>,
 }
 
 /// Deletes a subscription.
@@ -209,7 +218,7 @@ impl Change {
         match self {
             Self::Create(_) | Self::Update(_) | Self::Delete(_) | Self::Trim(_) => None,
             Self::CreateSubscription(create) => Some(&create.settings.name),
-            Self::UpdateSubscription(settings) => Some(&settings.name),
+            Self::UpdateSubscription(update) => Some(&update.settings.name),
             Self::DeleteSubscription(delete) => Some(&delete.name),
             Self::SeekSubscription(seek) => Some(&seek.name),
             Self::OpenStream(name) => Some(name),
@@ -226,7 +235,10 @@ impl Change {
             Self::Update(update) => update.key.weight() + update.patch.weight() + etag(&update.etag),
             Self::Delete(delete) => delete.key.weight() + etag(&delete.etag),
             Self::CreateSubscription(create) => create.settings.weight(),
-            Self::UpdateSubscription(settings) => settings.weight(),
+            Self::UpdateSubscription(update) => {
+                update.settings.weight()
+                    + update.paths.iter().map(|path| size_of::<String>() + path.len()).sum::<usize>()
+            }
             Self::DeleteSubscription(_) | Self::SeekSubscription(_) | Self::OpenStream(_) | Self::Trim(_) => 0,
             Self::Acknowledge(acknowledge) => {
                 let skipped = acknowledge.skipped.iter();

@@ -72,7 +72,7 @@ impl Feed {
         let key = (workspace.clone(), name.clone());
         let mut open = self.attachments.open();
         let loser = match open.get(&key) {
-            Some(newer) if newer.stream > stream => Some(Arc::clone(&attached)),
+            Some(newer) if newer.stream > stream && newer.ended().is_none() => Some(Arc::clone(&attached)),
             _ => open.insert(key.clone(), Arc::clone(&attached)),
         };
         drop(open);
@@ -200,6 +200,17 @@ mod tests {
         drop(third);
         assert_eq!(number(&feed), None);
         assert!(feed.attachments.open().is_empty());
+    }
+
+    /// A subscription that was deleted and created again counts from the start.
+    #[test]
+    fn a_stream_that_has_ended_is_no_rival() {
+        let feed = Feed::new(FeedConfig::default());
+        let (workspace, name) = named();
+        let old = attach(&feed, 5);
+        feed.detach(&workspace, &name, u64::MAX, Detached::Deleted);
+        let new = attach(&feed, 1);
+        assert_eq!((old.ended(), new.ended(), number(&feed)), (Some(Detached::Deleted), None, Some(1)));
     }
 
     #[test]

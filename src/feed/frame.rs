@@ -4,7 +4,7 @@
 use bytes::{BufMut, Bytes};
 use prost::Message;
 
-use crate::model::cursor::CursorSpace;
+use crate::model::cursor::{CursorSpace, LOG_TEXT};
 use crate::model::{Position, Sequence, wire};
 use crate::proto::field::event::MATCH;
 use crate::proto::field::subscribe_response::{
@@ -62,8 +62,11 @@ pub fn notice(cursors: CursorSpace, position: Position, notice: &Notice) -> Byte
     frame.into()
 }
 
-/// The most bytes of a frame beyond the event in it.
-pub const OVERHEAD: usize = PREFIX + 64;
+/// The bytes of the frame of an event that has so many itself.
+#[must_use]
+pub fn event_len(event: usize) -> usize {
+    PREFIX + wire::delimited_len(CURSOR, LOG_TEXT) + wire::delimited_len(EVENT, event)
+}
 
 /// Appends a frame. The parts together are the value of the field `tag`.
 fn put(cursors: CursorSpace, position: Position, tag: u32, parts: &[&[u8]], frames: &mut Vec<u8>) {

@@ -34,6 +34,7 @@ mod view;
 mod watchdog;
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -55,7 +56,7 @@ use view::Room;
 
 pub use attachment::{AttachedStream, Attachment, Detached};
 pub use lag::Subscribers;
-pub use open::Frames;
+pub use open::{Frames, StreamPlace};
 pub use stream::{FeedError, Subscribe};
 
 /// The map is swept of dropped channels when it has this many entries, or twice as many as the last sweep left.
@@ -108,10 +109,16 @@ impl Feed {
     ///
     /// # Errors
     /// [`FeedError`] if it cannot start where the caller asks.
-    pub fn subscribe(&self, store: Arc<Store>, subscribe: Subscribe) -> Result<Frames, FeedError> {
-        let peer = subscribe.peer;
-        let place = self.streams.enter(peer, self.config.max_streams_per_client)?;
+    pub fn subscribe(&self, store: Arc<Store>, subscribe: Subscribe, place: StreamPlace) -> Result<Frames, FeedError> {
         Ok(self.streams.add(Subscriber::open(self, store, subscribe)?, place))
+    }
+
+    /// Takes a place for one more stream of a client.
+    ///
+    /// # Errors
+    /// [`FeedError::TooManyStreams`] if it has as many as it may have.
+    pub fn enter(&self, client: IpAddr) -> Result<StreamPlace, FeedError> {
+        self.streams.enter(client, self.config.max_streams_per_client)
     }
 
     /// Counts what the streams do.

@@ -35,7 +35,8 @@ pub struct Frames {
 }
 
 /// A client's place for one more stream.
-pub(super) struct StreamPlace {
+#[derive(Debug)]
+pub struct StreamPlace {
     streams: Arc<Streams>,
     peer: IpAddr,
 }

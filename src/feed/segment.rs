@@ -55,12 +55,11 @@ impl Segment {
     pub fn encode(cursors: CursorSpace, mut committed: &[Committed]) -> Vec<Self> {
         let mut segments = Vec::new();
         while !committed.is_empty() {
-            let mut bytes = 0;
-            let full = committed.iter().take(SEGMENT_EVENTS).position(|event| {
-                bytes += event.event.len() + frame::OVERHEAD;
-                bytes >= SEGMENT_BYTES
-            });
-            let events = full.map_or(committed.len().min(SEGMENT_EVENTS), |last| last + 1);
+            let (mut events, mut bytes) = (0, 0);
+            while events < committed.len().min(SEGMENT_EVENTS) && bytes < SEGMENT_BYTES {
+                bytes += frame::event_len(committed[events].event.len());
+                events += 1;
+            }
             let (these, rest) = committed.split_at(events);
             segments.push(Self::of(cursors, these, bytes));
             committed = rest;
@@ -68,7 +67,7 @@ impl Segment {
         segments
     }
 
-    /// A segment of these events, which take at most this many bytes.
+    /// A segment of these events, whose frames have this many bytes.
     fn of(cursors: CursorSpace, committed: &[Committed], bytes: usize) -> Self {
         let mut filling = Filling::new(cursors);
         filling.entries.reserve_exact(committed.len());
@@ -76,7 +75,7 @@ impl Segment {
         for &Committed { sequence, mpid, kind, silent, ref event, .. } in committed {
             filling.push(EventRef { sequence, mpid, kind, silent, event });
         }
-        filling.frames.shrink_to_fit(); // It may be kept for long.
+        debug_assert_eq!(filling.frames.len(), bytes);
         let through = committed.last().map(|event| event.sequence.into()).unwrap_or_default();
         filling.finish(through)
     }
@@ -132,7 +131,8 @@ impl Filling {
         self.frames.len() - before
     }
 
-    /// As [`Self::push`], with what the filter says of the event.
+    /// As [`Self::push`], with what the filter says of the event. Nothing is made of such a segment, so where the event
+    /// is in the frame does not matter.
     pub fn push_matched(&mut self, event: EventRef<'_>, matched: FilterMatch) -> usize {
         let before = self.frames.len();
         frame::put_matched(self.cursors, event.sequence, event.event, matched, &mut self.frames);

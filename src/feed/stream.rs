@@ -7,7 +7,6 @@
 //! - The segment after the position comes from the ring if it is there, and otherwise from the log. Both hold the same
 //!   events, so a subscriber moves from the log to the ring without a gap or a repeat.
 
-use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -50,8 +49,6 @@ pub struct Subscribe {
     pub heartbeat: Duration,
     /// Whether to end the stream where the log ended when the stream was opened.
     pub until_caught_up: bool,
-    /// The address of the client.
-    pub peer: IpAddr,
     /// What binds the stream to a durable subscription. `None` without one.
     pub attachment: Option<Attachment>,
 }
@@ -166,7 +163,7 @@ impl Subscriber {
     /// # Errors
     /// [`FeedError`] if it cannot start where the caller asks.
     pub fn open(feed: &Feed, store: Arc<Store>, subscribe: Subscribe) -> Result<Self, FeedError> {
-        let Subscribe { workspace, start, filter, mask, heartbeat, until_caught_up, peer: _, attachment } = subscribe;
+        let Subscribe { workspace, start, filter, mask, heartbeat, until_caught_up, attachment } = subscribe;
         let channel = feed.channel(&workspace);
         let cursors = store.cursors(&workspace);
         let (bounds, position) = store.begin(&workspace, &start)?;

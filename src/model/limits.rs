@@ -37,6 +37,8 @@ pub const READER_KEYS: usize = 1_000;
 pub const FILTER_TYPES: usize = 100;
 /// Entries of `changed_fields` in a filter.
 pub const FILTER_FIELDS: usize = 100;
+/// Bytes of the settings of a subscription, encoded.
+pub const SETTINGS_BYTES: usize = 64 << 10;
 /// Skipped events that one acknowledgement names.
 pub const SKIPS: usize = 100;
 /// Bytes of the reason why an event was skipped.

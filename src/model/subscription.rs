@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::limits::SETTINGS_BYTES;
 use super::workspace::is_part;
 use super::{Filter, Invalid, Mask, Shard};
 use crate::proto::v1::{self, OnExpired};
@@ -55,11 +56,13 @@ impl Settings {
     /// # Errors
     /// [`Invalid`] if a setting is malformed.
     pub fn parse(field: &str, subscription: v1::Subscription) -> Result<Self, Invalid> {
+        let subscription_len = prost::Message::encoded_len(&subscription);
         let v1::Subscription { name, filter, read_mask, user_attribute_keys, shard, on_expired, .. } = subscription;
         let parsed = SubscriptionName::parse(format_args!("{field}.name"), &name)?;
         let of_shard = shard.map(|shard| Shard::parse(&format!("{field}.shard"), shard)).transpose()?;
         let unknown = |_| Invalid::field(format_args!("{field}.on_expired"), "is not a known value");
         let on_expired_parsed = OnExpired::try_from(on_expired).map_err(unknown)?;
+        Invalid::limit(field, "bytes", SETTINGS_BYTES, subscription_len)?;
         Ok(Self {
             name: parsed,
             filter: Filter::parse(filter.clone())?.of_shard(of_shard),
@@ -75,6 +78,22 @@ impl Settings {
                 ..v1::Subscription::default()
             }),
         })
+    }
+
+    /// These settings over others: those that `paths` names, or all if it names none.
+    #[must_use]
+    pub fn over(&self, others: &v1::Subscription, paths: &[String]) -> v1::Subscription {
+        let is_named = |name: &str| paths.is_empty() || paths.iter().any(|path| path == "*" || path == name);
+        let mut merged = others.clone();
+        macro_rules! take {
+            ($($field:ident),*) => {$(
+                if is_named(stringify!($field)) {
+                    merged.$field.clone_from(&self.message.$field);
+                }
+            )*};
+        }
+        take!(filter, read_mask, user_attribute_keys, shard, on_expired);
+        merged
     }
 
     /// The settings as a message, in which everything else is unset.

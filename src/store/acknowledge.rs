@@ -2,6 +2,7 @@
 //!
 //! - Of each stream at most one acknowledgement is on its way to the writer. Those that come meanwhile wait, and the next
 //!   one that goes acknowledges as far as any of them asked for. So a hundred callers cost two commands, not a hundred.
+//! - One that names skipped events is never joined with others: it is judged, and refused, by itself.
 //! - They enter the queue as imports do: they fill commits, and never keep calls out.
 //! - Each caller has its answer after the commit. A caller that goes away holds up no other.
 
@@ -11,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::Store;
 use super::error::StoreError;
 use crate::command::{Acknowledge, Change, Command};
-use crate::model::{Limits, Position, SubscriptionName, Workspace};
+use crate::model::{Limits, Place, Position, SubscriptionName, Workspace};
 
 /// The streams whose acknowledgements are on their way. One without has no entry.
 #[derive(Debug, Default)]
@@ -50,12 +51,16 @@ impl Store {
         limits: Limits,
     ) -> Result<Position, StoreError> {
         let Acknowledge { name, stream, position, skipped } = acknowledge;
-        let entry = self.acknowledgements.enter((workspace.clone(), name.clone(), stream), position);
+        let joins = skipped.is_empty();
+        let entry = self.acknowledgements.enter((workspace.clone(), name.clone(), stream));
+        if joins {
+            entry.coalesced().want(position);
+        }
         let mut done = entry.coalesced().turn.lock().await;
-        if let Some(done) = done.filter(|done| *done >= position && skipped.is_empty()) {
+        if let Some(done) = done.filter(|done| joins && *done >= position) {
             return Ok(done);
         }
-        let position = entry.coalesced().wanted();
+        let position = if joins { entry.coalesced().wanted().max(position) } else { position };
         let command = Command {
             workspace,
             stamp: self.stamp(),
@@ -74,14 +79,11 @@ impl Store {
 }
 
 impl Acknowledgements {
-    fn enter(&self, key: Key, position: Position) -> Entry<'_> {
+    fn enter(&self, key: Key) -> Entry<'_> {
         let mut all = self.all();
-        let new = || Coalesced { wanted: Mutex::new(position), turn: tokio::sync::Mutex::new(None) };
+        let new = || Coalesced { wanted: Mutex::new(Place::START.into()), turn: tokio::sync::Mutex::new(None) };
         let coalesced = Arc::clone(all.entry(key.clone()).or_insert_with(|| Arc::new(new())));
         drop(all);
-        let mut wanted = coalesced.wanted.lock().unwrap_or_else(PoisonError::into_inner);
-        *wanted = position.max(*wanted);
-        drop(wanted);
         Entry { all: self, key, coalesced: Some(coalesced) }
     }
 
@@ -96,6 +98,11 @@ impl Acknowledgements {
 }
 
 impl Coalesced {
+    fn want(&self, position: Position) {
+        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        *wanted = position.max(*wanted);
+    }
+
     fn wanted(&self) -> Position {
         *self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -118,9 +118,9 @@ impl Effects {
         let profiles = self.profiles.iter().map(|profile| pages(profile.row.len()));
         let events = self.events.iter().map(|event| pages(event.row.len()));
         let requests = REQUEST_TABLES * (usize::from(self.request.is_some()) + self.forgotten.len());
-        let others =
-            self.owners.len() + self.trimmed.len() + self.subscriptions.len() + requests + self.damaged_ages.len();
-        PAGE * (profiles.chain(events).sum::<usize>() + others)
+        let subscriptions = self.subscriptions.iter().map(|write| pages(write.row.as_ref().map_or(0, Vec::len)));
+        let others = self.owners.len() + self.trimmed.len() + requests + self.damaged_ages.len();
+        PAGE * (profiles.chain(events).chain(subscriptions).sum::<usize>() + others)
     }
 }
 

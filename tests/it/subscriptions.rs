@@ -170,26 +170,23 @@ async fn the_newest_stream_wins_and_the_older_one_may_acknowledge_nothing() {
     assert_eq!(client.subscription(CRM).await.unwrap().acknowledged_sequence, 1);
 }
 
+/// The stream is in its snapshot, and its client takes nothing of that.
 #[tokio::test]
 async fn nothing_is_acknowledged_that_was_not_sent() {
-    let (_server, client) = with_events(2).await;
-    let head = client.log().await.len();
-    let mut stream = client.read(CRM).await.unwrap();
-    let (number, cursors) = read(&mut stream, head).await;
-    visit(&client).await;
-    let mut other = client.subscribe_from(None).await;
-    let (ahead, _) = other.opened().await;
-    let _ = stream.event().await; // The third event has been sent now, so its cursor may be acknowledged.
-    client.acknowledge(number, &ahead).await.unwrap();
-
-    let filter = of_profiles(&[GRACE]);
-    client.create_subscription(Subscription { filter, ..named("other") }, None).await.unwrap();
-    let mut idle = client.read("other").await.unwrap();
-    let (number, _) = read(&mut idle, 0).await;
-    assert!(matches!(idle.message().await.1, Message::CaughtUp(_)));
-    assert_eq!(number, 1);
-    let request = AcknowledgeRequest { subscription: "other".into(), stream: number, ..acknowledge_request() };
-    client.acknowledge_with(AcknowledgeRequest { cursor: cursors[0].clone(), ..request }).await.unwrap();
+    let (server, client) = with_events(2).await;
+    let (_, cursors) = read(&mut client.read(CRM).await.unwrap(), 2).await;
+    client.delete_subscription(CRM, false).await.unwrap();
+    let start = Some(create_subscription_request::Start::Snapshot(true));
+    client.create_subscription(named(CRM), start).await.unwrap();
+    let mut unread = Unread::open(server.addr).await;
+    let start = Some(subscribe_request::Start::Subscription(CRM.into()));
+    let _held = unread.call(SUBSCRIBE, &SubscribeRequest { start, ..subscribe_request() }).await;
+    let refused = client.acknowledge(1, &cursors[1]).await;
+    assert_refused(refused, Code::InvalidArgument, "FIELD_INVALID", "cursor");
+    assert_eq!(client.subscription(CRM).await.unwrap().acknowledged_sequence, 2, "it is at the snapshot");
+    let other = CreateProfileRequest { workspace: OTHER_WORKSPACE.into(), ..create_request() };
+    let foreign = client.create_with(other).await.unwrap().cursor;
+    assert_refused(client.acknowledge(1, &foreign).await, Code::FailedPrecondition, "CURSOR_FOREIGN", "");
 }
 
 #[tokio::test]

@@ -82,10 +82,10 @@ impl Service {
             mask: Mask::parse(None, Vec::new()).unwrap(),
             heartbeat: Duration::from_secs(60),
             until_caught_up: false,
-            peer: Ipv4Addr::LOCALHOST.into(),
             attachment: None,
         };
-        self.feed.subscribe(Arc::clone(&self.store), subscribe).unwrap()
+        let place = self.feed.enter(Ipv4Addr::LOCALHOST.into()).unwrap();
+        self.feed.subscribe(Arc::clone(&self.store), subscribe, place).unwrap()
     }
 
     /// A stream from the earliest event that has delivered one event.

@@ -49,7 +49,8 @@ impl Events {
         let workspace = Workspace::parse(&request.workspace)?;
         call.within(&workspace);
         let heartbeat = parse_heartbeat(request.heartbeat_interval)?;
-        let (until_caught_up, peer) = (request.until_caught_up, call.peer().ip());
+        let until_caught_up = request.until_caught_up;
+        let place = self.feed.enter(call.peer().ip())?; // First: a stream that is refused must take over none.
         let subscribe = if let Some(subscribe_request::Start::Subscription(name)) = &request.start {
             let name = SubscriptionName::parse("subscription", name)?;
             refuse_settings([
@@ -61,14 +62,14 @@ impl Events {
             let subscriptions::OpenedStream { filter, mask, start, attachment } =
                 self.open_stream(call, &workspace, name).await?;
             let attachment = Some(attachment);
-            Subscribe { workspace, start, filter, mask, heartbeat, until_caught_up, peer, attachment }
+            Subscribe { workspace, start, filter, mask, heartbeat, until_caught_up, attachment }
         } else {
             let filter = parse_filter(request.filter, request.shard)?;
             let mask = Mask::parse(request.read_mask, request.user_attribute_keys)?;
             let start = parse_start(request.start)?;
-            Subscribe { workspace, start, filter, mask, heartbeat, until_caught_up, peer, attachment: None }
+            Subscribe { workspace, start, filter, mask, heartbeat, until_caught_up, attachment: None }
         };
-        Ok(self.feed.subscribe(Arc::clone(&self.store), subscribe)?)
+        Ok(self.feed.subscribe(Arc::clone(&self.store), subscribe, place)?)
     }
 }
 

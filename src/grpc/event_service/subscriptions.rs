@@ -6,15 +6,18 @@ use prost_types::FieldMask;
 
 use super::{Events, parse_filter, parse_time, parse_true};
 use crate::call::Call;
-use crate::command::{Acknowledge, Begin, Change, CreateSubscription, DeleteSubscription, SeekSubscription};
+use crate::command::{
+    Acknowledge, Begin, Change, CreateSubscription, DeleteSubscription, SeekSubscription, UpdateSubscription,
+};
 use crate::feed::{AttachedStream, Attachment, Detached};
 use crate::grpc::codec::Encoded;
 use crate::grpc::profile_service::write::{Write, WriteRequest, write_request};
 use crate::model::cursor::{CursorSpace, Start};
 use crate::model::invalid::Quoted;
-use crate::model::limits::{SKIP_REASON_BYTES, SKIPS};
+use crate::model::limits::{FILTER_FIELDS, SKIP_REASON_BYTES, SKIPS};
 use crate::model::{
-    Filter, Invalid, Mask, Micros, Position, Sequence, Settings, SubscriptionName, Workspace, subscription_page, wire,
+    Filter, Invalid, Mask, Micros, Place, Position, Sequence, Settings, SubscriptionName, Workspace, subscription_page,
+    wire,
 };
 use crate::proto::field::get_event_response;
 use crate::proto::v1::{
@@ -22,11 +25,11 @@ use crate::proto::v1::{
     DeleteSubscriptionRequest, DeleteSubscriptionResponse, GetEventRequest, GetSubscriptionRequest,
     GetSubscriptionResponse, ListSkippedEventsRequest, ListSkippedEventsResponse, ListSubscriptionsRequest,
     ListSubscriptionsResponse, SeekSubscriptionRequest, SeekSubscriptionResponse, Subscription, SubscriptionState,
-    SubscriptionStream, UpdateSubscriptionRequest, UpdateSubscriptionResponse, create_subscription_request,
-    seek_subscription_request,
+    SubscriptionStream, UpdateSubscriptionRequest, UpdateSubscriptionResponse, WriteOutcome,
+    create_subscription_request, seek_subscription_request,
 };
 use crate::refusal::Refusal;
-use crate::store::{self, LogBounds, ReadClass, Store, StoreError, SubscriptionView};
+use crate::store::{self, LogBounds, PageSize, ReadClass, Store, StoreError, SubscriptionView};
 
 write_request!(CreateSubscriptionRequest, "CreateSubscription", silent: |_| false);
 write_request!(UpdateSubscriptionRequest, "UpdateSubscription", silent: |_| false);
@@ -58,6 +61,10 @@ impl Events {
         let settings = Settings::parse("subscription", settings)?;
         let (peer, now) = (call.peer(), self.store.now());
         let attachment = self.feed.attach(workspace, &name, stream, peer, now, acknowledged);
+        // What has changed the subscription since the stream was counted has found no stream to end.
+        if self.store.subscription(workspace, &name)?.stream != stream {
+            return Err(StoreError::TakenOver.into());
+        }
         Ok(OpenedStream { filter: settings.filter, mask: settings.mask, start: Start::From(acknowledged), attachment })
     }
 
@@ -70,22 +77,21 @@ impl Events {
             Ok(Change::CreateSubscription(CreateSubscription { settings, start }))
         })?;
         let state = self.change(call, write).await?;
-        let subscription = self.after(&workspace, state)?;
+        let subscription = self.after(&workspace, state).await?;
         Ok(Encoded::new(&CreateSubscriptionResponse { subscription }))
     }
 
     pub(super) async fn update(&self, call: &Call, request: UpdateSubscriptionRequest) -> Result<Encoded, Refusal> {
         let workspace = Workspace::parse(&request.workspace)?;
-        let new = request.subscription.clone().ok_or_else(|| Invalid::field("subscription", "must be set"))?;
-        let name = SubscriptionName::parse("subscription.name", &new.name)?;
-        let merged = merge(self.store.subscription(&workspace, &name)?.settings, new, request.update_mask.as_ref())?;
-        let write = Write::within(workspace.clone(), request, |_| {
-            Ok(Change::UpdateSubscription(Box::new(Settings::parse("subscription", merged)?)))
+        let write = Write::within(workspace.clone(), request, |request| {
+            let paths = parse_paths(request.update_mask)?;
+            let settings = Box::new(parse_settings(request.subscription)?);
+            Ok(Change::UpdateSubscription(UpdateSubscription { settings, paths }))
         })?;
         let is_real = !write.validate_only();
         let state = self.change(call, write).await?;
-        self.detach(is_real, &workspace, &name, state.as_deref());
-        let subscription = self.after(&workspace, state)?;
+        self.detach(is_real, &workspace, state.as_deref())?;
+        let subscription = self.after(&workspace, state).await?;
         Ok(Encoded::new(&UpdateSubscriptionResponse { subscription }))
     }
 
@@ -97,9 +103,8 @@ impl Events {
             Ok(Change::DeleteSubscription(DeleteSubscription { name, allow_missing: request.allow_missing }))
         })?;
         let is_real = !write.validate_only();
-        self.change(call, write).await?;
-        if is_real && matches!(self.store.subscription(&workspace, &name), Err(StoreError::SubscriptionNotFound { .. }))
-        {
+        let outcome = write.run(call, &self.store, &self.limits).await?.0.outcome;
+        if is_real && outcome == WriteOutcome::Deleted {
             self.feed.detach(&workspace, &name, u64::MAX, Detached::Deleted);
         }
         Ok(Encoded::new(&DeleteSubscriptionResponse {}))
@@ -109,15 +114,15 @@ impl Events {
         let workspace = Workspace::parse(&request.workspace)?;
         let name = SubscriptionName::parse("name", &request.name)?;
         let to = self.resolve(call, &workspace, parse_to(request.to.clone())?).await?;
-        let seek = SeekSubscription { name: name.clone(), to };
+        let seek = SeekSubscription { name, to };
         let write = Write::within(workspace.clone(), request, |_| Ok(Change::SeekSubscription(seek)))?;
         let is_real = !write.validate_only();
         let state = self.change(call, write).await?;
-        self.detach(is_real, &workspace, &name, state.as_deref());
+        self.detach(is_real, &workspace, state.as_deref())?;
         let (from, to) =
             state.as_ref().map_or((0, 0), |state| (state.previously.place().get(), state.acknowledged.place().get()));
         Ok(Encoded::new(&SeekSubscriptionResponse {
-            subscription: self.after(&workspace, state)?,
+            subscription: self.after(&workspace, state).await?,
             replayed_events: from.saturating_sub(to),
             passed_events: to.saturating_sub(from),
         }))
@@ -134,13 +139,13 @@ impl Events {
 
     pub(super) async fn list(&self, call: &Arc<Call>, request: ListSubscriptionsRequest) -> Result<Encoded, Refusal> {
         let workspace = Workspace::parse(&request.workspace)?;
-        let most = self.limits.page_size(request.page_size)?;
+        let size = PageSize { items: self.limits.page_size(request.page_size)?, bytes: self.limits.response_bytes };
         let after = subscription_page::parse_subscriptions(&workspace, &request.page_token)?;
         call.within(&workspace);
         let of = workspace.clone();
         let read = move |store: &Store, _: &Call| -> Result<_, StoreError> {
             match store.workspace_id(&of) {
-                Some(id) => store.snapshot()?.subscriptions(id, after.as_ref(), most),
+                Some(id) => store.snapshot()?.subscriptions(id, after.as_ref(), size),
                 None => Ok((Vec::new(), false)),
             }
         };
@@ -186,8 +191,7 @@ impl Events {
         }
         let skipped = parse_skips(skipped)?;
         let cursors = self.store.cursors(&workspace);
-        let head = self.store.subscription(&workspace, &name)?.bounds.head;
-        let position = cursors.parse("cursor", &cursor, head)?;
+        let position = cursors.parse("cursor", &cursor, Place::LAST)?; // The command compares it with the head.
         let open = self.feed.attached(&workspace, &name).filter(|open| open.stream == stream);
         if open.is_some_and(|open| position > open.sent) {
             return Err(Invalid::field("cursor", "is past what the stream has sent").into());
@@ -227,12 +231,13 @@ impl Events {
         &self,
         is_real: bool,
         workspace: &Workspace,
-        name: &SubscriptionName,
         state: Option<&store::SubscriptionState>,
-    ) {
+    ) -> Result<(), Refusal> {
         if let Some(state) = state.filter(|_| is_real) {
-            self.feed.detach(workspace, name, state.stream, Detached::TakenOver);
+            let name = SubscriptionName::parse("name", &state.settings.name)?;
+            self.feed.detach(workspace, &name, state.stream, Detached::TakenOver);
         }
+        Ok(())
     }
 
     /// Where a subscription starts. Times become positions here: a command depends on no search.
@@ -242,7 +247,9 @@ impl Events {
             Start::Now => Begin::Now,
             Start::Earliest => Begin::Earliest,
             Start::Snapshot => Begin::Snapshot,
-            start @ (Start::After(_) | Start::At(_) | Start::From(_)) => {
+            // The command compares it with the ends of the log, unless it is a repeat.
+            Start::After(cursor) => Begin::At(self.store.cursors(workspace).parse("cursor", &cursor, Place::LAST)?),
+            start @ (Start::At(_) | Start::From(_)) => {
                 let of = workspace.clone();
                 let read = move |store: &Store| store.begin(&of, &start);
                 Begin::At(self.store.on_read_pool(ReadClass::Scan, Some(workspace), read).await?.1)
@@ -251,7 +258,7 @@ impl Events {
     }
 
     /// The subscription after a command, as a message.
-    fn after(
+    async fn after(
         &self,
         workspace: &Workspace,
         state: Option<Box<store::SubscriptionState>>,
@@ -259,8 +266,11 @@ impl Events {
         let Some(state) = state else { return Ok(None) };
         let store::SubscriptionState { settings, acknowledged, stream, skipped, .. } = *state;
         let name = SubscriptionName::parse("name", &settings.name)?;
-        let bounds = self.store.begin(workspace, &Start::Now)?.0;
-        let oldest = self.store.oldest_after(workspace, acknowledged.place())?;
+        let of = workspace.clone();
+        let read = move |store: &Store| -> Result<_, StoreError> {
+            Ok((store.begin(&of, &Start::Now)?.0, store.oldest_after(&of, acknowledged.place())?))
+        };
+        let (bounds, oldest) = self.store.on_read_pool(ReadClass::Status, Some(workspace), read).await?;
         let view = SubscriptionView { name, settings, acknowledged, stream, skipped, bounds, oldest };
         Ok(Some(self.message(workspace, view)))
     }
@@ -330,20 +340,17 @@ fn parse_to(to: Option<seek_subscription_request::To>) -> Result<Start, Invalid>
     })
 }
 
-/// The stored settings with the new ones that the mask names.
-fn merge(stored: Subscription, new: Subscription, mask: Option<&FieldMask>) -> Result<Subscription, Invalid> {
-    let paths = mask.map(|mask| &*mask.paths).unwrap_or_default();
-    if let Some(unknown) = paths.iter().find(|path| *path != "*" && !SETTINGS.contains(&path.as_str())) {
-        let problem = format!("{} is not a setting that can be changed", Quoted(unknown));
-        return Err(Invalid::Mask { field: "update_mask", problem });
+/// The settings that an `update_mask` names.
+fn parse_paths(mask: Option<FieldMask>) -> Result<Vec<String>, Invalid> {
+    let paths = mask.unwrap_or_default().paths;
+    Invalid::limit("update_mask", "paths", FILTER_FIELDS, paths.len())?;
+    match paths.iter().find(|path| *path != "*" && !SETTINGS.contains(&path.as_str())) {
+        Some(unknown) => {
+            let problem = format!("{} is not a setting that can be changed", Quoted(unknown));
+            Err(Invalid::Mask { field: "update_mask", problem })
+        }
+        None => Ok(paths),
     }
-    let is_named = |name: &str| paths.is_empty() || paths.iter().any(|path| path == "*" || path == name);
-    let mut merged = stored;
-    macro_rules! take {
-        ($($field:ident),*) => {$( if is_named(stringify!($field)) { merged.$field = new.$field; } )*};
-    }
-    take!(filter, read_mask, user_attribute_keys, shard, on_expired);
-    Ok(merged)
 }
 
 fn parse_skips(skips: Vec<v1::acknowledge_request::Skip>) -> Result<Vec<(Sequence, String)>, Invalid> {

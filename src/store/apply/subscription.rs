@@ -17,11 +17,16 @@ use super::super::rows::{Kind, ProgressRow, SettingsRow, SkippedRow, skipped_key
 use super::super::tables::{self, KeyRange, Tables, borrowed, guarded, with_prefix};
 use super::Verdict;
 use super::state::Context;
-use crate::command::{Acknowledge, Begin, Change, CreateSubscription, DeleteSubscription, SeekSubscription};
+use crate::command::{
+    Acknowledge, Begin, Change, CreateSubscription, DeleteSubscription, SeekSubscription, UpdateSubscription,
+};
 use crate::model::invalid::CursorError;
 use crate::model::limits::SKIPPED_EVENTS;
-use crate::model::{Invalid, Place, Position, Sequence, Settings, SubscriptionName};
+use crate::model::{Invalid, Place, Position, Sequence, SubscriptionName};
 use crate::proto::v1::{OnExpired, Subscription, WriteOutcome};
+
+/// The most rows of skipped events that a trim removes.
+const FORGOTTEN: usize = 1_000;
 
 /// A subscription after a command.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,10 +72,10 @@ pub(super) fn create(context: &Context<'_, '_>, create: &CreateSubscription) -> 
     Ok(known.changed(context, WriteOutcome::Created, progress, effects))
 }
 
-pub(super) fn update(context: &Context<'_, '_>, settings: &Settings) -> Result<Verdict, StoreError> {
+pub(super) fn update(context: &Context<'_, '_>, update: &UpdateSubscription) -> Result<Verdict, StoreError> {
+    let UpdateSubscription { settings, paths } = update;
     let mut known = existing(context, &settings.name)?;
-    let mut message = settings.message().clone();
-    message.create_time = known.settings.create_time;
+    let message = settings.over(&known.settings, paths);
     if message == known.settings {
         return Ok(known.unchanged(context));
     }
@@ -152,15 +157,16 @@ pub(super) fn forget_skipped(context: &Context<'_, '_>, floor: Place) -> Result<
         let mut with_skips = Vec::new();
         for row in tables.progress.range::<&[u8]>(borrowed(&of_workspace(context.workspace)))? {
             let (key, row) = row?;
-            let progress = ProgressRow::read(key.value(), row.value())?;
-            if progress.skipped > 0 {
-                with_skips.push((key.value().to_vec(), progress));
+            match ProgressRow::read(key.value(), row.value()) {
+                Ok(progress) if progress.skipped > 0 => with_skips.push((key.value().to_vec(), progress)),
+                Ok(_) | Err(_) => {} // A damaged row must not stop retention.
             }
         }
         Ok(with_skips)
     })?;
     for (subscription, progress) in with_skips {
-        let lost = skipped_through(tables, &subscription, floor, usize::MAX)?;
+        // The rest is forgotten with the next events that go.
+        let lost = skipped_through(tables, &subscription, floor, FORGOTTEN.saturating_sub(writes.len()))?;
         if lost.is_empty() {
             continue;
         }
@@ -179,7 +185,8 @@ pub(super) fn held(context: &Context<'_, '_>) -> Result<Option<Place>, StoreErro
         let mut least: Option<Place> = None;
         for row in context.state.tables.progress.range::<&[u8]>(borrowed(&of_workspace(context.workspace)))? {
             let (key, row) = row?;
-            let place = ProgressRow::read(key.value(), row.value())?.acknowledged.place();
+            let Ok(progress) = ProgressRow::read(key.value(), row.value()) else { continue }; // It reads nothing more.
+            let place = progress.acknowledged.place();
             least = Some(least.map_or(place, |least| least.min(place)));
         }
         Ok(least)
@@ -287,9 +294,12 @@ fn new_skips(
     let (mut seen, mut rows) = (BTreeSet::new(), Vec::new());
     for (index, (sequence, reason)) in skipped.iter().enumerate() {
         let place = Place::from(*sequence);
-        if place > position.place() || place <= context.head.floor {
-            let problem = "must be an event that the log holds, at or before the cursor";
+        if place > position.place() {
+            let problem = "must be an event at or before the cursor";
             return Err(Invalid::field(format_args!("skipped[{index}].sequence"), problem).into());
+        }
+        if place <= context.head.floor {
+            continue; // Retention has removed the event, and would remove it from the list.
         }
         let key = skipped_key(subscription, sequence.get());
         let is_listed = guarded(Kind::Skipped, || Ok(context.state.tables.skipped.get(&*key)?.is_some()))?;

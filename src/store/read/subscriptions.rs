@@ -6,7 +6,7 @@ use super::super::rows::{
     Kind, ProgressRow, SettingsRow, SkippedRow, name_in, sequence_in, skipped_key, subscription_key,
 };
 use super::super::tables::{self, borrowed, guarded, with_prefix};
-use super::{LogBounds, Snapshot};
+use super::{LogBounds, PageSize, Snapshot};
 use crate::model::{Micros, Place, Position, Sequence, SubscriptionName};
 use crate::proto::v1::{SkippedEvent, Subscription};
 
@@ -45,7 +45,7 @@ impl Snapshot {
         found.map(|(settings, progress)| self.view(workspace, name.clone(), settings, progress)).transpose()
     }
 
-    /// Returns up to so many subscriptions in the order of their names, and whether there are more.
+    /// Returns a page of subscriptions in the order of their names, and whether there are more.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`].
@@ -53,18 +53,19 @@ impl Snapshot {
         &self,
         workspace: WorkspaceId,
         after: Option<&SubscriptionName>,
-        most: usize,
+        size: PageSize,
     ) -> Result<(Vec<SubscriptionView>, bool), StoreError> {
         let after = after.map(|after| subscription_key(workspace, after));
         let range = with_prefix(&workspace.0.to_be_bytes(), after.as_deref());
         guarded(Kind::Subscription, || {
-            let mut views = Vec::new();
+            let (mut views, mut bytes) = (Vec::new(), 0);
             for row in self.0.subscriptions.range::<&[u8]>(borrowed(&range))? {
-                if views.len() == most {
+                if views.len() == size.items || bytes >= size.bytes {
                     return Ok((views, true));
                 }
                 let (key, row) = row?;
                 let key = key.value();
+                bytes += row.value().len();
                 let settings = SettingsRow::read(key, row.value())?;
                 let progress = self.0.progress.get(key)?.ok_or(Kind::Progress.corrupt())?;
                 let progress = ProgressRow::read(key, progress.value())?;

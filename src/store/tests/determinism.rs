@@ -11,7 +11,7 @@ use super::disk::Disk;
 use super::harness::*;
 use crate::command::{
     Acknowledge, Begin, Change, Command, Create, CreateSubscription, Delete, DeleteSubscription, RequestId,
-    SeekSubscription, Stamp, Trim, Update,
+    SeekSubscription, Stamp, Trim, Update, UpdateSubscription,
 };
 use crate::model::identity::ParsedIdentity;
 use crate::model::{
@@ -164,7 +164,10 @@ fn subscription() -> impl Strategy<Value = Change> {
         1 => (settings(), begin()).prop_map(|(settings, start)| {
             Change::CreateSubscription(CreateSubscription { settings, start })
         }),
-        1 => settings().prop_map(Change::UpdateSubscription),
+        1 => settings().prop_map(|settings| {
+            let paths = vec!["filter".to_owned()];
+            Change::UpdateSubscription(UpdateSubscription { settings, paths })
+        }),
         1 => (name(), any::<bool>()).prop_map(move |(name, allow_missing)| {
             Change::DeleteSubscription(DeleteSubscription { name: parse(name), allow_missing })
         }),
