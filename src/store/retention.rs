@@ -94,11 +94,11 @@ enum Passed {
 /// The floor of each log at some time, and the time of the oldest event that it held then, by the number of the
 /// workspace. 16 bytes for each.
 #[derive(Debug, Default)]
-struct Oldest(Vec<(Place, Micros)>);
+pub(super) struct Oldest(Vec<(Place, Micros)>);
 
 /// How far a log is past its limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Due {
+pub(super) enum Due {
     No,
     Yes,
     /// By more than what comes together between two looks, so one command after another is worth its commit.
@@ -221,7 +221,8 @@ impl Retention {
 }
 
 impl Oldest {
-    fn due(&mut self, snapshot: &Snapshot, id: WorkspaceId, log: LogBounds, trim: &Trim, now: Micros) -> Due {
+    /// Returns how far a log is past its limits. It reads the oldest event only if the floor has moved.
+    pub fn due(&mut self, snapshot: &Snapshot, id: WorkspaceId, log: LogBounds, trim: &Trim, now: Micros) -> Due {
         if log.floor == log.head {
             return Due::No;
         }

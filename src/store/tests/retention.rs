@@ -3,10 +3,12 @@
 //! Each command carries its own time, so days pass in no time here. What callers see is tested in `tests/it`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use proptest::prelude::*;
 use redb::{ReadableDatabase, ReadableTable, WriteTransaction};
+use tokio_util::sync::CancellationToken;
 
 use super::damage::{ID, disk_with, page_of_events, turn_bit_of_event};
 use super::disk::Disk;
@@ -16,6 +18,7 @@ use crate::command::{Change, Command, Create, Trim};
 use crate::model::{Filter, Micros, Mpid, Place, Workspace};
 use crate::proto::v1::{EventFilter, WriteOutcome};
 use crate::store::read::{History, Walks};
+use crate::store::retention::{Due, Oldest};
 use crate::store::rows::{Head, HeadRow};
 use crate::store::tables::{EVENTS, HEADS};
 use crate::store::{LogBounds, PageSize, Store, StoreError};
@@ -237,6 +240,32 @@ async fn a_history_that_was_walked_before_the_trim_is_right_after_it() {
     assert_eq!(history(&store, &walks, 30), [0; 0]);
 }
 
+/// A walk that ends before the floor is of no use: the way back to it leads over events that are gone. The log would be
+/// read instead, which meets the damaged event of another profile.
+#[tokio::test]
+async fn a_walk_that_ends_before_the_floor_is_begun_anew() {
+    let (disk, walks) = (Disk::default(), Walks::default());
+    let store = store_with(&disk, 10).await;
+    let (snapshot, filter) = (store.snapshot().unwrap(), of_ada());
+    let (mpid, after, through) = (Mpid::new(ADA).unwrap(), Place::START, log(&store).head);
+    let whole = History { workspace: ID, mpid, after, through, filter: &filter };
+    let one = PageSize { items: 1, bytes: usize::MAX };
+    assert!(!snapshot.history(&walks, whole, one, |_| Ok(Some(1))).unwrap().complete);
+    drop(snapshot);
+    for second in 11..=20 {
+        store.write(command(second * SECOND, increment(ADA))).await.unwrap();
+    }
+    store.write(command(20 * SECOND, create(GRACE))).await.unwrap();
+    store.write(command(20 * SECOND, increment(ADA))).await.unwrap();
+    assert_eq!(trim(&store, 20, trim_by_age(5_000_000)).await, 15);
+    store.close().await;
+    tamper(&disk, |transaction| turn_bit_of_event(transaction, 21));
+
+    let store = store_on(&disk, |_, _| {});
+
+    assert_eq!(history(&store, &walks, 15), [16, 17, 18, 19, 20, 22]);
+}
+
 #[tokio::test]
 async fn a_repeat_of_a_request_whose_event_is_gone_is_not_made_again() {
     let store = store_with(&Disk::default(), 1).await;
@@ -404,7 +433,7 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let (one, many) = (store_with(&Disk::default(), 20).await, store_with(&Disk::default(), 20).await);
-            let whole = Trim { max_age: max_age.map(std::time::Duration::from_secs), max_bytes, ..NO_TRIM };
+            let whole = Trim { max_age: max_age.map(Duration::from_secs), max_bytes, ..NO_TRIM };
             let floor = trim(&one, now, whole).await;
             let mut before = 0;
             loop {
@@ -419,6 +448,53 @@ proptest! {
             assert_eq!(log(&one), log(&many));
         });
     }
+}
+
+/// The look remembers the time of the oldest event until the floor moves.
+#[tokio::test]
+async fn a_log_is_due_by_its_oldest_event_also_after_a_trim() {
+    let store = store_with(&Disk::default(), 10).await;
+    let mut oldest = Oldest::default();
+    let mut due = |second: i64, trim: Trim| {
+        oldest.due(&store.snapshot().unwrap(), ID, log(&store), &trim, Micros::new(second * SECOND))
+    };
+    let age = trim_by_age(5_000_000);
+    assert_eq!([5, 6, 7].map(|second| due(second, age)), [Due::No, Due::Yes, Due::Far]);
+    assert_eq!(trim(&store, 8, age).await, 3);
+    assert_eq!([8, 9, 10].map(|second| due(second, age)), [Due::No, Due::Yes, Due::Far]);
+    let bytes = log(&store).bytes;
+    assert_eq!([bytes - 1, bytes].map(|most| due(8, trim_by_bytes(most))), [Due::Yes, Due::No]);
+    assert_eq!(due(1_000, NO_TRIM), Due::No);
+    assert_eq!(trim(&store, 100, age).await, 10);
+    assert_eq!(due(1_000, age), Due::No, "there is nothing to remove");
+}
+
+/// More workspaces than one look takes.
+#[tokio::test]
+async fn all_of_many_workspaces_are_trimmed() {
+    const WORKSPACES: usize = 2_100;
+    let store = Arc::new(store());
+    let names = (0..WORKSPACES).map(|n| Workspace::parse(&format!("a/b/{n:04}")).unwrap());
+    let names: Vec<_> = names.collect();
+    let create = async |name: &Workspace| {
+        let command = Command { workspace: name.clone(), ..command(SECOND, create(ADA)) };
+        store.import(command).await.unwrap().await.unwrap()
+    };
+    join_all(names.iter().map(create)).await;
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(Arc::clone(&store).retain(config(), stop.clone())); // The events are of 1970.
+    let is_empty = |name: &Workspace| {
+        let log = store.snapshot().unwrap().log_bounds(store.workspace_id(name).unwrap()).unwrap();
+        log.floor == log.head
+    };
+    let all = async {
+        while !names.iter().all(is_empty) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), all).await.unwrap();
+    stop.cancel();
+    task.await.unwrap();
 }
 
 /// Events are written and trimmed at the same time, from many tasks. Each log stays whole above its floor.
