@@ -1,10 +1,11 @@
-//! The commands of the binary, one file each: `serve` and `healthcheck`.
+//! The commands of the binary, one file each: `serve`, `healthcheck`, `forward` with its alias `listen`.
 //!
 //! - `arguments`: flags stand before or after the command.
 //! - `variables`: empty and misspelt variables.
 //! - `signals`: what ends the server.
 
 mod arguments;
+mod forward;
 mod healthcheck;
 mod serve;
 mod signals;
@@ -32,6 +33,10 @@ enum Command {
     Serve(Box<serve::Serve>),
     /// Ask a server whether it serves. The exit status is 0 if it does, else 1.
     Healthcheck(healthcheck::Healthcheck),
+    /// Send the events of a subscription to a URL, as webhooks.
+    Forward(Box<forward::Forward>),
+    /// Send the events that are committed from now on to a URL, by a subscription that is deleted at the end.
+    Listen(Box<forward::Listen>),
 }
 
 /// Runs the command that the arguments and the environment name.
@@ -42,6 +47,8 @@ pub fn run() -> anyhow::Result<()> {
     match parse()?.command {
         Command::Serve(serve) => serve::run(serve.config),
         Command::Healthcheck(healthcheck) => healthcheck::run(&healthcheck),
+        Command::Forward(forward) => forward::forward(*forward),
+        Command::Listen(listen) => forward::listen(*listen),
     }
 }
 

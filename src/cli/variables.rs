@@ -30,7 +30,7 @@ pub(super) fn warn_of_unknown(cli: &Command) {
 /// The variables of all commands: a container may set those of the health check for the server too.
 fn known(cli: &Command) -> BTreeSet<&str> {
     let arguments = cli.get_subcommands().flat_map(Command::get_arguments);
-    arguments.filter_map(Arg::get_env).filter_map(OsStr::to_str).collect()
+    arguments.filter_map(Arg::get_env).filter_map(OsStr::to_str).chain([super::forward::SECRET]).collect()
 }
 
 fn is_unknown(name: &str, known: &BTreeSet<&str>) -> bool {

@@ -1,0 +1,290 @@
+//! Delivers the messages of the stream in lanes, and acknowledges what is done.
+//!
+//! - The events of one profile are in one lane, and a lane delivers one at a time: they arrive in order.
+//! - While too much waits to be acknowledged, the stream is not read.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::deliver::Receiver;
+use super::event::{CloudEvents, Delivery};
+use super::ledger::{Acknowledgement, Key, Ledger};
+use super::retry::{Failure, Outcome, Policy};
+use super::stream;
+use crate::proto::v1::SubscribeResponse;
+use crate::proto::v1::subscribe_response::Message;
+
+/// How many messages may wait to be acknowledged.
+const MAX_WAITING: usize = 1_024;
+/// How many bytes may wait to be delivered. One more event is taken while they are fewer.
+const MAX_WAITING_BYTES: usize = 32 << 20;
+/// How long the requests in flight may take when the forwarder ends.
+const END_TIME: Duration = Duration::from_secs(10);
+/// How long the last acknowledgements may then take.
+const LAST_ACKNOWLEDGEMENT_TIME: Duration = Duration::from_secs(5);
+
+/// How events are delivered.
+pub struct Lanes {
+    pub receiver: Arc<Receiver>,
+    pub cloud_events: CloudEvents,
+    pub policy: Policy,
+    pub concurrency: usize,
+}
+
+/// What was done.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Summary {
+    pub delivered: u64,
+    pub skipped: u64,
+    pub failed_attempts: u64,
+    pub acknowledgements: u64,
+}
+
+/// What a lane says of its deliveries.
+enum Said {
+    Failed,
+    Ended { key: Key, bytes: usize, outcome: Outcome },
+}
+
+struct Engine<A, F> {
+    ledger: Ledger,
+    lanes: Vec<mpsc::UnboundedSender<Delivery>>, // `MAX_WAITING` bounds them.
+    cloud_events: CloudEvents,
+    waiting_bytes: usize,
+    /// The place of the snapshot that the stream delivers.
+    snapshot: u64,
+    acknowledge: A,
+    sent: Option<(u64, Pin<Box<F>>)>,
+    refusals: u32,
+    not_before: Instant,
+    summary: Summary,
+}
+
+impl Lanes {
+    /// Runs until the messages end or `ending` is cancelled. Then the requests in flight are finished and acknowledged.
+    ///
+    /// # Errors
+    /// Why the forwarder cannot go on. What was delivered is acknowledged as far as possible.
+    pub async fn run<A, F>(
+        self,
+        mut messages: mpsc::Receiver<SubscribeResponse>,
+        acknowledge: A,
+        ending: &CancellationToken,
+    ) -> (Summary, anyhow::Result<()>)
+    where
+        A: FnMut(Acknowledgement) -> F,
+        F: Future<Output = Result<(), Status>>,
+    {
+        let (says, mut said) = mpsc::unbounded_channel(); // Each delivery is one of `MAX_WAITING`, its failures aside.
+        let stop = ending.child_token();
+        let mut tasks = JoinSet::new();
+        let lanes = (0..self.concurrency).map(|_| {
+            let (sender, deliveries) = mpsc::unbounded_channel();
+            tasks.spawn(lane(self.receiver.clone(), self.policy, deliveries, says.clone(), stop.clone()));
+            sender
+        });
+        let mut engine = Engine {
+            ledger: Ledger::default(),
+            lanes: lanes.collect(),
+            cloud_events: self.cloud_events,
+            waiting_bytes: 0,
+            snapshot: 0,
+            acknowledge,
+            sent: None,
+            refusals: 0,
+            not_before: Instant::now(),
+            summary: Summary::default(),
+        };
+        drop(says);
+        let mut ended = engine.run(&mut messages, &mut said, ending).await;
+        drop(messages);
+        stop.cancel();
+        let last = engine.finish(&mut said).await;
+        if ended.is_ok() {
+            ended = last;
+        }
+        (engine.summary, ended)
+    }
+}
+
+/// Delivers one at a time.
+async fn lane(
+    receiver: Arc<Receiver>,
+    policy: Policy,
+    mut deliveries: mpsc::UnboundedReceiver<Delivery>,
+    says: mpsc::UnboundedSender<Said>,
+    stop: CancellationToken,
+) {
+    let mut not_before = Instant::now();
+    while let Some(delivery) = deliveries.recv().await {
+        let attempt = |number| attempt(&receiver, &delivery, &says, number);
+        let outcome = policy.run(&mut not_before, &stop, attempt).await;
+        let _ = says.send(Said::Ended { key: delivery.key, bytes: delivery.body.len(), outcome });
+    }
+}
+
+async fn attempt(
+    receiver: &Receiver,
+    delivery: &Delivery,
+    says: &mpsc::UnboundedSender<Said>,
+    number: u32,
+) -> Result<(), Failure> {
+    let attempted = receiver.attempt(delivery).await;
+    if let Err(Failure { reason, retry_after, .. }) = &attempted {
+        tracing::warn!(id = delivery.id, attempt = number, reason, ?retry_after, "a delivery failed");
+        let _ = says.send(Said::Failed); // An error means that the forwarder is gone, as in `lane`.
+    }
+    attempted
+}
+
+impl<A, F> Engine<A, F>
+where
+    A: FnMut(Acknowledgement) -> F,
+    F: Future<Output = Result<(), Status>>,
+{
+    async fn run(
+        &mut self,
+        messages: &mut mpsc::Receiver<SubscribeResponse>,
+        said: &mut mpsc::UnboundedReceiver<Said>,
+        ending: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        loop {
+            self.send();
+            let has_room = self.ledger.len() < MAX_WAITING && self.waiting_bytes < MAX_WAITING_BYTES;
+            let pause = self.not_before;
+            tokio::select! {
+                biased;
+                () = ending.cancelled() => return Ok(()),
+                Some(said) = said.recv() => self.hear(said)?,
+                outcome = outcome(&mut self.sent) => self.settle(outcome)?,
+                () = sleep_until(pause), if pause > Instant::now() => {}
+                message = messages.recv(), if has_room => match message {
+                    Some(message) => self.take(message)?,
+                    None => return Ok(()),
+                },
+            }
+        }
+    }
+
+    /// Waits for the requests in flight, and acknowledges what is done.
+    async fn finish(&mut self, said: &mut mpsc::UnboundedReceiver<Said>) -> anyhow::Result<()> {
+        self.lanes.clear();
+        let mut ended = Ok(());
+        let deadline = Instant::now() + END_TIME;
+        while let Ok(Some(said)) = timeout_at(deadline, said.recv()).await {
+            ended = ended.and(self.hear(said));
+        }
+        let deadline = Instant::now() + LAST_ACKNOWLEDGEMENT_TIME;
+        loop {
+            self.not_before = Instant::now(); // There is no time for another try.
+            self.send();
+            if self.sent.is_none() {
+                return ended;
+            }
+            let last = timeout_at(deadline, outcome(&mut self.sent)).await;
+            let (stream, last) = last.context("the server did not confirm the last acknowledgement")?;
+            let failed = last.is_err();
+            self.settle((stream, last))?;
+            if failed {
+                return ended.and(Err(anyhow!("the last acknowledgement failed: its events will be delivered again")));
+            }
+        }
+    }
+
+    /// A message of the stream.
+    fn take(&mut self, response: SubscribeResponse) -> anyhow::Result<()> {
+        let cursor = response.cursor;
+        let delivery = match response.message {
+            Some(Message::Opened(opened)) => {
+                self.ledger.open(opened.stream, (!opened.snapshot).then_some(opened.after_sequence));
+                self.snapshot = opened.after_sequence;
+                return Ok(());
+            }
+            Some(Message::Event(event)) => self.cloud_events.change(&event),
+            Some(Message::SnapshotProfile(profile)) => self.cloud_events.snapshot(&profile, self.snapshot, &cursor),
+            Some(Message::CaughtUp(_) | Message::Heartbeat(_) | Message::SnapshotComplete(_)) | None => {
+                self.ledger.pass(cursor);
+                return Ok(());
+            }
+        };
+        let delivery = delivery.context("JSON cannot hold an event")?;
+        if self.ledger.arrive(delivery.key.clone(), cursor) {
+            self.waiting_bytes += delivery.body.len();
+            let lane = xxh3_64(&delivery.mpid.to_le_bytes()) % self.lanes.len() as u64;
+            let lane = &self.lanes[usize::try_from(lane).expect("it is the index of a lane")];
+            lane.send(delivery).map_err(|_| anyhow!("a lane ended"))?;
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self, said: Said) -> anyhow::Result<()> {
+        let Said::Ended { key, bytes, outcome } = said else {
+            self.summary.failed_attempts += 1;
+            return Ok(());
+        };
+        self.waiting_bytes -= bytes;
+        match outcome {
+            Outcome::Delivered => {
+                self.summary.delivered += 1;
+                self.ledger.delivered(key);
+            }
+            Outcome::Skipped(reason) => {
+                tracing::error!(?key, reason, "an event is skipped");
+                self.summary.skipped += 1;
+                self.ledger.skipped(key, reason);
+            }
+            Outcome::Gone => return Err(anyhow!("the receiver wants no more events (HTTP 410)")),
+            Outcome::Abandoned => {}
+        }
+        Ok(())
+    }
+
+    /// Sends the next acknowledgement, if there is one and none is on its way.
+    fn send(&mut self) {
+        if self.sent.is_some() || self.not_before > Instant::now() {
+            return;
+        }
+        let Some(next) = self.ledger.next() else { return };
+        self.sent = Some((next.stream, Box::pin((self.acknowledge)(next))));
+    }
+
+    fn settle(&mut self, (stream, outcome): (u64, Result<(), Status>)) -> anyhow::Result<()> {
+        let Err(status) = outcome else {
+            self.refusals = 0;
+            self.summary.acknowledgements += 1;
+            self.ledger.acknowledged(stream);
+            return Ok(());
+        };
+        self.ledger.refused(stream);
+        if !self.ledger.is_open(stream) {
+            return Ok(()); // A stream of ours took over from it.
+        }
+        if let Some(stop) = stream::stop(&status) {
+            return Err(stop);
+        }
+        self.refusals += 1;
+        let wait = stream::wait(&status, self.refusals);
+        tracing::warn!(code = ?status.code(), retry_in = ?wait, "an acknowledgement failed");
+        self.not_before = Instant::now() + wait;
+        Ok(())
+    }
+}
+
+/// The outcome of the acknowledgement on its way, and its stream. Without one it waits for ever.
+async fn outcome<F: Future<Output = Result<(), Status>>>(
+    sent: &mut Option<(u64, Pin<Box<F>>)>,
+) -> (u64, Result<(), Status>) {
+    let Some((stream, acknowledged)) = sent else { return std::future::pending().await };
+    let outcome = (*stream, acknowledged.as_mut().await);
+    *sent = None;
+    outcome
+}

@@ -1,0 +1,118 @@
+//! The stream of the subscription, opened again whenever it breaks.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt};
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+use super::retry::Policy;
+use crate::proto::v1::SubscribeResponse;
+use crate::proto::v1::subscribe_response::Message;
+
+/// The back-off between streams.
+pub const RECONNECT: Policy = Policy { min: Duration::from_millis(200), max: Duration::from_secs(30), attempts: None };
+/// The longest wait that the server may ask for.
+const MAX_ASKED: Duration = Duration::from_secs(300);
+/// A stream that is silent for this many heartbeat intervals is broken.
+const SILENT_INTERVALS: u32 = 3;
+/// The longest heartbeat interval. It counts until the server has said which is in force.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Sends the messages of one stream after another. It returns why the subscription cannot go on, or when nobody reads
+/// the messages any more.
+pub async fn follow<S>(
+    mut subscribe: impl AsyncFnMut() -> Result<S, Status>,
+    messages: mpsc::Sender<SubscribeResponse>,
+) -> anyhow::Result<()>
+where
+    S: Stream<Item = Result<SubscribeResponse, Status>>,
+{
+    let mut failures = 0;
+    loop {
+        let subscribed = tokio::select! {
+            subscribed = subscribe() => subscribed,
+            () = messages.closed() => return Ok(()),
+        };
+        let broken = match subscribed {
+            Ok(stream) => match read(stream, &messages, &mut failures).await {
+                Some(broken) => broken,
+                None => return Ok(()),
+            },
+            Err(status) => status,
+        };
+        if let Some(stop) = stop(&broken) {
+            return Err(stop);
+        }
+        failures += 1;
+        let wait = wait(&broken, failures);
+        let (code, reason) = (broken.code(), reason(&broken));
+        tracing::warn!(?code, reason, retry_in = ?wait, "the stream broke");
+        tokio::select! {
+            () = sleep(wait) => {}
+            () = messages.closed() => return Ok(()),
+        }
+    }
+}
+
+/// Sends the messages of a stream, and returns why it ended. None: nobody reads the messages any more.
+async fn read<S>(stream: S, messages: &mpsc::Sender<SubscribeResponse>, failures: &mut u32) -> Option<Status>
+where
+    S: Stream<Item = Result<SubscribeResponse, Status>>,
+{
+    let mut stream = pin!(stream);
+    let mut interval = LONGEST_INTERVAL;
+    loop {
+        // A place for the message first: while the lanes are full the stream is not read, and is not silent either.
+        let place = messages.reserve().await.ok()?;
+        let next = tokio::select! {
+            next = timeout(interval * SILENT_INTERVALS, stream.next()) => next,
+            () = messages.closed() => return None,
+        };
+        let response = match next {
+            Ok(Some(Ok(response))) => response,
+            Ok(Some(Err(status))) => return Some(status),
+            Ok(None) => return Some(Status::unavailable("the stream ended")),
+            Err(_) => return Some(Status::unavailable("the stream is silent")),
+        };
+        match &response.message {
+            Some(Message::Opened(opened)) => {
+                let said = opened.heartbeat_interval.and_then(|interval| interval.try_into().ok());
+                interval = said.filter(|said: &Duration| !said.is_zero()).unwrap_or(interval).min(LONGEST_INTERVAL);
+            }
+            _ => *failures = 0,
+        }
+        place.send(response);
+    }
+}
+
+/// The reason that the server gives, as `SUBSCRIBER_STALLED`.
+pub fn reason(status: &Status) -> Option<String> {
+    status.get_details_error_info().map(|info| info.reason)
+}
+
+/// Why the subscription cannot go on after this. None: try again.
+pub fn stop(status: &Status) -> Option<anyhow::Error> {
+    let reason = reason(status).unwrap_or_default();
+    match (status.code(), &*reason) {
+        (_, "SUBSCRIPTION_TAKEN_OVER") => Some(anyhow::anyhow!(
+            "another forwarder took over the subscription, or its settings or its place were changed"
+        )),
+        // A proxy or a connection that breaks is one of the last three.
+        (Code::Unavailable | Code::Aborted | Code::Cancelled | Code::ResourceExhausted | Code::DeadlineExceeded, _)
+        | (Code::Unknown | Code::Internal, "") => None,
+        (code, _) => {
+            let reason = if reason.is_empty() { format!("{code:?}") } else { reason };
+            Some(anyhow::anyhow!("the server refused the subscription: {reason}: {}", status.message()))
+        }
+    }
+}
+
+/// How long to wait: what the server asks for, or longer.
+pub fn wait(status: &Status, failures: u32) -> Duration {
+    let asked = status.get_details_retry_info().and_then(|info| info.retry_delay).unwrap_or_default();
+    asked.min(MAX_ASKED).max(RECONNECT.back_off(failures))
+}
