@@ -128,6 +128,9 @@ async fn lane(
     while let Some(delivery) = deliveries.recv().await {
         let attempt = |number| attempt(&receiver, &delivery, &says, number);
         let outcome = policy.run(&mut not_before, &stop, attempt).await;
+        if outcome == Outcome::Gone {
+            stop.cancel(); // For the other lanes too.
+        }
         let _ = says.send(Said::Ended { key: delivery.key, bytes: delivery.body.len(), outcome });
     }
 }
