@@ -3,6 +3,7 @@
 //! - [`errors`]: what it says when it cannot start. [`healthcheck`]: what the health check says of what it finds.
 
 mod errors;
+mod forward;
 mod healthcheck;
 
 use std::convert::Infallible;

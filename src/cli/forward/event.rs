@@ -2,6 +2,8 @@
 //!
 //! A profile of a snapshot is a CloudEvent too, of type `profile.snapshot`.
 
+use std::fmt::Write;
+
 use bytes::Bytes;
 use clap::ValueEnum;
 use http::header::CONTENT_TYPE;
@@ -123,7 +125,7 @@ fn header(name: &str, value: &str) -> (HeaderName, HeaderValue) {
         if byte.is_ascii_graphic() && byte != b'"' && byte != b'%' {
             encoded.push(byte.into());
         } else {
-            encoded += &format!("%{byte:02X}");
+            write!(encoded, "%{byte:02X}").expect("a string takes everything");
         }
     }
     let name = HeaderName::try_from(format!("ce-{name}")).expect("attributes have names in lower case");

@@ -113,13 +113,13 @@ impl Ledger {
         for message in &self.messages {
             let state = message.key.as_ref().and_then(|key| self.states.get(key).map(|state| (key, state)));
             match state {
-                None | Some((_, State::Delivered)) => {}
+                // A profile that was skipped has no sequence to name. The log has a line.
+                None | Some((_, State::Delivered) | (Key::Profile(_), State::Skipped(_))) => {}
                 Some((_, State::Unfinished)) => break,
                 Some((_, State::Skipped(_))) if skipped.len() == MAX_SKIPS => break,
                 Some((Key::Event(sequence), State::Skipped(reason))) => {
                     skipped.push(Skip { sequence: *sequence, reason: reason.clone() });
                 }
-                Some((Key::Profile(_), State::Skipped(_))) => {} // It has no sequence to name. The log has a line.
             }
             count += 1;
         }

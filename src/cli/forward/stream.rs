@@ -116,3 +116,59 @@ pub fn wait(status: &Status, failures: u32) -> Duration {
     let asked = status.get_details_retry_info().and_then(|info| info.retry_delay).unwrap_or_default();
     asked.min(MAX_ASKED).max(RECONNECT.back_off(failures))
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+    use tokio::time::Instant;
+    use tonic_types::ErrorDetails;
+
+    use super::*;
+    use crate::proto::v1::{Heartbeat, Opened};
+
+    #[test]
+    fn the_server_says_whether_and_when_to_try_again() {
+        let with = |code, reason: &str| {
+            Status::with_error_details(code, "said", ErrorDetails::with_error_info(reason, "cameo", []))
+        };
+        for (status, stops) in [
+            (Status::unavailable(""), false),
+            (Status::unknown("transport error"), false),
+            (with(Code::ResourceExhausted, "SUBSCRIBER_STALLED"), false),
+            (with(Code::Unavailable, "SERVER_DRAINING"), false),
+            (with(Code::Aborted, "SUBSCRIPTION_TAKEN_OVER"), true),
+            (with(Code::NotFound, "SUBSCRIPTION_NOT_FOUND"), true),
+            (with(Code::OutOfRange, "CURSOR_EXPIRED"), true),
+            (with(Code::DataLoss, "RECORD_CORRUPT"), true),
+            (Status::unimplemented(""), true),
+        ] {
+            assert_eq!(stop(&status).is_some(), stops, "{status:?}");
+        }
+        let asks = |time| Status::with_error_details(Code::Unavailable, "", ErrorDetails::with_retry_info(Some(time)));
+        assert_eq!(wait(&asks(Duration::from_secs(40)), 1), Duration::from_secs(40));
+        assert_eq!(wait(&asks(Duration::from_secs(4_000)), 1), MAX_ASKED);
+    }
+
+    /// A server that is gone without a word is noticed, and messages reset the back-off.
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_stream_is_opened_again() {
+        let (sender, mut messages) = mpsc::channel(100);
+        let interval = Some(prost_types::Duration { seconds: 2, nanos: 0 });
+        let opened = Message::Opened(Opened { heartbeat_interval: interval, ..Default::default() });
+        let sent = [opened, Message::Heartbeat(Heartbeat::default())];
+        let sent = sent.map(|message| Ok(SubscribeResponse { message: Some(message), ..Default::default() }));
+        let started = Instant::now();
+        let follow = follow(async || Ok(stream::iter(sent.clone()).chain(stream::pending())), sender);
+        let read = async {
+            for _ in 0..40 {
+                messages.recv().await.unwrap();
+            }
+            drop(messages);
+            started.elapsed()
+        };
+        let (followed, took) = tokio::join!(follow, read);
+        assert!(followed.is_ok());
+        let (least, most) = (Duration::from_secs(19 * 6), Duration::from_secs(19 * 6 + 4));
+        assert!((least..most).contains(&took), "{took:?}");
+    }
+}

@@ -100,6 +100,7 @@ struct Fake {
     snapshot: Option<Profile>,
 }
 
+#[allow(clippy::unnecessary_wraps)] // What a stream yields.
 fn message(sequence: u64, message: Message) -> Result<SubscribeResponse, Status> {
     Ok(SubscribeResponse { cursor: sequence.to_string(), message: Some(message) })
 }
