@@ -18,6 +18,7 @@
 //! - [`logs`]: what the operator reads when a call fails.
 //! - [`retention`]: what is left of a log when its oldest events are gone.
 //! - [`rot`]: damaged bits and pages of the store's file, by the hundred.
+//! - [`storm`]: many subscribers that reconnect at random, and one validator of all that they read.
 //! - [`wire`]: bytes that are not a request.
 
 mod bulk;
@@ -43,5 +44,6 @@ mod rot;
 mod settings;
 mod starts;
 mod status;
+mod storm;
 mod subscriptions;
 mod wire;

@@ -1,0 +1,32 @@
+//! A storm of subscribers, and the validator that reads what they recorded.
+//!
+//! - [`violation`]: what can be wrong. [`validator`]: what finds it.
+//! - [`log`]: the truth, and what it makes of the profiles. [`recording`]: what a subscriber asked for and read.
+//! - [`run`]: the storm. [`writers`]: what is written in it. [`clients`]: its subscribers. [`draw`]: what they ask for.
+
+mod clients;
+mod draw;
+mod log;
+mod recording;
+mod run;
+mod validator;
+pub mod violation;
+mod writers;
+
+pub use run::{Size, storm};
+
+/// As many as a quick test allows. 200 are a storm.
+const CLIENTS: u64 = 60;
+
+/// `STORM_SEED=7 STORM_CLIENTS=200 cargo test storm` runs a larger one, or one that failed. A seed repeats what is asked
+/// for and written, but not how the threads take turns.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn subscribers_that_reconnect_in_a_storm_see_the_log_as_it_is() {
+    let set = |name: &str| std::env::var(name).ok().map(|value| value.parse().expect("a number"));
+    let seed = set("STORM_SEED").unwrap_or_else(rand::random);
+    let size = Size { seed, ..Size::of(set("STORM_CLIENTS").unwrap_or(CLIENTS)) };
+    let seen = storm(size).await.unwrap_or_else(|found| panic!("STORM_SEED={seed} {found:?}"));
+    println!("{seen:?}");
+    let counts = [seen.durable_streams, seen.acknowledgements, seen.events, seen.left, seen.deleted, seen.snapshots];
+    assert!(counts.iter().all(|count| *count > 0), "STORM_SEED={seed} {seen:?}");
+}

@@ -1,0 +1,94 @@
+//! What one subscriber asked for and read, over all its streams.
+
+use cameo::proto::v1::subscribe_request::Start;
+use cameo::proto::v1::*;
+
+use super::log::{Log, audiences, trimmed};
+
+/// One stream.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    pub start: Option<Start>,
+    pub view: View,
+    /// The cursor of a write whose response had come before the stream was asked for. Empty if there was none.
+    pub written: String,
+    /// For a durable stream: the last place whose acknowledgement was confirmed, and those that were asked for since.
+    pub acknowledged: Vec<String>,
+    pub messages: Vec<SubscribeResponse>,
+}
+
+/// All streams of one subscriber, in order.
+#[derive(Debug, Clone, Default)]
+pub struct Recording {
+    pub connections: Vec<Connection>,
+    /// The places that acknowledgements returned, in order.
+    pub confirmed: Vec<String>,
+}
+
+/// What a subscriber sees of the log.
+#[derive(Debug, Clone, Default)]
+pub struct View {
+    pub filter: EventFilter,
+    pub mask: Vec<String>,
+    pub keys: Vec<String>,
+    pub shard: Option<Shard>,
+}
+
+impl View {
+    /// Whether to deliver an event, and its match. A second implementation of what the API says of `EventFilter`,
+    /// without `expression` and without memberships that expire.
+    pub fn verdict(&self, log: &Log, event: &Event, before: Option<&Profile>) -> Option<FilterMatch> {
+        let filter = &self.filter;
+        let is_of_type = filter.types.is_empty() || filter.types.contains(&event.r#type);
+        if !is_of_type || !self.has_profile(log, event.mpid) || (filter.omit_silent && event.silent) {
+            return None;
+        }
+        let selects = |profile: Option<&Profile>| profile.is_some_and(|profile| self.selects(profile));
+        let matched = match (selects(before), selects(event.profile.as_ref())) {
+            _ if filter.audience_ids.is_empty() => FilterMatch::Unspecified,
+            (false, false) => return None,
+            (false, true) => FilterMatch::Entered,
+            (true, true) => FilterMatch::Stayed,
+            (true, false) => FilterMatch::Left,
+        };
+        let goes_anyway = matches!(matched, FilterMatch::Entered | FilterMatch::Left) || event.profile.is_none();
+        (goes_anyway || self.is_changed(event)).then_some(matched)
+    }
+
+    fn is_changed(&self, event: &Event) -> bool {
+        let fields = self.filter.changed_fields.clone().unwrap_or_default().paths;
+        let keys = &self.filter.changed_user_attributes;
+        let changed = event.changed_fields.clone().unwrap_or_default().paths;
+        fields.is_empty() && keys.is_empty()
+            || fields.iter().any(|field| changed.contains(field))
+            || keys.iter().any(|key| event.changed_user_attributes.contains(key))
+    }
+
+    fn selects(&self, profile: &Profile) -> bool {
+        let wanted = &self.filter.audience_ids;
+        wanted.is_empty() || audiences(profile).iter().any(|id| wanted.contains(id))
+    }
+
+    fn has_profile(&self, log: &Log, mpid: i64) -> bool {
+        (self.filter.mpids.is_empty() || self.filter.mpids.contains(&mpid))
+            && self.shard.is_none_or(|shard| log.is_in(shard, mpid))
+    }
+
+    /// The mpids of the snapshot of this view as of a sequence.
+    pub fn snapshot(&self, log: &Log, of: u64) -> Vec<i64> {
+        let profiles = log.profiles(of).iter();
+        let wanted = profiles.filter(|(mpid, profile)| self.has_profile(log, **mpid) && self.selects(profile));
+        wanted.map(|(mpid, _)| *mpid).collect()
+    }
+
+    /// What the mask leaves of a profile.
+    pub fn cut(&self, profile: &Profile) -> Profile {
+        trimmed(profile, &self.mask, &self.keys)
+    }
+
+    /// What the mask leaves of an event, without its match.
+    pub fn cut_event(&self, event: &Event) -> Event {
+        let cut = |profile: &Option<Profile>| profile.as_ref().map(|profile| self.cut(profile));
+        Event { profile: cut(&event.profile), previous: cut(&event.previous), r#match: 0, ..event.clone() }
+    }
+}

@@ -1,0 +1,302 @@
+//! The one validator: what a subscriber recorded, compared with the log.
+//!
+//! It shares no code with the server. It knows the API: where a stream must start, what a filter selects, what a
+//! snapshot holds and what a cursor says.
+//!
+//! Not checked: CEL expressions, memberships that expire, and starts that retention has overtaken.
+
+use std::collections::{BTreeSet, HashMap};
+
+use cameo::proto::v1::subscribe_request::Start;
+use cameo::proto::v1::subscribe_response::Message;
+use cameo::proto::v1::*;
+
+use super::log::Log;
+use super::recording::{Connection, Recording};
+use super::violation::Violation;
+
+/// Where a stream is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    /// In the snapshot as of a sequence, after a profile.
+    Snapshot { of: u64, after: Option<i64> },
+    /// After the event with this sequence.
+    Log(u64),
+}
+
+/// Compares the streams of one subscriber with the log.
+pub fn validate(log: &Log, recording: &Recording) -> Result<(), Violation> {
+    let mut validator = Validator { log, snapshots: HashMap::new() };
+    for connection in &recording.connections {
+        validator.connection(connection)?;
+    }
+    validator.acknowledgements(&recording.confirmed)
+}
+
+struct Validator<'a> {
+    log: &'a Log,
+    /// The places in snapshots whose cursors this subscriber was sent.
+    snapshots: HashMap<String, Place>,
+}
+
+impl Validator<'_> {
+    fn connection(&mut self, connection: &Connection) -> Result<(), Violation> {
+        let Some((first, rest)) = connection.messages.split_first() else { return Ok(()) };
+        let Some(Message::Opened(opened)) = &first.message else {
+            return Err(out_of_phase(first));
+        };
+        is_in_order(rest)?;
+        let at = self.opened(connection, &first.cursor, opened)?;
+        let delivered = rest.iter().filter_map(event_of).map(|event| event.sequence).collect();
+        let mut walk = Walk { validator: self, connection, opened, delivered, at, is_caught_up: false };
+        rest.iter().try_for_each(|message| walk.message(message))
+    }
+
+    /// The acknowledged place never goes back.
+    fn acknowledgements(&self, confirmed: &[String]) -> Result<(), Violation> {
+        let places = confirmed.iter().map(|cursor| self.place(cursor)).collect::<Result<Vec<_>, _>>()?;
+        let back = places.windows(2).find(|pair| pair[1] < pair[0]);
+        back.map_or(Ok(()), |pair| {
+            Err(Violation::AcknowledgedBack { from: pair[0].sequence(), to: pair[1].sequence() })
+        })
+    }
+
+    fn place(&self, cursor: &str) -> Result<Place, Violation> {
+        let snapshot = self.snapshots.get(cursor).copied();
+        let place = snapshot.or_else(|| self.log.place(cursor).map(Place::Log));
+        place.ok_or_else(|| Violation::UnknownCursor { cursor: cursor.into() })
+    }
+
+    /// Where the stream starts.
+    fn opened(&mut self, connection: &Connection, cursor: &str, opened: &Opened) -> Result<Place, Violation> {
+        let written = self.place(&connection.written)?.sequence();
+        if opened.head_sequence < written {
+            return Err(Violation::HeadBehind { written, head: opened.head_sequence });
+        }
+        let whole = Place::Snapshot { of: opened.after_sequence, after: None };
+        if opened.snapshot && !self.snapshots.contains_key(cursor) {
+            self.snapshots.insert(cursor.into(), whole);
+        }
+        let place = self.place(cursor)?;
+        if place.sequence() != opened.after_sequence || opened.snapshot != matches!(place, Place::Snapshot { .. }) {
+            return Err(wrong_start(format!("{place:?}, the cursor of `opened`"), opened));
+        }
+        let head = opened.head_sequence;
+        let expected = match &connection.start {
+            None => Place::Log(head),
+            Some(Start::Earliest(_)) => Place::Log(0),
+            Some(Start::Cursor(cursor)) => self.place(cursor)?,
+            Some(Start::Time(time)) => Place::Log(self.log.before(*time).min(head)),
+            Some(Start::Snapshot(_)) => Place::Snapshot { of: head, after: None },
+            Some(Start::Subscription(_)) => return self.at_acknowledged(connection, place),
+        };
+        if place == expected { Ok(place) } else { Err(wrong_start(format!("{expected:?}"), opened)) }
+    }
+
+    fn at_acknowledged(&self, connection: &Connection, place: Place) -> Result<Place, Violation> {
+        let places = connection.acknowledged.iter().map(|cursor| self.place(cursor)).collect::<Result<Vec<_>, _>>()?;
+        if places.is_empty() || places.contains(&place) {
+            return Ok(place);
+        }
+        let acknowledged = places.into_iter().map(Place::sequence).collect();
+        Err(Violation::WrongPlace { acknowledged, opened: place.sequence() })
+    }
+}
+
+/// One stream, read from its second message on.
+struct Walk<'v, 'a> {
+    validator: &'v mut Validator<'a>,
+    connection: &'v Connection,
+    opened: &'v Opened,
+    /// The sequences of all events of the stream.
+    delivered: BTreeSet<u64>,
+    at: Place,
+    is_caught_up: bool,
+}
+
+impl Walk<'_, '_> {
+    fn message(&mut self, response: &SubscribeResponse) -> Result<(), Violation> {
+        match (&response.message, self.at) {
+            (Some(Message::SnapshotProfile(profile)), Place::Snapshot { of, after }) => {
+                self.profile(&response.cursor, profile, of, after)
+            }
+            (Some(Message::SnapshotComplete(complete)), Place::Snapshot { of, after }) => {
+                self.is_complete(of, after, None)?;
+                is_named(of, complete.sequence)?;
+                self.at = Place::Log(of);
+                self.moved_to(&response.cursor, of)
+            }
+            (Some(Message::Event(event)), Place::Log(at)) => {
+                self.event(event, at)?;
+                self.moved_to(&response.cursor, event.sequence)
+            }
+            (Some(Message::CaughtUp(caught_up)), Place::Log(at)) if !self.is_caught_up => {
+                self.is_caught_up = true;
+                is_named(self.opened.head_sequence, caught_up.head_sequence)?;
+                let place = self.notice(&response.cursor, at)?;
+                if place < self.opened.head_sequence {
+                    return Err(Violation::WrongNotice { expected: self.opened.head_sequence, named: place });
+                }
+                Ok(())
+            }
+            (Some(Message::Heartbeat(_)), Place::Log(at)) => self.notice(&response.cursor, at).map(|_| ()),
+            // Between two profiles that match, its cursor may be that of one that does not. It cannot be told apart.
+            (Some(Message::Heartbeat(_)), Place::Snapshot { .. }) => Ok(()),
+            _ => Err(out_of_phase(response)),
+        }
+    }
+
+    /// A profile of the snapshot.
+    fn profile(&mut self, cursor: &str, profile: &Profile, of: u64, after: Option<i64>) -> Result<(), Violation> {
+        let view = &self.connection.view;
+        // A masked profile may have no mpid: it is then the next that matches.
+        let next = view.snapshot(self.validator.log, of).into_iter().find(|mpid| Some(*mpid) > after);
+        let mpid = if profile.mpid == 0 { next.unwrap_or_default() } else { profile.mpid };
+        self.is_complete(of, after, Some(mpid))?;
+        let is_next = next == Some(mpid);
+        let Some(expected) = self.validator.log.profiles(of).get(&mpid).filter(|_| is_next) else {
+            return Err(Violation::SnapshotUnwanted { of, mpid });
+        };
+        if view.cut(expected) != view.cut(profile) || !is_trimmed(&view.cut(profile), profile) {
+            return Err(Violation::SnapshotAltered { of, mpid });
+        }
+        self.at = Place::Snapshot { of, after: Some(mpid) };
+        match self.validator.snapshots.insert(cursor.into(), self.at) {
+            Some(other) if other != self.at => Err(Violation::UnknownCursor { cursor: cursor.into() }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Every profile of the snapshot before this one has been delivered; without one, all have been.
+    fn is_complete(&self, of: u64, after: Option<i64>, before: Option<i64>) -> Result<(), Violation> {
+        let mut profiles = self.connection.view.snapshot(self.validator.log, of).into_iter();
+        let missing = profiles.find(|mpid| Some(*mpid) > after && before.is_none_or(|before| *mpid < before));
+        missing.map_or(Ok(()), |mpid| Err(Violation::SnapshotMissing { of, mpid }))
+    }
+
+    fn event(&mut self, event: &Event, at: u64) -> Result<(), Violation> {
+        let sequence = event.sequence;
+        if sequence <= at {
+            return Err(Violation::Repeated { sequence });
+        }
+        if let Some(missing) = self.undelivered(at, sequence - 1).next() {
+            return Err(self.missing(missing));
+        }
+        let view = &self.connection.view;
+        let Some((original, before)) = self.validator.log.event(sequence) else {
+            return Err(Violation::Altered { sequence });
+        };
+        let Some(matched) = view.verdict(self.validator.log, original, before) else {
+            return Err(Violation::Unwanted { sequence });
+        };
+        if event.r#match != matched as i32 {
+            return Err(Violation::WrongMatch { sequence, expected: matched as i32, got: event.r#match });
+        }
+        let got = Event { r#match: 0, ..event.clone() };
+        let is_cut = |cut: &Option<Profile>, whole: &Option<Profile>| match (cut, whole) {
+            (Some(cut), Some(whole)) => is_trimmed(cut, whole),
+            (None, None) => true,
+            _ => false,
+        };
+        let cut = view.cut_event(&got);
+        if cut != view.cut_event(original)
+            || !is_cut(&cut.profile, &got.profile)
+            || !is_cut(&cut.previous, &got.previous)
+        {
+            return Err(Violation::Altered { sequence });
+        }
+        Ok(())
+    }
+
+    /// The place of a heartbeat or of `caught_up`: every event that matches up to it has been delivered.
+    fn notice(&mut self, cursor: &str, at: u64) -> Result<u64, Violation> {
+        let place = match self.validator.place(cursor)? {
+            Place::Log(place) if place >= at => place,
+            back => return Err(Violation::CursorBack { from: at, to: back.sequence() }),
+        };
+        if let Some(undelivered) = self.undelivered(at, place).next() {
+            let goes_on = self.delivered.iter().any(|sequence| *sequence > undelivered);
+            return Err(if goes_on && !self.delivered.contains(&undelivered) {
+                self.missing(undelivered)
+            } else {
+                Violation::CursorAhead { cursor: place, undelivered }
+            });
+        }
+        self.at = Place::Log(place);
+        Ok(place)
+    }
+
+    /// The cursor of an event, or of the end of a snapshot.
+    fn moved_to(&mut self, cursor: &str, sequence: u64) -> Result<(), Violation> {
+        self.at = Place::Log(sequence);
+        match self.validator.place(cursor)? {
+            Place::Log(place) if place == sequence => Ok(()),
+            other => Err(Violation::WrongCursor { sequence, cursor: other.sequence() }),
+        }
+    }
+
+    /// The events that match, after one place and up to another.
+    fn undelivered(&self, after: u64, through: u64) -> impl Iterator<Item = u64> {
+        let (log, view) = (self.validator.log, &self.connection.view);
+        (after + 1..=through).filter(move |sequence| {
+            log.event(*sequence).is_some_and(|(event, before)| view.verdict(log, event, before).is_some())
+        })
+    }
+
+    fn missing(&self, sequence: u64) -> Violation {
+        let (log, view) = (self.validator.log, &self.connection.view);
+        let matched = log.event(sequence).and_then(|(event, before)| view.verdict(log, event, before));
+        if matched == Some(FilterMatch::Left) {
+            Violation::LeftForgotten { sequence }
+        } else {
+            Violation::Missing { sequence }
+        }
+    }
+}
+
+impl Place {
+    fn sequence(self) -> u64 {
+        match self {
+            Self::Snapshot { of, .. } => of,
+            Self::Log(sequence) => sequence,
+        }
+    }
+}
+
+/// No event comes twice, or after one that follows it. The rest of the checks may then take the order for granted.
+fn is_in_order(messages: &[SubscribeResponse]) -> Result<(), Violation> {
+    let mut seen = BTreeSet::new();
+    for sequence in messages.iter().filter_map(event_of).map(|event| event.sequence) {
+        if let Some(after) = seen.last().copied().filter(|last| *last > sequence && !seen.contains(&sequence)) {
+            return Err(Violation::Reordered { sequence, after });
+        }
+        if !seen.insert(sequence) {
+            return Err(Violation::Repeated { sequence });
+        }
+    }
+    Ok(())
+}
+
+fn event_of(response: &SubscribeResponse) -> Option<&Event> {
+    match &response.message {
+        Some(Message::Event(event)) => Some(event),
+        _ => None,
+    }
+}
+
+/// Whether the server had trimmed it as far as a mask does.
+fn is_trimmed(cut: &Profile, got: &Profile) -> bool {
+    *cut == super::log::trimmed(got, &[], &[])
+}
+
+fn is_named(expected: u64, named: u64) -> Result<(), Violation> {
+    if expected == named { Ok(()) } else { Err(Violation::WrongNotice { expected, named }) }
+}
+
+fn out_of_phase(response: &SubscribeResponse) -> Violation {
+    Violation::OutOfPhase { message: format!("{:?}", response.message) }
+}
+
+fn wrong_start(expected: String, opened: &Opened) -> Violation {
+    Violation::WrongStart { expected, opened: format!("{opened:?}") }
+}
