@@ -1,11 +1,12 @@
 //! The forwarder between a server that is two functions and a receiver that is a real HTTP server.
 
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -98,6 +99,13 @@ struct Fake {
     last: u64,
     ending: CancellationToken,
     snapshot: Option<Profile>,
+    /// How long an acknowledgement takes.
+    slow: Duration,
+    acknowledging: AtomicUsize,
+    /// How many messages were taken from the streams.
+    taken: Arc<AtomicUsize>,
+    /// How large each event is.
+    padding: usize,
 }
 
 #[allow(clippy::unnecessary_wraps)] // What a stream yields.
@@ -128,7 +136,11 @@ impl Fake {
             Opened { after_sequence: after, stream: *streams, snapshot: self.snapshot.is_some(), ..Default::default() };
         let mut sent = vec![message(after, Message::Opened(opened))];
         sent.extend(self.snapshot.clone().map(|profile| message(0, Message::SnapshotProfile(profile))));
-        let event = |sequence: u64, mpid| Event { id: format!("e{sequence}"), sequence, mpid, ..Default::default() };
+        let actor = "x".repeat(self.padding);
+        let event = |sequence: u64, mpid| {
+            let (id, actor) = (format!("e{sequence}"), actor.clone());
+            Event { id, sequence, mpid, actor, ..Default::default() }
+        };
         let events = self.mpids.iter().zip(1_u64..).filter(|(_, sequence)| *sequence > after);
         let events = events.map(|(mpid, sequence)| message(sequence, Message::Event(event(sequence, *mpid))));
         let mut breaks = self.breaks.lock().unwrap();
@@ -138,18 +150,29 @@ impl Fake {
             Some((_, status)) => sent.push(Err(status)),
             None => sent.push(message(self.last, Message::Heartbeat(Heartbeat::default()))),
         }
-        futures_util::StreamExt::chain(futures_util::stream::iter(sent), futures_util::stream::pending())
+        let taken = self.taken.clone();
+        let sent = futures_util::stream::iter(sent).inspect(move |_| _ = taken.fetch_add(1, Relaxed));
+        sent.chain(futures_util::stream::pending())
     }
 
-    fn acknowledge(&self, one: Acknowledgement) -> impl Future<Output = Result<(), Status>> + use<> {
-        if one.stream == *self.streams.lock().unwrap() {
-            self.acknowledged.lock().unwrap().push(one);
-            if self.place() >= self.last {
-                self.ending.cancel();
-            }
+    async fn acknowledge(&self, one: Acknowledgement) -> Result<(), Status> {
+        assert_eq!(self.acknowledging.fetch_add(1, Relaxed), 0, "one is on its way at a time");
+        tokio::time::sleep(self.slow).await;
+        self.acknowledging.fetch_sub(1, Relaxed);
+        if one.stream != *self.streams.lock().unwrap() {
+            return Err(taken_over());
         }
-        std::future::ready(Ok(()))
+        self.acknowledged.lock().unwrap().push(one);
+        if self.place() >= self.last {
+            self.ending.cancel();
+        }
+        Ok(())
     }
+}
+
+fn taken_over() -> Status {
+    let details = ErrorDetails::with_error_info("SUBSCRIPTION_TAKEN_OVER", "cameo", []);
+    Status::with_error_details(tonic::Code::Aborted, "", details)
 }
 
 struct Setup {
@@ -309,7 +332,7 @@ async fn concurrency_keeps_the_order_of_each_profile() {
 #[tokio::test]
 async fn a_broken_stream_is_opened_again_and_nothing_is_delivered_twice() {
     let (url, got) = receiver(|_, _| status(200)).await;
-    let fake = Fake::of(&[7; 40]);
+    let fake = Fake { slow: Duration::from_millis(300), ..Fake::of(&[7; 40]) };
     let stalled = Status::with_error_details(
         tonic::Code::ResourceExhausted,
         "",
@@ -327,8 +350,7 @@ async fn a_broken_stream_is_opened_again_and_nothing_is_delivered_twice() {
 async fn a_newer_stream_stops_it() {
     let (url, _) = receiver(|_, _| status(200)).await;
     let fake = Fake { last: u64::MAX, ..Fake::of(&[7; 3]) };
-    let details = ErrorDetails::with_error_info("SUBSCRIPTION_TAKEN_OVER", "cameo", []);
-    *fake.breaks.lock().unwrap() = vec![(3, Status::with_error_details(tonic::Code::Aborted, "", details))];
+    *fake.breaks.lock().unwrap() = vec![(3, taken_over())];
     let (summary, error) = forward(&fake, &url, Setup::default()).await;
     assert!(error.unwrap().starts_with("another forwarder took over"));
     assert_eq!(fake.place(), summary.delivered, "what was delivered is acknowledged");
@@ -360,4 +382,26 @@ async fn a_snapshot_comes_before_the_events() {
     forward(&Fake { snapshot: Some(profile), ..Fake::of(&[7]) }, &url, Setup::default()).await;
     let ids: Vec<_> = got.lock().unwrap().iter().map(|one| one.headers["webhook-id"].clone()).collect();
     assert_eq!(ids, ["acme/main/web/7/x", "e1"]);
+}
+
+#[tokio::test]
+async fn a_receiver_that_takes_nothing_holds_up_the_stream() {
+    let (url, _) = receiver(|_, _| after(503, "60")).await;
+    let fake = Fake::of(&[7; 3_000]);
+    let ending = async {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        fake.ending.cancel();
+    };
+    let ((summary, error), ()) = tokio::join!(forward(&fake, &url, Setup::default()), ending);
+    assert_eq!((summary.delivered, error, fake.place()), (0, None, 0));
+    let taken = fake.taken.load(Relaxed);
+    assert!((1_000..1_030).contains(&taken), "{taken}");
+}
+
+#[tokio::test]
+async fn large_events_go_through_the_bound_of_what_waits() {
+    let (url, got) = receiver(|_, _| status(200)).await;
+    let (summary, error) = forward(&Fake { padding: 4 << 20, ..Fake::of(&[7; 20]) }, &url, Setup::default()).await;
+    assert_eq!((summary.delivered, error), (20, None));
+    assert_eq!(got.lock().unwrap().len(), 20);
 }
