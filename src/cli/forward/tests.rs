@@ -387,7 +387,7 @@ async fn a_snapshot_comes_before_the_events() {
 #[tokio::test]
 async fn a_receiver_that_takes_nothing_holds_up_the_stream() {
     let (url, _) = receiver(|_, _| after(503, "60")).await;
-    let fake = Fake::of(&[7; 3_000]);
+    let fake = Fake::of(&[7; 2_000]);
     let ending = async {
         tokio::time::sleep(Duration::from_secs(2)).await;
         fake.ending.cancel();

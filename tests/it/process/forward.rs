@@ -25,7 +25,7 @@ use tonic_prost::ProstCodec;
 use crate::harness::*;
 
 /// A server whose subscriptions all have one event. It tells what it is asked.
-async fn server() -> (SocketAddr, UnboundedReceiver<String>) {
+fn server() -> (SocketAddr, UnboundedReceiver<String>) {
     let (asked, asks) = mpsc::unbounded_channel();
     let router = Router::new()
         .route("/cameo.v1.EventService/Subscribe", post(subscribe))
@@ -99,7 +99,7 @@ async fn receiver(status: u16) -> String {
 }
 
 async fn flags(words: &str, status: u16) -> (tokio::process::Command, UnboundedReceiver<String>) {
-    let ((addr, asks), url) = (server().await, receiver(status).await);
+    let ((addr, asks), url) = (server(), receiver(status).await);
     let mut command = binary();
     command.args(words.replace("URL", &url).split(' ')).args(["--workspace", "a/b/c", "--addr", &addr.to_string()]);
     (command, asks)
