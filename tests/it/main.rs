@@ -18,7 +18,7 @@
 //! - [`logs`]: what the operator reads when a call fails.
 //! - [`retention`]: what is left of a log when its oldest events are gone.
 //! - [`rot`]: damaged bits and pages of the store's file, by the hundred.
-//! - [`storm`]: many subscribers that reconnect at random, and one validator of all that they read.
+//! - [`reconnects`]: the [`storm`]: many subscribers that reconnect at random, and one validator of all that they read.
 //! - [`wire`]: bytes that are not a request.
 
 mod bulk;
@@ -37,6 +37,7 @@ mod patches;
 mod process;
 mod profiles;
 mod reasons;
+mod reconnects;
 mod reflection;
 mod refusals;
 mod retention;

@@ -16,6 +16,8 @@ use crate::harness::*;
 
 /// The most messages that it reads of a stream before it goes away.
 const MESSAGES: usize = 150;
+/// And of some of them.
+const FEW_MESSAGES: usize = 16;
 
 pub struct Subscriber {
     name: String,
@@ -150,10 +152,14 @@ impl Subscriber {
         until_caught_up: bool,
         is_last: bool,
     ) {
+        // Some go away early, while they read a snapshot.
+        let is_early =
+            one_in(&mut self.rng, 3) || matches!(&start, Some(Start::Snapshot(_))) && one_in(&mut self.rng, 2);
+        let most = if is_early { FEW_MESSAGES } else { MESSAGES };
+        let count = if is_last { usize::MAX } else { self.rng.random_range(1..most) };
         let acknowledged = self.durable.as_ref().map(|durable| durable.places.clone()).unwrap_or_default();
         let (view, messages) = (self.view.clone(), Vec::new());
         self.recording.connections.push(Connection { start, view, written, acknowledged, messages });
-        let count = if is_last { usize::MAX } else { self.rng.random_range(1..MESSAGES) };
         let is_slow = one_in(&mut self.rng, 4);
         let mut over = self.stages.clone(); // Of its own: `stages` must not miss the next server.
         for _ in 0..count {

@@ -22,7 +22,7 @@ pub const SHARD_COUNTS: [u32; 2] = [2, 3];
 
 /// Where a new stream starts. Some times lie in the past of the log.
 pub fn start(rng: &mut StdRng) -> Option<Start> {
-    match rng.random_range(0..5) {
+    match rng.random_range(0..6) {
         0 => None,
         1 => Some(Start::Time((SystemTime::now() - Duration::from_millis(rng.random_range(0..3_000))).into())),
         2 => Some(Start::Cursor(String::new())),
