@@ -24,6 +24,8 @@ mod channel;
 pub mod frame;
 mod lag;
 mod open;
+#[cfg(feature = "planted")]
+pub mod planted;
 mod ring;
 mod segment;
 mod snapshot;

@@ -32,11 +32,17 @@ pub(super) fn read(
 ) -> Result<Page, StoreError> {
     let (mut frames, mut ends) = (Vec::new(), Vec::new());
     let now = store.now();
+    #[cfg(feature = "planted")]
+    let of = super::planted::as_of(of);
     let as_of = AsOf { of, after, mpids: view.filter.mpids(), now };
     let size = PageSize { items: SEGMENT_EVENTS, bytes: SEGMENT_BYTES };
     let corrupt = || StoreError::corrupt("profile");
     let through = store.profiles_as_of(workspace, as_of, size, |mpid, profile| {
         if !view.filter.has_profile(mpid) {
+            return Ok(None);
+        }
+        #[cfg(feature = "planted")]
+        if super::planted::hides(mpid) {
             return Ok(None);
         }
         if view.filter.tests_profiles() {

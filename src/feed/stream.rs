@@ -345,6 +345,8 @@ impl Subscriber {
         let is_wanted = |entry: &&super::segment::Entry| {
             Place::from(entry.sequence) > position && filter.matches(entry.kind, entry.mpid, entry.silent)
         };
+        #[cfg(feature = "planted")]
+        let is_wanted = |entry: &&super::segment::Entry| is_wanted(entry) && !super::planted::drops(entry.sequence);
         let first = *at + within.clone().take_while(|entry| !is_wanted(entry)).count();
         let mut bytes = 0;
         let fits = |nth: usize| {
@@ -357,6 +359,9 @@ impl Subscriber {
         if events > 0 {
             self.position = segment.entries[*at - 1].sequence.into();
             self.feed.metrics.events(events);
+            #[cfg(feature = "planted")]
+            return Some(super::planted::run(segment, first..*at));
+            #[cfg(not(feature = "planted"))]
             return Some(segment.frames(first..*at));
         }
         let through = segment.through.min(limit);
@@ -457,7 +462,10 @@ impl Subscriber {
     }
 
     fn notice(&self, notice: &Notice) -> Bytes {
-        frame::notice(self.cursors, self.position, notice)
+        let position = self.position;
+        #[cfg(feature = "planted")]
+        let position = super::planted::position(notice, position, *self.channel.head.borrow());
+        frame::notice(self.cursors, position, notice)
     }
 }
 

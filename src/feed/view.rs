@@ -171,6 +171,10 @@ impl View {
                 matched
             }
         };
+        #[cfg(feature = "planted")]
+        if super::planted::forgets(matched) {
+            return Some(0);
+        }
         let cut = match cut {
             None => event.event,
             Some(cut) => {

@@ -58,6 +58,8 @@ impl Events {
         let change = Change::OpenStream(name.clone());
         let state = self.change(call, Write::of(workspace.clone(), change)).await?;
         let store::SubscriptionState { settings, acknowledged, stream, .. } = *state.expect("it exists");
+        #[cfg(feature = "planted")]
+        let acknowledged = crate::feed::planted::resumed(acknowledged);
         let settings = Settings::parse("subscription", settings)?;
         let (peer, now) = (call.peer(), self.store.now());
         let attachment = self.feed.attach(workspace, &name, stream, peer, now, acknowledged);
@@ -198,6 +200,8 @@ impl Events {
         }
         let acknowledge = Acknowledge { name, stream, position, skipped };
         let acknowledged = self.store.acknowledge(workspace, acknowledge, self.limits).await?;
+        #[cfg(feature = "planted")]
+        let acknowledged = crate::feed::planted::acknowledged(acknowledged, position);
         let acknowledged_cursor = cursors.at(acknowledged).to_string();
         Ok(Encoded::new(&AcknowledgeResponse { acknowledged_cursor }))
     }

@@ -1,0 +1,103 @@
+//! Faults that tests plant, to see that the validator of the streams finds them. Only with the feature `planted`, which
+//! no build for users has.
+//!
+//! One fault at a time, in the whole process. Each hook is one line in the code that it breaks.
+
+use std::ops::Range;
+use std::sync::Mutex;
+
+use bytes::Bytes;
+
+use super::frame::Notice;
+use super::segment::Segment;
+use crate::model::{Mpid, Place, Position, Sequence};
+use crate::proto::v1::FilterMatch;
+
+/// What a stream does wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Some events are not delivered.
+    Drop,
+    /// The last event of a run is delivered twice.
+    Repeat,
+    /// The first two events of a run change places.
+    Reorder,
+    /// Heartbeats and `caught_up` have the cursor of the next event.
+    CursorAhead,
+    /// Some profiles are not in the snapshot.
+    SnapshotShort,
+    /// A snapshot says that it is as of the event before.
+    SnapshotBefore,
+    /// A profile that leaves the filter is not delivered.
+    ForgetLeft,
+    /// An acknowledgement of an older cursor moves the acknowledged place back.
+    AcknowledgeBack,
+    /// A stream of a durable subscription starts one event before what was acknowledged.
+    ResumeBefore,
+}
+
+static PLANTED: Mutex<Option<Fault>> = Mutex::new(None);
+
+/// Plants a fault, or removes it.
+pub fn plant(fault: Option<Fault>) {
+    *PLANTED.lock().expect("nothing panics with the lock") = fault;
+}
+
+fn is(fault: Fault) -> bool {
+    *PLANTED.lock().expect("nothing panics with the lock") == Some(fault)
+}
+
+pub(super) fn drops(sequence: Sequence) -> bool {
+    is(Fault::Drop) && sequence.get() % 16 == 7
+}
+
+/// The frames of a run.
+pub(super) fn run(segment: &Segment, run: Range<usize>) -> Bytes {
+    let (first, last) = (run.start, run.end - 1);
+    if is(Fault::Repeat) {
+        return [segment.frames(run), segment.frames(last..last + 1)].concat().into();
+    }
+    if is(Fault::Reorder) && first < last {
+        let (one, two) = (segment.frames(first..first + 1), segment.frames(first + 1..first + 2));
+        return [two, one, segment.frames(first + 2..run.end)].concat().into();
+    }
+    segment.frames(run)
+}
+
+pub(super) fn position(notice: &Notice, position: Position, head: Place) -> Position {
+    let may_be_ahead = matches!(notice, Notice::Heartbeat(_) | Notice::CaughtUp(_));
+    match position {
+        Position::Log(place) if is(Fault::CursorAhead) && may_be_ahead && place < head => {
+            Place::from(place.next()).into()
+        }
+        other => other,
+    }
+}
+
+pub(super) fn hides(mpid: Mpid) -> bool {
+    is(Fault::SnapshotShort) && mpid.get() % 8 == 3
+}
+
+/// The place that a snapshot is read as of.
+pub(super) fn as_of(of: Place) -> Place {
+    if is(Fault::SnapshotBefore) { Place::after(of.get().saturating_sub(1)) } else { of }
+}
+
+pub(super) fn forgets(matched: FilterMatch) -> bool {
+    is(Fault::ForgetLeft) && matched == FilterMatch::Left
+}
+
+/// The acknowledged place after an acknowledgement of `asked`.
+#[must_use]
+pub fn acknowledged(acknowledged: Position, asked: Position) -> Position {
+    if is(Fault::AcknowledgeBack) { asked } else { acknowledged }
+}
+
+/// Where a stream of a durable subscription starts.
+#[must_use]
+pub fn resumed(acknowledged: Position) -> Position {
+    match acknowledged {
+        Position::Log(place) if is(Fault::ResumeBefore) => Place::after(place.get().saturating_sub(1)).into(),
+        other => other,
+    }
+}

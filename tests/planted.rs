@@ -1,0 +1,63 @@
+//! Faults that are planted in the server: the validator of the storm must find each, and must find nothing without one.
+//!
+//! A fault is in the whole process, so these tests run one after another.
+#![allow(dead_code, unused_imports)] // What the tests in `it` share is more than these need.
+
+#[path = "it"]
+mod it {
+    pub mod harness;
+    pub mod storm;
+}
+
+use cameo::feed::planted::{Fault, plant};
+use it::harness;
+use it::storm::violation::Violation;
+use it::storm::{Size, storm};
+use tokio::sync::Mutex;
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+
+/// What a small storm finds in a server with a fault.
+async fn found(fault: Option<Fault>) -> Option<Violation> {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    plant(fault);
+    let size = Size { seed: 1, clients: 24, streams: 6, writes: 100, restarts: 1 };
+    let found = storm(size).await;
+    plant(None);
+    found.err().map(|(_, violation)| violation)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_found_without_a_fault() {
+    assert_eq!(found(None).await, None);
+}
+
+macro_rules! finds {
+    ($($name:ident: $fault:expr => $violation:pat,)*) => {$(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() {
+            let found = found(Some($fault)).await;
+            assert!(matches!(found, Some($violation)), "{found:?}");
+        }
+    )*};
+}
+
+finds! {
+    an_event_that_is_dropped_is_missing: Fault::Drop
+        => Violation::Missing { .. } | Violation::LeftForgotten { .. },
+    an_event_that_is_repeated_is_found: Fault::Repeat => Violation::Repeated { .. },
+    two_events_that_change_places_are_found: Fault::Reorder => Violation::Reordered { .. },
+    a_cursor_that_runs_ahead_is_found: Fault::CursorAhead => Violation::CursorAhead { .. },
+    // A mask may leave out the mpid. The profile after the one that is missing is then taken for it.
+    a_profile_that_a_snapshot_lacks_is_missing: Fault::SnapshotShort
+        => Violation::SnapshotMissing { .. } | Violation::SnapshotAltered { .. },
+    a_snapshot_as_of_another_place_is_found: Fault::SnapshotBefore
+        => Violation::SnapshotAltered { .. }
+            | Violation::SnapshotMissing { .. }
+            | Violation::SnapshotUnwanted { .. }
+            | Violation::WrongNotice { .. },
+    a_filter_that_forgets_who_left_is_found: Fault::ForgetLeft => Violation::LeftForgotten { .. },
+    an_acknowledgement_that_goes_back_is_found: Fault::AcknowledgeBack
+        => Violation::AcknowledgedBack { .. } | Violation::WrongPlace { .. },
+    a_stream_that_resumes_too_early_is_found: Fault::ResumeBefore => Violation::WrongPlace { .. },
+}
