@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 from typing import IO
 
-from cameo_client import Client, Delivery, ProfilePatch, Subscription
+from cameo_client import Client, Delivery, DurableDelivery, DurableSubscription, ProfilePatch, Subscription
 
 CAMEO_BIN = Path(os.environ.get("CAMEO_BIN") or Path(__file__).parents[3] / "target" / "debug" / "cameo").resolve()
 DEADLINE = 60.0
@@ -97,12 +97,12 @@ class Server:
 class Reader(threading.Thread):
     """Iterates over a subscription, and keeps the deliveries."""
 
-    def __init__(self, subscription: Subscription) -> None:
+    def __init__(self, subscription: Subscription | DurableSubscription) -> None:
         super().__init__(daemon=True)
         self._subscription = subscription
         self._changed = threading.Condition()
         self._failure: Exception | None = None
-        self.deliveries: list[Delivery] = []
+        self.deliveries: list[Delivery | DurableDelivery] = []
 
     def run(self) -> None:
         try:
@@ -132,7 +132,7 @@ class Reader(threading.Thread):
 
     @property
     def sequences(self) -> list[int]:
-        return [event.sequence for event, _ in self.deliveries]
+        return [delivery.event.sequence for delivery in self.deliveries]
 
 
 class Writer(threading.Thread):

@@ -18,9 +18,15 @@ from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
 from cameo.v1.event_pb2 import Event
-from cameo.v1.event_service_pb2 import Opened, SubscribeRequest, SubscribeResponse
+from cameo.v1.event_service_pb2 import (
+    AcknowledgeRequest,
+    AcknowledgeResponse,
+    Opened,
+    SubscribeRequest,
+    SubscribeResponse,
+)
 from cameo.v1.event_service_pb2_grpc import EventServiceServicer, add_EventServiceServicer_to_server
-from cameo_client import Client, CursorRefused, connect
+from cameo_client import Client, CursorRefused, SubscriptionTakenOver, connect
 
 RETRY_DELAY = timedelta(milliseconds=300)
 SEVENTH = SubscribeResponse(cursor="after-7", event=Event(sequence=7))
@@ -45,16 +51,24 @@ class Script(EventServiceServicer):
     streams: list[Stream]
     requests: list[SubscribeRequest] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
+    refusals: list[Status] = field(default_factory=list)
+    acknowledgements: list[tuple[int, str]] = field(default_factory=list)
 
     def Subscribe(self, request: SubscribeRequest, context: grpc.ServicerContext) -> Iterator[SubscribeResponse]:
         stream = self.streams[len(self.requests)]
         self.requests.append(request)
         self.times.append(time.monotonic())
-        yield SubscribeResponse(cursor=request.cursor or "began", opened=Opened())
+        yield SubscribeResponse(cursor=request.cursor or "began", opened=Opened(stream=len(self.requests)))
         for answer in stream:
             if isinstance(answer, Status):
                 context.abort_with_status(rpc_status.to_status(answer))
             yield answer
+
+    def Acknowledge(self, request: AcknowledgeRequest, context: grpc.ServicerContext) -> AcknowledgeResponse:
+        self.acknowledgements.append((request.stream, request.cursor))
+        if self.refusals:
+            context.abort_with_status(rpc_status.to_status(self.refusals.pop()))
+        return AcknowledgeResponse(acknowledged_cursor=request.cursor)
 
 
 @pytest.fixture
@@ -111,3 +125,58 @@ def test_a_subscriber_that_fell_behind_the_log_gets_an_error(script: Script) -> 
     assert refused.value.reason == "CURSOR_EXPIRED"
     assert refused.value.metadata == {"oldest_sequence": "1200"}
     assert len(script.requests) == 1, "it must not be retried"
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.ABORTED])
+def test_a_broken_stream_is_opened_again(script: Script, code: grpc.StatusCode) -> None:
+    script.streams = [[SEVENTH, Status(code=code.value[0], message="as scripted")], [EIGHTH]]
+    assert sequences(script) == [7, 8]
+
+
+def read_durably(script: Script) -> list[int]:
+    """The sequences that a reader of a durable subscription receives. It acknowledges only the eighth event."""
+    got = []
+    with connect(f"127.0.0.1:{script.port}") as channel:
+        subscription = Client(channel, "acme/main/web").subscription("crm")
+        for delivery in subscription:
+            got.append(delivery.event.sequence)
+            if delivery.event.sequence == 8:
+                subscription.acknowledge(delivery)
+                subscription.stop()
+    return got
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        refusal(grpc.StatusCode.UNAVAILABLE, "STREAM_TOO_OLD"),
+        refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "SUBSCRIBER_STALLED"),
+        Status(code=grpc.StatusCode.CANCELLED.value[0]),
+        Status(code=grpc.StatusCode.ABORTED.value[0]),
+    ],
+    ids=["too old", "stalled", "cancelled", "aborted"],
+)
+def test_a_durable_reader_goes_on_after_a_break(script: Script, broken: Status) -> None:
+    """The seventh event was not acknowledged, so it arrives again. It was delivered, so it is left out."""
+    script.streams = [[SEVENTH, broken], [SEVENTH, EIGHTH]]
+    assert read_durably(script) == [7, 8]
+    assert script.acknowledgements == [(2, "after-8")]
+
+
+def test_an_acknowledgement_is_repeated_until_it_is_on_disk(script: Script) -> None:
+    delay = Duration()
+    delay.FromTimedelta(RETRY_DELAY)
+    overloaded = refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", RetryInfo(retry_delay=delay))
+    script.streams = [[SEVENTH, EIGHTH]]
+    script.refusals = [overloaded, Status(code=grpc.StatusCode.UNAVAILABLE.value[0])]
+    began = time.monotonic()
+    assert read_durably(script) == [7, 8]
+    assert script.acknowledgements == [(1, "after-8")] * 3
+    assert time.monotonic() - began >= RETRY_DELAY.total_seconds()
+
+
+def test_a_durable_reader_that_was_taken_over_does_not_come_back(script: Script) -> None:
+    script.streams = [[SEVENTH, refusal(grpc.StatusCode.ABORTED, "SUBSCRIPTION_TAKEN_OVER")]]
+    with pytest.raises(SubscriptionTakenOver):
+        read_durably(script)
+    assert len(script.requests) == 1

@@ -2,6 +2,7 @@
 
 - `client`: connects, and looks up, lists, changes and imports profiles.
 - `subscription`: the stream of changes, which resumes after a break.
+- `durable`: the same with a place that the server keeps.
 - `cursors`: where a subscriber stores its cursor.
 - `errors`: the errors of the service.
 - `retry`: which calls are retried, and when.
@@ -9,13 +10,15 @@
 The messages are generated as `cameo.v1.*_pb2`: see `generate.py`. This package exports the most common ones.
 """
 
-from cameo.v1.event_pb2 import Event
+from cameo.v1.event_pb2 import Event, EventFilter
 from cameo.v1.profile_pb2 import Identity, Profile
+from cameo.v1.subscription_pb2 import OnExpired, Shard
 from cameo.v1.write_pb2 import ProfilePatch
 
-from .client import Client, Key, connect
+from .client import Client, Key, Start, connect
 from .cursors import CursorStore, FileCursor
-from .errors import CameoError, CursorRefused, FieldViolation, explain
+from .durable import DurableDelivery, DurableSubscription
+from .errors import CameoError, CursorRefused, FieldViolation, SubscriptionTakenOver, explain
 from .subscription import Delivery, Subscription
 
 __all__ = [
@@ -24,14 +27,21 @@ __all__ = [
     "CursorRefused",
     "CursorStore",
     "Delivery",
+    "DurableDelivery",
+    "DurableSubscription",
     "Event",
+    "EventFilter",
     "FieldViolation",
     "FileCursor",
     "Identity",
     "Key",
+    "OnExpired",
     "Profile",
     "ProfilePatch",
+    "Shard",
+    "Start",
     "Subscription",
+    "SubscriptionTakenOver",
     "connect",
     "explain",
 ]

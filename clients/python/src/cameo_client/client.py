@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import grpc
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from cameo.v1.event_pb2 import EventFilter
-from cameo.v1.event_service_pb2 import SubscribeRequest
+from cameo.v1.event_pb2 import Event, EventFilter
+from cameo.v1.event_service_pb2 import (
+    CreateSubscriptionRequest,
+    DeleteSubscriptionRequest,
+    GetEventRequest,
+    GetSubscriptionRequest,
+    ListSkippedEventsRequest,
+    ListSubscriptionsRequest,
+    SeekSubscriptionRequest,
+    SeekSubscriptionResponse,
+    SubscribeRequest,
+    UpdateSubscriptionRequest,
+)
 from cameo.v1.event_service_pb2_grpc import EventServiceStub
 from cameo.v1.profile_key_pb2 import ProfileKey
 from cameo.v1.profile_pb2 import Identity, Profile
@@ -26,9 +37,12 @@ from cameo.v1.profile_service_pb2 import (
     UpdateProfileResponse,
 )
 from cameo.v1.profile_service_pb2_grpc import ProfileServiceStub
+from cameo.v1.subscription_pb2 import OnExpired, Shard, SkippedEvent
+from cameo.v1.subscription_pb2 import Subscription as Settings
 from cameo.v1.write_pb2 import ProfilePatch
 
 from .cursors import CursorStore
+from .durable import DurableSubscription
 from .errors import CameoError, explain, translate
 from .retry import call
 from .subscription import Subscription
@@ -36,6 +50,11 @@ from .subscription import Subscription
 Key = int | Identity
 """The key of a profile: its mpid, or any identity that it owns."""
 
+Start = str | datetime
+"""Where a durable subscription starts: `now`, `earliest`, `snapshot`, the first event at or after a time, or after a
+cursor. A time without a time zone is UTC."""
+
+_PLACES = ("now", "earliest", "snapshot")
 _TIMEOUT_SECONDS = 10.0
 _EDIT_ATTEMPTS = 10
 
@@ -242,6 +261,142 @@ class Client:
             request.heartbeat_interval.FromTimedelta(heartbeat_interval)
         return Subscription(self.events, request, cursor)
 
+    def subscription(
+        self, name: str, *, heartbeat_interval: timedelta | None = None, until_caught_up: bool = False
+    ) -> DurableSubscription:
+        """Reads a durable subscription, after what was acknowledged. See `DurableSubscription`."""
+        request = SubscribeRequest(workspace=self.workspace, subscription=name, until_caught_up=until_caught_up)
+        if heartbeat_interval is not None:
+            request.heartbeat_interval.FromTimedelta(heartbeat_interval)
+        return DurableSubscription(self.events, request)
+
+    def create_subscription(
+        self,
+        name: str,
+        *,
+        start: Start = "now",
+        filter: EventFilter | None = None,
+        read_mask: Sequence[str] = (),
+        user_attribute_keys: Sequence[str] = (),
+        shard: Shard | None = None,
+        on_expired: OnExpired = OnExpired.ON_EXPIRED_UNSPECIFIED,
+        request_id: str = "",
+        timeout: float = _TIMEOUT_SECONDS,
+    ) -> Settings:
+        """Creates a durable subscription. Raises SUBSCRIPTION_EXISTS if there is one of this name."""
+        settings = Settings(
+            name=name,
+            filter=filter,
+            read_mask=FieldMask(paths=read_mask),
+            user_attribute_keys=user_attribute_keys,
+            shard=shard,
+            on_expired=on_expired,
+        )
+        request = CreateSubscriptionRequest(
+            workspace=self.workspace, subscription=settings, request_id=request_id or str(uuid.uuid4())
+        )
+        if start != "now":  # Unset means now.
+            _set_place(request, start)
+        return call(self.events.CreateSubscription, request, timeout).subscription
+
+    def get_subscription(self, name: str, *, timeout: float = _TIMEOUT_SECONDS) -> Settings:
+        """Returns the settings of a subscription, how far it is behind, and its open stream."""
+        request = GetSubscriptionRequest(workspace=self.workspace, name=name)
+        return call(self.events.GetSubscription, request, timeout).subscription
+
+    def list_subscriptions(self, *, page_size: int = 0) -> Iterator[Settings]:
+        """Returns all subscriptions in the order of their names."""
+        request = ListSubscriptionsRequest(workspace=self.workspace, page_size=page_size)
+        while True:
+            page = call(self.events.ListSubscriptions, request, _TIMEOUT_SECONDS)
+            yield from page.subscriptions
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    def update_subscription(
+        self,
+        subscription: Settings,
+        update_mask: Sequence[str],
+        *,
+        request_id: str = "",
+        timeout: float = _TIMEOUT_SECONDS,
+    ) -> Settings:
+        """Changes the settings that `update_mask` names. An open stream ends with `SubscriptionTakenOver`."""
+        request = UpdateSubscriptionRequest(
+            workspace=self.workspace,
+            subscription=subscription,
+            update_mask=FieldMask(paths=update_mask),
+            request_id=request_id or str(uuid.uuid4()),
+        )
+        return call(self.events.UpdateSubscription, request, timeout).subscription
+
+    def delete_subscription(
+        self,
+        name: str,
+        *,
+        allow_missing: bool = False,
+        request_id: str = "",
+        timeout: float = _TIMEOUT_SECONDS,
+    ) -> None:
+        """Deletes a subscription and the list of its skipped events. An open stream ends."""
+        request = DeleteSubscriptionRequest(
+            workspace=self.workspace,
+            name=name,
+            allow_missing=allow_missing,
+            request_id=request_id or str(uuid.uuid4()),
+        )
+        call(self.events.DeleteSubscription, request, timeout)
+
+    def seek_subscription(
+        self,
+        name: str,
+        to: Start,
+        *,
+        validate_only: bool = False,
+        request_id: str = "",
+        timeout: float = _TIMEOUT_SECONDS,
+    ) -> SeekSubscriptionResponse:
+        """Moves the acknowledged place. An open stream ends with `SubscriptionTakenOver`.
+
+        With `validate_only` it changes nothing. The response says how many events are replayed or passed over.
+        """
+        request = SeekSubscriptionRequest(
+            workspace=self.workspace,
+            name=name,
+            validate_only=validate_only,
+            request_id=request_id or str(uuid.uuid4()),
+        )
+        _set_place(request, to)
+        return call(self.events.SeekSubscription, request, timeout)
+
+    def list_skipped_events(self, name: str, *, page_size: int = 0) -> Iterator[SkippedEvent]:
+        """Returns the events that readers of a subscription gave up on. `get_event` returns the event itself."""
+        request = ListSkippedEventsRequest(workspace=self.workspace, subscription=name, page_size=page_size)
+        while True:
+            page = call(self.events.ListSkippedEvents, request, _TIMEOUT_SECONDS)
+            yield from page.skipped_events
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    def get_event(
+        self,
+        sequence: int,
+        *,
+        read_mask: Sequence[str] = (),
+        user_attribute_keys: Sequence[str] = (),
+        timeout: float = _TIMEOUT_SECONDS,
+    ) -> Event:
+        """Returns one event of the log."""
+        request = GetEventRequest(
+            workspace=self.workspace,
+            sequence=sequence,
+            read_mask=FieldMask(paths=read_mask),
+            user_attribute_keys=user_attribute_keys,
+        )
+        return call(self.events.GetEvent, request, timeout).event
+
     def _edit_once(self, key: Key, edit: Callable[[Profile], ProfilePatch]) -> UpdateProfileResponse:
         profile = self.get_profile(key)
         return self.update_profile(key, edit(profile), etag=profile.etag)
@@ -249,6 +404,15 @@ class Client:
 
 def _profile_key(key: Key) -> ProfileKey:
     return ProfileKey(mpid=key) if isinstance(key, int) else ProfileKey(identity=key)
+
+
+def _set_place(request: CreateSubscriptionRequest | SeekSubscriptionRequest, place: Start) -> None:
+    if isinstance(place, datetime):
+        request.time.FromDatetime(place)
+    elif place in _PLACES:
+        setattr(request, place, True)
+    else:
+        request.cursor = place
 
 
 def _found(result: BatchGetProfilesResult) -> Profile | CameoError:

@@ -73,6 +73,13 @@ class CursorRefused(CameoError):
     """
 
 
+class SubscriptionTakenOver(CameoError):
+    """A newer stream reads the durable subscription, or its place or its settings were changed.
+
+    It is not retried: two readers that took the subscription from each other in turn would both make no progress.
+    """
+
+
 def translate(rpc_error: grpc.RpcError) -> CameoError:
     """Translates an exception of grpcio."""
     return _error(rpc_error.code(), rpc_error.details() or "", _status(rpc_error))
@@ -87,8 +94,7 @@ def _error(code: grpc.StatusCode, message: str, status: status_pb2.Status) -> Ca
     info = _detail(status, error_details_pb2.ErrorInfo)
     bad_request = _detail(status, error_details_pb2.BadRequest)
     retry = _detail(status, error_details_pb2.RetryInfo)
-    kind = CursorRefused if info.reason in _CURSOR_REASONS else CameoError
-    return kind(
+    return _kind(info.reason)(
         code,
         message,
         reason=info.reason,
@@ -96,6 +102,12 @@ def _error(code: grpc.StatusCode, message: str, status: status_pb2.Status) -> Ca
         field_violations=[FieldViolation(found.field, found.description) for found in bad_request.field_violations],
         retry_delay=retry.retry_delay.ToTimedelta() if retry.HasField("retry_delay") else None,
     )
+
+
+def _kind(reason: str) -> type[CameoError]:
+    if reason == "SUBSCRIPTION_TAKEN_OVER":
+        return SubscriptionTakenOver
+    return CursorRefused if reason in _CURSOR_REASONS else CameoError
 
 
 def _status(rpc_error: grpc.RpcError) -> status_pb2.Status:

@@ -10,10 +10,13 @@ from typing import TypeVar
 
 import grpc
 
-from .errors import translate
+from .errors import CameoError, SubscriptionTakenOver, translate
 
 _FIRST_SECONDS = 0.1
 _LONGEST_SECONDS = 10.0
+
+# Proxies send both, and some clients report a dead connection as CANCELLED.
+_BROKEN = (grpc.StatusCode.CANCELLED, grpc.StatusCode.ABORTED)
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
@@ -33,6 +36,13 @@ class Backoff:
         jitter = random.uniform(0, self._ceiling)
         self._ceiling = min(2 * self._ceiling, _LONGEST_SECONDS)
         return jitter + (at_least.total_seconds() if at_least else 0.0)
+
+
+def is_curable(error: CameoError) -> bool:
+    """Whether a new stream may succeed. If a handler took too long (SUBSCRIBER_STALLED), it has finished by now."""
+    if isinstance(error, SubscriptionTakenOver):
+        return False
+    return error.is_transient or error.code in _BROKEN or error.reason == "SUBSCRIBER_STALLED"
 
 
 def call(method: Callable[..., _Response], request: _Request, timeout: float) -> _Response:

@@ -20,8 +20,8 @@ from cameo.v1.event_service_pb2 import SubscribeRequest, SubscribeResponse
 from cameo.v1.event_service_pb2_grpc import EventServiceStub
 
 from .cursors import CursorStore
-from .errors import CameoError, translate
-from .retry import Backoff
+from .errors import translate
+from .retry import Backoff, is_curable
 
 _log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class Subscription:
                 if self._stopped.is_set():
                     return
                 broken = translate(rpc_error)
-                if not _is_curable(broken):
+                if not is_curable(broken):
                     raise broken from rpc_error
             finally:
                 self._close()
@@ -112,8 +112,3 @@ class Subscription:
         if self._store is not None:
             self._store.save(cursor)
         self._cursor = cursor
-
-
-def _is_curable(error: CameoError) -> bool:
-    """Whether to open the stream again. If a handler took too long (SUBSCRIBER_STALLED), it has finished by now."""
-    return error.is_transient or error.reason == "SUBSCRIBER_STALLED"
