@@ -1,7 +1,7 @@
 //! Faults that tests plant, to see that the validator of the streams finds them. Only with the feature `planted`, which
 //! no build for users has.
 //!
-//! One fault at a time, in the whole process. Each hook is one line in the code that it breaks.
+//! One fault at a time, in the whole process. Each hook is a few lines in the code that it breaks.
 
 use std::ops::Range;
 use std::sync::Mutex;
