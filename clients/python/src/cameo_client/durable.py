@@ -81,7 +81,7 @@ class DurableSubscription:
                 if delivery is not None:
                     yield delivery
         finally:
-            self._settle()  # Nobody waits for a stream that never comes.
+            self._settle()  # So that no acknowledgement waits for a stream that never comes.
 
     def acknowledge(self, delivery: DurableDelivery) -> None:
         """Acknowledges a delivery and everything before it. When this returns, the place is on disk.
