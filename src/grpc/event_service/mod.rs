@@ -60,7 +60,7 @@ impl Events {
                 ("shard", request.shard.is_some()),
             ])?;
             let subscriptions::OpenedStream { filter, mask, start, attachment } =
-                self.open_stream(call, &workspace, name).await?;
+                Box::pin(self.open_stream(call, &workspace, name)).await?; // Boxed: most streams need none of it.
             let attachment = Some(attachment);
             Subscribe { workspace, start, filter, mask, heartbeat, until_caught_up, attachment }
         } else {
