@@ -7,9 +7,7 @@ use super::segment::{SEGMENT_BYTES, SEGMENT_EVENTS};
 use super::view::View;
 use crate::model::cursor::CursorSpace;
 use crate::model::{Mpid, Place, Position, Workspace};
-use crate::proto::v1::Profile;
 use crate::store::{AsOf, PageSize, Store, StoreError};
-use prost::Message;
 
 /// Profiles, as encoded frames in one buffer.
 #[derive(Debug)]
@@ -38,18 +36,12 @@ pub(super) fn read(
     let size = PageSize { items: SEGMENT_EVENTS, bytes: SEGMENT_BYTES };
     let corrupt = || StoreError::corrupt("profile");
     let through = store.profiles_as_of(workspace, as_of, size, |mpid, profile| {
-        if !view.filter.has_profile(mpid) {
+        if !view.filter.selects(mpid, profile, now).map_err(|_| corrupt())? {
             return Ok(None);
         }
         #[cfg(feature = "planted")]
         if super::planted::hides(mpid) {
             return Ok(None);
-        }
-        if view.filter.tests_profiles() {
-            let decoded = Profile::decode(profile).map_err(|_| corrupt())?;
-            if !view.filter.selects(&decoded, now) {
-                return Ok(None);
-            }
         }
         let (position, before) = (Position::Snapshot { of, after: Some(mpid) }, frames.len());
         let cut = view.mask().profile(profile).map_err(|_| corrupt())?;

@@ -423,9 +423,6 @@ impl Subscriber {
     /// The error of a failed read. If a record is damaged, it holds the cursor to continue from.
     fn refused(&self, error: StoreError) -> FeedError {
         match error {
-            StoreError::Corrupt { past: Some(Past::Event(past)), .. } => {
-                FeedError::Damaged { past: self.cursors.at(past) }
-            }
             StoreError::Corrupt { past: Some(Past::Position(past)), .. } => {
                 FeedError::Damaged { past: self.cursors.at(past) }
             }

@@ -5,6 +5,8 @@
 
 use std::collections::BTreeSet;
 
+use prost::{DecodeError, Message};
+
 use super::change::COMPARED;
 use super::expression::{Facts, Subject};
 use super::invalid::Quoted;
@@ -77,9 +79,7 @@ impl Filter {
             && self.has_profile(mpid)
     }
 
-    /// Whether it selects events of a profile.
-    #[must_use]
-    pub fn has_profile(&self, mpid: Mpid) -> bool {
+    fn has_profile(&self, mpid: Mpid) -> bool {
         (self.mpids.is_empty() || self.mpids.binary_search(&mpid).is_ok())
             && self.shard.is_none_or(|shard| shard.holds(mpid))
     }
@@ -107,16 +107,27 @@ impl Filter {
         (!is_left_out).then_some(matched)
     }
 
-    /// Whether it has a condition on profiles.
-    #[must_use]
-    pub fn tests_profiles(&self) -> bool {
-        self.condition.is_some()
+    /// As [`Self::judge`], of an encoded event, which is decoded only if the filter needs that.
+    ///
+    /// # Errors
+    /// If the event is malformed.
+    pub fn judge_encoded(&self, event: &[u8]) -> Result<Option<FilterMatch>, DecodeError> {
+        if !self.tests_changes() {
+            return Ok(Some(FilterMatch::Unspecified));
+        }
+        Ok(self.judge(&Transition::decode(event)?))
     }
 
-    /// Whether to deliver a profile of a snapshot.
-    #[must_use]
-    pub fn selects(&self, profile: &Profile, now: Micros) -> bool {
-        self.condition.as_ref().is_none_or(|condition| condition.holds(profile, now))
+    /// Whether to deliver an encoded profile of a snapshot.
+    ///
+    /// # Errors
+    /// If the profile is malformed.
+    pub fn selects(&self, mpid: Mpid, profile: &[u8], now: Micros) -> Result<bool, DecodeError> {
+        if !self.has_profile(mpid) {
+            return Ok(false);
+        }
+        let Some(condition) = &self.condition else { return Ok(true) };
+        Ok(condition.holds(&Profile::decode(profile)?, now))
     }
 
     /// The profiles that it selects, sorted. Empty means all.

@@ -77,9 +77,7 @@ pub enum StoreError {
 /// Where reading can continue behind damaged rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Past {
-    /// In the log: after this place.
-    Event(Place),
-    /// In a snapshot: after this position.
+    /// In the log, or in a snapshot: after this position.
     Position(Position),
     /// In a list of profiles: at the next profile whose row is sound. See `PageStart::over_damage`.
     Profile,

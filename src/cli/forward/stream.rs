@@ -22,8 +22,8 @@ const SILENT_INTERVALS: u32 = 3;
 /// The longest heartbeat interval. It counts until the server has said which is in force.
 const LONGEST_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Sends the messages of one stream after another. It returns why the subscription cannot go on, or when nobody reads
-/// the messages any more.
+/// Sends the messages of one stream after another. Returns an error if the subscription cannot go on, and OK once the
+/// receiver of the messages is dropped.
 pub async fn follow<S>(
     mut subscribe: impl AsyncFnMut() -> Result<S, Status>,
     messages: mpsc::Sender<SubscribeResponse>,
@@ -58,7 +58,8 @@ where
     }
 }
 
-/// Sends the messages of a stream, and returns why it ended. None: nobody reads the messages any more.
+/// Sends the messages of a stream, and returns why the stream ended. `None` if the receiver of the messages was
+/// dropped.
 async fn read<S>(stream: S, messages: &mpsc::Sender<SubscribeResponse>, failures: &mut u32) -> Option<Status>
 where
     S: Stream<Item = Result<SubscribeResponse, Status>>,

@@ -1,18 +1,15 @@
 //! `ListEvents`: one page of the log, or of a snapshot.
 
-use prost::Message;
 use prost::encoding::{bool, int32};
 
 use super::{parse_filter, parse_time, parse_true, refuse_settings};
 use crate::grpc::codec::Encoded;
 use crate::model::cursor::Start;
-use crate::model::{
-    Filter, Invalid, Limits, Mask, Mpid, Place, Position, Settings, SubscriptionName, Transition, Workspace, wire,
-};
+use crate::model::{Filter, Invalid, Limits, Mask, Mpid, Place, Position, Settings, SubscriptionName, Workspace, wire};
 use crate::proto::field::event::MATCH;
 use crate::proto::field::list_events_response::{CAUGHT_UP, CURSOR, EVENTS, SNAPSHOT_PROFILES, TRUNCATED};
 use crate::proto::v1::list_events_request::Start as Asked;
-use crate::proto::v1::{FilterMatch, ListEventsRequest, Profile};
+use crate::proto::v1::{FilterMatch, ListEventsRequest};
 use crate::refusal::Refusal;
 use crate::store::{AsOf, EventRef, LogBounds, PageSize, Past, Store, StoreError};
 
@@ -95,7 +92,6 @@ impl Page {
         };
         let cursors = store.cursors(&self.workspace);
         let (reached, is_complete) = reached.map_err(|error| match error {
-            StoreError::Corrupt { past: Some(Past::Event(past)), .. } => Refusal::log_damaged(cursors.at(past)),
             StoreError::Corrupt { past: Some(Past::Position(past)), .. } => Refusal::log_damaged(cursors.at(past)),
             other => other.into(),
         })?;
@@ -111,24 +107,17 @@ impl Page {
 
     /// Adds events, and returns how far they go and whether that is the end of the log.
     fn events(&self, store: &Store, after: Position, message: &mut Vec<u8>) -> Result<(Position, bool), StoreError> {
-        let corrupt = || StoreError::corrupt("event");
+        let (Selection { filter, mask, .. }, corrupt) = (&self.selection, || StoreError::corrupt("event"));
         let take = |event: EventRef<'_>| {
-            let mut matched = FilterMatch::Unspecified;
-            if self.selection.filter.tests_changes() {
-                let change = Transition::decode(event.event).map_err(|_| corrupt())?;
-                match self.selection.filter.judge(&change) {
-                    Some(judged) => matched = judged,
-                    None => return Ok(None),
-                }
-            }
-            let mut event = self.selection.mask.event(event.event).map_err(|_| corrupt())?;
+            let Some(matched) = filter.judge_encoded(event.event).map_err(|_| corrupt())? else { return Ok(None) };
+            let mut event = mask.event(event.event).map_err(|_| corrupt())?;
             if matched != FilterMatch::Unspecified {
                 int32::encode(MATCH, &i32::from(matched), event.to_mut());
             }
             wire::put_delimited(EVENTS, &event, message);
             Ok(Some(event.len()))
         };
-        let page = store.list_events(&self.workspace, &Start::From(after), &self.selection.filter, self.size, take)?;
+        let page = store.list_events(&self.workspace, &Start::From(after), filter, self.size, take)?;
         Ok((page.through.into(), page.complete))
     }
 
@@ -140,19 +129,14 @@ impl Page {
         after: Option<Mpid>,
         message: &mut Vec<u8>,
     ) -> Result<(Position, bool), StoreError> {
-        let corrupt = || StoreError::corrupt("profile");
+        let (Selection { filter, mask, .. }, corrupt) = (&self.selection, || StoreError::corrupt("profile"));
         let now = store.now();
-        let as_of = AsOf { of, after, mpids: self.selection.filter.mpids(), now };
+        let as_of = AsOf { of, after, mpids: filter.mpids(), now };
         let reached = store.profiles_as_of(&self.workspace, as_of, self.size, |mpid, profile| {
-            let selects = |profile: &[u8]| -> Result<bool, StoreError> {
-                let is_selected = |profile: Profile| self.selection.filter.selects(&profile, now);
-                Ok(!self.selection.filter.tests_profiles()
-                    || Profile::decode(profile).map(is_selected).map_err(|_| corrupt())?)
-            };
-            if !self.selection.filter.has_profile(mpid) || !selects(profile)? {
+            if !filter.selects(mpid, profile, now).map_err(|_| corrupt())? {
                 return Ok(None);
             }
-            let profile = self.selection.mask.profile(profile).map_err(|_| corrupt())?;
+            let profile = mask.profile(profile).map_err(|_| corrupt())?;
             wire::put_delimited(SNAPSHOT_PROFILES, &profile, message);
             Ok(Some(profile.len()))
         })?;

@@ -1,6 +1,5 @@
 //! What a filter says of changes.
 
-use prost::Message;
 use prost_types::value::Kind;
 use prost_types::{FieldMask, Struct, Value};
 
@@ -72,7 +71,8 @@ fn both_conditions_on_profiles_must_hold() {
     assert_eq!(judge(filter(), Some(&both), Some(&audience)), Some(FilterMatch::Left));
     assert_eq!(judge(filter(), Some(&plan), Some(&audience)), None);
     let parsed = Filter::parse(Some(filter())).unwrap();
-    let selected = [&both, &plan, &audience].map(|profile| parsed.selects(profile, NOW));
+    let selected = [&both, &plan, &audience]
+        .map(|profile| parsed.selects(Mpid::new(1).unwrap(), &profile.encode_to_vec(), NOW).unwrap());
     assert_eq!(selected, [true, false, false]);
 }
 
@@ -87,7 +87,8 @@ fn a_membership_that_has_ended_leaves_with_the_next_change() {
     assert_eq!(judge(filter(), Some(&member), Some(&changed)), Some(FilterMatch::Left), "it has ended");
     let ended_before = profile("pro", Some(Micros::new(1_000_000)));
     assert_eq!(judge(filter(), Some(&ended_before), Some(&changed)), None, "it had ended already");
-    assert!(!Filter::parse(Some(filter())).unwrap().selects(&member, NOW));
+    let selects = Filter::parse(Some(filter())).unwrap().selects(Mpid::new(1).unwrap(), &member.encode_to_vec(), NOW);
+    assert!(!selects.unwrap());
 }
 
 #[test]
@@ -123,7 +124,7 @@ fn the_header_tests_the_kind_the_profile_the_shard_and_silence() {
         ..EventFilter::default()
     };
     let filter = Filter::parse(Some(filter)).unwrap();
-    assert!(!filter.tests_changes() && !filter.tests_profiles());
+    assert!(!filter.tests_changes());
     assert!(filter.matches(EventKind::Created, one, false));
     assert!(!filter.matches(EventKind::Updated, one, false));
     assert!(!filter.matches(EventKind::Created, two, false));

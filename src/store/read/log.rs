@@ -136,7 +136,7 @@ impl Snapshot {
         if after < bounds.floor {
             return Ok(self.expired(workspace, bounds));
         }
-        let past = Past::Event(self.before_next_sound_event(workspace, after, through));
+        let past = Past::Position(self.before_next_sound_event(workspace, after, through).into());
         Ok(StoreError::Corrupt { table: Kind::Event.name(), past: Some(past) })
     }
 

@@ -318,7 +318,9 @@ async fn a_log_delivers_what_precedes_the_damage_and_says_where_to_continue() {
     let of_one = crate::proto::v1::EventFilter { mpids: vec![1], ..Default::default() };
     for filter in [Filter::default(), Filter::parse(Some(of_one)).unwrap()] {
         let past = |after| match page_of_events(&store, after, &filter) {
-            (seen, Err(StoreError::Corrupt { past: Some(Past::Event(past)), .. })) if seen.is_empty() => past.get(),
+            (seen, Err(StoreError::Corrupt { past: Some(Past::Position(past)), .. })) if seen.is_empty() => {
+                past.place().get()
+            }
             other => panic!("after {after}: {other:?}"),
         };
         assert_eq!(past(0), 1, "the oldest");

@@ -9,6 +9,7 @@
 //!
 //! Deliberately absent: what can be tested through the API. Those tests are in `tests/it`.
 
+mod acknowledging;
 mod bounds;
 mod clocks;
 mod crash;

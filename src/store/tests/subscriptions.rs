@@ -6,7 +6,6 @@ use super::disk::Disk;
 use super::harness::*;
 use crate::command::*;
 use crate::model::invalid::CursorError;
-use crate::model::limits::SKIPPED_EVENTS;
 use crate::model::{Invalid, Limits, Micros, Mpid, Place, Position, Settings, SubscriptionName, Workspace};
 use crate::proto::v1::{EventFilter, OnExpired, Shard, SkippedEvent, Subscription, WriteOutcome};
 use crate::store::read::LogBounds;
@@ -27,11 +26,11 @@ into_change!(CreateSubscription, DeleteSubscription, SeekSubscription, Acknowled
 
 /// A subscription, as a command or a read tells of it.
 #[derive(Debug, Clone, PartialEq)]
-struct Seen {
+pub struct Seen {
     settings: Subscription,
-    position: Position,
+    pub position: Position,
     stream: u64,
-    skipped: u64,
+    pub skipped: u64,
 }
 
 impl From<SubscriptionState> for Seen {
@@ -83,7 +82,7 @@ pub fn at(place: u64) -> Position {
     Place::after(place).into()
 }
 
-fn in_snapshot(of: u64, after: i64) -> Position {
+pub fn in_snapshot(of: u64, after: i64) -> Position {
     Position::Snapshot { of: Place::after(of), after: Mpid::new(after) }
 }
 
@@ -97,20 +96,20 @@ pub fn skip(of: &str, stream: u64, position: Position, events: impl IntoIterator
     Acknowledge { skipped, ..ack(of, stream, position) }
 }
 
-async fn write(store: &Store, change: impl Into<Change>) -> Result<Written, StoreError> {
+pub async fn write(store: &Store, change: impl Into<Change>) -> Result<Written, StoreError> {
     store.write(command(SECOND, change)).await
 }
 
 /// The subscription after a write.
-async fn done(store: &Store, change: impl Into<Change>) -> Seen {
+pub async fn done(store: &Store, change: impl Into<Change>) -> Seen {
     after(write(store, change).await.unwrap())
 }
 
-fn view(store: &Store, of: &str) -> SubscriptionView {
+pub fn view(store: &Store, of: &str) -> SubscriptionView {
     store.subscription(&workspace(), &name(of)).unwrap()
 }
 
-fn position(store: &Store, of: &str) -> Position {
+pub fn position(store: &Store, of: &str) -> Position {
     view(store, of).acknowledged
 }
 
@@ -124,7 +123,7 @@ pub async fn store_with(disk: &Disk, events: i64) -> Store {
 }
 
 /// Restarts the store with a log that begins after a place. Its head must be 10.
-async fn trimmed(disk: &Disk, store: Store, floor: u64) -> Store {
+pub async fn trimmed(disk: &Disk, store: Store, floor: u64) -> Store {
     store.close().await;
     tamper(disk, |transaction| {
         let mut events = transaction.open_table(EVENTS).unwrap();
@@ -138,12 +137,12 @@ async fn trimmed(disk: &Disk, store: Store, floor: u64) -> Store {
     store_on(disk, |_, _| {})
 }
 
-fn skipped_page(store: &Store, of: &str, after: Option<u64>, most: usize) -> (Vec<SkippedEvent>, bool) {
+pub fn skipped_page(store: &Store, of: &str, after: Option<u64>, most: usize) -> (Vec<SkippedEvent>, bool) {
     let id = store.workspace_id(&workspace()).unwrap();
     store.snapshot().unwrap().skipped_events(id, &name(of), after.map(sequence), most).unwrap()
 }
 
-fn skipped(store: &Store, of: &str) -> Vec<u64> {
+pub fn skipped(store: &Store, of: &str) -> Vec<u64> {
     let (events, more) = skipped_page(store, of, None, usize::MAX);
     assert!(!more);
     assert_eq!(view(store, of).skipped, events.len() as u64, "the count is that of the list");
@@ -377,53 +376,6 @@ async fn a_stream_does_what_on_expired_says() {
 }
 
 #[tokio::test]
-async fn skipped_events_are_listed_once_and_in_order() {
-    let disk = Disk::default();
-    let store = store_with(&disk, 10).await;
-    let store = trimmed(&disk, store, 2).await;
-    write(&store, subscribe("crm", Begin::Earliest)).await.unwrap();
-    write(&store, open("crm")).await.unwrap();
-    let state = done(&store, skip("crm", 1, at(6), [5, 3, 5])).await;
-    assert_eq!((state.skipped, state.position), (2, at(6)));
-    let (again, older) = (skip("crm", 1, at(6), [3]), skip("crm", 1, at(4), [4]));
-    assert_eq!(write(&store, again.clone()).await.unwrap().outcome, WriteOutcome::Unchanged, "it was skipped before");
-    assert_eq!(done(&store, older).await.position, at(6), "an older position, but a new skip");
-    assert_eq!(skipped(&store, "crm"), [3, 4, 5]);
-
-    for (wrong, through) in [(7, 6), (10, 9)] {
-        let refused = write(&store, skip("crm", 1, at(through), [6, wrong])).await;
-        let Err(StoreError::Invalid(Invalid::Field { field, .. })) = refused else { panic!("{refused:?}") };
-        assert_eq!(field, "skipped[1].sequence");
-    }
-    assert_eq!((position(&store, "crm"), skipped(&store, "crm")), (at(6), vec![3, 4, 5]), "nothing was written");
-    let edges = skip("crm", 1, at(10), [10]);
-    assert_eq!(done(&store, edges).await.skipped, 4);
-
-    let reworded = Acknowledge { skipped: vec![(sequence(3), "again".to_owned())], ..again };
-    write(&store, reworded).await.unwrap();
-    let page = |after: Option<u64>, most| skipped_page(&store, "crm", after, most);
-    let event =
-        |sequence| SkippedEvent { sequence, reason: "lost".into(), time: Some(Micros::new(SECOND).to_timestamp()) };
-    assert_eq!(page(None, 2), (vec![event(3), event(4)], true), "the first reason stays");
-    assert_eq!(page(Some(4), 2), (vec![event(5), event(10)], false));
-    assert_eq!(page(Some(10), 2), (vec![], false));
-}
-
-#[tokio::test]
-async fn skips_belong_to_one_subscription() {
-    let store = store_with(&Disk::default(), 10).await;
-    for (of, events) in [("a", [1, 2]), ("ab", [2, 3]), ("b", [4, 5])] {
-        write(&store, subscribe(of, Begin::Earliest)).await.unwrap();
-        write(&store, open(of)).await.unwrap();
-        write(&store, skip(of, 1, at(9), events)).await.unwrap();
-    }
-    for (of, events) in [("a", [1, 2]), ("ab", [2, 3]), ("b", [4, 5])] {
-        assert_eq!(skipped(&store, of), events);
-        assert!(!skipped_page(&store, of, None, 2).1, "there are no more");
-    }
-}
-
-#[tokio::test]
 async fn a_deleted_subscription_leaves_nothing() {
     let disk = Disk::default();
     let store = store_with(&disk, 10).await;
@@ -444,25 +396,6 @@ async fn a_deleted_subscription_leaves_nothing() {
             .map(|table| transaction.open_table(table).unwrap().iter().unwrap().count());
         assert_eq!(rows, [1, 1, 10]);
     });
-}
-
-/// A subscription keeps so many skipped events and no more: one more is refused, and nothing changes.
-#[tokio::test]
-async fn a_subscription_keeps_only_so_many_skipped_events() {
-    let disk = Disk::default();
-    let store = store_on(&disk, |_, _| {});
-    let last = i64::try_from(SKIPPED_EVENTS).unwrap() + 1;
-    let imports = (1..=last).map(|mpid| store.import(command(1, create(mpid))));
-    for written in futures_util::future::join_all(imports).await {
-        written.unwrap().await.unwrap();
-    }
-    write(&store, subscribe("crm", Begin::Earliest)).await.unwrap();
-    write(&store, open("crm")).await.unwrap();
-    write(&store, skip("crm", 1, at(SKIPPED_EVENTS), 1..=SKIPPED_EVENTS)).await.unwrap();
-    let refused = write(&store, skip("crm", 1, at(SKIPPED_EVENTS + 1), [SKIPPED_EVENTS + 1])).await;
-    assert!(matches!(refused, Err(StoreError::Invalid(Invalid::Limit { .. }))), "{refused:?}");
-    assert_eq!(position(&store, "crm"), at(SKIPPED_EVENTS));
-    assert_eq!(done(&store, ack("crm", 1, at(SKIPPED_EVENTS + 1))).await.position, at(SKIPPED_EVENTS + 1));
 }
 
 #[tokio::test]
@@ -535,75 +468,6 @@ async fn a_list_has_the_subscriptions_in_the_order_of_their_names() {
         view(&store, "a").bounds,
         LogBounds { floor: Place::after(4), head: Place::after(10), bytes: view(&store, "a").bounds.bytes }
     );
-}
-
-/// A trim keeps what a subscription has not acknowledged, and forgets the skipped events that the log loses.
-#[tokio::test]
-async fn retention_keeps_what_is_held_and_forgets_old_skips() {
-    let store = store_with(&Disk::default(), 10).await;
-    for of in ["a", "b"] {
-        write(&store, subscribe(of, Begin::Earliest)).await.unwrap();
-        write(&store, open(of)).await.unwrap();
-    }
-    write(&store, skip("a", 1, at(9), [2, 4, 6])).await.unwrap();
-    write(&store, skip("b", 1, in_snapshot(5, 1), [1, 5])).await.unwrap();
-    let trim = |hold_bytes| Trim { max_age: None, max_bytes: Some(0), hold_age: None, hold_bytes, most: 100 };
-    store.write(command(SECOND, trim(None))).await.unwrap();
-    assert_eq!(view(&store, "b").bounds.floor, Place::after(5), "b holds the rest");
-    assert_eq!((skipped(&store, "a"), skipped(&store, "b")), (vec![6], vec![]));
-    store.write(command(SECOND, trim(Some(0)))).await.unwrap();
-    assert_eq!(view(&store, "b").bounds.floor, Place::after(10), "it may hold no more");
-    assert_eq!(skipped(&store, "a"), [0; 0]);
-    let lost = write(&store, open("b")).await;
-    assert!(matches!(lost, Err(StoreError::Expired { .. })), "{lost:?}");
-}
-
-/// Acknowledgements that come together cost few commands, and each caller gets a place at least as far as it asked for.
-#[tokio::test]
-async fn acknowledgements_are_joined() {
-    let store = std::sync::Arc::new(store_with(&Disk::default(), 200).await);
-    write(&store, subscribe("crm", Begin::Earliest)).await.unwrap();
-    write(&store, open("crm")).await.unwrap();
-    let before = store.metrics.commands_written();
-    let all = (1..=200).map(|place| store.acknowledge(workspace(), ack("crm", 1, at(place)), Limits::default()));
-    let acknowledged = futures_util::future::join_all(all).await;
-    for (place, acknowledged) in (1..).zip(acknowledged) {
-        assert!(acknowledged.unwrap() >= at(place));
-    }
-    assert_eq!(position(&store, "crm"), at(200));
-    assert!(store.metrics.commands_written() - before <= 3, "one for the first, and one for those that came meanwhile");
-    assert!(store.acknowledgements.is_empty());
-}
-
-/// An acknowledgement with skipped events stands for itself: if it is refused, nothing moves, and no other suffers.
-#[tokio::test]
-async fn an_acknowledgement_with_skips_is_judged_by_itself() {
-    let store = std::sync::Arc::new(store_with(&Disk::default(), 10).await);
-    write(&store, subscribe("crm", Begin::Earliest)).await.unwrap();
-    write(&store, open("crm")).await.unwrap();
-    let send = |acknowledge| store.acknowledge(workspace(), acknowledge, Limits::default());
-    let (bad, good) = tokio::join!(send(skip("crm", 1, at(9), [10])), send(ack("crm", 1, at(5))));
-    assert!(matches!(bad, Err(StoreError::Invalid(_))), "{bad:?}");
-    assert_eq!((good.unwrap(), position(&store, "crm")), (at(5), at(5)));
-    let (skips, further) = tokio::join!(send(skip("crm", 1, at(6), [6])), send(ack("crm", 1, at(8))));
-    assert_eq!((skips.unwrap(), further.unwrap(), skipped(&store, "crm")), (at(6), at(8), vec![6]));
-}
-
-/// A caller that goes away cancels no other, and leaves nothing behind.
-#[tokio::test]
-async fn a_caller_that_goes_away_holds_up_no_other() {
-    use futures_util::FutureExt;
-    let store = std::sync::Arc::new(store_with(&Disk::default(), 3).await);
-    write(&store, subscribe("crm", Begin::Earliest)).await.unwrap();
-    write(&store, open("crm")).await.unwrap();
-    let acknowledge = |place, stream| store.acknowledge(workspace(), ack("crm", stream, at(place)), Limits::default());
-    let mut gone = Box::pin(acknowledge(1, 1));
-    assert!((&mut gone).now_or_never().is_none());
-    let waits = acknowledge(3, 1);
-    drop(gone);
-    assert_eq!(waits.await.unwrap(), at(3));
-    assert!(matches!(acknowledge(3, 9).await, Err(StoreError::TakenOver)));
-    assert!(store.acknowledgements.is_empty());
 }
 
 #[tokio::test]

@@ -23,6 +23,7 @@ from cameo.v1.profile_pb2 import Profile
 
 from .errors import CameoError, SubscriptionTakenOver, translate
 from .retry import Backoff, is_curable
+from .streams import Streams
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class DurableDelivery:
     """Where it stands in the stream. For `DurableSubscription`."""
 
 
-class DurableSubscription:
+class DurableSubscription(Streams):
     """An endless iterable of deliveries. With `until_caught_up`, it ends at the head of the log.
 
     While it is iterated, no delivery repeats, unless a seek moved the place back. A new iteration, as after a restart
@@ -59,10 +60,7 @@ class DurableSubscription:
     """
 
     def __init__(self, events: EventServiceStub, request: SubscribeRequest) -> None:
-        self._events = events
-        self._request = request
-        self._call: grpc.Call | None = None
-        self._stopped = threading.Event()
+        super().__init__(events, request)
         self._changed = threading.Condition()
         # The condition guards what follows.
         self._is_settled = True  # Whether the stream has sent again what was delivered before it was opened.
@@ -104,45 +102,12 @@ class DurableSubscription:
 
         What is acknowledged after that is tried once.
         """
-        self._stopped.set()
-        self._close()
+        super().stop()
 
-    def _messages(self) -> Iterator[SubscribeResponse]:
-        """The messages of consecutive streams."""
-        backoff = Backoff()
-        wait = 0.0
-        while not self._stopped.wait(wait):
-            broken = None
-            try:
-                for message in self._open():
-                    backoff.reset()
-                    yield message
-                    if self._stopped.is_set():
-                        return
-                if self._request.until_caught_up:
-                    return
-            except grpc.RpcError as rpc_error:
-                if self._stopped.is_set():
-                    return
-                broken = translate(rpc_error)
-                if not is_curable(broken):
-                    raise broken from rpc_error
-            finally:
-                self._close()
-            wait = backoff.next(broken.retry_delay if broken else None)
-            _log.info("the stream broke (%s); opening it again in %.1f s", broken or "it just ended", wait)
-
-    def _open(self) -> Iterator[SubscribeResponse]:
+    def _next_request(self) -> SubscribeRequest:
         with self._changed:
             self._is_settled = False
-        stream = self._call = self._events.Subscribe(self._request)
-        if self._stopped.is_set():  # `stop` was called before it could see this stream.
-            stream.cancel()
-        return stream
-
-    def _close(self) -> None:
-        if self._call is not None:
-            self._call.cancel()
+        return self._request
 
     def _take(self, message: SubscribeResponse) -> DurableDelivery | None:
         """Returns what to deliver of a message: nothing if it was delivered by an earlier stream."""

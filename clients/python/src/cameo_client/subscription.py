@@ -8,22 +8,15 @@
 
 from __future__ import annotations
 
-import logging
-import threading
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import grpc
-
 from cameo.v1.event_pb2 import Event
-from cameo.v1.event_service_pb2 import SubscribeRequest, SubscribeResponse
+from cameo.v1.event_service_pb2 import SubscribeRequest
 from cameo.v1.event_service_pb2_grpc import EventServiceStub
 
 from .cursors import CursorStore
-from .errors import translate
-from .retry import Backoff, is_curable
-
-_log = logging.getLogger(__name__)
+from .streams import Streams
 
 
 class Delivery(NamedTuple):
@@ -33,7 +26,7 @@ class Delivery(NamedTuple):
     cursor: str
 
 
-class Subscription:
+class Subscription(Streams):
     """An endless iterable of deliveries. With `until_caught_up`, it ends at the head of the log.
 
     Asking for the next delivery confirms that the last one is handled. So `break` leaves the last delivery unhandled,
@@ -46,12 +39,9 @@ class Subscription:
 
     def __init__(self, events: EventServiceStub, request: SubscribeRequest, store: CursorStore | None = None) -> None:
         """`request` decides where to start if no cursor is stored. Without a store, every run starts there."""
-        self._events = events
-        self._request = request
+        super().__init__(events, request)
         self._store = store
         self._cursor: str | None = None
-        self._stream: grpc.Call | None = None
-        self._stopped = threading.Event()
 
     def __iter__(self) -> Iterator[Delivery]:
         if self._store is not None:
@@ -61,50 +51,12 @@ class Subscription:
                 yield Delivery(message.event, message.cursor)
             self._advance(message.cursor)
 
-    def stop(self) -> None:
-        """Ends the iteration, from any thread: at once if it is waiting, otherwise after the current delivery."""
-        self._stopped.set()
-        if self._stream is not None:
-            self._stream.cancel()
-
-    def _messages(self) -> Iterator[SubscribeResponse]:
-        """The messages of consecutive streams. Each stream starts where the previous one broke."""
-        backoff = Backoff()
-        wait = 0.0
-        while not self._stopped.wait(wait):
-            broken = None
-            try:
-                for message in self._open():
-                    backoff.reset()
-                    yield message
-                    if self._stopped.is_set():
-                        return
-                if self._request.until_caught_up:
-                    return
-            except grpc.RpcError as rpc_error:
-                if self._stopped.is_set():
-                    return
-                broken = translate(rpc_error)
-                if not is_curable(broken):
-                    raise broken from rpc_error
-            finally:
-                self._close()
-            wait = backoff.next(broken.retry_delay if broken else None)
-            _log.info("the stream broke (%s); opening it again in %.1f s", broken or "it just ended", wait)
-
-    def _open(self) -> Iterator[SubscribeResponse]:
+    def _next_request(self) -> SubscribeRequest:
         request = SubscribeRequest()
         request.CopyFrom(self._request)
         if self._cursor is not None:
             request.cursor = self._cursor  # Replaces any other start.
-        stream = self._stream = self._events.Subscribe(request)
-        if self._stopped.is_set():  # `stop` was called before it could see this stream.
-            stream.cancel()
-        return stream
-
-    def _close(self) -> None:
-        if self._stream is not None:
-            self._stream.cancel()
+        return request
 
     def _advance(self, cursor: str) -> None:
         if cursor == self._cursor:
