@@ -7,7 +7,7 @@ use crate::model::page_token::PageStart;
 use crate::model::{Filter, Micros, Mpid, Place, Position, ProfileKey, Sequence, SubscriptionName, Workspace};
 
 impl Store {
-    /// Calls `read` with the wire bytes of a profile in the latest committed state: see [`Snapshot::profile`].
+    /// Calls `read` with the wire bytes of a profile in the latest committed state: see [`super::Snapshot::profile`].
     ///
     /// # Errors
     /// [`StoreError::ProfileNotFound`] or [`StoreError::Corrupt`].
@@ -29,10 +29,10 @@ impl Store {
         Ok(Lookups::new(self.snapshot()?, workspace, self.now()))
     }
 
-    /// Reads a page of a workspace's profiles: see [`Snapshot::profiles`].
+    /// Reads a page of a workspace's profiles: see [`super::Snapshot::profiles`].
     ///
     /// # Errors
-    /// Those of [`Snapshot::profiles`], and [`StoreError::Closed`] or [`StoreError::Failed`].
+    /// Those of [`super::Snapshot::profiles`], and [`StoreError::Closed`] or [`StoreError::Failed`].
     pub fn list_profiles(
         &self,
         workspace: &Workspace,
@@ -44,10 +44,10 @@ impl Store {
         self.snapshot()?.profiles(workspace, start, self.now(), size, take)
     }
 
-    /// Returns the bounds of a workspace's log, and the position where a reader starts: see [`Snapshot::begin`].
+    /// Returns the bounds of a workspace's log, and the position where a reader starts: see [`super::Snapshot::begin`].
     ///
     /// # Errors
-    /// Those of [`Snapshot::begin`], and [`StoreError::Closed`] or [`StoreError::Failed`].
+    /// Those of [`super::Snapshot::begin`], and [`StoreError::Closed`] or [`StoreError::Failed`].
     pub fn begin(&self, workspace: &Workspace, start: &Start) -> Result<(LogBounds, Position), StoreError> {
         let cursors = self.cursors(workspace);
         match self.workspace_id(workspace) {
@@ -68,11 +68,11 @@ impl Store {
     }
 
     /// Reads a page of a workspace's log, or of one profile's history if the filter names a single profile: see
-    /// [`Snapshot::events`].
+    /// [`super::Snapshot::events`].
     ///
     /// # Errors
-    /// Those of [`Snapshot::events`], [`StoreError::Closed`] or [`StoreError::Failed`], and [`StoreError::Invalid`] if
-    /// `start` is not a place in the log.
+    /// Those of [`super::Snapshot::events`], [`StoreError::Closed`] or [`StoreError::Failed`], and
+    /// [`StoreError::Invalid`] if `start` is not a place in the log.
     pub fn list_events(
         &self,
         workspace: &Workspace,
@@ -108,7 +108,8 @@ impl Store {
         found.ok_or_else(|| StoreError::SubscriptionNotFound { name: name.clone() })
     }
 
-    /// Returns the time of the oldest event that the log holds after a place. `None` if there is none, or it is damaged.
+    /// Returns the time of the oldest event that the log holds after a place. `None` if there is none, or it is
+    /// damaged.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`], [`StoreError::Closed`] or [`StoreError::Failed`].
@@ -140,10 +141,10 @@ impl Store {
         snapshot.event(id, sequence, read)
     }
 
-    /// Reads a page of a workspace's profiles as of a place in the log: see [`Snapshot::profiles_as_of`].
+    /// Reads a page of a workspace's profiles as of a place in the log: see [`super::Snapshot::profiles_as_of`].
     ///
     /// # Errors
-    /// Those of [`Snapshot::profiles_as_of`], and [`StoreError::Closed`] or [`StoreError::Failed`].
+    /// Those of [`super::Snapshot::profiles_as_of`], and [`StoreError::Closed`] or [`StoreError::Failed`].
     pub fn profiles_as_of(
         &self,
         workspace: &Workspace,

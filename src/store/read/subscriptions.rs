@@ -104,7 +104,8 @@ impl Snapshot {
         })
     }
 
-    /// Returns the time of the oldest event that the log holds after a place. `None` if there is none, or it is damaged.
+    /// Returns the time of the oldest event that the log holds after a place. `None` if there is none, or it is
+    /// damaged.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`].
