@@ -295,10 +295,10 @@ impl Subscriber {
 
     /// Loads the next batch, or waits for more events if there are none. `None` means that there may be one.
     fn poll_fetch(&mut self, context: &mut Context<'_>) -> Poll<Next> {
+        if self.end_at.is_some_and(|end| end <= Instant::now()) {
+            return Poll::Ready(Some(Err(FeedError::TooOld { cursor: self.cursor() })));
+        }
         if self.loading.is_none() {
-            if self.end_at.is_some_and(|end| end <= Instant::now()) {
-                return Poll::Ready(Some(Err(FeedError::TooOld { cursor: self.cursor() })));
-            }
             if self.phase != Phase::Snapshot && self.position.place() >= self.head {
                 return self.poll_wait(context);
             }
@@ -306,7 +306,10 @@ impl Subscriber {
                 return Poll::Ready(Some(Ok(self.heartbeat()))); // A long run without a match can then be resumed.
             }
         }
-        match ready!(self.poll_load(context)) {
+        let Poll::Ready(loaded) = self.poll_load(context) else {
+            return self.poll_heartbeat(context); // The batch may have to wait for the batches of others.
+        };
+        match loaded {
             Ok(Batch::Events(segment, _)) if segment.through <= self.position.place() => {
                 // The next event is in memory, and malformed.
                 let past = self.cursors.at(self.position.place().next());
@@ -432,14 +435,20 @@ impl Subscriber {
 
     /// Waits until there is something to read (`None`) or something to send.
     fn poll_wait(&mut self, context: &mut Context<'_>) -> Poll<Next> {
-        if self.timer.as_mut().poll(context).is_ready() {
-            let (now, due) = (Instant::now(), self.sent_at + self.heartbeat);
-            let next = if due > now { due } else { now + self.heartbeat };
-            self.timer.as_mut().reset(self.end_at.map_or(next, |end| end.min(next)));
-            return Poll::Ready((due <= now).then(|| Ok(self.heartbeat())));
+        if let Poll::Ready(due) = self.poll_heartbeat(context) {
+            return Poll::Ready(due);
         }
         self.head = ready!(self.changes.poll(context));
         Poll::Ready(None)
+    }
+
+    /// Waits until a heartbeat is due, or the stream is too old (`None`).
+    fn poll_heartbeat(&mut self, context: &mut Context<'_>) -> Poll<Next> {
+        ready!(self.timer.as_mut().poll(context));
+        let (now, due) = (Instant::now(), self.sent_at + self.heartbeat);
+        let next = if due > now { due } else { now + self.heartbeat };
+        self.timer.as_mut().reset(self.end_at.map_or(next, |end| end.min(next)));
+        Poll::Ready((due <= now).then(|| Ok(self.heartbeat())))
     }
 
     fn heartbeat(&self) -> Bytes {

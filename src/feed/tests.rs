@@ -1,7 +1,8 @@
 //! The memory of the feed: what the rings take together, which workspace is shed first, and the bound of the map of
-//! channels. `idle`: the memory of streams that nothing polls.
+//! channels. `idle`: the memory of streams that nothing polls. `loading`: streams that wait for the log.
 
 mod idle;
+mod loading;
 
 use super::ring::tests::segment;
 use super::*;

@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A store with a feed that keeps no recent events, so that only subscribers hold segments. It loads one segment at a
 /// time.
-struct Service {
+pub(super) struct Service {
     store: Arc<Store>,
     feed: Feed,
     start: Instant,
@@ -40,7 +40,7 @@ struct Service {
 }
 
 impl Service {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         let dir = TempDir::new().unwrap();
         let feed = Feed::new(FeedConfig { ring_bytes: 0, stall_timeout: STALL, ..FeedConfig::default() });
         let publisher = feed.clone();
@@ -75,12 +75,16 @@ impl Service {
     }
 
     fn subscribe(&self, start: Start) -> Frames {
+        self.subscribe_beating(start, Duration::from_secs(60))
+    }
+
+    pub(super) fn subscribe_beating(&self, start: Start, heartbeat: Duration) -> Frames {
         let subscribe = Subscribe {
             workspace: workspace(0),
             start,
             filter: Filter::parse(None).unwrap(),
             mask: Mask::parse(None, Vec::new()).unwrap(),
-            heartbeat: Duration::from_secs(60),
+            heartbeat,
             until_caught_up: false,
             attachment: None,
         };
@@ -96,7 +100,7 @@ impl Service {
     }
 
     /// Holds up every load of a segment until the sender is dropped.
-    fn hold_loads(&self) -> mpsc::Sender<()> {
+    pub(super) fn hold_loads(&self) -> mpsc::Sender<()> {
         let (end, ends) = mpsc::channel::<()>();
         let read = move |_: &Store| {
             let _ = ends.recv();
@@ -120,7 +124,7 @@ impl Service {
 }
 
 /// The sequence of the next event, and its cursor.
-async fn event(frames: &mut Frames) -> (u64, String) {
+pub(super) async fn event(frames: &mut Frames) -> (u64, String) {
     loop {
         let run = tokio::time::timeout(PATIENCE, frames.next()).await.expect("there is an event");
         let [response] = &messages(&run.unwrap().unwrap())[..] else { panic!("a run has one event of this size") };
