@@ -202,7 +202,8 @@ impl Condition {
     }
 
     /// The profile before the change is tested as of when it became that. A membership that has ended since is one that
-    /// the reader was told of, and whose end it was not told of yet.
+    /// a reader may have been told of, and whose end it was not told of yet. But a reader whose snapshot is newer does
+    /// not have the profile: to both, one that matches again enters.
     fn judge(&self, change: &Transition) -> Option<FilterMatch> {
         let (before, after) = (change.before.as_ref(), change.event.profile.as_ref());
         let before = before.is_some_and(|profile| self.is_in_audience(profile, change.time_before()))
@@ -212,9 +213,18 @@ impl Condition {
         match (before, after) {
             (false, false) => None,
             (false, true) => Some(FilterMatch::Entered),
+            (true, true) if self.has_lapsed(change) => Some(FilterMatch::Entered),
             (true, true) => Some(FilterMatch::Stayed),
             (true, false) => Some(FilterMatch::Left),
         }
+    }
+
+    /// Whether it did not hold right before the change, because a membership had ended.
+    fn has_lapsed(&self, change: &Transition) -> bool {
+        change.lapsed().is_some_and(|lapsed| {
+            let is_satisfied = |expression: &Expression| expression.matches(change.facts(), &Subject::new(&lapsed));
+            !(self.is_in_audience(&lapsed, change.time()) && self.expression.as_ref().is_none_or(is_satisfied))
+        })
     }
 
     /// Whether it holds of a profile that is read without an event.

@@ -8,6 +8,7 @@ use prost_types::Struct;
 
 use super::Micros;
 use super::expression::{Facts, Subject};
+use super::profile::{is_expired, remove_expired};
 use crate::proto::v1::{Event, Profile};
 
 /// A decoded event, and the profile before it.
@@ -52,6 +53,19 @@ impl Transition {
     pub fn subject_after(&self) -> Option<&Subject> {
         let after = self.event.profile.as_ref()?;
         Some(self.subject_after.get_or_init(|| Subject::new(after)))
+    }
+
+    /// The profile right before the event, if a membership of it had ended since it became that. Nothing told of the
+    /// end.
+    #[must_use]
+    pub fn lapsed(&self) -> Option<Profile> {
+        let (before, now) = (self.before.as_ref()?, self.time());
+        let has_lapsed = before.audience_memberships.iter().any(|joined| is_expired(joined, now));
+        has_lapsed.then(|| {
+            let mut lapsed = before.clone();
+            remove_expired(&mut lapsed, now);
+            lapsed
+        })
     }
 
     /// When the profile became what it was before the event.

@@ -91,6 +91,25 @@ fn a_membership_that_has_ended_leaves_with_the_next_change() {
     assert!(!selects.unwrap());
 }
 
+/// A reader whose snapshot is newer than the end of the membership does not have the profile.
+#[test]
+fn a_profile_that_joins_again_after_its_membership_ended_enters() {
+    let later = Some(NOW.plus(std::time::Duration::from_secs(1)));
+    let (ended, again) = (profile("pro", Some(NOW)), profile("pro", later));
+    let changed_fields = Some(FieldMask { paths: vec!["is_opted_out".into()] });
+    let by_audience = EventFilter { audience_ids: vec![VIP], changed_fields, ..Default::default() };
+    let expression = format!("profile.audience_memberships.exists(m, m.audience_id == {VIP})");
+    let by_expression = EventFilter { expression, audience_ids: Vec::new(), ..by_audience.clone() };
+    for filter in [by_audience, by_expression] {
+        let parsed = Filter::parse(Some(filter.clone())).unwrap();
+        let mut before = ended.clone();
+        crate::model::profile::remove_expired(&mut before, NOW); // As a snapshot does.
+        assert!(!parsed.selects(Mpid::new(1).unwrap(), &before.encode_to_vec(), NOW).unwrap());
+        assert_eq!(judge(filter.clone(), Some(&ended), Some(&again)), Some(FilterMatch::Entered));
+        assert_eq!(judge(filter, Some(&again), Some(&again)), None, "it stays, and nothing asked for has changed");
+    }
+}
+
 #[test]
 fn what_changed_matters_only_for_what_stays() {
     let (free, pro) = (profile("free", None), profile("pro", None));
