@@ -8,13 +8,16 @@
 //!   quarter before that is not for pages, so batches get through while pages fill the first half. The last eighth is
 //!   for connections that hold nothing, so one that reads its responses gets through while others do not.
 //! - A connection may always receive a [`FLOOR`], so a few bad clients cannot shut the small requests of others out.
+//! - Bytes that several streams of a connection send at about the same time, from one buffer, are held once.
 //! - Taking never fails. Admission asks first, with [`Account::has_room`]; what was admitted at the same time may
 //!   take a budget past its capacity by the messages that were then under way.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -30,6 +33,10 @@ const KEPT_FROM_SECOND: usize = 8;
 /// The bytes of requests that a connection may hold although the budget is full: a call that waits for its message, and
 /// a small message. All connections together hold little by it.
 const FLOOR: usize = 8 << 10;
+
+/// The buffers of a connection that are remembered, so that they are held once. Its streams send the same events at about
+/// the same time, in as many forms as they have masks.
+const RECENT: usize = 8;
 
 /// The part of what a connection holds that it must give back from look to look, or it stands still: an eighth.
 const PROGRESS: u64 = 8;
@@ -67,6 +74,8 @@ pub(super) struct Account {
     held: AtomicUsize,
     /// Calls of the connection that wait for room.
     line: Line,
+    /// Buffers that its streams took lately.
+    recent: Mutex<VecDeque<Taken>>,
     /// The bytes that were given back, since the beginning.
     given: AtomicU64,
     /// The same, at the last [`look`](Account::look).
@@ -82,6 +91,15 @@ pub(super) struct Account {
 struct Line {
     waiting: AtomicUsize,
     freed: Notify,
+}
+
+/// A buffer that may still be held.
+#[derive(Debug)]
+struct Taken {
+    /// Where it begins in memory.
+    address: usize,
+    bytes: usize,
+    hold: Weak<Hold>,
 }
 
 /// Bytes that are in memory, until it is dropped.
@@ -103,6 +121,7 @@ impl Budget {
             budget: Arc::clone(self),
             held: AtomicUsize::new(0),
             line: Line::default(),
+            recent: Mutex::default(),
             given: AtomicU64::new(0),
             seen: AtomicU64::new(0),
             looked: AtomicU64::new(0),
@@ -200,6 +219,21 @@ impl Account {
     pub fn take(self: &Arc<Self>, bytes: usize) -> Hold {
         let mut hold = Hold { account: Arc::clone(self), bytes: 0 };
         hold.grow(bytes);
+        hold
+    }
+
+    /// Holds a buffer that other streams of the connection may hold as well.
+    pub fn take_shared(self: &Arc<Self>, buffer: &Bytes) -> Arc<Hold> {
+        let (address, bytes) = (buffer.as_ptr().addr(), buffer.len());
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = recent.iter().filter(|taken| (taken.address, taken.bytes) == (address, bytes));
+        // As long as it is held, nothing else is at its address.
+        if let Some(hold) = same.filter_map(|taken| taken.hold.upgrade()).next() {
+            return hold;
+        }
+        let hold = Arc::new(self.take(bytes));
+        recent.truncate(RECENT - 1);
+        recent.push_front(Taken { address, bytes, hold: Arc::downgrade(&hold) });
         hold
     }
 
@@ -331,6 +365,30 @@ mod tests {
         drop(hold);
         assert_eq!(budget.held(), 0);
         assert!(!account.is_far_over());
+    }
+
+    #[test]
+    fn a_buffer_that_streams_of_a_connection_share_is_held_once() {
+        let budget = Budget::new(800, metrics::Budget::default());
+        let (account, other) = (budget.account(), budget.account());
+        let buffer = Bytes::from(vec![0; 50]);
+        let [first, second] = [0, 1].map(|_| account.take_shared(&buffer));
+        assert_eq!(account.held(), 50);
+        let elsewhere = other.take_shared(&buffer);
+        assert_eq!((other.held(), budget.held()), (50, 100), "each connection holds it");
+        let part = account.take_shared(&buffer.slice(..20));
+        assert_eq!(account.held(), 70, "another run of it counts apart");
+        drop((first, part, elsewhere));
+        assert_eq!(account.held(), 50, "one stream still holds it");
+        drop(second);
+        assert_eq!(budget.held(), 0);
+        let [again, and_again] = [0, 1].map(|_| account.take_shared(&buffer));
+        assert_eq!(account.held(), 50);
+        drop((again, and_again));
+        assert_eq!(budget.held(), 0);
+        let buffers: Vec<_> = (0..3 * RECENT).map(|_| Bytes::from(vec![0; 1])).collect();
+        let _holds: Vec<_> = buffers.iter().map(|buffer| account.take_shared(buffer)).collect();
+        assert_eq!(account.recent.lock().unwrap().len(), RECENT);
     }
 
     #[tokio::test]

@@ -228,13 +228,21 @@ impl Outgoing {
         if self.connection.sending.is_far_over() {
             self.connection.cut(Closed::Sending); // It writes and writes, and reads none of the responses.
         }
-        // The service of a stream keeps the plain message until it has another.
-        let bytes = if self.stream.is_some() { plain.max(message.len()) } else { message.len() };
-        let hold = self.connection.sending.take(bytes);
+        let sending = &self.connection.sending;
+        if self.stream.is_none() && message.len() <= PIECE {
+            let hold = sending.take(message.len());
+            return Some(self.piece(message, hold));
+        }
+        let hold = match (&self.stream, self.encoding) {
+            (None, _) => Arc::new(sending.take(message.len())),
+            (Some(_), None) => sending.take_shared(&message),
+            // The service keeps the plain message until it has another.
+            (Some(_), Some(_)) => Arc::new(sending.take(plain.max(message.len()))),
+        };
         if message.len() <= PIECE {
             return Some(self.piece(message, hold));
         }
-        self.rest = Some(Rest { bytes: message, hold: Arc::new(hold) });
+        self.rest = Some(Rest { bytes: message, hold });
         self.next_piece()
     }
 
@@ -381,6 +389,25 @@ mod tests {
             assert_eq!(Arc::strong_count(&token), holders);
             let held = if holders == 1 { sent.len() } else { message.len() };
             assert_eq!(connection.sending.held(), held, "the service of a stream keeps its message");
+        }
+    }
+
+    #[tokio::test]
+    async fn streams_of_a_connection_hold_the_message_that_they_share_once() {
+        let (connection, message) = (connection(false), Bytes::from(vec![7; PIECE + 1]));
+        let metrics = Metrics::new(&StoreMetrics::default(), &FeedMetrics::default());
+        let connections = Connections::new(1, shared(), &metrics);
+        let mut pieces = Vec::new();
+        for _ in 0..3 {
+            let stream = Some(Arc::clone(&connections));
+            let (mut response, _) = response(&connection, None, stream, [Frame::data(message.clone())]);
+            pieces.push(response.frame().await.unwrap().unwrap().into_data().unwrap());
+            pieces.push(response.frame().await.unwrap().unwrap().into_data().unwrap());
+            assert_eq!(connection.sending.held(), message.len());
+        }
+        while let Some(piece) = pieces.pop() {
+            drop(piece);
+            assert_eq!(connection.sending.held(), if pieces.is_empty() { 0 } else { message.len() });
         }
     }
 
