@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -19,7 +19,7 @@ use super::deliver::Receiver;
 use super::event::{CloudEvents, Delivery};
 use super::ledger::{Acknowledgement, Key, Ledger};
 use super::retry::{Failure, Outcome, Policy};
-use super::stream;
+use super::stream::{self, News};
 use crate::proto::v1::SubscribeResponse;
 use crate::proto::v1::subscribe_response::Message;
 
@@ -62,6 +62,11 @@ struct Engine<A, F> {
     waiting_bytes: usize,
     /// The place of the snapshot that the stream delivers.
     snapshot: u64,
+    /// The message that there was no room for. While its permit lives, the stream is not read.
+    held: Option<(Box<SubscribeResponse>, OwnedSemaphorePermit)>,
+    /// Whether the stream broke and the next one is not open yet. Nothing is acknowledged meanwhile: the server may have
+    /// opened the next one already, and would refuse it.
+    is_broken: bool,
     acknowledge: A,
     sent: Option<(u64, Pin<Box<F>>)>,
     refusals: u32,
@@ -70,13 +75,13 @@ struct Engine<A, F> {
 }
 
 impl Lanes {
-    /// Runs until the messages end or `ending` is cancelled. Then the requests in flight are finished and acknowledged.
+    /// Runs until the news end or `ending` is cancelled. Then the requests in flight are finished and acknowledged.
     ///
     /// # Errors
     /// Why the forwarder cannot go on. What was delivered is acknowledged as far as possible.
     pub async fn run<A, F>(
         self,
-        mut messages: mpsc::Receiver<SubscribeResponse>,
+        mut news: mpsc::UnboundedReceiver<News>,
         acknowledge: A,
         ending: &CancellationToken,
     ) -> (Summary, anyhow::Result<()>)
@@ -98,6 +103,8 @@ impl Lanes {
             cloud_events: self.cloud_events,
             waiting_bytes: 0,
             snapshot: 0,
+            held: None,
+            is_broken: false,
             acknowledge,
             sent: None,
             refusals: 0,
@@ -105,8 +112,8 @@ impl Lanes {
             summary: Summary::default(),
         };
         drop(says);
-        let mut ended = engine.run(&mut messages, &mut said, ending).await;
-        drop(messages);
+        let mut ended = engine.run(&mut news, &mut said, ending).await;
+        drop(news);
         stop.cancel();
         let last = engine.finish(&mut said).await;
         if ended.is_ok() {
@@ -156,24 +163,27 @@ where
 {
     async fn run(
         &mut self,
-        messages: &mut mpsc::Receiver<SubscribeResponse>,
+        news: &mut mpsc::UnboundedReceiver<News>,
         said: &mut mpsc::UnboundedReceiver<Said>,
         ending: &CancellationToken,
     ) -> anyhow::Result<()> {
         loop {
-            self.send();
-            let has_room = self.ledger.len() < MAX_WAITING && self.waiting_bytes < MAX_WAITING_BYTES;
+            self.take_held()?;
+            if !self.is_broken {
+                self.send();
+            }
             let pause = self.not_before;
             tokio::select! {
                 biased;
                 () = ending.cancelled() => return Ok(()),
                 Some(said) = said.recv() => self.hear(said)?,
-                outcome = outcome(&mut self.sent) => self.settle(outcome)?,
-                () = sleep_until(pause), if pause > Instant::now() => {}
-                message = messages.recv(), if has_room => match message {
-                    Some(message) => self.take(message)?,
+                news = news.recv() => match news {
+                    Some(news) => self.learn(news),
                     None => return Ok(()),
                 },
+                // After the news: an acknowledgement that is refused because our own stream broke is no reason to end.
+                outcome = outcome(&mut self.sent) => self.settle(outcome)?,
+                () = sleep_until(pause), if pause > Instant::now() => {}
             }
         }
     }
@@ -203,6 +213,23 @@ where
         }
     }
 
+    fn learn(&mut self, news: News) {
+        match news {
+            News::Broke => (self.is_broken, self.held) = (true, None),
+            News::Message(message, permit) => self.held = Some((message, permit)), // It is taken in the next round.
+        }
+    }
+
+    /// Takes the message that was held, if there is room. An opened stream needs none.
+    fn take_held(&mut self) -> anyhow::Result<()> {
+        let has_room = self.ledger.len() < MAX_WAITING && self.waiting_bytes < MAX_WAITING_BYTES;
+        let fits = |message: &SubscribeResponse| has_room || matches!(message.message, Some(Message::Opened(_)));
+        match self.held.take_if(|(message, _)| fits(message)) {
+            Some((message, _permit)) => self.take(*message),
+            None => Ok(()),
+        }
+    }
+
     /// A message of the stream.
     fn take(&mut self, response: SubscribeResponse) -> anyhow::Result<()> {
         let cursor = response.cursor;
@@ -210,6 +237,7 @@ where
             Some(Message::Opened(opened)) => {
                 self.ledger.open(opened.stream, (!opened.snapshot).then_some(opened.after_sequence));
                 self.snapshot = opened.after_sequence;
+                self.is_broken = false;
                 return Ok(());
             }
             Some(Message::Event(event)) => self.cloud_events.change(&event),
@@ -268,8 +296,8 @@ where
             return Ok(());
         };
         self.ledger.refused(stream);
-        if !self.ledger.is_open(stream) {
-            return Ok(()); // A stream of ours took over from it.
+        if self.is_broken || !self.ledger.is_open(stream) {
+            return Ok(()); // A stream of ours took over from it, or is about to.
         }
         if let Some(stop) = stream::stop(&status) {
             return Err(stop);

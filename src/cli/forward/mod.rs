@@ -183,11 +183,11 @@ async fn forward_from(
     ending: &CancellationToken,
     subscription: &str,
 ) -> anyhow::Result<()> {
-    let (sender, messages) = mpsc::channel(1);
+    let (sender, news) = mpsc::unbounded_channel();
     let follow = stream::follow(async || server.subscribe(subscription).await, sender);
     let acknowledge = |acknowledgement| server.acknowledge(subscription, acknowledgement);
     tracing::info!(subscription, "forwarding");
-    let (followed, (summary, ended)) = tokio::join!(follow, lanes.run(messages, acknowledge, ending));
+    let (followed, (summary, ended)) = tokio::join!(follow, lanes.run(news, acknowledge, ending));
     let lanes::Summary { delivered, skipped, failed_attempts, .. } = summary;
     tracing::info!(delivered, skipped, failed_attempts, "ended");
     followed.and(ended)

@@ -1,10 +1,11 @@
 //! The stream of the subscription, opened again whenever it breaks.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
@@ -22,23 +23,32 @@ const SILENT_INTERVALS: u32 = 3;
 /// The longest heartbeat interval. It counts until the server has said which is in force.
 const LONGEST_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Sends the messages of one stream after another. Returns an error if the subscription cannot go on, and OK once the
-/// receiver of the messages is dropped.
+/// What happens to the stream.
+#[derive(Debug)]
+pub enum News {
+    /// The stream sent a message. It sends the next one once the permit is dropped.
+    Message(Box<SubscribeResponse>, OwnedSemaphorePermit),
+    /// The stream broke and will be opened again. A message that still waits is void: it comes again.
+    Broke,
+}
+
+/// Tells what happens to one stream after another. Returns an error if the subscription cannot go on, and OK once the
+/// receiver of the news is dropped.
 pub async fn follow<S>(
     mut subscribe: impl AsyncFnMut() -> Result<S, Status>,
-    messages: mpsc::Sender<SubscribeResponse>,
+    news: mpsc::UnboundedSender<News>, // The permit bounds it.
 ) -> anyhow::Result<()>
 where
     S: Stream<Item = Result<SubscribeResponse, Status>>,
 {
-    let mut failures = 0;
+    let (mut failures, room) = (0, Arc::new(Semaphore::new(1)));
     loop {
         let subscribed = tokio::select! {
             subscribed = subscribe() => subscribed,
-            () = messages.closed() => return Ok(()),
+            () = news.closed() => return Ok(()),
         };
         let broken = match subscribed {
-            Ok(stream) => match read(stream, &messages, &mut failures).await {
+            Ok(stream) => match read(stream, &news, &room, &mut failures).await {
                 Some(broken) => broken,
                 None => return Ok(()),
             },
@@ -47,31 +57,39 @@ where
         if let Some(stop) = stop(&broken) {
             return Err(stop);
         }
+        let _ = news.send(News::Broke); // Whether anyone listens is seen below.
         failures += 1;
         let wait = wait(&broken, failures);
         let (code, reason) = (broken.code(), reason(&broken));
         tracing::warn!(?code, reason, retry_in = ?wait, "the stream broke");
         tokio::select! {
             () = sleep(wait) => {}
-            () = messages.closed() => return Ok(()),
+            () = news.closed() => return Ok(()),
         }
     }
 }
 
-/// Sends the messages of a stream, and returns why the stream ended. `None` if the receiver of the messages was
-/// dropped.
-async fn read<S>(stream: S, messages: &mpsc::Sender<SubscribeResponse>, failures: &mut u32) -> Option<Status>
+/// Sends the messages of a stream, and returns why the stream ended. `None` if the receiver of the news was dropped.
+async fn read<S>(
+    stream: S,
+    news: &mpsc::UnboundedSender<News>,
+    room: &Arc<Semaphore>,
+    failures: &mut u32,
+) -> Option<Status>
 where
     S: Stream<Item = Result<SubscribeResponse, Status>>,
 {
     let mut stream = pin!(stream);
     let mut interval = LONGEST_INTERVAL;
     loop {
-        // A place for the message first: while the lanes are full the stream is not read, and is not silent either.
-        let place = messages.reserve().await.ok()?;
+        // Room for the message first: while the lanes are full the stream is not read, and is not silent either.
+        let permit = tokio::select! {
+            permit = room.clone().acquire_owned() => permit.ok()?,
+            () = news.closed() => return None,
+        };
         let next = tokio::select! {
             next = timeout(interval * SILENT_INTERVALS, stream.next()) => next,
-            () = messages.closed() => return None,
+            () = news.closed() => return None,
         };
         let response = match next {
             Ok(Some(Ok(response))) => response,
@@ -86,7 +104,7 @@ where
             }
             _ => *failures = 0,
         }
-        place.send(response);
+        news.send(News::Message(Box::new(response), permit)).ok()?;
     }
 }
 
@@ -153,7 +171,7 @@ mod tests {
     /// A server that is gone without a word is noticed, and messages reset the back-off.
     #[tokio::test(start_paused = true)]
     async fn a_silent_stream_is_opened_again() {
-        let (sender, mut messages) = mpsc::channel(100);
+        let (sender, mut news) = mpsc::unbounded_channel();
         let interval = Some(prost_types::Duration { seconds: 2, nanos: 0 });
         let opened = Message::Opened(Opened { heartbeat_interval: interval, ..Default::default() });
         let sent = [opened, Message::Heartbeat(Heartbeat::default())];
@@ -161,10 +179,10 @@ mod tests {
         let started = Instant::now();
         let follow = follow(async || Ok(stream::iter(sent.clone()).chain(stream::pending())), sender);
         let read = async {
-            for _ in 0..40 {
-                messages.recv().await.unwrap();
+            for _ in 0..59 {
+                news.recv().await.unwrap(); // Two messages of a stream and its end, twenty times.
             }
-            drop(messages);
+            drop(news);
             started.elapsed()
         };
         let (followed, took) = tokio::join!(follow, read);

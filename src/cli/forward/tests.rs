@@ -101,6 +101,10 @@ struct Fake {
     snapshot: Option<Profile>,
     /// How long an acknowledgement takes.
     slow: Duration,
+    /// How long a stream that is open takes to say so.
+    opening: Duration,
+    /// How many acknowledgements were refused.
+    refused: AtomicUsize,
     acknowledging: AtomicUsize,
     /// How many messages were taken from the streams.
     taken: Arc<AtomicUsize>,
@@ -160,6 +164,7 @@ impl Fake {
         tokio::time::sleep(self.slow).await;
         self.acknowledging.fetch_sub(1, Relaxed);
         if one.stream != *self.streams.lock().unwrap() {
+            self.refused.fetch_add(1, Relaxed);
             return Err(taken_over());
         }
         self.acknowledged.lock().unwrap().push(one);
@@ -199,9 +204,14 @@ async fn forward(fake: &Fake, url: &str, setup: Setup) -> (Summary, Option<Strin
         policy: Policy { min, max, attempts: setup.attempts },
         concurrency: setup.concurrency,
     };
-    let (sender, messages) = mpsc::channel(1);
-    let follow = stream::follow(async || Ok(fake.subscribe()), sender);
-    let run = lanes.run(messages, |one| fake.acknowledge(one), &fake.ending);
+    let (sender, news) = mpsc::unbounded_channel();
+    let subscribe = async || {
+        let stream = fake.subscribe();
+        tokio::time::sleep(fake.opening).await;
+        Ok(stream)
+    };
+    let follow = stream::follow(subscribe, sender);
+    let run = lanes.run(news, |one| fake.acknowledge(one), &fake.ending);
     let both = async { tokio::join!(follow, run) };
     let (followed, (summary, ended)) = tokio::time::timeout(Duration::from_secs(30), both).await.expect("it ends");
     (summary, followed.and(ended).err().map(|error| format!("{error:#}")))
@@ -344,6 +354,32 @@ async fn a_broken_stream_is_opened_again_and_nothing_is_delivered_twice() {
     assert_eq!((summary.delivered, error), (40, None));
     assert_eq!(sequences(&got), (1..=40).collect::<Vec<_>>());
     assert_eq!(*fake.streams.lock().unwrap(), 5);
+}
+
+/// The server refuses what was sent on the earlier stream. That is not another forwarder.
+#[tokio::test]
+async fn an_acknowledgement_that_its_own_new_stream_overtakes_does_not_stop_it() {
+    let (url, got) = receiver(|_, _| status(200)).await;
+    let (slow, opening) = (Duration::from_millis(300), Duration::from_millis(600));
+    let fake = Fake { slow, opening, ..Fake::of(&[7; 5]) };
+    *fake.breaks.lock().unwrap() = vec![(3, Status::unavailable(""))];
+    let (summary, error) = forward(&fake, &url, Setup::default()).await;
+    assert_eq!((summary.delivered, error, sequences(&got)), (5, None, vec![1, 2, 3, 4, 5]));
+    assert_eq!(fake.refused.load(Relaxed), 1, "nothing is acknowledged until the next stream is open");
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_while_there_is_no_room_is_opened_again() {
+    let fake = Arc::new(Fake::of(&[7; 1_030]));
+    *fake.breaks.lock().unwrap() = vec![(1_024, Status::unavailable(""))];
+    let of = fake.clone();
+    let (url, got) = receiver(move |_, _| status(if *of.streams.lock().unwrap() == 1 { 503 } else { 200 })).await;
+    let (summary, error) = forward(&fake, &url, Setup::default()).await;
+    assert_eq!((summary.delivered, error, fake.place()), (1_030, None, 1_030));
+    assert_eq!(*fake.streams.lock().unwrap(), 2);
+    let mut got = sequences(&got);
+    got.dedup(); // The first was tried again and again.
+    assert_eq!(got, (1..=1_030).collect::<Vec<_>>());
 }
 
 #[tokio::test]
