@@ -1,9 +1,10 @@
 //! The stream of the subscription, opened again whenever it breaks.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::stream::Peekable;
 use futures_util::{Stream, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
@@ -79,12 +80,13 @@ async fn read<S>(
 where
     S: Stream<Item = Result<SubscribeResponse, Status>>,
 {
-    let mut stream = pin!(stream);
+    let mut stream = pin!(stream.peekable());
     let mut interval = LONGEST_INTERVAL;
     loop {
         // Room for the message first: while the lanes are full the stream is not read, and is not silent either.
         let permit = tokio::select! {
             permit = room.clone().acquire_owned() => permit.ok()?,
+            ended = end(stream.as_mut()) => return Some(ended),
             () = news.closed() => return None,
         };
         let next = tokio::select! {
@@ -94,7 +96,7 @@ where
         let response = match next {
             Ok(Some(Ok(response))) => response,
             Ok(Some(Err(status))) => return Some(status),
-            Ok(None) => return Some(Status::unavailable("the stream ended")),
+            Ok(None) => return Some(ended()),
             Err(_) => return Some(Status::unavailable("the stream is silent")),
         };
         match &response.message {
@@ -106,6 +108,22 @@ where
         }
         news.send(News::Message(Box::new(response), permit)).ok()?;
     }
+}
+
+/// Waits until nothing but the end is left of the stream, and returns why it ended.
+async fn end<S>(stream: Pin<&mut Peekable<S>>) -> Status
+where
+    S: Stream<Item = Result<SubscribeResponse, Status>>,
+{
+    match stream.peek().await {
+        Some(Ok(_)) => std::future::pending().await,
+        Some(Err(status)) => status.clone(),
+        None => ended(),
+    }
+}
+
+fn ended() -> Status {
+    Status::unavailable("the stream ended")
 }
 
 /// The reason that the server gives, as `SUBSCRIBER_STALLED`.

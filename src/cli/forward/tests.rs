@@ -392,6 +392,20 @@ async fn a_newer_stream_stops_it() {
     assert_eq!(fake.place(), summary.delivered, "what was delivered is acknowledged");
 }
 
+/// Another forwarder took over while this one has no room and tries one event for ever.
+#[tokio::test]
+async fn a_newer_stream_stops_one_that_is_stuck() {
+    let (url, got) = receiver(|_, _| status(500)).await;
+    let fake = Fake::of(&[7; 2_000]);
+    *fake.breaks.lock().unwrap() = vec![(1_025, taken_over())];
+    let (summary, error) = forward(&fake, &url, Setup::default()).await;
+    assert!(error.unwrap().starts_with("another forwarder took over"));
+    assert_eq!((summary.delivered, fake.place()), (0, 0));
+    let posted = got.lock().unwrap().len();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(got.lock().unwrap().len(), posted, "it no longer posts");
+}
+
 #[tokio::test]
 async fn it_finishes_the_request_in_flight_and_another_continues() {
     let fake = Arc::new(Fake::of(&[7, 7, 7]));
