@@ -27,6 +27,9 @@ use crate::proto::v1::subscribe_response::Message;
 const MAX_WAITING: usize = 1_024;
 /// How many bytes may wait to be delivered. One more event is taken while they are fewer.
 const MAX_WAITING_BYTES: usize = 32 << 20;
+/// How often a forwarder that has no room asks whether the subscription is still its own: the messages that it does not
+/// read hide the end of its stream.
+const CHECK: Duration = Duration::from_secs(5);
 /// How long the requests in flight may take when the forwarder ends.
 const END_TIME: Duration = Duration::from_secs(10);
 /// How long the last acknowledgements may then take.
@@ -67,6 +70,9 @@ struct Engine<A, F> {
     /// Whether the stream broke and the next one is not open yet. Nothing is acknowledged meanwhile: the server may have
     /// opened the next one already, and would refuse it.
     is_broken: bool,
+    /// What acknowledges the place where the stream began, which changes nothing.
+    check: Acknowledgement,
+    next_check: Instant,
     acknowledge: A,
     sent: Option<(u64, Pin<Box<F>>)>,
     refusals: u32,
@@ -105,6 +111,8 @@ impl Lanes {
             snapshot: 0,
             held: None,
             is_broken: false,
+            check: Acknowledgement::default(),
+            next_check: Instant::now(),
             acknowledge,
             sent: None,
             refusals: 0,
@@ -172,7 +180,7 @@ where
             if !self.is_broken {
                 self.send();
             }
-            let pause = self.not_before;
+            let wake = if self.held.is_some() { self.not_before.max(self.next_check) } else { self.not_before };
             tokio::select! {
                 biased;
                 () = ending.cancelled() => return Ok(()),
@@ -183,7 +191,7 @@ where
                 },
                 // After the news: an acknowledgement that is refused because our own stream broke is no reason to end.
                 outcome = outcome(&mut self.sent) => self.settle(outcome)?,
-                () = sleep_until(pause), if pause > Instant::now() => {}
+                () = sleep_until(wake), if wake > Instant::now() => {}
             }
         }
     }
@@ -191,6 +199,7 @@ where
     /// Waits for the requests in flight, and acknowledges what is done.
     async fn finish(&mut self, said: &mut mpsc::UnboundedReceiver<Said>) -> anyhow::Result<()> {
         self.lanes.clear();
+        self.held = None;
         let mut ended = Ok(());
         let deadline = Instant::now() + END_TIME;
         while let Ok(Some(said)) = timeout_at(deadline, said.recv()).await {
@@ -238,6 +247,7 @@ where
                 self.ledger.open(opened.stream, (!opened.snapshot).then_some(opened.after_sequence));
                 self.snapshot = opened.after_sequence;
                 self.is_broken = false;
+                self.check = Acknowledgement { stream: opened.stream, cursor, skipped: Vec::new() };
                 return Ok(());
             }
             Some(Message::Event(event)) => self.cloud_events.change(&event),
@@ -284,7 +294,9 @@ where
         if self.sent.is_some() || self.not_before > Instant::now() {
             return;
         }
-        let Some(next) = self.ledger.next() else { return };
+        let is_due = self.held.is_some() && self.next_check <= Instant::now();
+        let Some(next) = self.ledger.next().or_else(|| is_due.then(|| self.check.clone())) else { return };
+        self.next_check = Instant::now() + CHECK;
         self.sent = Some((next.stream, Box::pin((self.acknowledge)(next))));
     }
 

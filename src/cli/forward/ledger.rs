@@ -38,7 +38,7 @@ struct Message {
 }
 
 /// An acknowledgement to send.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Acknowledgement {
     pub stream: u64,
     pub cursor: String,

@@ -406,6 +406,20 @@ async fn a_newer_stream_stops_one_that_is_stuck() {
     assert_eq!(got.lock().unwrap().len(), posted, "it no longer posts");
 }
 
+/// The same, but events that there is no room for come before the end of the stream.
+#[tokio::test]
+async fn one_that_is_stuck_asks_whether_a_newer_stream_took_over() {
+    let (url, _) = receiver(|_, _| status(500)).await;
+    let fake = Fake::of(&[7; 2_000]);
+    let another = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        *fake.streams.lock().unwrap() += 1;
+    };
+    let ((summary, error), ()) = tokio::join!(forward(&fake, &url, Setup::default()), another);
+    assert!(error.unwrap().starts_with("another forwarder took over"));
+    assert_eq!((summary.delivered, fake.place()), (0, 0));
+}
+
 #[tokio::test]
 async fn it_finishes_the_request_in_flight_and_another_continues() {
     let fake = Arc::new(Fake::of(&[7, 7, 7]));
