@@ -48,6 +48,7 @@ where
             subscribed = subscribe() => subscribed,
             () = news.closed() => return Ok(()),
         };
+        let was_open = subscribed.is_ok();
         let broken = match subscribed {
             Ok(stream) => match read(stream, &news, &room, &mut failures).await {
                 Some(broken) => broken,
@@ -55,7 +56,9 @@ where
             },
             Err(status) => status,
         };
-        if let Some(stop) = stop(&broken) {
+        // An open stream that retention overtook is opened again, so that the subscription's `on_expired` decides.
+        let is_overtaken = was_open && reason(&broken).as_deref() == Some("CURSOR_EXPIRED");
+        if let Some(stop) = stop(&broken).filter(|_| !is_overtaken) {
             return Err(stop);
         }
         let _ = news.send(News::Broke); // Whether anyone listens is seen below.
@@ -184,6 +187,22 @@ mod tests {
         let asks = |time| Status::with_error_details(Code::Unavailable, "", ErrorDetails::with_retry_info(Some(time)));
         assert_eq!(wait(&asks(Duration::from_secs(40)), 1), Duration::from_secs(40));
         assert_eq!(wait(&asks(Duration::from_secs(4_000)), 1), MAX_ASKED);
+    }
+
+    /// Retention overtakes a slow stream. Whether there is another is for the server to say.
+    #[tokio::test(start_paused = true)]
+    async fn an_expired_stream_is_opened_again_unless_that_is_refused() {
+        let (sender, _news) = mpsc::unbounded_channel();
+        let details = ErrorDetails::with_error_info("CURSOR_EXPIRED", "cameo", []);
+        let expired = Status::with_error_details(Code::OutOfRange, "", details);
+        let mut opened = 0;
+        let subscribe = async || {
+            opened += 1;
+            if opened == 3 { Err(expired.clone()) } else { Ok(stream::iter([Err(expired.clone())])) }
+        };
+        let ended = follow(subscribe, sender).await.unwrap_err();
+        assert!(ended.to_string().contains("CURSOR_EXPIRED"), "{ended}");
+        assert_eq!(opened, 3);
     }
 
     /// A server that is gone without a word is noticed, and messages reset the back-off.
