@@ -55,18 +55,18 @@ impl CloudEvents {
         Ok(self.delivery(Key::Event(event.sequence), event.mpid, attributes, json::event(event)?))
     }
 
-    /// The delivery of a profile of a snapshot, which is as of the event `sequence`. Its id is made of the mpid and the
-    /// etag: a profile that has not changed since an earlier snapshot has the same id as there. If the subscription's
-    /// `read_mask` leaves one of them out, the id is made of the cursor.
+    /// The delivery of a profile of a snapshot, which is as of the event `sequence`. Its id is made of that and the mpid:
+    /// it is the same when the snapshot is resumed, and another one in a later snapshot, which a receiver that drops
+    /// what it has seen must not miss. If the subscription's `read_mask` leaves the mpid out, the id is made of the
+    /// cursor, which says the same.
     ///
     /// # Errors
     /// If JSON cannot hold the profile.
     pub fn snapshot(&self, profile: &pb::Profile, sequence: u64, cursor: &str) -> serde_json::Result<Delivery> {
-        let (workspace, mpid, etag) = (&self.workspace, profile.mpid, &profile.etag);
-        let id = if mpid == 0 || etag.is_empty() {
-            format!("{workspace}/{cursor}")
-        } else {
-            format!("{workspace}/{mpid}/{etag}")
+        let (workspace, mpid) = (&self.workspace, profile.mpid);
+        let id = match mpid {
+            0 => format!("{workspace}/{cursor}"),
+            _ => format!("{workspace}/{sequence}/{mpid}"),
         };
         let attributes = self.attributes(&id, "profile.snapshot", mpid, profile.update_time, "Profile", sequence);
         Ok(self.delivery(Key::Profile(id), mpid, attributes, json::profile(profile)?))
@@ -200,15 +200,23 @@ mod tests {
         let cloud_events = cloud_events(Mode::Structured);
         let delivery = cloud_events.snapshot(&profile, 9, "AX").unwrap();
         let body: Value = serde_json::from_slice(&delivery.body).unwrap();
-        assert_eq!(delivery.id, "acme/main/web/7/e1");
-        assert_eq!((&body["type"], &body["id"]), (&json!("profile.snapshot"), &json!("acme/main/web/7/e1")));
+        assert_eq!(delivery.id, "acme/main/web/9/7");
+        assert_eq!((&body["type"], &body["id"]), (&json!("profile.snapshot"), &json!("acme/main/web/9/7")));
         assert_eq!(
             (&body["sequence"], &body["data"]),
             (&json!("00000000000000000009"), &json!({"mpid": "7", "etag": "e1"}))
         );
         assert_eq!(body.get("time"), None);
 
-        profile.etag.clear();
+        let resumed = cloud_events.snapshot(&profile, 9, "AY").unwrap();
+        let later = cloud_events.snapshot(&profile, 10, "AX").unwrap();
+        assert_eq!(
+            (resumed.id, &*later.id),
+            (delivery.id, "acme/main/web/10/7"),
+            "a later snapshot is delivered again"
+        );
+
+        profile.mpid = 0;
         let delivery = cloud_events.snapshot(&profile, 9, "AX").unwrap();
         assert_eq!(delivery.id, "acme/main/web/AX");
     }

@@ -445,7 +445,7 @@ async fn a_snapshot_comes_before_the_events() {
     let profile = Profile { mpid: 7, etag: "x".into(), ..Default::default() };
     forward(&Fake { snapshot: Some(profile), ..Fake::of(&[7]) }, &url, Setup::default()).await;
     let ids: Vec<_> = got.lock().unwrap().iter().map(|one| one.headers["webhook-id"].clone()).collect();
-    assert_eq!(ids, ["acme/main/web/7/x", "e1"]);
+    assert_eq!(ids, ["acme/main/web/0/7", "e1"]);
 }
 
 #[tokio::test]
