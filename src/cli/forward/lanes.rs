@@ -1,6 +1,7 @@
 //! Delivers the messages of the stream in lanes, and acknowledges what is done.
 //!
 //! - The events of one profile are in one lane, and a lane delivers one at a time: they arrive in order.
+//! - A snapshot and events are never on their way at once: a profile of the snapshot may not tell whose it is.
 //! - While too much waits to be acknowledged, the stream is not read.
 
 use std::pin::Pin;
@@ -63,6 +64,10 @@ struct Engine<A, F> {
     lanes: Vec<mpsc::UnboundedSender<Delivery>>, // `MAX_WAITING` bounds them.
     cloud_events: CloudEvents,
     waiting_bytes: usize,
+    /// How many deliveries have begun and not ended.
+    unfinished: usize,
+    /// The snapshot that they are of. None: they are events.
+    unfinished_of: Option<u64>,
     /// The place of the snapshot that the stream delivers.
     snapshot: u64,
     /// The message that there was no room for. While its permit lives, the stream is not read.
@@ -108,6 +113,8 @@ impl Lanes {
             lanes: lanes.collect(),
             cloud_events: self.cloud_events,
             waiting_bytes: 0,
+            unfinished: 0,
+            unfinished_of: None,
             snapshot: 0,
             held: None,
             is_broken: false,
@@ -229,14 +236,27 @@ where
         }
     }
 
-    /// Takes the message that was held, if there is room. An opened stream needs none.
+    /// Takes the message that was held, if its time has come.
     fn take_held(&mut self) -> anyhow::Result<()> {
-        let has_room = self.ledger.len() < MAX_WAITING && self.waiting_bytes < MAX_WAITING_BYTES;
-        let fits = |message: &SubscribeResponse| has_room || matches!(message.message, Some(Message::Opened(_)));
-        match self.held.take_if(|(message, _)| fits(message)) {
-            Some((message, _permit)) => self.take(*message),
-            None => Ok(()),
+        match self.held.take() {
+            Some((message, _permit)) if self.fits(&message) => self.take(*message),
+            held => {
+                self.held = held;
+                Ok(())
+            }
         }
+    }
+
+    /// Whether a message may be taken. An opened stream needs no room.
+    fn fits(&self, message: &SubscribeResponse) -> bool {
+        let of = match message.message {
+            Some(Message::Opened(_)) => return true,
+            Some(Message::SnapshotProfile(_)) => Some(self.snapshot),
+            Some(Message::Event(_)) => None,
+            _ => self.unfinished_of,
+        };
+        let has_room = self.ledger.len() < MAX_WAITING && self.waiting_bytes < MAX_WAITING_BYTES;
+        has_room && (self.unfinished == 0 || self.unfinished_of == of)
     }
 
     /// A message of the stream.
@@ -260,9 +280,14 @@ where
         let delivery = delivery.context("JSON cannot hold an event")?;
         if self.ledger.arrive(delivery.key.clone(), cursor) {
             self.waiting_bytes += delivery.body.len();
-            let lane = xxh3_64(&delivery.mpid.to_le_bytes()) % self.lanes.len() as u64;
-            let lane = &self.lanes[usize::try_from(lane).expect("it is the index of a lane")];
-            lane.send(delivery).map_err(|_| anyhow!("a lane ended"))?;
+            self.unfinished += 1;
+            let (of, hash) = match &delivery.key {
+                Key::Event(_) => (None, xxh3_64(&delivery.mpid.to_le_bytes())),
+                Key::Profile(id) => (Some(self.snapshot), xxh3_64(id.as_bytes())), // It is in a snapshot once.
+            };
+            self.unfinished_of = of;
+            let lane = usize::try_from(hash % self.lanes.len() as u64).expect("it is the index of a lane");
+            self.lanes[lane].send(delivery).map_err(|_| anyhow!("a lane ended"))?;
         }
         Ok(())
     }
@@ -273,6 +298,7 @@ where
             return Ok(());
         };
         self.waiting_bytes -= bytes;
+        self.unfinished -= 1;
         match outcome {
             Outcome::Delivered => {
                 self.summary.delivered += 1;

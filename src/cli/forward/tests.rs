@@ -369,6 +369,19 @@ async fn a_snapshot_comes_before_the_events() {
     assert_eq!(ids, ["acme/main/web/0/7", "e1"]);
 }
 
+/// A profile whose mpid the `read_mask` leaves out must not arrive after an event of the same profile.
+#[tokio::test]
+async fn events_wait_for_the_whole_snapshot() {
+    let is_profile = |one: &Got| one.headers["webhook-id"].to_str().unwrap().starts_with("acme/");
+    let (url, got) = receiver(move |one, number| status(if is_profile(one) && number < 6 { 503 } else { 200 })).await;
+    let fake =
+        Fake { snapshot: Some(Profile { etag: "x".into(), ..Default::default() }), ..Fake::of(&[1, 2, 3, 4, 5]) };
+    let (summary, error) = forward(&fake, &url, Setup { concurrency: 8, ..Setup::default() }).await;
+    assert_eq!((summary.delivered, summary.failed_attempts, error), (6, 5, None));
+    let got: Vec<_> = got.lock().unwrap().iter().map(is_profile).collect();
+    assert_eq!(got, [[true; 6].as_slice(), &[false; 5]].concat());
+}
+
 #[tokio::test]
 async fn a_receiver_that_takes_nothing_holds_up_the_stream() {
     let (url, _) = receiver(|_, _| after(503, "60")).await;
