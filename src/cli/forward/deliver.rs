@@ -87,6 +87,7 @@ impl Receiver {
         Err(Failure {
             reason: format!("HTTP {}", head.status.as_u16()),
             retry_after: retry_after(&head.headers, SystemTime::now()),
+            is_overload: matches!(head.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE),
             is_final: head.status == StatusCode::GONE,
         })
     }
@@ -114,7 +115,7 @@ impl Receiver {
 
 impl Failure {
     fn of(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), retry_after: None, is_final: false }
+        Self { reason: reason.into(), retry_after: None, is_overload: false, is_final: false }
     }
 }
 

@@ -19,7 +19,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::deliver::Receiver;
 use super::event::{CloudEvents, Delivery};
 use super::ledger::{Acknowledgement, Key, Ledger};
-use super::retry::{Failure, Outcome, Policy};
+use super::retry::{Failure, NotBefore, Outcome, Policy};
 use super::stream::{self, News};
 use crate::proto::v1::SubscribeResponse;
 use crate::proto::v1::subscribe_response::Message;
@@ -102,10 +102,11 @@ impl Lanes {
     {
         let (says, mut said) = mpsc::unbounded_channel(); // Each delivery is one of `MAX_WAITING`, its failures aside.
         let stop = ending.child_token();
-        let mut tasks = JoinSet::new();
+        let (mut tasks, not_before) = (JoinSet::new(), NotBefore::now());
         let lanes = (0..self.concurrency).map(|_| {
             let (sender, deliveries) = mpsc::unbounded_channel();
-            tasks.spawn(lane(self.receiver.clone(), self.policy, deliveries, says.clone(), stop.clone()));
+            let (receiver, not_before) = (self.receiver.clone(), not_before.clone());
+            tasks.spawn(lane(receiver, self.policy, not_before, deliveries, says.clone(), stop.clone()));
             sender
         });
         let mut engine = Engine {
@@ -142,11 +143,11 @@ impl Lanes {
 async fn lane(
     receiver: Arc<Receiver>,
     policy: Policy,
+    mut not_before: NotBefore,
     mut deliveries: mpsc::UnboundedReceiver<Delivery>,
     says: mpsc::UnboundedSender<Said>,
     stop: CancellationToken,
 ) {
-    let mut not_before = Instant::now();
     while let Some(delivery) = deliveries.recv().await {
         let attempt = |number| attempt(&receiver, &delivery, &says, number);
         let outcome = policy.run(&mut not_before, &stop, attempt).await;

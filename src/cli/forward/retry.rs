@@ -1,5 +1,6 @@
 //! Attempts until one succeeds, or until the policy gives up.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
@@ -25,6 +26,8 @@ pub struct Failure {
     pub reason: String,
     /// What the receiver asked for.
     pub retry_after: Option<Duration>,
+    /// Whether the receiver has too much to do, so that what it asked for is for every delivery.
+    pub is_overload: bool,
     /// Whether the receiver wants no more deliveries at all.
     pub is_final: bool,
 }
@@ -41,6 +44,41 @@ pub enum Outcome {
     Abandoned,
 }
 
+/// When a lane may try again.
+#[derive(Debug, Clone)]
+pub struct NotBefore {
+    lane: Instant,
+    /// A receiver with too much to do moves this one.
+    all: Arc<Mutex<Instant>>,
+}
+
+impl NotBefore {
+    pub fn now() -> Self {
+        Self { lane: Instant::now(), all: Arc::new(Mutex::new(Instant::now())) }
+    }
+
+    fn get(&self) -> Instant {
+        self.lane.max(*self.all.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Waits, also for what another lane is told meanwhile.
+    async fn wait(&self) {
+        while self.get() > Instant::now() {
+            sleep_until(self.get()).await;
+        }
+    }
+
+    /// Sets the wait of the lane to what the receiver asked for or to the back-off, whichever is longer.
+    fn set(&mut self, failure: &Failure, back_off: Duration) {
+        let asked = failure.retry_after.unwrap_or_default().min(MAX_RETRY_AFTER);
+        self.lane = Instant::now() + asked.max(back_off);
+        if failure.is_overload {
+            let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+            *all = (*all).max(Instant::now() + asked);
+        }
+    }
+}
+
 impl Policy {
     /// Waits between full jitter: a random part of the back-off, so that many senders do not try again together.
     pub fn back_off(&self, failures: u32) -> Duration {
@@ -52,11 +90,10 @@ impl Policy {
         self.min.saturating_mul(doubled).min(self.max)
     }
 
-    /// Attempts in turn. No attempt starts before `not_before`, which the receiver moves with `Retry-After`, nor after
-    /// `ending` is cancelled. An attempt that has started is waited for.
+    /// Attempts in turn. No attempt starts before `not_before`, which failures move, nor after `ending` is cancelled. An attempt that has started is waited for.
     pub async fn run<F: Future<Output = Result<(), Failure>>>(
         &self,
-        not_before: &mut Instant,
+        not_before: &mut NotBefore,
         ending: &CancellationToken,
         mut attempt: impl FnMut(u32) -> F,
     ) -> Outcome {
@@ -64,18 +101,17 @@ impl Policy {
             tokio::select! {
                 biased;
                 () = ending.cancelled() => return Outcome::Abandoned,
-                () = sleep_until(*not_before) => {}
+                () = not_before.wait() => {}
             }
             let Err(failure) = attempt(number).await else { return Outcome::Delivered };
             if failure.is_final {
                 return Outcome::Gone;
             }
-            let asked = failure.retry_after.map_or(Duration::ZERO, |asked| asked.min(MAX_RETRY_AFTER));
             if self.attempts.is_some_and(|most| number >= most) {
-                *not_before = Instant::now() + asked; // The next event waits too.
+                not_before.set(&failure, Duration::ZERO); // The next event waits too.
                 return Outcome::Skipped(format!("{} after {number} attempts", failure.reason));
             }
-            *not_before = Instant::now() + asked.max(self.back_off(number));
+            not_before.set(&failure, self.back_off(number));
         }
         unreachable!("the numbers do not end before the attempts do")
     }
@@ -91,12 +127,12 @@ mod tests {
 
     fn failure(retry_after: Option<u64>) -> Failure {
         let retry_after = retry_after.map(Duration::from_secs);
-        Failure { reason: "HTTP 503".into(), retry_after, is_final: false }
+        Failure { reason: "HTTP 503".into(), retry_after, is_overload: true, is_final: false }
     }
 
     /// Runs until the attempts succeed, and returns the waits between them, in seconds.
     async fn waits(policy: Policy, failures: &[Failure]) -> (Outcome, Vec<f64>, Duration) {
-        let (mut not_before, times) = (Instant::now(), RefCell::new(Vec::new()));
+        let (mut not_before, times) = (NotBefore::now(), RefCell::new(Vec::new()));
         let outcome = policy
             .run(&mut not_before, &CancellationToken::new(), async |number| {
                 times.borrow_mut().push(Instant::now());
@@ -104,7 +140,7 @@ mod tests {
             })
             .await;
         let waits = times.borrow().windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64()).collect();
-        (outcome, waits, not_before.saturating_duration_since(Instant::now()))
+        (outcome, waits, not_before.get().saturating_duration_since(Instant::now()))
     }
 
     #[tokio::test(start_paused = true)]
@@ -140,12 +176,32 @@ mod tests {
         assert!(rest > Duration::from_secs(29), "{rest:?}");
     }
 
+    /// An overload is the receiver's, so other lanes wait too, even one that waits already. Another failure is the
+    /// event's own.
+    #[tokio::test(start_paused = true)]
+    async fn retry_after_of_an_overload_holds_every_lane() {
+        for (is_overload, waits) in [(true, 60), (false, 1)] {
+            let (mut one, ending) = (NotBefore::now(), CancellationToken::new());
+            let mut other = one.clone();
+            let started = Instant::now();
+            other.lane = started + Duration::from_secs(1);
+            let failure = Failure { is_overload, ..failure(Some(60)) };
+            let skip = Policy { attempts: Some(1), ..POLICY };
+            let overloaded = skip.run(&mut one, &ending, |_| std::future::ready(Err(failure.clone())));
+            let delivered = async {
+                POLICY.run(&mut other, &ending, |_| std::future::ready(Ok(()))).await;
+                started.elapsed()
+            };
+            assert_eq!(tokio::join!(delivered, overloaded).0.as_secs(), waits, "{is_overload}");
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn it_ends_at_once_when_the_receiver_is_gone_or_the_forwarder_ends() {
         let gone = Failure { is_final: true, ..failure(None) };
         assert_eq!(waits(POLICY, &[failure(None), gone]).await.0, Outcome::Gone);
 
-        let (ending, mut not_before, mut attempts) = (CancellationToken::new(), Instant::now(), 0);
+        let (ending, mut not_before, mut attempts) = (CancellationToken::new(), NotBefore::now(), 0);
         let started = Instant::now();
         let outcome = POLICY.run(&mut not_before, &ending, |_| {
             attempts += 1;
