@@ -7,6 +7,7 @@
 //! - An acknowledgement never moves the position back. A seek may.
 
 use std::collections::BTreeSet;
+use std::ops::Bound;
 
 use redb::ReadableTable;
 
@@ -94,8 +95,7 @@ pub(super) fn delete(context: &Context<'_, '_>, delete: &DeleteSubscription) -> 
             false => Err(StoreError::SubscriptionNotFound { name: name.clone() }),
         };
     };
-    let removal = |kind, key| SubscriptionWrite { kind, key, row: None };
-    let skipped = skipped_through(context.state.tables, &key, Place::LAST, usize::MAX)?;
+    let skipped = skipped(context.state.tables, &key, Place::START, Place::LAST, usize::MAX)?;
     let mut effects = Effects::default();
     effects.subscriptions.extend(skipped.into_iter().map(|key| removal(SubscriptionRow::Skipped, key)));
     effects.subscriptions.push(removal(SubscriptionRow::Progress, key.clone()));
@@ -103,11 +103,15 @@ pub(super) fn delete(context: &Context<'_, '_>, delete: &DeleteSubscription) -> 
     Ok(Verdict { effects, outcome: WriteOutcome::Deleted, ..Verdict::unchanged(None, context.head.place, None) })
 }
 
+/// Moves the acknowledged position. What follows it is delivered again, so it is no longer skipped.
 pub(super) fn seek(context: &Context<'_, '_>, seek: &SeekSubscription) -> Result<Verdict, StoreError> {
     let known = existing(context, &seek.name)?;
     let acknowledged = resolve(context, seek.to)?;
-    let progress = ProgressRow { acknowledged, ..known.progress.next_stream() };
-    Ok(known.changed(context, WriteOutcome::Updated, progress, Effects::default()))
+    let again = skipped(context.state.tables, &known.key, acknowledged.place(), Place::LAST, usize::MAX)?;
+    let progress = ProgressRow { acknowledged, ..known.progress.next_stream().without_skipped(again.len()) };
+    let mut effects = Effects::default();
+    effects.subscriptions.extend(again.into_iter().map(|key| removal(SubscriptionRow::Skipped, key)));
+    Ok(known.changed(context, WriteOutcome::Updated, progress, effects))
 }
 
 /// A stream is about to be opened. If the log no longer holds what follows the acknowledged position, the settings say
@@ -166,15 +170,14 @@ pub(super) fn forget_skipped(context: &Context<'_, '_>, floor: Place) -> Result<
     })?;
     for (subscription, progress) in with_skips {
         // The rest is forgotten with the next events that go.
-        let lost = skipped_through(tables, &subscription, floor, FORGOTTEN.saturating_sub(writes.len()))?;
+        let most = FORGOTTEN.saturating_sub(writes.len());
+        let lost = skipped(tables, &subscription, Place::START, floor, most)?;
         if lost.is_empty() {
             continue;
         }
-        let progress = ProgressRow { skipped: progress.skipped.saturating_sub(lost.len() as u64), ..progress };
-        let row = Some(progress.encode(&subscription));
+        let row = Some(progress.without_skipped(lost.len()).encode(&subscription));
         writes.push(SubscriptionWrite { kind: SubscriptionRow::Progress, key: subscription, row });
-        let removal = |key| SubscriptionWrite { kind: SubscriptionRow::Skipped, key, row: None };
-        writes.extend(lost.into_iter().map(removal));
+        writes.extend(lost.into_iter().map(|key| removal(SubscriptionRow::Skipped, key)));
     }
     Ok(writes)
 }
@@ -231,6 +234,10 @@ impl ProgressRow {
     fn next_stream(self) -> Self {
         Self { stream: self.stream + 1, ..self }
     }
+
+    fn without_skipped(self, count: usize) -> Self {
+        Self { skipped: self.skipped.saturating_sub(count as u64), ..self }
+    }
 }
 
 fn known(context: &Context<'_, '_>, name: &SubscriptionName) -> Result<Option<Known>, StoreError> {
@@ -249,6 +256,10 @@ fn existing(context: &Context<'_, '_>, name: &SubscriptionName) -> Result<Known,
 fn settings_write(key: &[u8], settings: &Subscription) -> SubscriptionWrite {
     let row = Some(SettingsRow::encode(key, settings));
     SubscriptionWrite { kind: SubscriptionRow::Settings, key: key.to_vec(), row }
+}
+
+fn removal(kind: SubscriptionRow, key: Vec<u8>) -> SubscriptionWrite {
+    SubscriptionWrite { kind, key, row: None }
 }
 
 fn of_workspace(workspace: WorkspaceId) -> KeyRange {
@@ -312,16 +323,18 @@ fn new_skips(
     Ok(rows)
 }
 
-/// Returns the keys of a subscription's skipped events up to a place.
-fn skipped_through(
+/// Returns the keys of a subscription's skipped events after a place and up to another.
+fn skipped(
     tables: &Tables<'_>,
     subscription: &[u8],
+    after: Place,
     through: Place,
     most: usize,
 ) -> Result<Vec<Vec<u8>>, StoreError> {
     guarded(Kind::Skipped, || {
-        let (from, to) = (skipped_key(subscription, 0), skipped_key(subscription, through.get()));
-        let keys = tables.skipped.range::<&[u8]>(&*from..=&*to)?.take(most);
+        let (after, to) = (skipped_key(subscription, after.get()), skipped_key(subscription, through.get()));
+        let range = (Bound::Excluded(&*after), Bound::Included(&*to));
+        let keys = tables.skipped.range::<&[u8]>(range)?.take(most);
         keys.map(|row| Ok(row?.0.value().to_vec())).collect()
     })
 }

@@ -3,8 +3,8 @@
 use super::disk::Disk;
 use super::harness::*;
 use super::subscriptions::{
-    ack, at, done, in_snapshot, open, position, skip, skipped, skipped_page, store_with, subscribe, trimmed, view,
-    write,
+    ack, at, done, in_snapshot, open, position, seek, skip, skipped, skipped_page, store_with, subscribe, trimmed,
+    view, write,
 };
 use crate::command::*;
 use crate::model::limits::SKIPPED_EVENTS;
@@ -76,6 +76,31 @@ async fn a_subscription_keeps_only_so_many_skipped_events() {
     assert!(matches!(refused, Err(StoreError::Invalid(Invalid::Limit { .. }))), "{refused:?}");
     assert_eq!(position(&store, "crm"), at(SKIPPED_EVENTS));
     assert_eq!(done(&store, ack("crm", 1, at(SKIPPED_EVENTS + 1))).await.position, at(SKIPPED_EVENTS + 1));
+
+    write(&store, seek("crm", Begin::Earliest)).await.unwrap();
+    let back = done(&store, seek("crm", Begin::At(at(SKIPPED_EVENTS)))).await;
+    assert_eq!(back.skipped, 0, "the way out: the list is empty, and nothing was delivered again");
+    done(&store, skip("crm", 3, at(SKIPPED_EVENTS + 1), [SKIPPED_EVENTS + 1])).await;
+    assert_eq!(skipped(&store, "crm"), [SKIPPED_EVENTS + 1]);
+}
+
+/// What a seek moves back to will be delivered again, so it is skipped no longer.
+#[tokio::test]
+async fn a_seek_unlists_the_skipped_events_after_its_place() {
+    let store = store_with(&Disk::default(), 10).await;
+    for of in ["a", "ab", "b"] {
+        write(&store, subscribe(of, Begin::Earliest)).await.unwrap();
+        write(&store, open(of)).await.unwrap();
+        write(&store, skip(of, 1, at(9), [2, 4, 6, 9])).await.unwrap();
+    }
+    let check = Command { validate_only: true, ..command(1, seek("a", Begin::At(at(4)))) };
+    assert_eq!(store.write(check).await.unwrap().subscription.unwrap().skipped, 2);
+    assert_eq!(done(&store, seek("a", Begin::Snapshot)).await.skipped, 4, "nothing is delivered again");
+    assert_eq!(skipped(&store, "a"), [2, 4, 6, 9]);
+    assert_eq!(done(&store, seek("a", Begin::At(at(4)))).await.skipped, 2);
+    assert_eq!(done(&store, seek("b", Begin::At(in_snapshot(6, 1)))).await.skipped, 3, "events after the snapshot");
+    assert_eq!((skipped(&store, "a"), skipped(&store, "b")), (vec![2, 4], vec![2, 4, 6]));
+    assert_eq!(skipped(&store, "ab"), [2, 4, 6, 9]);
 }
 
 /// A trim keeps what a subscription has not acknowledged, and forgets the skipped events that the log loses.
