@@ -7,9 +7,10 @@ use prost_types::FieldMask;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::sync::watch;
-use tonic::{Code, Status};
+use tonic::Status;
 
 use super::draw::{self, one_in};
+use super::gone::is_gone;
 use super::recording::{Connection, Recording, View};
 use super::run::{Shared, Stage, connect, reconnect};
 use crate::harness::*;
@@ -101,8 +102,7 @@ impl Subscriber {
 
     /// Waits for the next server.
     async fn gone(&mut self, status: &Status) {
-        let is_gone = matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled);
-        assert!(is_gone, "{}: {status:?}", self.name);
+        assert!(is_gone(status), "{}: {status:?}", self.name);
         self.client =
             if self.stages.borrow().is_over { connect(&mut self.stages) } else { reconnect(&mut self.stages).await };
     }
@@ -214,7 +214,10 @@ impl Subscriber {
                 self.recording.confirmed.push(place);
             }
             // It may have been committed. The stream ends too, and then the next server is waited for.
-            Err(_) => durable.places.push(cursor),
+            Err(status) => {
+                assert!(is_gone(&status), "{}: {status:?}", self.name);
+                durable.places.push(cursor);
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ use rand::{RngExt, SeedableRng};
 use tonic::{Code, Status};
 
 use super::draw::{AUDIENCES, KEYS, PROFILES, one_in};
+use super::gone::is_gone;
 use super::run::{Shared, connect, reconnect};
 use crate::harness::*;
 
@@ -20,13 +21,16 @@ pub async fn write(seed: u64, writes: usize, shared: Shared) {
         match written {
             Ok(cursor) => shared.note_written(cursor),
             Err(status) if is_refusal(&status) => {}
-            Err(_) => client = reconnect(&mut stages).await,
+            Err(status) => {
+                assert!(is_gone(&status), "{status:?}");
+                client = reconnect(&mut stages).await;
+            }
         }
         shared.writes.send_modify(|writes| *writes += 1);
     }
 }
 
-/// What a race of writers may lead to; anything else is a server that has gone.
+/// What a race of writers may lead to.
 fn is_refusal(status: &Status) -> bool {
     matches!(status.code(), Code::NotFound | Code::AlreadyExists | Code::Aborted)
 }
