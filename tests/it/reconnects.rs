@@ -20,6 +20,7 @@ async fn subscribers_that_reconnect_in_a_storm_see_the_log_as_it_is() {
         seen.events,
         seen.left,
         seen.deleted,
+        seen.by_expression,
         seen.snapshots,
         seen.resumed_snapshots,
     ];

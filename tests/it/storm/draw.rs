@@ -9,6 +9,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, RngExt};
 
+use super::conditions::CONDITIONS;
 use super::recording::View;
 
 /// The mpids of the storm are 1 to this one.
@@ -53,6 +54,9 @@ fn filter(rng: &mut StdRng) -> EventFilter {
     }
     if one_in(rng, 2) {
         filter.audience_ids = some(rng, &(1..=AUDIENCES).collect::<Vec<_>>(), 2);
+    }
+    if one_in(rng, 3) {
+        filter.expression = CONDITIONS.choose(rng).expect("there are some").expression.into();
     }
     if one_in(rng, 4) {
         let fields = ["user_attributes", "user_identities", "audience_memberships"];

@@ -3,6 +3,7 @@
 use cameo::proto::v1::subscribe_request::Start;
 use cameo::proto::v1::*;
 
+use super::conditions::holds;
 use super::log::{Log, audiences, trimmed};
 
 /// One stream.
@@ -36,16 +37,16 @@ pub struct View {
 
 impl View {
     /// Whether to deliver an event, and its match. A second implementation of what the API says of `EventFilter`,
-    /// without `expression` and without memberships that expire.
+    /// without memberships that expire.
     pub fn verdict(&self, log: &Log, event: &Event, before: Option<&Profile>) -> Option<FilterMatch> {
         let filter = &self.filter;
         let is_of_type = filter.types.is_empty() || filter.types.contains(&event.r#type);
         if !is_of_type || !self.has_profile(log, event.mpid) || (filter.omit_silent && event.silent) {
             return None;
         }
-        let selects = |profile: Option<&Profile>| profile.is_some_and(|profile| self.selects(profile));
+        let selects = |profile: Option<&Profile>| profile.is_some_and(|profile| self.selects(profile, event));
         let matched = match (selects(before), selects(event.profile.as_ref())) {
-            _ if filter.audience_ids.is_empty() => FilterMatch::Unspecified,
+            _ if !self.has_condition() => FilterMatch::Unspecified,
             (false, false) => return None,
             (false, true) => FilterMatch::Entered,
             (true, true) => FilterMatch::Stayed,
@@ -64,9 +65,15 @@ impl View {
             || keys.iter().any(|key| event.changed_user_attributes.contains(key))
     }
 
-    fn selects(&self, profile: &Profile) -> bool {
+    /// Whether the filter has conditions on profiles.
+    pub fn has_condition(&self) -> bool {
+        !self.filter.audience_ids.is_empty() || !self.filter.expression.is_empty()
+    }
+
+    fn selects(&self, profile: &Profile, event: &Event) -> bool {
         let wanted = &self.filter.audience_ids;
-        wanted.is_empty() || audiences(profile).iter().any(|id| wanted.contains(id))
+        (wanted.is_empty() || audiences(profile).iter().any(|id| wanted.contains(id)))
+            && holds(&self.filter.expression, profile, event)
     }
 
     fn has_profile(&self, log: &Log, mpid: i64) -> bool {
@@ -76,8 +83,9 @@ impl View {
 
     /// The mpids of the snapshot of this view as of a sequence.
     pub fn snapshot(&self, log: &Log, of: u64) -> Vec<i64> {
-        let profiles = log.profiles(of).iter();
-        let wanted = profiles.filter(|(mpid, profile)| self.has_profile(log, **mpid) && self.selects(profile));
+        let (profiles, no_event) = (log.profiles(of).iter(), Event::default());
+        let selects = |mpid, profile| self.has_profile(log, mpid) && self.selects(profile, &no_event);
+        let wanted = profiles.filter(|(mpid, profile)| selects(**mpid, profile));
         wanted.map(|(mpid, _)| *mpid).collect()
     }
 

@@ -189,6 +189,8 @@ pub struct Seen {
     pub events: usize,
     pub left: usize,
     pub deleted: usize,
+    /// Events and profiles of snapshots that a CEL expression selected.
+    pub by_expression: usize,
     pub snapshots: usize,
     /// Streams that began in the middle of a snapshot.
     pub resumed_snapshots: usize,
@@ -203,6 +205,8 @@ impl Seen {
             self.durable_streams += usize::from(matches!(connection.start, Some(Start::Subscription(_))));
             let is_resumed = matches!(connection.start, Some(Start::Cursor(_)));
             for message in connection.messages.iter().filter_map(|response| response.message.as_ref()) {
+                let is_selected = matches!(message, Message::Event(_) | Message::SnapshotProfile(_));
+                self.by_expression += usize::from(is_selected && !connection.view.filter.expression.is_empty());
                 match message {
                     Message::Opened(opened) => self.resumed_snapshots += usize::from(opened.snapshot && is_resumed),
                     Message::Event(event) => {

@@ -3,7 +3,7 @@
 //! It shares no code with the server. It knows the API: where a stream must start, what a filter selects, what a
 //! snapshot holds and what a cursor says.
 //!
-//! Not checked: CEL expressions, memberships that expire, and starts that retention has overtaken.
+//! Not checked: memberships that expire, and starts that retention has overtaken.
 
 use std::collections::{BTreeSet, HashMap};
 
