@@ -53,13 +53,12 @@ use budget::Budget;
 use channel::Channel;
 use open::Streams;
 use segment::Segment;
-use stream::Subscriber;
 use view::Room;
 
 pub use attachment::{AttachedStream, Attachment, Detached};
 pub use lag::Subscribers;
 pub use open::{Frames, StreamPlace};
-pub use stream::{FeedError, Subscribe};
+pub use stream::{FeedError, Subscribe, Subscriber};
 
 /// The map is swept of dropped channels when it has this many entries, or twice as many as the last sweep left.
 const SWEEP_AT: usize = 64;
@@ -107,12 +106,18 @@ impl Feed {
         }
     }
 
-    /// Opens a stream.
+    /// Opens a stream, which [`Feed::serve`] starts.
     ///
     /// # Errors
     /// [`FeedError`] if it cannot start where the caller asks.
-    pub fn subscribe(&self, store: Arc<Store>, subscribe: Subscribe, place: StreamPlace) -> Result<Frames, FeedError> {
-        Ok(self.streams.add(Subscriber::open(self, store, subscribe)?, place))
+    pub fn open(&self, store: Arc<Store>, subscribe: Subscribe) -> Result<Subscriber, FeedError> {
+        Subscriber::open(self, store, subscribe)
+    }
+
+    /// Starts a stream, in the place that its client took for it.
+    #[must_use]
+    pub fn serve(&self, subscriber: Subscriber, place: StreamPlace) -> Frames {
+        self.streams.add(subscriber, place)
     }
 
     /// Takes a place for one more stream of a client.

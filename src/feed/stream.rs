@@ -87,7 +87,7 @@ pub enum FeedError {
 }
 
 /// One open stream.
-pub(super) struct Subscriber {
+pub struct Subscriber {
     store: Arc<Store>,
     feed: Feed,
     channel: Arc<Channel>,
@@ -222,7 +222,7 @@ impl Subscriber {
     }
 
     #[cfg(test)]
-    pub fn segment(&self) -> Option<std::sync::Weak<Segment>> {
+    pub(super) fn segment(&self) -> Option<std::sync::Weak<Segment>> {
         match self.batch.as_ref()? {
             Batch::Events(segment, _) => Some(Arc::downgrade(segment)),
             Batch::Profiles(..) => None,

@@ -89,7 +89,7 @@ impl Service {
             attachment: None,
         };
         let place = self.feed.enter(Ipv4Addr::LOCALHOST.into()).unwrap();
-        self.feed.subscribe(Arc::clone(&self.store), subscribe, place).unwrap()
+        self.feed.serve(self.feed.open(Arc::clone(&self.store), subscribe).unwrap(), place)
     }
 
     /// A stream from the earliest event that has delivered one event.

@@ -51,7 +51,7 @@ impl Events {
         let heartbeat = parse_heartbeat(request.heartbeat_interval)?;
         let until_caught_up = request.until_caught_up;
         let place = self.feed.enter(call.peer().ip())?; // First: a stream that is refused must take over none.
-        let subscribe = if let Some(subscribe_request::Start::Subscription(name)) = &request.start {
+        let subscriber = if let Some(subscribe_request::Start::Subscription(name)) = &request.start {
             let name = SubscriptionName::parse("subscription", name)?;
             refuse_settings([
                 ("filter", request.filter.is_some()),
@@ -59,17 +59,17 @@ impl Events {
                 ("user_attribute_keys", !request.user_attribute_keys.is_empty()),
                 ("shard", request.shard.is_some()),
             ])?;
-            let subscriptions::OpenedStream { filter, mask, start, attachment } =
-                Box::pin(self.open_stream(call, &workspace, name)).await?; // Boxed: most streams need none of it.
-            let attachment = Some(attachment);
-            Subscribe { workspace, start, filter, mask, heartbeat, until_caught_up, attachment }
+            let opened = self.open_stream(call, &workspace, &name, heartbeat, until_caught_up);
+            Box::pin(opened).await? // Boxed: most streams need none of it.
         } else {
             let filter = parse_filter(request.filter, request.shard)?;
             let mask = Mask::parse(request.read_mask, request.user_attribute_keys)?;
             let start = parse_start(request.start)?;
-            Subscribe { workspace, start, filter, mask, heartbeat, until_caught_up, attachment: None }
+            let attachment = None;
+            let subscribe = Subscribe { workspace, start, filter, mask, heartbeat, until_caught_up, attachment };
+            self.feed.open(Arc::clone(&self.store), subscribe)?
         };
-        Ok(self.feed.subscribe(Arc::clone(&self.store), subscribe, place)?)
+        Ok(self.feed.serve(subscriber, place))
     }
 }
 

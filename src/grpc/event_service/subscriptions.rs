@@ -1,6 +1,7 @@
 //! Durable subscriptions: their settings, their places in the log, and the streams that they open.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use prost_types::FieldMask;
 
@@ -9,15 +10,14 @@ use crate::call::Call;
 use crate::command::{
     Acknowledge, Begin, Change, CreateSubscription, DeleteSubscription, SeekSubscription, UpdateSubscription,
 };
-use crate::feed::{AttachedStream, Attachment, Detached};
+use crate::feed::{AttachedStream, Attachment, Detached, FeedError, Subscribe, Subscriber};
 use crate::grpc::codec::Encoded;
 use crate::grpc::profile_service::write::{Write, WriteRequest, write_request};
 use crate::model::cursor::{CursorSpace, Start};
 use crate::model::invalid::Quoted;
 use crate::model::limits::{FILTER_FIELDS, SKIP_REASON_BYTES, SKIPS};
 use crate::model::{
-    Filter, Invalid, Mask, Micros, Place, Position, Sequence, Settings, SubscriptionName, Workspace, subscription_page,
-    wire,
+    Invalid, Mask, Micros, Place, Position, Sequence, Settings, SubscriptionName, Workspace, subscription_page, wire,
 };
 use crate::proto::field::get_event_response;
 use crate::proto::v1::{
@@ -39,22 +39,49 @@ write_request!(SeekSubscriptionRequest, "SeekSubscription", silent: |_| false);
 /// The settings that `update_mask` may name.
 const SETTINGS: [&str; 5] = ["filter", "read_mask", "user_attribute_keys", "shard", "on_expired"];
 
-/// What a stream of a subscription delivers, and from where.
-pub(super) struct OpenedStream {
-    pub filter: Filter,
-    pub mask: Mask,
-    pub start: Start,
-    pub attachment: Attachment,
+/// How often a stream is counted at most: see [`Events::open_stream`].
+const OPENINGS: usize = 8;
+
+/// The next stream of a subscription, and where it starts.
+struct Counted {
+    settings: Settings,
+    start: Start,
+    attachment: Attachment,
 }
 
 impl Events {
     /// Opens the next stream of a subscription. Older ones end.
+    ///
+    /// Retention may remove what follows the acknowledged place just after the stream was counted. The stream is then
+    /// counted once more, so that `on_expired` decides where it starts, or that it fails.
     pub(super) async fn open_stream(
         &self,
         call: &Call,
         workspace: &Workspace,
-        name: SubscriptionName,
-    ) -> Result<OpenedStream, Refusal> {
+        name: &SubscriptionName,
+        heartbeat: Duration,
+        until_caught_up: bool,
+    ) -> Result<Subscriber, Refusal> {
+        let mut openings = 1;
+        loop {
+            let Counted { settings: Settings { filter, mask, .. }, start, attachment } =
+                self.count_stream(call, workspace, name).await?;
+            let (workspace, attachment) = (workspace.clone(), Some(attachment));
+            let subscribe = Subscribe { workspace, start, filter, mask, heartbeat, until_caught_up, attachment };
+            match self.feed.open(Arc::clone(&self.store), subscribe) {
+                Err(FeedError::Store(StoreError::Expired { .. })) if openings < OPENINGS => openings += 1,
+                opened => return Ok(opened?),
+            }
+        }
+    }
+
+    /// Counts the next stream of a subscription, and attaches it.
+    async fn count_stream(
+        &self,
+        call: &Call,
+        workspace: &Workspace,
+        name: &SubscriptionName,
+    ) -> Result<Counted, Refusal> {
         let change = Change::OpenStream(name.clone());
         let state = self.change(call, Write::of(workspace.clone(), change)).await?;
         let store::SubscriptionState { settings, acknowledged, stream, .. } = *state.expect("it exists");
@@ -62,12 +89,12 @@ impl Events {
         let acknowledged = crate::feed::planted::resumed(acknowledged);
         let settings = Settings::parse("subscription", settings)?;
         let (peer, now) = (call.peer(), self.store.now());
-        let attachment = self.feed.attach(workspace, &name, stream, peer, now, acknowledged);
+        let attachment = self.feed.attach(workspace, name, stream, peer, now, acknowledged);
         // What has changed the subscription since the stream was counted has found no stream to end.
-        if self.store.subscription(workspace, &name)?.stream != stream {
+        if self.store.subscription(workspace, name)?.stream != stream {
             return Err(StoreError::TakenOver.into());
         }
-        Ok(OpenedStream { filter: settings.filter, mask: settings.mask, start: Start::From(acknowledged), attachment })
+        Ok(Counted { settings, start: Start::From(acknowledged), attachment })
     }
 
     pub(super) async fn create(&self, call: &Call, request: CreateSubscriptionRequest) -> Result<Encoded, Refusal> {
