@@ -23,6 +23,9 @@ async fn subscribers_that_reconnect_in_a_storm_see_the_log_as_it_is() {
         seen.by_expression,
         seen.snapshots,
         seen.resumed_snapshots,
+        seen.expired,
+        seen.lost,
+        seen.begun_again,
     ];
     assert!(counts.iter().all(|count| *count > 0), "STORM_SEED={seed} {seen:?}");
 }

@@ -10,9 +10,11 @@ use tokio::sync::watch;
 use tonic::Status;
 
 use super::draw::{self, one_in};
+use super::durable::Durable;
 use super::gone::is_gone;
 use super::recording::{Connection, Recording, View};
-use super::run::{Shared, Stage, connect, reconnect};
+use super::retention::{self, Expired};
+use super::run::{Shared, Stage, connect, next_server};
 use crate::harness::*;
 
 /// The most messages that it reads of a stream before it goes away.
@@ -21,25 +23,24 @@ const MESSAGES: usize = 150;
 const FEW_MESSAGES: usize = 16;
 
 pub struct Subscriber {
-    name: String,
-    rng: StdRng,
-    shared: Shared,
+    pub name: String,
+    pub rng: StdRng,
+    pub shared: Shared,
     stages: watch::Receiver<Stage>,
-    client: Client,
-    view: View,
-    recording: Recording,
+    pub client: Client,
+    pub view: View,
+    pub recording: Recording,
     /// The last cursor that it was sent.
     cursor: Option<String>,
-    durable: Option<Durable>,
+    pub durable: Option<Durable>,
 }
 
-/// A durable subscription, as its subscriber knows it.
-struct Durable {
-    stream: u64,
-    /// The place whose acknowledgement was confirmed, and those that were asked for since without an answer.
-    places: Vec<String>,
-    /// What the stream has sent.
-    sent: Vec<String>,
+/// How one of its streams is read.
+#[derive(Debug, Clone, Copy)]
+struct Reading {
+    until_caught_up: bool,
+    /// The last one is read to its end.
+    is_last: bool,
 }
 
 impl Subscriber {
@@ -52,12 +53,16 @@ impl Subscriber {
         Self { name, rng, shared, stages, client, view, recording, cursor: None, durable: None }
     }
 
-    /// Opens so many streams, and then one that reads to the end of the log.
+    /// Opens so many streams, and then one that reads to the end of the log. It may stay away until the next server has
+    /// come, and perhaps removed what it had not read.
     pub async fn run(mut self, streams: usize) -> (String, Recording) {
         if one_in(&mut self.rng, 3) {
             self.create_subscription().await;
         }
         for _ in 0..streams {
+            if one_in(&mut self.rng, 10) {
+                self.client = next_server(&mut self.stages).await;
+            }
             self.stream(false).await;
         }
         within(self.stages.wait_for(|stage| stage.is_over)).await.unwrap();
@@ -66,45 +71,10 @@ impl Subscriber {
         (self.name, self.recording)
     }
 
-    async fn create_subscription(&mut self) {
-        let View { filter, mask, keys, shard } = self.view.clone();
-        let subscription = Subscription {
-            name: self.name.clone(),
-            filter: Some(filter),
-            read_mask: Some(FieldMask { paths: mask }),
-            user_attribute_keys: keys,
-            shard,
-            ..Subscription::default()
-        };
-        let start = match self.rng.random_range(0..3) {
-            0 => None,
-            1 => Some(create_subscription_request::Start::Earliest(true)),
-            _ => Some(create_subscription_request::Start::Snapshot(true)),
-        };
-        let request = CreateSubscriptionRequest {
-            workspace: WORKSPACE.into(),
-            subscription: Some(subscription),
-            start,
-            request_id: self.name.clone(),
-            ..CreateSubscriptionRequest::default()
-        };
-        loop {
-            match self.client.events.clone().create_subscription(request.clone()).await {
-                Ok(created) => {
-                    let places = vec![created.into_inner().subscription.unwrap().acknowledged_cursor];
-                    self.durable = Some(Durable { stream: 0, places, sent: Vec::new() });
-                    return;
-                }
-                Err(status) => self.gone(&status).await,
-            }
-        }
-    }
-
     /// Waits for the next server.
-    async fn gone(&mut self, status: &Status) {
+    pub async fn gone(&mut self, status: &Status) {
         assert!(is_gone(status), "{}: {status:?}", self.name);
-        self.client =
-            if self.stages.borrow().is_over { connect(&mut self.stages) } else { reconnect(&mut self.stages).await };
+        self.client = next_server(&mut self.stages).await;
     }
 
     /// Where the next stream starts: mostly where the last one was left.
@@ -120,16 +90,45 @@ impl Subscriber {
 }
 
 impl Subscriber {
-    /// Opens a stream, reads it and leaves it. The last one is read to the end.
+    /// Opens a stream, reads it and leaves it.
     async fn stream(&mut self, is_last: bool) {
-        let until_caught_up = is_last || one_in(&mut self.rng, 3);
-        let start = self.start();
-        loop {
-            let written = self.shared.written();
-            match within(self.client.subscribe(self.request(start.clone(), until_caught_up))).await {
-                Ok(stream) => return self.read(stream, start, written, until_caught_up, is_last).await,
-                Err(status) => self.gone(&status).await,
+        let reading = Reading { until_caught_up: is_last || one_in(&mut self.rng, 3), is_last };
+        while !self.try_stream(reading).await {}
+    }
+
+    /// Returns false if another is to be opened.
+    async fn try_stream(&mut self, reading: Reading) -> bool {
+        let mut connection = self.connection();
+        let request = self.request(connection.start.clone(), reading.until_caught_up);
+        let refusal = match within(self.client.subscribe(request)).await {
+            Ok(stream) => {
+                self.recording.connections.push(connection);
+                let is_read = self.read(stream, reading).await;
+                return is_read || !reading.is_last;
             }
+            Err(refusal) => refusal,
+        };
+        match Expired::of(&refusal) {
+            Some(expired) => {
+                connection.expired = Some(self.with_floor(expired).await);
+                self.recording.connections.push(connection);
+                self.begin_again().await;
+            }
+            None => self.gone(&refusal).await,
+        }
+        false
+    }
+
+    /// The stream that it asks for next.
+    fn connection(&mut self) -> Connection {
+        Connection {
+            start: self.start(),
+            view: self.view.clone(),
+            written: self.shared.written(),
+            acknowledged: self.durable.as_ref().map(|durable| durable.acknowledged.clone()),
+            floors: self.shared.floor()..=u64::MAX,
+            messages: Vec::new(),
+            expired: None,
         }
     }
 
@@ -144,79 +143,100 @@ impl Subscriber {
         SubscribeRequest { filter: Some(filter), read_mask, user_attribute_keys: keys, shard, ..request }
     }
 
-    async fn read(
-        &mut self,
-        mut stream: Stream,
-        start: Option<Start>,
-        written: String,
-        until_caught_up: bool,
-        is_last: bool,
-    ) {
-        // Some go away early, while they read a snapshot.
-        let is_early =
-            one_in(&mut self.rng, 3) || matches!(&start, Some(Start::Snapshot(_))) && one_in(&mut self.rng, 2);
-        let most = if is_early { FEW_MESSAGES } else { MESSAGES };
-        let count = if is_last { usize::MAX } else { self.rng.random_range(1..most) };
-        let acknowledged = self.durable.as_ref().map(|durable| durable.places.clone()).unwrap_or_default();
-        let (view, messages) = (self.view.clone(), Vec::new());
-        self.recording.connections.push(Connection { start, view, written, acknowledged, messages });
+    /// Returns whether it read as much as it wanted.
+    async fn read(&mut self, mut stream: Stream, reading: Reading) -> bool {
+        let count = if reading.is_last { usize::MAX } else { self.messages() };
         let is_slow = one_in(&mut self.rng, 4);
         let mut over = self.stages.clone(); // Of its own: `stages` must not miss the next server.
         for _ in 0..count {
             let next = tokio::select! {
                 next = stream.next() => next,
                 // The last stream reads the rest.
-                _ = over.wait_for(|stage| stage.is_over), if !until_caught_up => return,
+                _ = over.wait_for(|stage| stage.is_over), if !reading.until_caught_up => return true,
             };
             match next {
                 Ok(Some(message)) => self.took(message).await,
-                Ok(None) => return assert!(until_caught_up, "{}: the stream ended by itself", self.name),
-                Err(status) => return self.gone(&status).await,
+                Ok(None) => {
+                    assert!(reading.until_caught_up, "{}: the stream ended by itself", self.name);
+                    return true;
+                }
+                Err(status) => {
+                    self.ended(&status).await;
+                    return false;
+                }
             }
             if is_slow {
                 tokio::task::yield_now().await;
             }
         }
+        true
+    }
+
+    /// How many messages it reads of a stream. Some go away early, while they read a snapshot.
+    fn messages(&mut self) -> usize {
+        let is_snapshot = matches!(self.last().start, Some(Start::Snapshot(_)));
+        let is_early = one_in(&mut self.rng, 3) || is_snapshot && one_in(&mut self.rng, 2);
+        self.rng.random_range(1..if is_early { FEW_MESSAGES } else { MESSAGES })
     }
 
     async fn took(&mut self, message: SubscribeResponse) {
         self.cursor = Some(message.cursor.clone());
-        if let Some(durable) = &mut self.durable {
-            if let Some(Message::Opened(opened)) = &message.message {
-                durable.stream = opened.stream;
-                durable.sent.clear();
-                durable.places = vec![message.cursor.clone()];
+        if let Some(Message::Opened(opened)) = &message.message {
+            let before = *self.last().floors.start();
+            let after = self.floor().await;
+            self.last().floors = before..=after;
+            if let Some(durable) = &mut self.durable {
+                durable.opened(opened, &message.cursor, before);
             }
-            durable.sent.push(message.cursor.clone());
         }
-        self.recording.connections.last_mut().expect("it was opened").messages.push(message);
+        if let Some(durable) = &mut self.durable {
+            durable.was_sent(&message.cursor);
+        }
+        self.last().messages.push(message);
         if self.durable.is_some() && one_in(&mut self.rng, 8) {
             self.acknowledge().await;
         }
     }
 
-    /// Acknowledges what it has read, or a part of that, even if it acknowledged more before.
-    async fn acknowledge(&mut self) {
-        let Some(durable) = &mut self.durable else { return };
-        let back = if one_in(&mut self.rng, 3) { self.rng.random_range(0..durable.sent.len()) } else { 0 };
-        let cursor = durable.sent[durable.sent.len() - 1 - back].clone();
-        let request = AcknowledgeRequest {
-            workspace: WORKSPACE.into(),
-            subscription: self.name.clone(),
-            stream: durable.stream,
-            cursor: cursor.clone(),
-            ..AcknowledgeRequest::default()
-        };
-        match within(self.client.events.clone().acknowledge(request)).await {
-            Ok(response) => {
-                let place = response.into_inner().acknowledged_cursor;
-                durable.places = vec![place.clone()];
-                self.recording.confirmed.push(place);
+    /// The stream has ended with an error.
+    async fn ended(&mut self, status: &Status) {
+        match Expired::of(status) {
+            Some(expired) => {
+                let expired = self.with_floor(expired).await;
+                self.last().expired = Some(expired);
             }
-            // It may have been committed. The stream ends too, and then the next server is waited for.
+            None => self.gone(status).await,
+        }
+    }
+
+    /// What it does when retention has overtaken it.
+    async fn begin_again(&mut self) {
+        if self.durable.is_some() {
+            self.seek().await;
+        }
+        self.cursor = None;
+    }
+
+    fn last(&mut self) -> &mut Connection {
+        self.recording.connections.last_mut().expect("one was opened")
+    }
+
+    async fn with_floor(&self, expired: Expired) -> Expired {
+        self.shared.note_floor(expired.floor());
+        Expired { floor_after: self.floor().await, ..expired }
+    }
+
+    /// The sequence of the last event that is gone; the largest number if the server is.
+    async fn floor(&self) -> u64 {
+        match within(self.client.status(WORKSPACE)).await {
+            Ok(status) => {
+                let floor = retention::floor(&status.log.expect("a workspace has a log"));
+                self.shared.note_floor(floor);
+                floor
+            }
             Err(status) => {
                 assert!(is_gone(&status), "{}: {status:?}", self.name);
-                durable.places.push(cursor);
+                u64::MAX
             }
         }
     }

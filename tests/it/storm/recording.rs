@@ -1,10 +1,13 @@
 //! What one subscriber asked for and read, over all its streams.
 
+use std::ops::RangeInclusive;
+
 use cameo::proto::v1::subscribe_request::Start;
 use cameo::proto::v1::*;
 
 use super::conditions::holds;
 use super::log::{Log, audiences, trimmed};
+use super::retention::Expired;
 
 /// One stream.
 #[derive(Debug, Clone)]
@@ -13,9 +16,24 @@ pub struct Connection {
     pub view: View,
     /// The cursor of a write whose response had come before the stream was asked for. Empty if there was none.
     pub written: String,
-    /// For a durable stream: the last place whose acknowledgement was confirmed, and those that were asked for since.
-    pub acknowledged: Vec<String>,
+    /// For a durable stream.
+    pub acknowledged: Option<Acknowledged>,
+    /// The sequence of the last event that was gone: from before the stream was asked for, to after it was opened.
+    pub floors: RangeInclusive<u64>,
     pub messages: Vec<SubscribeResponse>,
+    /// If it was refused, or ended, because retention had removed what comes next.
+    pub expired: Option<Expired>,
+}
+
+/// Where a durable subscription is, as its subscriber knows it.
+#[derive(Debug, Clone)]
+pub struct Acknowledged {
+    /// The last place that was confirmed, and those that were asked for since.
+    pub places: Vec<String>,
+    /// The last event that was gone before the place was confirmed. A stream that was opened since, and whose response
+    /// was lost, may have begun anywhere after it.
+    pub floor: u64,
+    pub on_expired: OnExpired,
 }
 
 /// All streams of one subscriber, in order.
@@ -24,6 +42,8 @@ pub struct Recording {
     pub connections: Vec<Connection>,
     /// The places that acknowledgements returned, in order.
     pub confirmed: Vec<String>,
+    /// The places before a snapshot that its subscription was set to without a stream, and their sequences.
+    pub snapshots: Vec<(String, u64)>,
 }
 
 /// What a subscriber sees of the log.

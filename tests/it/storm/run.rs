@@ -1,23 +1,20 @@
 //! The storm: writers, subscribers, and a server that is restarted under them.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use cameo::proto::v1::admin_service_client::AdminServiceClient;
 use cameo::proto::v1::event_service_client::EventServiceClient;
 use cameo::proto::v1::profile_service_client::ProfileServiceClient;
-use cameo::proto::v1::subscribe_request::Start;
-use cameo::proto::v1::subscribe_response::Message;
-use cameo::proto::v1::*;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::transport::Endpoint;
 
 use super::clients::Subscriber;
-use super::draw::SHARD_COUNTS;
-use super::log::Log;
-use super::recording::Recording;
+use super::retention;
+use super::seen::Seen;
+use super::truth::Truth;
 use super::validator::validate;
 use super::violation::Violation;
 use super::writers::write;
@@ -55,11 +52,24 @@ pub struct Stage {
 #[derive(Clone)]
 pub struct Shared {
     pub stages: Arc<watch::Sender<Stage>>,
+    /// How many writes were made, and how many of them the reader of the truth has seen.
     pub writes: Arc<watch::Sender<usize>>,
+    pub known: Arc<watch::Sender<usize>>,
     written: Arc<Mutex<String>>,
+    floor: Arc<AtomicU64>,
 }
 
 impl Shared {
+    fn of(addr: SocketAddr) -> Self {
+        Self {
+            stages: Arc::new(watch::Sender::new(Stage { addr, is_over: false })),
+            writes: Arc::default(),
+            known: Arc::default(),
+            written: Arc::default(),
+            floor: Arc::default(),
+        }
+    }
+
     pub fn note_written(&self, cursor: String) {
         *self.written.lock().unwrap() = cursor;
     }
@@ -67,6 +77,15 @@ impl Shared {
     /// The cursor of a recent write whose response has come.
     pub fn written(&self) -> String {
         self.written.lock().unwrap().clone()
+    }
+
+    pub fn note_floor(&self, floor: u64) {
+        self.floor.fetch_max(floor, Ordering::SeqCst);
+    }
+
+    /// The sequence of the last event that is known to be gone.
+    pub fn floor(&self) -> u64 {
+        self.floor.load(Ordering::SeqCst)
     }
 }
 
@@ -81,23 +100,20 @@ pub fn connect(stages: &mut watch::Receiver<Stage>) -> Client {
     }
 }
 
-/// A connection to the next server.
-pub async fn reconnect(stages: &mut watch::Receiver<Stage>) -> Client {
-    within(stages.changed()).await.unwrap();
+/// A connection to the server that follows one that has gone. After the last there is no other.
+pub async fn next_server(stages: &mut watch::Receiver<Stage>) -> Client {
+    if !stages.borrow().is_over {
+        within(stages.changed()).await.unwrap();
+    }
     connect(stages)
 }
 
 /// Runs a storm, and validates what each of its subscribers recorded. The error says which one found what.
 pub async fn storm(size: Size) -> Result<Seen, (String, Violation)> {
-    let mut server = TestServer::start_with(|config| config.feed.max_streams_per_client = 10_000).await;
-    let start = server.client().await.list(list_request()).await.unwrap().cursor;
-    let mut log = Log::new(start.clone());
-    let mut truth = Truth { log: &mut log, cursor: start };
-    let shared = Shared {
-        stages: Arc::new(watch::Sender::new(Stage { addr: server.addr, is_over: false })),
-        writes: Arc::default(),
-        written: Arc::default(),
-    };
+    let mut server = TestServer::start_with(retention::settings).await;
+    let truth = Truth::begin(&server.client().await).await.map_err(of_the_log)?;
+    let shared = Shared::of(server.addr);
+    let truth = tokio::spawn(truth.read_all(shared.clone()));
 
     let mut writers = JoinSet::new();
     for (n, seed) in (0..WRITERS).zip(size.seed..) {
@@ -111,18 +127,13 @@ pub async fn storm(size: Size) -> Result<Seen, (String, Violation)> {
     for nth in 1..=size.restarts {
         let due = nth * size.writes * WRITERS / (size.restarts + 1);
         within(shared.writes.subscribe().wait_for(|writes| *writes >= due)).await.unwrap();
-        truth.read_on(&server.client().await).await.map_err(of_the_log)?;
-        server = server.restart().await;
+        server = TestServer::reopen_with(server.stop().await, retention::settings).await;
         shared.stages.send_modify(|stage| stage.addr = server.addr);
     }
     within(writers.join_all()).await;
-    truth.read_on(&server.client().await).await.map_err(of_the_log)?;
     shared.stages.send_modify(|stage| stage.is_over = true);
+    let log = within(truth).await.unwrap().map_err(of_the_log)?;
     let recordings = within(subscribers.join_all()).await;
-    for count in SHARD_COUNTS {
-        let shards = shards(&server.client().await, count).await;
-        log.learn_shards(count, &shards).map_err(of_the_log)?;
-    }
     server.stop().await;
     let mut seen = Seen::default();
     for (name, recording) in recordings {
@@ -134,91 +145,4 @@ pub async fn storm(size: Size) -> Result<Seen, (String, Violation)> {
 
 fn of_the_log(violation: Violation) -> (String, Violation) {
     ("the log".into(), violation)
-}
-
-/// Reads the log as it grows, so that it knows what retention removes later.
-struct Truth<'a> {
-    log: &'a mut Log,
-    cursor: String,
-}
-
-impl Truth<'_> {
-    async fn read_on(&mut self, client: &Client) -> Result<(), Violation> {
-        loop {
-            let start = page_after(&self.cursor);
-            let page =
-                client.list(ListEventsRequest { start, page_size: LARGEST_PAGE, ..list_request() }).await.unwrap();
-            for event in &page.events {
-                let request = GetEventRequest { sequence: event.sequence, ..get_event_request() };
-                let found = client.events.clone().get_event(request).await.unwrap().into_inner();
-                if found.event.as_ref() != Some(event) {
-                    return Err(Violation::Altered { sequence: event.sequence });
-                }
-                self.log.push(event, found.cursor)?;
-            }
-            self.cursor = page.cursor;
-            if page.caught_up {
-                return Ok(());
-            }
-        }
-    }
-}
-
-fn get_event_request() -> GetEventRequest {
-    GetEventRequest { workspace: WORKSPACE.into(), ..GetEventRequest::default() }
-}
-
-/// The profiles of the events that each shard lists.
-async fn shards(client: &Client, count: u32) -> Vec<BTreeSet<i64>> {
-    let mut shards = Vec::new();
-    for index in 0..count {
-        let request =
-            ListEventsRequest { shard: Some(Shard { index, count }), page_size: LARGEST_PAGE, ..list_request() };
-        let events = client.pages(request).await.concat();
-        shards.push(events.iter().map(|event| event.mpid).collect());
-    }
-    shards
-}
-
-/// What the subscribers of a storm read, so that a storm without wind is noticed.
-#[derive(Debug, Default)]
-pub struct Seen {
-    pub streams: usize,
-    pub durable_streams: usize,
-    pub acknowledgements: usize,
-    pub events: usize,
-    pub left: usize,
-    pub deleted: usize,
-    /// Events and profiles of snapshots that a CEL expression selected.
-    pub by_expression: usize,
-    pub snapshots: usize,
-    /// Streams that began in the middle of a snapshot.
-    pub resumed_snapshots: usize,
-    pub heartbeats: usize,
-}
-
-impl Seen {
-    fn count(&mut self, recording: &Recording) {
-        self.acknowledgements += recording.confirmed.len();
-        for connection in &recording.connections {
-            self.streams += 1;
-            self.durable_streams += usize::from(matches!(connection.start, Some(Start::Subscription(_))));
-            let is_resumed = matches!(connection.start, Some(Start::Cursor(_)));
-            for message in connection.messages.iter().filter_map(|response| response.message.as_ref()) {
-                let is_selected = matches!(message, Message::Event(_) | Message::SnapshotProfile(_));
-                self.by_expression += usize::from(is_selected && !connection.view.filter.expression.is_empty());
-                match message {
-                    Message::Opened(opened) => self.resumed_snapshots += usize::from(opened.snapshot && is_resumed),
-                    Message::Event(event) => {
-                        self.events += 1;
-                        self.left += usize::from(event.r#match() == FilterMatch::Left);
-                        self.deleted += usize::from(event.profile.is_none());
-                    }
-                    Message::SnapshotComplete(_) => self.snapshots += 1,
-                    Message::Heartbeat(_) => self.heartbeats += 1,
-                    Message::SnapshotProfile(_) | Message::CaughtUp(_) => {}
-                }
-            }
-        }
-    }
 }

@@ -3,7 +3,7 @@
 //! It shares no code with the server. It knows the API: where a stream must start, what a filter selects, what a
 //! snapshot holds and what a cursor says.
 //!
-//! Not checked: memberships that expire, and starts that retention has overtaken.
+//! What retention has overtaken is checked in [`super::overtaken`]. Not checked: memberships that expire.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -12,12 +12,13 @@ use cameo::proto::v1::subscribe_response::Message;
 use cameo::proto::v1::*;
 
 use super::log::Log;
+use super::overtaken::as_held;
 use super::recording::{Connection, Recording};
 use super::violation::Violation;
 
 /// Where a stream is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Place {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
     /// In the snapshot as of a sequence, after a profile.
     Snapshot { of: u64, after: Option<i64> },
     /// After the event with this sequence.
@@ -26,22 +27,26 @@ enum Place {
 
 /// Compares the streams of one subscriber with the log.
 pub fn validate(log: &Log, recording: &Recording) -> Result<(), Violation> {
-    let mut validator = Validator { log, snapshots: HashMap::new() };
+    let snapshots = recording.snapshots.iter().cloned();
+    let snapshots = snapshots.map(|(cursor, of)| (cursor, Place::Snapshot { of, after: None })).collect();
+    let mut validator = Validator { log, snapshots };
     for connection in &recording.connections {
         validator.connection(connection)?;
     }
     validator.acknowledgements(&recording.confirmed)
 }
 
-struct Validator<'a> {
-    log: &'a Log,
+pub struct Validator<'a> {
+    pub log: &'a Log,
     /// The places in snapshots whose cursors this subscriber was sent.
     snapshots: HashMap<String, Place>,
 }
 
 impl Validator<'_> {
     fn connection(&mut self, connection: &Connection) -> Result<(), Violation> {
-        let Some((first, rest)) = connection.messages.split_first() else { return Ok(()) };
+        let Some((first, rest)) = connection.messages.split_first() else {
+            return self.refusal(connection);
+        };
         let Some(Message::Opened(opened)) = &first.message else {
             return Err(out_of_phase(first));
         };
@@ -49,19 +54,21 @@ impl Validator<'_> {
         let at = self.opened(connection, &first.cursor, opened)?;
         let delivered = rest.iter().filter_map(event_of).map(|event| event.sequence).collect();
         let mut walk = Walk { validator: self, connection, opened, delivered, at, is_caught_up: false };
-        rest.iter().try_for_each(|message| walk.message(message))
+        rest.iter().try_for_each(|message| walk.message(message))?;
+        let reached = walk.at.sequence();
+        connection.expired.as_ref().map_or(Ok(()), |expired| self.expired(connection, expired, reached))
     }
 
     /// The acknowledged place never goes back.
     fn acknowledgements(&self, confirmed: &[String]) -> Result<(), Violation> {
         let places = confirmed.iter().map(|cursor| self.place(cursor)).collect::<Result<Vec<_>, _>>()?;
-        let back = places.windows(2).find(|pair| pair[1] < pair[0]);
+        let back = places.windows(2).find(|pair| pair[1].order() < pair[0].order());
         back.map_or(Ok(()), |pair| {
             Err(Violation::AcknowledgedBack { from: pair[0].sequence(), to: pair[1].sequence() })
         })
     }
 
-    fn place(&self, cursor: &str) -> Result<Place, Violation> {
+    pub fn place(&self, cursor: &str) -> Result<Place, Violation> {
         let snapshot = self.snapshots.get(cursor).copied();
         let place = snapshot.or_else(|| self.log.place(cursor).map(Place::Log));
         place.ok_or_else(|| Violation::UnknownCursor { cursor: cursor.into() })
@@ -82,24 +89,21 @@ impl Validator<'_> {
             return Err(wrong_start(format!("{place:?}, the cursor of `opened`"), opened));
         }
         let head = opened.head_sequence;
+        let held = |wanted: u64| Place::Log(as_held(wanted, connection, opened));
         let expected = match &connection.start {
             None => Place::Log(head),
-            Some(Start::Earliest(_)) => Place::Log(0),
+            Some(Start::Earliest(_)) => held(0),
+            Some(Start::Cursor(cursor)) if cursor.is_empty() => held(0),
             Some(Start::Cursor(cursor)) => self.place(cursor)?,
-            Some(Start::Time(time)) => Place::Log(self.log.before(*time).min(head)),
+            Some(Start::Time(time)) => held(self.log.before(*time).min(head)),
             Some(Start::Snapshot(_)) => Place::Snapshot { of: head, after: None },
-            Some(Start::Subscription(_)) => return self.at_acknowledged(connection, place),
+            Some(Start::Subscription(_)) => self.at_acknowledged(connection, place, opened)?,
         };
-        if place == expected { Ok(place) } else { Err(wrong_start(format!("{expected:?}"), opened)) }
-    }
-
-    fn at_acknowledged(&self, connection: &Connection, place: Place) -> Result<Place, Violation> {
-        let places = connection.acknowledged.iter().map(|cursor| self.place(cursor)).collect::<Result<Vec<_>, _>>()?;
-        if places.is_empty() || places.contains(&place) {
-            return Ok(place);
+        let (sequence, floor) = (place.sequence(), *connection.floors.start());
+        if sequence < floor {
+            return Err(Violation::ExpiredLate { place: sequence, floor });
         }
-        let acknowledged = places.into_iter().map(Place::sequence).collect();
-        Err(Violation::WrongPlace { acknowledged, opened: place.sequence() })
+        if place == expected { Ok(place) } else { Err(wrong_start(format!("{expected:?}"), opened)) }
     }
 }
 
@@ -255,10 +259,18 @@ impl Walk<'_, '_> {
 }
 
 impl Place {
-    fn sequence(self) -> u64 {
+    pub fn sequence(self) -> u64 {
         match self {
             Self::Snapshot { of, .. } => of,
             Self::Log(sequence) => sequence,
+        }
+    }
+
+    /// A snapshot comes before the events that follow it.
+    fn order(self) -> (u64, bool, Option<i64>) {
+        match self {
+            Self::Snapshot { of, after } => (of, false, after),
+            Self::Log(sequence) => (sequence, true, None),
         }
     }
 }

@@ -15,6 +15,14 @@ pub enum Violation {
     WrongPlace { acknowledged: Vec<u64>, opened: u64 },
     /// An acknowledgement moved the acknowledged place back.
     AcknowledgedBack { from: u64, to: u64 },
+    /// A stream started at a place although retention had removed the event after it.
+    ExpiredLate { place: u64, floor: u64 },
+    /// `CURSOR_EXPIRED`, although the log held the event after the place.
+    ExpiredEarly { place: u64, floor: u64 },
+    /// `CURSOR_EXPIRED` does not say what the log held.
+    WrongEnds { oldest: u64, head: u64, what: &'static str },
+    /// Retention removed events that it should have kept, as they were few or a subscription needed them.
+    TrimmedEarly { floor: u64, head: u64 },
     /// The server did not know of a write whose response had been sent.
     HeadBehind { written: u64, head: u64 },
     /// A cursor that is no place in the log.

@@ -8,8 +8,12 @@ use tonic::{Code, Status};
 
 use super::draw::{AUDIENCES, KEYS, PROFILES, one_in};
 use super::gone::is_gone;
-use super::run::{Shared, connect, reconnect};
+use super::run::{Shared, connect, next_server};
 use crate::harness::*;
+
+/// The most writes whose events the reader of the truth has not seen. They are less than half of what a subscription may
+/// hold.
+const MOST_UNKNOWN: usize = 32;
 
 /// Writes so often, over the restarts of the server. A write that is refused counts too.
 pub async fn write(seed: u64, writes: usize, shared: Shared) {
@@ -17,17 +21,24 @@ pub async fn write(seed: u64, writes: usize, shared: Shared) {
     let mut stages = shared.stages.subscribe();
     let mut client = connect(&mut stages);
     for _ in 0..writes {
+        wait_for_truth(&shared).await;
         let written = within(write_one(&mut rng, &client)).await;
         match written {
             Ok(cursor) => shared.note_written(cursor),
             Err(status) if is_refusal(&status) => {}
             Err(status) => {
                 assert!(is_gone(&status), "{status:?}");
-                client = reconnect(&mut stages).await;
+                client = next_server(&mut stages).await;
             }
         }
         shared.writes.send_modify(|writes| *writes += 1);
     }
+}
+
+/// Lets the reader of the truth catch up: retention may remove what is far behind, held or not.
+async fn wait_for_truth(shared: &Shared) {
+    let writes = *shared.writes.borrow();
+    within(shared.known.subscribe().wait_for(|known| writes <= known.saturating_add(MOST_UNKNOWN))).await.unwrap();
 }
 
 /// What a race of writers may lead to.

@@ -1,0 +1,64 @@
+//! What a storm had in it.
+
+use cameo::proto::v1::subscribe_request::Start;
+use cameo::proto::v1::subscribe_response::Message;
+use cameo::proto::v1::*;
+
+use super::recording::Recording;
+
+/// What the subscribers of a storm read, so that a storm without wind is noticed.
+#[derive(Debug, Default)]
+pub struct Seen {
+    pub streams: usize,
+    pub durable_streams: usize,
+    pub acknowledgements: usize,
+    pub events: usize,
+    pub left: usize,
+    pub deleted: usize,
+    /// Events and profiles of snapshots that a CEL expression selected.
+    pub by_expression: usize,
+    pub snapshots: usize,
+    /// Streams that began in the middle of a snapshot.
+    pub resumed_snapshots: usize,
+    /// Streams that were refused, or ended, because retention had removed what they were to deliver.
+    pub expired: usize,
+    /// Those of them that were streams of durable subscriptions.
+    pub lost: usize,
+    /// Streams of durable subscriptions that were lost and began elsewhere, as their settings say.
+    pub begun_again: usize,
+    pub heartbeats: usize,
+}
+
+impl Seen {
+    pub fn count(&mut self, recording: &Recording) {
+        self.acknowledgements += recording.confirmed.len();
+        for connection in &recording.connections {
+            self.streams += 1;
+            let is_expired = connection.expired.is_some();
+            self.expired += usize::from(is_expired);
+            if let Some(acknowledged) = &connection.acknowledged {
+                self.durable_streams += 1;
+                self.lost += usize::from(is_expired);
+                let first = connection.messages.first();
+                self.begun_again +=
+                    usize::from(first.is_some_and(|opened| !acknowledged.places.contains(&opened.cursor)));
+            }
+            let is_resumed = matches!(connection.start, Some(Start::Cursor(_)));
+            for message in connection.messages.iter().filter_map(|response| response.message.as_ref()) {
+                let is_selected = matches!(message, Message::Event(_) | Message::SnapshotProfile(_));
+                self.by_expression += usize::from(is_selected && !connection.view.filter.expression.is_empty());
+                match message {
+                    Message::Opened(opened) => self.resumed_snapshots += usize::from(opened.snapshot && is_resumed),
+                    Message::Event(event) => {
+                        self.events += 1;
+                        self.left += usize::from(event.r#match() == FilterMatch::Left);
+                        self.deleted += usize::from(event.profile.is_none());
+                    }
+                    Message::SnapshotComplete(_) => self.snapshots += 1,
+                    Message::Heartbeat(_) => self.heartbeats += 1,
+                    Message::SnapshotProfile(_) | Message::CaughtUp(_) => {}
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! The reader that makes the truth: it sees every event before retention may remove it.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use cameo::proto::v1::seek_subscription_request::To;
+use cameo::proto::v1::*;
+use futures_util::future::try_join_all;
+use tonic::Status;
+
+use super::draw::{PROFILES, SHARD_COUNTS};
+use super::gone::is_gone;
+use super::log::Log;
+use super::run::{Shared, connect, next_server};
+use super::violation::Violation;
+use crate::harness::*;
+
+/// The subscription that holds the log for it. Nothing opens a stream of it.
+const SUBSCRIPTION: &str = "truth";
+/// The time between two looks.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// The log as far as it was read.
+pub struct Truth {
+    log: Log,
+    cursor: String,
+}
+
+/// Why a look ended early.
+enum Stop {
+    Failed(Status),
+    Found(Violation),
+}
+
+impl Truth {
+    /// Creates all profiles, and learns which shards they are in while the log holds an event of each.
+    pub async fn begin(client: &Client) -> Result<Self, Violation> {
+        let cursor = client.list(list_request()).await.unwrap().cursor;
+        let mut truth = Self { log: Log::new(cursor.clone()), cursor };
+        let subscription = Some(Subscription { name: SUBSCRIPTION.into(), ..Subscription::default() });
+        let workspace = WORKSPACE.into();
+        let request = CreateSubscriptionRequest { workspace, subscription, ..CreateSubscriptionRequest::default() };
+        client.events.clone().create_subscription(request).await.unwrap();
+        for mpid in 1..=PROFILES {
+            client.create(with_mpid(mpid)).await.unwrap();
+        }
+        match truth.read_on(client).await {
+            Ok(()) => {}
+            Err(Stop::Found(violation)) => return Err(violation),
+            Err(Stop::Failed(status)) => panic!("{status:?}"),
+        }
+        for count in SHARD_COUNTS {
+            truth.log.learn_shards(count, &shards(client, count).await)?;
+        }
+        Ok(truth)
+    }
+
+    /// Reads until nothing more is written, over the restarts of the server.
+    pub async fn read_all(mut self, shared: Shared) -> Result<Log, Violation> {
+        let mut stages = shared.stages.subscribe();
+        let mut client = connect(&mut stages);
+        loop {
+            let (is_over, writes) = (stages.borrow().is_over, *shared.writes.borrow());
+            match self.read_on(&client).await {
+                Ok(()) if is_over => return Ok(self.log),
+                Ok(()) => {
+                    shared.known.send_replace(writes);
+                    tokio::time::sleep(PAUSE).await;
+                }
+                Err(Stop::Failed(status)) => {
+                    assert!(is_gone(&status), "{status:?}");
+                    client = next_server(&mut stages).await;
+                }
+                Err(Stop::Found(violation)) => {
+                    shared.known.send_replace(usize::MAX); // No writer waits any longer.
+                    return Err(violation);
+                }
+            }
+        }
+    }
+
+    async fn read_on(&mut self, client: &Client) -> Result<(), Stop> {
+        loop {
+            let start = page_after(&self.cursor);
+            let page = client.list(ListEventsRequest { start, page_size: LARGEST_PAGE, ..list_request() }).await?;
+            let found = page.events.iter().map(|event| get_event(client, event.sequence));
+            for (event, found) in page.events.iter().zip(try_join_all(found).await?) {
+                if found.event.as_ref() != Some(event) {
+                    return Err(Stop::Found(Violation::Altered { sequence: event.sequence }));
+                }
+                self.log.push(event, found.cursor.clone())?;
+                self.cursor = found.cursor;
+            }
+            self.let_go(client).await?;
+            if page.caught_up {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Lets retention remove what was read.
+    async fn let_go(&self, client: &Client) -> Result<(), Status> {
+        let request = SeekSubscriptionRequest {
+            workspace: WORKSPACE.into(),
+            name: SUBSCRIPTION.into(),
+            to: Some(To::Cursor(self.cursor.clone())),
+            ..SeekSubscriptionRequest::default()
+        };
+        client.events.clone().seek_subscription(request).await.map(|_| ())
+    }
+}
+
+impl From<Status> for Stop {
+    fn from(status: Status) -> Self {
+        Self::Failed(status)
+    }
+}
+
+impl From<Violation> for Stop {
+    fn from(violation: Violation) -> Self {
+        Self::Found(violation)
+    }
+}
+
+async fn get_event(client: &Client, sequence: u64) -> Result<GetEventResponse, Status> {
+    let request = GetEventRequest { workspace: WORKSPACE.into(), sequence, ..GetEventRequest::default() };
+    Ok(client.events.clone().get_event(request).await?.into_inner())
+}
+
+/// The profiles of the events that each shard lists.
+async fn shards(client: &Client, count: u32) -> Vec<BTreeSet<i64>> {
+    let mut shards = Vec::new();
+    for index in 0..count {
+        let request =
+            ListEventsRequest { shard: Some(Shard { index, count }), page_size: LARGEST_PAGE, ..list_request() };
+        let events = client.pages(request).await.concat();
+        shards.push(events.iter().map(|event| event.mpid).collect());
+    }
+    shards
+}
