@@ -21,6 +21,7 @@ async fn subscribers_that_reconnect_in_a_storm_see_the_log_as_it_is() {
         seen.left,
         seen.deleted,
         seen.by_expression,
+        seen.ended,
         seen.snapshots,
         seen.resumed_snapshots,
         seen.expired,

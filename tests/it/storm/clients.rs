@@ -1,5 +1,7 @@
 //! A subscriber of the storm: it opens a stream, reads some of it at its own pace, goes away, and comes back.
 
+use std::time::SystemTime;
+
 use cameo::proto::v1::subscribe_request::Start;
 use cameo::proto::v1::subscribe_response::Message;
 use cameo::proto::v1::*;
@@ -56,7 +58,7 @@ impl Subscriber {
     /// Opens so many streams, and then one that reads to the end of the log. It may stay away until the next server has
     /// come, and perhaps removed what it had not read.
     pub async fn run(mut self, streams: usize) -> (String, Recording) {
-        if one_in(&mut self.rng, 3) {
+        if self.rng.random_ratio(2, 5) {
             self.create_subscription().await;
         }
         for _ in 0..streams {
@@ -121,12 +123,14 @@ impl Subscriber {
 
     /// The stream that it asks for next.
     fn connection(&mut self) -> Connection {
+        let now = SystemTime::now();
         Connection {
             start: self.start(),
             view: self.view.clone(),
             written: self.shared.written(),
             acknowledged: self.durable.as_ref().map(|durable| durable.acknowledged.clone()),
             floors: self.shared.floor()..=u64::MAX,
+            snapshot_read: now..=now,
             messages: Vec::new(),
             expired: None,
         }
@@ -172,10 +176,10 @@ impl Subscriber {
         true
     }
 
-    /// How many messages it reads of a stream. Some go away early, while they read a snapshot.
+    /// How many messages it reads of a stream. Some go away early, and all while they read a snapshot.
     fn messages(&mut self) -> usize {
         let is_snapshot = matches!(self.last().start, Some(Start::Snapshot(_)));
-        let is_early = one_in(&mut self.rng, 3) || is_snapshot && one_in(&mut self.rng, 2);
+        let is_early = is_snapshot || one_in(&mut self.rng, 3);
         self.rng.random_range(1..if is_early { FEW_MESSAGES } else { MESSAGES })
     }
 
@@ -188,6 +192,10 @@ impl Subscriber {
             if let Some(durable) = &mut self.durable {
                 durable.opened(opened, &message.cursor, before);
             }
+        }
+        if let Some(Message::SnapshotProfile(_) | Message::SnapshotComplete(_)) = &message.message {
+            let asked = *self.last().snapshot_read.start();
+            self.last().snapshot_read = asked..=SystemTime::now();
         }
         if let Some(durable) = &mut self.durable {
             durable.was_sent(&message.cursor);

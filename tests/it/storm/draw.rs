@@ -34,13 +34,17 @@ pub fn start(rng: &mut StdRng) -> Option<Start> {
 
 pub fn view(rng: &mut StdRng) -> View {
     let fields = ["user_attributes", "audience_memberships", "etag", "user_identities", "mpid"];
-    let mask = if one_in(rng, 3) { some(rng, &fields.map(str::to_owned), 2) } else { Vec::new() };
+    let mut mask = if one_in(rng, 3) { some(rng, &fields.map(str::to_owned), 2) } else { Vec::new() };
     let keys = if one_in(rng, 4) { some(rng, &KEYS.map(str::to_owned), 1) } else { Vec::new() };
     let shard = one_in(rng, 4).then(|| {
         let count = *SHARD_COUNTS.choose(rng).expect("there are some");
         Shard { index: rng.random_range(0..count), count }
     });
-    View { filter: filter(rng), mask, keys, shard }
+    let view = View { filter: filter(rng), mask: Vec::new(), keys, shard };
+    if view.has_condition() && !mask.is_empty() && !mask.iter().any(|field| field == "mpid") {
+        mask.push("mpid".into()); // Or it could not be told which profiles of a snapshot are there: see `snapshot`.
+    }
+    View { mask, ..view }
 }
 
 fn filter(rng: &mut StdRng) -> EventFilter {

@@ -114,11 +114,15 @@ fn wrong_change(before: Option<&Profile>, event: &Event) -> Option<&'static str>
     let keys: Vec<_> = changed_keys(old.user_attributes.as_ref(), new.user_attributes.as_ref()).into_iter().collect();
     let (was, is) = (audiences(old), audiences(new));
     let checks = [
+        ("update_time", after.is_none_or(|after| after.update_time == event.time)),
         ("type", event.r#type == kind),
         ("previous", event.previous == previous),
         ("changed_fields", event.changed_fields.clone().unwrap_or_default().paths == changed),
         ("changed_user_attributes", event.changed_user_attributes == keys),
-        ("entered_audience_ids", event.entered_audience_ids.iter().copied().collect::<BTreeSet<_>>() == &is - &was),
+        (
+            "entered_audience_ids",
+            event.entered_audience_ids.iter().copied().collect::<BTreeSet<_>>() == &is - &still_in(old, event),
+        ),
         ("exited_audience_ids", event.exited_audience_ids.iter().copied().collect::<BTreeSet<_>>() == &was - &is),
         ("etag", after.is_none() || old.etag != new.etag),
     ];
@@ -153,8 +157,22 @@ fn changed_keys(before: Option<&Struct>, after: Option<&Struct>) -> BTreeSet<Str
     before.keys().chain(after.keys()).filter(|key| before.get(*key) != after.get(*key)).cloned().collect()
 }
 
-pub fn audiences(profile: &Profile) -> BTreeSet<i64> {
+/// The audiences that a person was in just before the event. A membership that has ended does not count. One that the
+/// event leaves as it is had not ended: the write's own time may be a little before that of its event.
+fn still_in(before: &Profile, event: &Event) -> BTreeSet<i64> {
+    let after = event.profile.iter().flat_map(|profile| &profile.audience_memberships).collect::<Vec<_>>();
+    let memberships = before.audience_memberships.iter();
+    let counting = memberships.filter(|membership| after.contains(membership) || !has_ended(membership, event.time));
+    counting.map(|membership| membership.audience_id).collect()
+}
+
+fn audiences(profile: &Profile) -> BTreeSet<i64> {
     profile.audience_memberships.iter().map(|membership| membership.audience_id).collect()
+}
+
+/// Whether a membership has ended at a time.
+pub fn has_ended(membership: &AudienceMembership, time: Option<Timestamp>) -> bool {
+    membership.expire_time.is_some() && nanos(membership.expire_time) <= nanos(time)
 }
 
 /// A field whose changes an event names.

@@ -1,12 +1,14 @@
 //! What one subscriber asked for and read, over all its streams.
 
 use std::ops::RangeInclusive;
+use std::time::SystemTime;
 
 use cameo::proto::v1::subscribe_request::Start;
 use cameo::proto::v1::*;
+use prost_types::Timestamp;
 
 use super::conditions::holds;
-use super::log::{Log, audiences, trimmed};
+use super::log::{Log, has_ended, trimmed};
 use super::retention::Expired;
 
 /// One stream.
@@ -20,6 +22,8 @@ pub struct Connection {
     pub acknowledged: Option<Acknowledged>,
     /// The sequence of the last event that was gone: from before the stream was asked for, to after it was opened.
     pub floors: RangeInclusive<u64>,
+    /// When it was asked for, and when the last message of its snapshot had come. The snapshot was read in between.
+    pub snapshot_read: RangeInclusive<SystemTime>,
     pub messages: Vec<SubscribeResponse>,
     /// If it was refused, or ended, because retention had removed what comes next.
     pub expired: Option<Expired>,
@@ -56,16 +60,18 @@ pub struct View {
 }
 
 impl View {
-    /// Whether to deliver an event, and its match. A second implementation of what the API says of `EventFilter`,
-    /// without memberships that expire.
+    /// Whether to deliver an event, and its match. A second implementation of what the API says of `EventFilter`. Whether
+    /// a membership has ended depends on the log alone: the profile before is tested as of when it became that, and the
+    /// one after as of the event.
     pub fn verdict(&self, log: &Log, event: &Event, before: Option<&Profile>) -> Option<FilterMatch> {
         let filter = &self.filter;
         let is_of_type = filter.types.is_empty() || filter.types.contains(&event.r#type);
         if !is_of_type || !self.has_profile(log, event.mpid) || (filter.omit_silent && event.silent) {
             return None;
         }
-        let selects = |profile: Option<&Profile>| profile.is_some_and(|profile| self.selects(profile, event));
-        let matched = match (selects(before), selects(event.profile.as_ref())) {
+        let after = event.profile.as_ref();
+        let matched_before = before.is_some_and(|before| self.selects(before, event, before.update_time));
+        let matched = match (matched_before, after.is_some_and(|after| self.selects(after, event, event.time))) {
             _ if !self.has_condition() => FilterMatch::Unspecified,
             (false, false) => return None,
             (false, true) => FilterMatch::Entered,
@@ -90,23 +96,18 @@ impl View {
         !self.filter.audience_ids.is_empty() || !self.filter.expression.is_empty()
     }
 
-    fn selects(&self, profile: &Profile, event: &Event) -> bool {
+    /// Whether the conditions hold of a profile as of a time.
+    pub fn selects(&self, profile: &Profile, event: &Event, time: Option<Timestamp>) -> bool {
         let wanted = &self.filter.audience_ids;
-        (wanted.is_empty() || audiences(profile).iter().any(|id| wanted.contains(id)))
+        let is_member = |joined: &AudienceMembership| wanted.contains(&joined.audience_id) && !has_ended(joined, time);
+        (wanted.is_empty() || profile.audience_memberships.iter().any(is_member))
             && holds(&self.filter.expression, profile, event)
     }
 
-    fn has_profile(&self, log: &Log, mpid: i64) -> bool {
+    /// Whether the filter and the shard have a profile, whatever it is.
+    pub fn has_profile(&self, log: &Log, mpid: i64) -> bool {
         (self.filter.mpids.is_empty() || self.filter.mpids.contains(&mpid))
             && self.shard.is_none_or(|shard| log.is_in(shard, mpid))
-    }
-
-    /// The mpids of the snapshot of this view as of a sequence.
-    pub fn snapshot(&self, log: &Log, of: u64) -> Vec<i64> {
-        let (profiles, no_event) = (log.profiles(of).iter(), Event::default());
-        let selects = |mpid, profile| self.has_profile(log, mpid) && self.selects(profile, &no_event);
-        let wanted = profiles.filter(|(mpid, profile)| selects(**mpid, profile));
-        wanted.map(|(mpid, _)| *mpid).collect()
     }
 
     /// What the mask leaves of a profile.

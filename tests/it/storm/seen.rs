@@ -4,6 +4,7 @@ use cameo::proto::v1::subscribe_request::Start;
 use cameo::proto::v1::subscribe_response::Message;
 use cameo::proto::v1::*;
 
+use super::log::has_ended;
 use super::recording::Recording;
 
 /// What the subscribers of a storm read, so that a storm without wind is noticed.
@@ -17,6 +18,8 @@ pub struct Seen {
     pub deleted: usize,
     /// Events and profiles of snapshots that a CEL expression selected.
     pub by_expression: usize,
+    /// Events that end a membership that had expired, of streams with a filter by audience.
+    pub ended: usize,
     pub snapshots: usize,
     /// Streams that began in the middle of a snapshot.
     pub resumed_snapshots: usize,
@@ -52,6 +55,8 @@ impl Seen {
                     Message::Event(event) => {
                         self.events += 1;
                         self.left += usize::from(event.r#match() == FilterMatch::Left);
+                        let has_audiences = !connection.view.filter.audience_ids.is_empty();
+                        self.ended += usize::from(has_audiences && ends_a_membership(event));
                         self.deleted += usize::from(event.profile.is_none());
                     }
                     Message::SnapshotComplete(_) => self.snapshots += 1,
@@ -61,4 +66,9 @@ impl Seen {
             }
         }
     }
+}
+
+fn ends_a_membership(event: &Event) -> bool {
+    let mut changed = event.previous.iter().flat_map(|previous| &previous.audience_memberships);
+    changed.any(|membership| has_ended(membership, event.time))
 }

@@ -3,9 +3,9 @@
 //! It shares no code with the server. It knows the API: where a stream must start, what a filter selects, what a
 //! snapshot holds and what a cursor says.
 //!
-//! What retention has overtaken is checked in [`super::overtaken`]. Not checked: memberships that expire.
+//! What retention has overtaken is checked in [`super::overtaken`].
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use cameo::proto::v1::subscribe_request::Start;
 use cameo::proto::v1::subscribe_response::Message;
@@ -14,6 +14,7 @@ use cameo::proto::v1::*;
 use super::log::Log;
 use super::overtaken::as_held;
 use super::recording::{Connection, Recording};
+use super::snapshot::{Choices, snapshot};
 use super::violation::Violation;
 
 /// Where a stream is.
@@ -125,7 +126,7 @@ impl Walk<'_, '_> {
                 self.profile(&response.cursor, profile, of, after)
             }
             (Some(Message::SnapshotComplete(complete)), Place::Snapshot { of, after }) => {
-                self.is_complete(of, after, None)?;
+                is_complete(&snapshot(self.validator.log, self.connection, of), of, after, None)?;
                 is_named(of, complete.sequence)?;
                 self.at = Place::Log(of);
                 self.moved_to(&response.cursor, of)
@@ -153,15 +154,16 @@ impl Walk<'_, '_> {
     /// A profile of the snapshot.
     fn profile(&mut self, cursor: &str, profile: &Profile, of: u64, after: Option<i64>) -> Result<(), Violation> {
         let view = &self.connection.view;
-        // A masked profile may have no mpid: it is then the next that matches.
-        let next = view.snapshot(self.validator.log, of).into_iter().find(|mpid| Some(*mpid) > after);
+        let snapshot = snapshot(self.validator.log, self.connection, of);
+        // A masked profile may have no mpid: it is then the next. Without conditions, the next is certain.
+        let next = snapshot.keys().copied().find(|mpid| Some(*mpid) > after);
         let mpid = if profile.mpid == 0 { next.unwrap_or_default() } else { profile.mpid };
-        self.is_complete(of, after, Some(mpid))?;
-        let is_next = next == Some(mpid);
-        let Some(expected) = self.validator.log.profiles(of).get(&mpid).filter(|_| is_next) else {
+        is_complete(&snapshot, of, after, Some(mpid))?;
+        let Some(choices) = snapshot.get(&mpid).filter(|_| Some(mpid) > after) else {
             return Err(Violation::SnapshotUnwanted { of, mpid });
         };
-        if view.cut(expected) != view.cut(profile) || !is_trimmed(&view.cut(profile), profile) {
+        let got = view.cut(profile);
+        if !choices.profiles.iter().any(|choice| view.cut(choice) == got) || !is_trimmed(&got, profile) {
             return Err(Violation::SnapshotAltered { of, mpid });
         }
         self.at = Place::Snapshot { of, after: Some(mpid) };
@@ -169,13 +171,6 @@ impl Walk<'_, '_> {
             Some(other) if other != self.at => Err(Violation::UnknownCursor { cursor: cursor.into() }),
             _ => Ok(()),
         }
-    }
-
-    /// Every profile of the snapshot before this one has been delivered; without one, all have been.
-    fn is_complete(&self, of: u64, after: Option<i64>, before: Option<i64>) -> Result<(), Violation> {
-        let mut profiles = self.connection.view.snapshot(self.validator.log, of).into_iter();
-        let missing = profiles.find(|mpid| Some(*mpid) > after && before.is_none_or(|before| *mpid < before));
-        missing.map_or(Ok(()), |mpid| Err(Violation::SnapshotMissing { of, mpid }))
     }
 
     fn event(&mut self, event: &Event, at: u64) -> Result<(), Violation> {
@@ -273,6 +268,18 @@ impl Place {
             Self::Log(sequence) => (sequence, true, None),
         }
     }
+}
+
+/// Every profile of the snapshot before this one has been delivered; without one, all have been.
+fn is_complete(
+    snapshot: &BTreeMap<i64, Choices>,
+    of: u64,
+    after: Option<i64>,
+    before: Option<i64>,
+) -> Result<(), Violation> {
+    let mut certain = snapshot.iter().filter(|(_, choices)| choices.is_certain).map(|(mpid, _)| *mpid);
+    let missing = certain.find(|mpid| Some(*mpid) > after && before.is_none_or(|before| *mpid < before));
+    missing.map_or(Ok(()), |mpid| Err(Violation::SnapshotMissing { of, mpid }))
 }
 
 /// No event comes twice, or after one that follows it. The rest of the checks may then take the order for granted.

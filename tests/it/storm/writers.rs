@@ -1,5 +1,8 @@
 //! What is written in a storm.
 
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
 use cameo::proto::v1::*;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -14,6 +17,9 @@ use crate::harness::*;
 /// The most writes whose events the reader of the truth has not seen. They are less than half of what a subscription may
 /// hold.
 const MOST_UNKNOWN: usize = 32;
+
+/// How long a membership lasts that ends, in milliseconds.
+const MEMBERSHIP: RangeInclusive<u64> = 50..=2_000;
 
 /// Writes so often, over the restarts of the server. A write that is refused counts too.
 pub async fn write(seed: u64, writes: usize, shared: Shared) {
@@ -41,9 +47,10 @@ async fn wait_for_truth(shared: &Shared) {
     within(shared.known.subscribe().wait_for(|known| writes <= known.saturating_add(MOST_UNKNOWN))).await.unwrap();
 }
 
-/// What a race of writers may lead to.
+/// What a race of writers may lead to. A membership may have ended before it is written.
 fn is_refusal(status: &Status) -> bool {
     matches!(status.code(), Code::NotFound | Code::AlreadyExists | Code::Aborted)
+        || status.code() == Code::InvalidArgument && reason(status) == "FIELD_INVALID"
 }
 
 async fn write_one(rng: &mut StdRng, client: &Client) -> Result<String, Status> {
@@ -72,6 +79,9 @@ fn patch(rng: &mut StdRng) -> ProfilePatch {
         2 => take([email(&rng.random_range(1..=PROFILES).to_string())]),
         3 => ProfilePatch { leave_audiences: vec![audience], ..ProfilePatch::default() },
         4 => ProfilePatch { is_opted_out: Some(one_in(rng, 2)), ..increment("count") },
-        _ => ProfilePatch { join_audiences: vec![member(audience, None)], ..ProfilePatch::default() },
+        _ => {
+            let end = one_in(rng, 2).then(|| from_now(Duration::from_millis(rng.random_range(MEMBERSHIP))));
+            ProfilePatch { join_audiences: vec![member(audience, end)], ..ProfilePatch::default() }
+        }
     }
 }
