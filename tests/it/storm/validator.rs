@@ -145,8 +145,13 @@ impl Walk<'_, '_> {
                 Ok(())
             }
             (Some(Message::Heartbeat(_)), Place::Log(at)) => self.notice(&response.cursor, at).map(|_| ()),
-            // Between two profiles that match, its cursor may be that of one that does not. It cannot be told apart.
-            (Some(Message::Heartbeat(_)), Place::Snapshot { .. }) => Ok(()),
+            (Some(Message::Heartbeat(_)), Place::Snapshot { .. })
+                if self.validator.log.place(&response.cursor).is_none() =>
+            {
+                // It may be the cursor of a profile that does not match: what follows is what follows the last one that does.
+                self.validator.snapshots.entry(response.cursor.clone()).or_insert(self.at);
+                Ok(())
+            }
             _ => Err(out_of_phase(response)),
         }
     }
