@@ -1,8 +1,8 @@
 //! The servers, each in its own process, and their CPU time and memory.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use cameo::config::StoreConfig;
@@ -16,6 +16,10 @@ const TICKS_PER_SECOND: u32 = 100;
 const USER_TIME: usize = 11;
 const SYSTEM_TIME: usize = 12;
 
+/// How long a server may take until it listens, and how long to wait between attempts to connect.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+const START_INTERVAL: Duration = Duration::from_millis(20);
+
 /// A server. Dropping it kills the process.
 pub struct Child {
     pub addr: SocketAddr,
@@ -28,13 +32,14 @@ pub struct Child {
 }
 
 impl Child {
-    /// Starts Cameo on a store, with its default settings.
+    /// Starts Cameo on a store, with the default settings of everything else.
     pub async fn cameo(store: &StoreConfig) -> anyhow::Result<Self> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cameo"));
         command
             .args(["serve", "--addr", "127.0.0.1:0", "--metrics-addr", "off", "--log", "warn", "--data-dir"])
             .arg(&store.data_dir);
         command.arg("--cache-bytes").arg(store.cache_bytes.to_string());
+        command.arg("--scrub-rate").arg(store.scrub_rate.to_string());
         Self::listening(spawn(&mut command)?, None).await
     }
 
@@ -92,4 +97,26 @@ impl Child {
 /// Starts a process whose output is a pipe, and which is killed when it is dropped.
 pub fn spawn(command: &mut Command) -> anyhow::Result<tokio::process::Child> {
     command.stdout(Stdio::piped()).kill_on_drop(true).spawn().with_context(|| format!("{command:?}"))
+}
+
+/// Whether a program is on the `PATH`.
+pub fn is_installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
+}
+
+/// A free port, for a server that cannot choose one and say which.
+pub fn free_addr() -> anyhow::Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
+
+/// Connects to a server that has just been started.
+pub async fn patiently<T>(server: &str, connect: impl AsyncFn() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let end = Instant::now() + START_TIMEOUT;
+    loop {
+        match connect().await {
+            Err(_) if Instant::now() < end => tokio::time::sleep(START_INTERVAL).await,
+            connection => return connection.with_context(|| format!("{server} does not listen")),
+        }
+    }
 }

@@ -1,341 +1,364 @@
-//! Events to subscribers: how many per second, and how soon.
+//! Events to subscribers: how many per second, how soon, and what they cost the server, beside other logs.
 //!
-//! The delay of an event is measured in two ways, both with the clock of this machine:
-//! - from `Event.time`, which the server takes when the write arrives, until the event is received. This includes the
-//!   commit and all waiting of the write;
-//! - from when the writer has received its response, which is sent right after the commit, until the event is received.
-//!   If the event arrives before the response, the delay counts as 0.
+//! The delay of an event is measured in two ways, both with the clock of this program:
+//! - from when its write was sent, until a subscriber has the event. This includes the commit and all waiting;
+//! - from when the writer has its response, which is sent after the commit. An event that arrives before the response
+//!   counts as 0.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use bytes::Bytes;
-use cameo::clock::machine_time;
-use cameo::model::{Micros, wire};
-use cameo::proto::field::{event, subscribe_response, update_profile_response};
-use cameo::proto::v1::SubscribeRequest;
-use http::uri::PathAndQuery;
-use prost::Message;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
-use tonic::client::Grpc;
-use tonic::transport::Channel;
-use tonic::{Request, Streaming};
 
-use crate::child::Child;
-use crate::client::{RawCodec, call, connect};
-use crate::figures::{Latency, count, float, latency, median, quantile};
-use crate::fixture::Fixture;
+use crate::figures::{Latency, count, float, latency, median, micros_of, quantile};
+use crate::fixture::{Fixture, SAMPLES};
+use crate::log::cameo::Cameo;
+use crate::log::{Last, Log, Reader, Spread, Start, Tally, Writer, now, others};
 use crate::plan::Plan;
-use crate::profiles::{Dice, WORKSPACE};
+use crate::profiles::Dice;
 use crate::report::Report;
-use crate::update::Update;
 
-const SUBSCRIBERS: [usize; 3] = [1, 100, 1_000];
-const STREAMS_PER_CONNECTION: usize = 200;
-const MIN_CONNECTIONS: usize = 4;
-/// The most deliveries per second, and the most updates per second, at the steady rate. Both are well below what the
-/// server can do, so that no queue is measured.
+const SUBSCRIBERS: [usize; 4] = [1, 100, 1_000, 10_000];
+const MAX_PER_CONNECTION: usize = 1_000;
+const CONNECTIONS: usize = 10;
+/// The most deliveries per second, and the most writes per second, at the steady rate. Both are well below what the
+/// servers can do, so that no queue is measured.
 const STEADY_DELIVERIES: usize = 20_000;
-const STEADY_UPDATES: usize = 100;
-/// Writers at saturation, each with one update in flight.
+const STEADY_WRITES: usize = 100;
+/// Deliveries for each second of a turn at saturation, and the most events that they are made of.
+const SATURATED_DELIVERIES: usize = 2_000_000;
+const SATURATED_EVENTS: usize = 5_000;
+/// Writers, each with one write in flight.
 const WRITERS: usize = 64;
-/// A guess of the updates per second at saturation. It decides which deliveries are sampled.
-const SATURATED_UPDATES: usize = 1_000;
-/// Deliveries per second whose times are kept, over all subscribers.
-const SAMPLED: usize = 10_000;
-const HEARTBEAT: Duration = Duration::from_secs(15);
+/// Deliveries of a turn whose times are kept, over all subscribers.
+const SAMPLED: usize = 20_000;
 /// How long to wait until the last subscriber has received the last event.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(120);
 
+/// How events are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Rate {
-    /// This many updates per second, without waiting for the responses of earlier ones.
-    Steady(usize),
-    /// As many updates as the server accepts.
-    Saturated,
+pub enum Rate {
+    /// So many per second, without waiting for the responses of earlier ones.
+    Steady { per_second: usize, duration: Duration },
+    /// So many, as fast as the server takes them.
+    Saturated { events: usize },
 }
 
-/// The parts of an event that are read.
-struct Seen<'a> {
-    cursor: &'a [u8],
+impl Rate {
+    pub fn steady(subscribers: usize, duration: Duration) -> Self {
+        Self::Steady { per_second: STEADY_WRITES.min(STEADY_DELIVERIES / subscribers), duration }
+    }
+
+    fn saturated(subscribers: usize, duration: Duration) -> Self {
+        let seconds = usize::try_from(duration.as_secs()).unwrap_or(usize::MAX);
+        let events = seconds.saturating_mul(SATURATED_EVENTS.min(SATURATED_DELIVERIES / subscribers));
+        Self::Saturated { events }
+    }
+
+    fn events(self) -> usize {
+        match self {
+            Self::Steady { per_second, duration } => {
+                per_second * usize::try_from(duration.as_secs()).unwrap_or(usize::MAX)
+            }
+            Self::Saturated { events } => events,
+        }
+    }
+}
+
+/// The times of a write, in microseconds since 1970.
+struct Written {
     sequence: u64,
-    event: &'a [u8],
+    sent: i64,
+    answered: i64,
 }
 
-/// When an event was received. All times are microseconds since 1970.
-struct Delivery {
-    sequence: u64,
-    received: i64,
-    /// `Event.time`: when the write arrived at the server.
-    arrived: i64,
+/// A log with open subscribers and writers.
+pub struct Crowd<'a> {
+    log: &'a dyn Log,
+    is_reference: bool,
+    subscribers: usize,
+    readers: Vec<Box<dyn Reader>>,
+    writers: Vec<Box<dyn Writer>>,
+    rounds: Vec<Round>,
 }
 
-/// The results of a subscriber.
-struct Account {
+pub struct Round {
     events: u64,
-    deliveries: Vec<Delivery>,
-    /// The sequences of all events, by cursor. Only the first subscriber keeps them.
-    cursors: HashMap<Vec<u8>, u64>,
-}
-
-/// When the response to each write was received, by the cursor of its event.
-type Answers = HashMap<Vec<u8>, i64>;
-
-struct Round {
-    updates: u64,
     deliveries: u64,
     /// The time until the last subscriber had received the last event.
     elapsed: Duration,
-    since_arrived: Latency,
+    /// CPU time of the server.
+    processor: Duration,
+    since_sent: Latency,
     since_answered: Latency,
 }
 
 pub async fn measure(fixture: &Fixture, plan: Plan, report: &mut Report) -> anyhow::Result<()> {
-    let cameo = Child::cameo(&fixture.store).await?;
-    let mut rows = Vec::new();
+    let cameo = Cameo::start(fixture).await?;
+    let (_, messages) = cameo.messages(usize::try_from(SAMPLES)?).await?;
+    let mut logs: Vec<Box<dyn Log>> = vec![Box::new(cameo)];
+    logs.extend(others(fixture, &messages).await?);
+    let (mut steady, mut saturated) = (Vec::new(), Vec::new());
     for subscribers in SUBSCRIBERS {
-        for rate in [Rate::Steady(STEADY_UPDATES.min(STEADY_DELIVERIES / subscribers)), Rate::Saturated] {
-            let mut rounds = Vec::new();
-            for _ in 0..plan.rounds {
-                rounds.push(one_round(fixture, &cameo, subscribers, rate, plan.duration).await?);
+        eprintln!("{subscribers} subscribers");
+        let mut crowds = Vec::new();
+        for (nth, log) in logs.iter().enumerate() {
+            crowds.push(Crowd::open(&**log, nth > 0, subscribers).await?);
+        }
+        take_turns(&mut crowds, Rate::steady(subscribers, plan.duration), plan.rounds).await?;
+        steady.extend(tell_delays(&crowds, report));
+        take_turns(&mut crowds, Rate::saturated(subscribers, plan.duration), plan.rounds).await?;
+        saturated.extend(tell_deliveries(&crowds, report));
+    }
+    for log in logs {
+        log.stop().await?;
+    }
+    report.table("Events at a steady rate", &DELAYS, &steady);
+    report.table("Events as fast as the writers can", &DELIVERIES, &saturated);
+    Ok(())
+}
+
+/// A log that cannot do it is left out, and said so. Cameo must do it.
+async fn take_turns(crowds: &mut Vec<Crowd<'_>>, rate: Rate, rounds: u32) -> anyhow::Result<()> {
+    for round in 0..=rounds {
+        for mut crowd in std::mem::take(crowds) {
+            if round <= 1 {
+                crowd.rounds.clear(); // The first round filled the caches, or was of another rate.
             }
-            rows.push(tell(subscribers, rate, &rounds, report));
+            match crowd.turn(rate).await {
+                Ok(turn) => crowd.rounds.push(turn),
+                Err(error) if crowd.is_reference => {
+                    eprintln!("{crowd} failed: {error}");
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
+            crowds.push(crowd);
         }
     }
-    let columns = [
-        "Subscribers, update rate",
-        "updates/s",
-        "deliveries/s",
-        "arrival of the write to receipt of the event, p50",
-        "p99",
-        "response to the writer to receipt of the event, p50",
-        "p99",
-    ];
-    report.table("Fan-out: events to subscribers", &columns, &rows);
-    cameo.stop().await
+    Ok(())
 }
 
-async fn one_round(
-    fixture: &Fixture,
-    server: &Child,
-    subscribers: usize,
-    rate: Rate,
-    duration: Duration,
-) -> anyhow::Result<Round> {
-    let connections = subscribers.div_ceil(STREAMS_PER_CONNECTION).max(MIN_CONNECTIONS.min(subscribers));
-    let channels = connect(server.addr, connections).await?;
-    let last = Arc::new(AtomicU64::new(u64::MAX));
-    let mut running = JoinSet::new();
-    let every = (subscribers * expected_rate(rate)).div_ceil(SAMPLED) as u64;
-    let mut head = 0;
-    for (index, channel) in (0..subscribers).zip(channels.iter().cycle()) {
-        let stream;
-        (stream, head) = subscribe(channel, HEARTBEAT).await?;
-        running.spawn(receive(stream, head, Arc::clone(&last), every, index == 0));
+impl<'a> Crowd<'a> {
+    pub async fn open(log: &'a dyn Log, is_reference: bool, subscribers: usize) -> anyhow::Result<Self> {
+        let connections = subscribers.div_ceil(MAX_PER_CONNECTION).max(CONNECTIONS.min(subscribers));
+        let readers = log.readers(Start::Now, Spread { subscribers, connections }).await?;
+        let writers = log.writers(WRITERS).await?;
+        Ok(Self { log, is_reference, subscribers, readers, writers, rounds: Vec::new() })
     }
 
-    let start = Instant::now();
-    let work = Arc::new(Update { profiles: fixture.profiles });
-    let writers = connect(server.addr, 1).await?.remove(0);
-    let answers = match rate {
-        Rate::Steady(rate) => write_steadily(&writers, &work, rate, duration, head).await?,
-        Rate::Saturated => write_saturating(&writers, &work, duration, head).await?,
-    };
-    // A subscriber that has received the event of the following update is done.
-    let updates = answers.len() as u64 + 1;
-    last.store(head + updates, Ordering::Release);
-    call(&mut Grpc::new(writers), &*work, &mut Dice::new(head)).await?;
-    let accounts = timeout(DELIVERY_TIMEOUT, running.join_all()).await.context("subscribers are too far behind")?;
-    let elapsed = start.elapsed();
-    let accounts = accounts.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
-    ensure!(accounts.iter().all(|account| account.events == updates), "every subscriber received every event");
-    let (since_arrived, since_answered) = delays(&accounts, &answers)?;
-    let deliveries = accounts.iter().map(|account| account.events).sum();
-    Ok(Round { updates, deliveries, elapsed, since_arrived, since_answered })
-}
-
-/// The updates per second to expect. It decides how many deliveries are sampled.
-fn expected_rate(rate: Rate) -> usize {
-    match rate {
-        Rate::Steady(rate) => rate,
-        Rate::Saturated => SATURATED_UPDATES,
-    }
-}
-
-/// Opens a stream, and reads until it has caught up. Returns the stream and the sequence of the latest event.
-pub async fn subscribe(channel: &Channel, heartbeat: Duration) -> anyhow::Result<(Streaming<Bytes>, u64)> {
-    let request = SubscribeRequest {
-        workspace: WORKSPACE.into(),
-        heartbeat_interval: Some(heartbeat.try_into()?),
-        ..SubscribeRequest::default()
-    };
-    let mut grpc = Grpc::new(channel.clone());
-    grpc.ready().await?;
-    let path = PathAndQuery::from_static("/cameo.v1.EventService/Subscribe");
-    let request = Request::new(Bytes::from(request.encode_to_vec()));
-    let mut stream = grpc.server_streaming(request, path, RawCodec).await?.into_inner();
-    let mut head = None;
-    while head.is_none() {
-        use cameo::proto::v1::{SubscribeResponse, subscribe_response::Message};
-        let message = stream.message().await?.context("the stream is open")?;
-        if let Some(Message::CaughtUp(caught_up)) = SubscribeResponse::decode(message)?.message {
-            head = Some(caught_up.head_sequence);
+    /// Writes events, and waits until every subscriber has all of them.
+    pub async fn turn(&mut self, rate: Rate) -> anyhow::Result<Round> {
+        let last = Last::unknown();
+        let every = (rate.events() * self.subscribers).div_ceil(SAMPLED) as u64;
+        let mut running = JoinSet::new();
+        for reader in self.readers.drain(..) {
+            running.spawn(receive(reader, last.clone(), Tally::sampling(every)));
         }
+        let (start, processor) = (Instant::now(), self.log.server().processor_time()?);
+        let dice = &mut Dice::new(now().cast_unsigned());
+        let mut written = vec![write(&mut *self.writers[0], dice).await?];
+        let before = written[0].sequence - 1;
+        match rate {
+            Rate::Steady { per_second, duration } => {
+                self.write_steadily(per_second, duration, dice, &mut written).await?;
+            }
+            Rate::Saturated { events } => self.write_saturating(events, dice, &mut written).await?,
+        }
+        // A subscriber that has the event of the following write is done.
+        last.set(before + written.len() as u64 + 1);
+        written.push(write(&mut *self.writers[0], dice).await?);
+        let received = timeout(DELIVERY_TIMEOUT, running.join_all()).await.context("subscribers are too far behind")?;
+        let elapsed = start.elapsed();
+        let processor = self.log.server().processor_time()?.saturating_sub(processor);
+        let received: Vec<_> = received.into_iter().collect::<anyhow::Result<_>>()?;
+        let (readers, tallies): (_, Vec<_>) = received.into_iter().unzip();
+        self.readers = readers;
+        let events = written.len() as u64;
+        let deliveries = tallies.iter().map(|tally| tally.events).sum();
+        ensure!(deliveries == events * self.subscribers as u64, "every subscriber received every event");
+        let (since_sent, since_answered) = delays(&tallies, &written)?;
+        Ok(Round { events, deliveries, elapsed, processor, since_sent, since_answered })
     }
-    Ok((stream, head.unwrap_or_default()))
+
+    async fn write_steadily(
+        &mut self,
+        per_second: usize,
+        duration: Duration,
+        dice: &mut Dice,
+        written: &mut Vec<Written>,
+    ) -> anyhow::Result<()> {
+        let mut ticks = interval(Duration::from_secs(1) / u32::try_from(per_second)?);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+        let end = Instant::now() + duration;
+        let mut writes = JoinSet::new();
+        while Instant::now() < end {
+            ticks.tick().await;
+            let mut writer = match self.writers.pop() {
+                Some(idle) => idle,
+                None => self.join(&mut writes, written).await?.context("a write in flight")?,
+            };
+            let mut dice = Dice::new(dice.roll());
+            writes.spawn(async move { Ok((write(&mut *writer, &mut dice).await?, writer)) });
+        }
+        while let Some(writer) = self.join(&mut writes, written).await? {
+            self.writers.push(writer);
+        }
+        Ok(())
+    }
+
+    /// Waits for a write, and returns its writer.
+    async fn join(
+        &self,
+        writes: &mut JoinSet<anyhow::Result<(Written, Box<dyn Writer>)>>,
+        written: &mut Vec<Written>,
+    ) -> anyhow::Result<Option<Box<dyn Writer>>> {
+        let Some(done) = writes.join_next().await else { return Ok(None) };
+        let (done, writer) = done??;
+        written.push(done);
+        Ok(Some(writer))
+    }
+
+    async fn write_saturating(
+        &mut self,
+        events: usize,
+        dice: &mut Dice,
+        written: &mut Vec<Written>,
+    ) -> anyhow::Result<()> {
+        let begun = Arc::new(AtomicU64::new(0));
+        let mut running = JoinSet::new();
+        for mut writer in self.writers.drain(..) {
+            let (begun, mut dice) = (Arc::clone(&begun), Dice::new(dice.roll()));
+            running.spawn(async move {
+                let mut written = Vec::new();
+                while begun.fetch_add(1, Ordering::Relaxed) < events as u64 {
+                    written.push(write(&mut *writer, &mut dice).await?);
+                }
+                anyhow::Ok((written, writer))
+            });
+        }
+        while let Some(done) = running.join_next().await {
+            let (all, writer) = done??;
+            written.extend(all);
+            self.writers.push(writer);
+        }
+        Ok(())
+    }
 }
 
-/// Receives events up to the sequence `last`, which is set after the writers are done.
 async fn receive(
-    mut stream: Streaming<Bytes>,
-    after: u64,
-    last: Arc<AtomicU64>,
-    every: u64,
-    keeps_cursors: bool,
-) -> anyhow::Result<Account> {
-    let mut account = Account { events: 0, deliveries: Vec::new(), cursors: HashMap::new() };
-    let mut sequence = after;
-    while sequence < last.load(Ordering::Acquire) {
-        let message = stream.message().await?.context("the stream is open")?;
-        let Some(seen) = Seen::read(&message)? else { continue };
-        ensure!(seen.sequence == sequence + 1, "event {} came after {sequence}", seen.sequence);
-        sequence = seen.sequence;
-        account.events += 1;
-        if sequence.is_multiple_of(every) {
-            let received = now();
-            account.deliveries.push(Delivery { sequence, received, arrived: seen.time()? });
-        }
-        if keeps_cursors {
-            account.cursors.insert(seen.cursor.to_vec(), sequence);
-        }
-    }
-    Ok(account)
+    mut reader: Box<dyn Reader>,
+    last: Last,
+    mut tally: Tally,
+) -> anyhow::Result<(Box<dyn Reader>, Tally)> {
+    reader.receive(&last, &mut tally).await?;
+    Ok((reader, tally))
 }
 
-impl<'a> Seen<'a> {
-    /// The event of a message; `None` if the message has none. Reads only the start of the event: the profiles come
-    /// later.
-    fn read(message: &'a [u8]) -> anyhow::Result<Option<Self>> {
-        let Some(event) = wire::find(message, subscribe_response::EVENT)? else { return Ok(None) };
-        let cursor = wire::find(message, subscribe_response::CURSOR)?.context("a cursor")?;
-        let mut fields = wire::fields(event);
-        let sequence = loop {
-            let field = fields.next().context("a sequence")??;
-            if field.tag == event::SEQUENCE {
-                break prost::encoding::decode_varint(&mut &field.whole[1..])?;
-            }
-        };
-        Ok(Some(Self { cursor, sequence, event }))
+async fn write(writer: &mut dyn Writer, dice: &mut Dice) -> anyhow::Result<Written> {
+    let sent = now();
+    let sequence = writer.write(dice).await?;
+    Ok(Written { sequence, sent, answered: now() })
+}
+
+/// The delays of the sampled deliveries: since the write was sent, and since its response was received.
+fn delays(tallies: &[Tally], written: &[Written]) -> anyhow::Result<(Latency, Latency)> {
+    let written: HashMap<u64, &Written> = written.iter().map(|written| (written.sequence, written)).collect();
+    let (mut since_sent, mut since_answered) = (latency(), latency());
+    for (sequence, received) in tallies.iter().flat_map(|tally| &tally.samples) {
+        let written = written.get(sequence).context("every event was written here")?;
+        since_sent.record((received - written.sent).try_into().unwrap_or(0))?;
+        since_answered.record((received - written.answered).try_into().unwrap_or(0))?;
+    }
+    Ok((since_sent, since_answered))
+}
+
+impl Round {
+    /// Events per second.
+    fn writes(&self) -> f64 {
+        float(self.events) / self.elapsed.as_secs_f64()
     }
 
-    fn time(&self) -> anyhow::Result<i64> {
-        let encoded = wire::find(self.event, event::TIME)?.context("a time")?;
-        Ok(Micros::from_timestamp(&prost_types::Timestamp::decode(encoded)?).get())
+    /// Deliveries per second.
+    fn rate(&self) -> f64 {
+        float(self.deliveries) / self.elapsed.as_secs_f64()
+    }
+
+    /// CPU time of the server for each delivery, in microseconds.
+    fn processor(&self) -> f64 {
+        micros_of(self.processor) / float(self.deliveries)
     }
 }
 
-async fn write_steadily(
-    channel: &Channel,
-    work: &Arc<Update>,
-    rate: usize,
-    duration: Duration,
-    seed: u64,
-) -> anyhow::Result<Answers> {
-    let mut ticks = interval(Duration::from_secs(1) / u32::try_from(rate)?);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
-    let end = Instant::now() + duration;
-    let mut writes = JoinSet::new();
-    let mut nth = seed;
-    while Instant::now() < end {
-        ticks.tick().await;
-        nth += 1;
-        let (mut grpc, work, mut dice) = (Grpc::new(channel.clone()), Arc::clone(work), Dice::new(nth));
-        writes.spawn(async move { write(&mut grpc, &work, &mut dice).await });
+/// Quantiles of the delays since the write was sent.
+fn since_sent<const N: usize>(rounds: &[Round], quantiles: [f64; N]) -> [String; N] {
+    quantiles.map(|q| quantile(rounds.iter().map(|round| &round.since_sent), q))
+}
+
+/// Quantiles of the delays since the response was received.
+pub fn since_answered<const N: usize>(rounds: &[Round], quantiles: [f64; N]) -> [String; N] {
+    quantiles.map(|q| quantile(rounds.iter().map(|round| &round.since_answered), q))
+}
+
+const DELAYS: [&str; 9] = [
+    "Subscribers",
+    "log",
+    "writes/s",
+    "write sent to event received, p50",
+    "p99",
+    "p99.9",
+    "response received to event received, p50",
+    "p99",
+    "p99.9",
+];
+
+fn tell_delays(crowds: &[Crowd<'_>], report: &mut Report) -> Vec<Vec<String>> {
+    let mut rows = Vec::new();
+    for crowd in crowds {
+        let measured = since_answered(&crowd.rounds, [0.5, 0.99]).join(", p99 ");
+        report.claim(format!("{crowd}, steady writes: response to event"), format!("p50 {measured}"), "");
+        let mut row = crowd.names();
+        row.push(count(median(crowd.rounds.iter().map(Round::writes))));
+        row.extend(since_sent(&crowd.rounds, [0.5, 0.99, 0.999]));
+        row.extend(since_answered(&crowd.rounds, [0.5, 0.99, 0.999]));
+        rows.push(row);
     }
-    writes.join_all().await.into_iter().collect()
+    rows
 }
 
-async fn write_saturating(
-    channel: &Channel,
-    work: &Arc<Update>,
-    duration: Duration,
-    seed: u64,
-) -> anyhow::Result<Answers> {
-    let end = Instant::now() + duration;
-    let mut writers = JoinSet::new();
-    for writer in 0..WRITERS as u64 {
-        let (mut grpc, work) = (Grpc::new(channel.clone()), Arc::clone(work));
-        let mut dice = Dice::new((seed << 16) + writer);
-        writers.spawn(async move {
-            let mut answers = Vec::new();
-            while Instant::now() < end {
-                answers.push(write(&mut grpc, &work, &mut dice).await?);
-            }
-            anyhow::Ok(answers)
-        });
+const DELIVERIES: [&str; 6] =
+    ["Subscribers", "log", "writes/s", "deliveries/s", "Cameo relative to this", "CPU of the server per delivery"];
+
+fn tell_deliveries(crowds: &[Crowd<'_>], report: &mut Report) -> Vec<Vec<String>> {
+    let rates = |crowd: &Crowd<'_>| -> Vec<f64> { crowd.rounds.iter().map(Round::rate).collect() };
+    let cameo = rates(&crowds[0]);
+    let mut rows = Vec::new();
+    for crowd in crowds {
+        let (theirs, processor) = (rates(crowd), median(crowd.rounds.iter().map(Round::processor)));
+        let ratio = median(cameo.iter().zip(&theirs).map(|(ours, theirs)| ours / theirs));
+        let (rate, processor) = (count(median(theirs)), format!("{processor:.2} µs"));
+        report.claim(format!("{crowd}, all writers"), format!("{rate} deliveries/s, {processor} of CPU each"), "");
+        let mut row = crowd.names();
+        row.push(count(median(crowd.rounds.iter().map(Round::writes))));
+        row.extend([rate, format!("{ratio:.2}"), processor]);
+        rows.push(row);
     }
-    let answers: Vec<_> = writers.join_all().await.into_iter().collect::<anyhow::Result<_>>()?;
-    Ok(answers.into_iter().flatten().collect())
+    rows
 }
 
-/// Makes a write. Returns the cursor of its event, and when the response was received.
-async fn write(grpc: &mut Grpc<Channel>, work: &Update, dice: &mut Dice) -> anyhow::Result<(Vec<u8>, i64)> {
-    let answer = call(grpc, work, dice).await?;
-    let answered = now();
-    let cursor = wire::find(&answer, update_profile_response::CURSOR)?.context("a cursor")?;
-    Ok((cursor.to_vec(), answered))
-}
-
-/// Microseconds since 1970.
-fn now() -> i64 {
-    machine_time().unwrap_or_default().get()
-}
-
-/// The delays of the sampled deliveries: since the write arrived, and since its response was received.
-fn delays(accounts: &[Account], answers: &Answers) -> anyhow::Result<(Latency, Latency)> {
-    let keeps_cursors = accounts.iter().find(|account| !account.cursors.is_empty());
-    let cursors = &keeps_cursors.context("one subscriber keeps the cursors")?.cursors;
-    let answered: HashMap<u64, i64> =
-        answers.iter().filter_map(|(cursor, answered)| Some((*cursors.get(cursor)?, *answered))).collect();
-    ensure!(answered.len() == answers.len(), "every write has an event with its cursor");
-    let (mut since_arrived, mut since_answered) = (latency(), latency());
-    for delivery in accounts.iter().flat_map(|account| &account.deliveries) {
-        since_arrived.record((delivery.received - delivery.arrived).try_into().unwrap_or(0))?;
-        // The last write, which ends the round, has no entry.
-        if let Some(answered) = answered.get(&delivery.sequence) {
-            since_answered.record((delivery.received - answered).try_into().unwrap_or(0))?;
-        }
+impl Crowd<'_> {
+    fn names(&self) -> Vec<String> {
+        vec![count(float(self.subscribers as u64)), self.log.name().to_owned()]
     }
-    Ok((since_arrived, since_answered))
 }
 
-fn tell(subscribers: usize, rate: Rate, rounds: &[Round], report: &mut Report) -> Vec<String> {
-    let per_second = |of: fn(&Round) -> u64| {
-        count(median(rounds.iter().map(|round| float(of(round)) / round.elapsed.as_secs_f64())))
-    };
-    let (updates, deliveries) = (per_second(|round| round.updates), per_second(|round| round.deliveries));
-    let arrived = |q| quantile(rounds.iter().map(|round| &round.since_arrived), q);
-    let answered = |q| quantile(rounds.iter().map(|round| &round.since_answered), q);
-    let subscribers = match subscribers {
-        1 => "1 subscriber".to_owned(),
-        many => format!("{} subscribers", count(float(many as u64))),
-    };
-    let (name, what, measured) = match rate {
-        Rate::Steady(rate) => (
-            format!("{subscribers}, {rate} updates/s"),
-            "time from the response to the writer to the receipt of the event",
-            format!("p50 {}, p99 {}", answered(0.5), answered(0.99)),
-        ),
-        Rate::Saturated => (
-            format!("{subscribers}, as many updates as possible"),
-            "deliveries",
-            format!("{deliveries}/s ({updates} updates/s)"),
-        ),
-    };
-    report.claim(format!("Fan-out to {name}: {what}"), measured, "");
-    vec![name, updates, deliveries, arrived(0.5), arrived(0.99), answered(0.5), answered(0.99)]
+impl fmt::Display for Crowd<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} subscribers of {}", count(float(self.subscribers as u64)), self.log.name())
+    }
 }

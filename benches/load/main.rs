@@ -10,9 +10,11 @@
 //! - [`child`]: the servers, each in its own process, and their CPU time and memory.
 //! - [`client`]: connections, and calls in a closed loop. [`plan`]: how long the clients run. [`side`]: the sides of a
 //!   comparison, which take turns.
-//! - [`lookup`], [`batch`], [`http`], [`update`], [`fanout`], [`memory`], [`import`]: one measurement each.
+//! - [`lookup`], [`batch`], [`http`], [`update`], [`fanout`], [`slow`],
+//!   [`replay`], [`memory`], [`import`]: one measurement each.
 //! - What they are compared with: [`reference`] for lookups, [`redis`] for batches, [`bare`] redb for updates, and
 //!   [`inserts`] into bare redb for imports.
+//! - [`log`]: the logs that fan-out, replay and memory compare. [`lines`]: what the protocols of some have in common.
 //! - [`figures`]: latencies and medians. [`report`]: tables and the summary.
 //!
 //! The machine may be noisy. So the sides of a comparison take short turns, and the report shows the median of many
@@ -28,14 +30,18 @@ mod fixture;
 mod http;
 mod import;
 mod inserts;
+mod lines;
+mod log;
 mod lookup;
 mod memory;
 mod plan;
 mod profiles;
 mod redis;
 mod reference;
+mod replay;
 mod report;
 mod side;
+mod slow;
 mod update;
 
 use std::num::{NonZeroU32, NonZeroU64};
@@ -83,6 +89,8 @@ enum Part {
     Http,
     Update,
     Fanout,
+    Slow,
+    Replay,
     Memory,
     Import,
 }
@@ -127,6 +135,12 @@ async fn measure(args: &Args) -> anyhow::Result<()> {
     }
     if wants(Part::Fanout) {
         fanout::measure(&fixture, plan, &mut report).await?;
+    }
+    if wants(Part::Slow) {
+        slow::measure(&fixture, plan, &mut report).await?;
+    }
+    if wants(Part::Replay) {
+        replay::measure(&fixture, plan, &mut report).await?;
     }
     if wants(Part::Memory) {
         memory::measure(&fixture, &mut report).await?;

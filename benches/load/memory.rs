@@ -1,53 +1,64 @@
-//! The memory that an idle stream takes: the growth of the server's resident memory.
+//! The memory that an idle stream takes: the growth of the server's resident memory, beside other logs.
 
 use std::time::Duration;
 
-use crate::child::Child;
-use crate::client::connect;
-use crate::fanout::subscribe;
 use crate::figures::count;
 use crate::fixture::Fixture;
+use crate::log::cameo::Cameo;
+use crate::log::{Log, Spread, Start, others};
 use crate::report::Report;
 
-/// Streams, connections, and the target for each stream.
-const CASES: [(u32, u32, &str); 2] = [(2_000, 10, "≤ 10 KiB"), (500, 500, "")];
-/// The longest interval that the server allows, so that the streams are idle.
-const HEARTBEAT: Duration = Duration::from_secs(60);
-/// How long the server gets to finish its work after the last stream has caught up.
+/// Streams and connections, and the target for each stream of Cameo.
+const CASES: [(Spread, &str); 3] = [
+    (Spread { subscribers: 2_000, connections: 10 }, "≤ 6 KiB"),
+    (Spread { subscribers: 10_000, connections: 10 }, "≤ 6 KiB"),
+    (Spread { subscribers: 500, connections: 500 }, ""),
+];
+/// How long the server gets to finish its work after the last stream has been opened.
 const REST: Duration = Duration::from_secs(1);
 
 pub async fn measure(fixture: &Fixture, report: &mut Report) -> anyhow::Result<()> {
     let mut rows = Vec::new();
-    for (streams, connections, target) in CASES {
+    for (spread, target) in CASES {
         // A fresh process cannot reuse memory of an earlier case.
-        let cameo = Child::cameo(&fixture.store).await?;
-        let (before, after) = open_idle(&cameo, streams, connections).await?;
-        let each = f64::from(after - before) / f64::from(streams);
-        let name = format!("{} idle streams on {connections} connections", count(f64::from(streams)));
-        report.claim(format!("Server memory per idle stream, with {name}"), format!("{each:.1} KiB"), target);
-        let each = format!("{each:.1} KiB");
-        rows.push(vec![name, format!("{before} KiB"), format!("{after} KiB"), each]);
-        cameo.stop().await?;
+        rows.push(measure_log(Box::new(Cameo::start_unscrubbed(fixture).await?), spread, target, report).await?);
+        for log in others(fixture, &[]).await? {
+            rows.push(measure_log(log, spread, "", report).await?);
+        }
     }
-    report.table("Resident memory of the server", &["Streams", "before", "after", "per stream"], &rows);
+    let columns = ["Idle streams", "connections", "log", "before", "after", "per stream"];
+    report.table("Resident memory of the server", &columns, &rows);
     Ok(())
 }
 
-/// The resident memory before and after opening the streams, in KiB.
-async fn open_idle(cameo: &Child, streams: u32, connections: u32) -> anyhow::Result<(u32, u32)> {
-    // The first stream allocates what all streams share.
-    let first = connect(cameo.addr, 1).await?;
-    let first = subscribe(&first[0], HEARTBEAT).await?;
-    tokio::time::sleep(REST).await;
-    let before = cameo.resident_kib()?;
+async fn measure_log(
+    log: Box<dyn Log>,
+    spread: Spread,
+    target: &str,
+    report: &mut Report,
+) -> anyhow::Result<Vec<String>> {
+    let (before, after) = open_idle(&*log, spread).await?;
+    let Spread { subscribers, connections } = spread;
+    let subscribers = u32::try_from(subscribers)?;
+    let each = format!("{:.1} KiB", (f64::from(after) - f64::from(before)) / f64::from(subscribers));
+    let (name, streams) = (log.name(), count(f64::from(subscribers)));
+    let what = format!("Memory per idle stream of {name}, {streams} on {connections} connections");
+    report.claim(what, each.clone(), target);
+    log.stop().await?;
+    let row =
+        [streams, connections.to_string(), name.to_owned(), format!("{before} KiB"), format!("{after} KiB"), each];
+    Ok(row.into())
+}
 
-    let channels = connect(cameo.addr, usize::try_from(connections)?).await?;
-    let mut open = Vec::new();
-    for (_, channel) in (0..streams).zip(channels.iter().cycle()) {
-        open.push(subscribe(channel, HEARTBEAT).await?);
-    }
+/// The resident memory before and after opening the streams, in KiB.
+async fn open_idle(log: &dyn Log, spread: Spread) -> anyhow::Result<(u32, u32)> {
+    // The first stream allocates what all streams share.
+    let first = log.readers(Start::Now, Spread { subscribers: 1, connections: 1 }).await?;
     tokio::time::sleep(REST).await;
-    let after = cameo.resident_kib()?;
+    let before = log.server().resident_kib()?;
+    let open = log.readers(Start::Now, spread).await?;
+    tokio::time::sleep(REST).await;
+    let after = log.server().resident_kib()?;
     drop((first, open));
     Ok((before, after))
 }

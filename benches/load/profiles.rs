@@ -39,8 +39,13 @@ impl Dice {
         self.roll() % bound
     }
 
+    /// One of several, of which there is at least one.
+    pub fn choose<'a, T>(&mut self, of: &'a [T]) -> &'a T {
+        &of[usize::try_from(self.below(of.len() as u64)).expect("an index")]
+    }
+
     fn pick<'a>(&mut self, of: &[&'a str]) -> &'a str {
-        of[usize::try_from(self.below(of.len() as u64)).expect("an index")]
+        self.choose::<&'a str>(of)
     }
 }
 

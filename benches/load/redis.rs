@@ -10,42 +10,35 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use cameo::store::Store;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::task::JoinSet;
 
-use crate::child::{Child, spawn};
+use crate::child::{Child, free_addr, is_installed, patiently, spawn};
 use crate::client::{Outcome, gather};
 use crate::figures::{Latency, latency};
 use crate::fixture::{Fixture, Stored};
+use crate::lines::Lines;
 use crate::profiles::{Dice, mpid};
 use crate::side::Calls;
 
 const PROGRAM: &str = "redis-server";
-/// How long to wait until Redis listens, and how long between attempts to connect.
-const START_TIMEOUT: Duration = Duration::from_secs(10);
-const START_INTERVAL: Duration = Duration::from_millis(20);
 /// Values that are set before the responses are read. The buffers of the connection must hold the responses.
 const PIPELINED: u64 = 1_000;
-/// The read buffer of a connection, in bytes: larger than one response.
-const BUFFER: usize = 128 << 10;
 
 /// Starts a Redis that holds the profiles of the store, which no process may have open. `None` if Redis is not
 /// installed.
 pub async fn start(fixture: &Fixture) -> anyhow::Result<Option<Child>> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    if !std::env::split_paths(&path).any(|dir| dir.join(PROGRAM).is_file()) {
+    if !is_installed(PROGRAM) {
         return Ok(None);
     }
-    let addr = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?; // Redis takes over this free port.
+    let addr = free_addr()?;
     let mut command = Command::new(PROGRAM);
     command.args(["--bind", "127.0.0.1", "--port", &addr.port().to_string(), "--loglevel", "warning"]);
     command.args(["--save", "", "--appendonly", "no", "--dir"]).arg(fixture.dir());
     let redis = Child::at(addr, spawn(&mut command)?)?;
-    fill(&mut Connection::patiently(addr).await?, fixture).await?;
+    fill(&mut patiently(PROGRAM, async || Connection::open(addr).await).await?, fixture).await?;
     Ok(Some(redis))
 }
 
@@ -60,9 +53,9 @@ async fn fill(redis: &mut Connection, fixture: &Fixture) -> anyhow::Result<()> {
             let key = mpid(index).to_string();
             put_command(&[b"SET", key.as_bytes(), &stored.profile(index)?], &mut request);
         }
-        redis.stream.write_all(&request).await?;
+        redis.lines.send(&request).await?;
         for _ in indexes {
-            ensure!(redis.line().await? == b"+OK", "Redis set the value");
+            ensure!(redis.lines.line().await? == b"+OK", "Redis set the value");
         }
     }
     drop(stored);
@@ -135,26 +128,12 @@ fn put_number(kind: char, number: usize, out: &mut Vec<u8>) {
 }
 
 struct Connection {
-    stream: BufReader<TcpStream>,
-    line: Vec<u8>,
+    lines: Lines,
 }
 
 impl Connection {
     async fn open(addr: SocketAddr) -> anyhow::Result<Self> {
-        let stream = TcpStream::connect(addr).await?;
-        stream.set_nodelay(true)?;
-        Ok(Self { stream: BufReader::with_capacity(BUFFER, stream), line: Vec::new() })
-    }
-
-    /// Connects to a Redis that has just been started.
-    async fn patiently(addr: SocketAddr) -> anyhow::Result<Self> {
-        let end = Instant::now() + START_TIMEOUT;
-        loop {
-            match Self::open(addr).await {
-                Err(_) if Instant::now() < end => tokio::time::sleep(START_INTERVAL).await,
-                connection => return connection.context("Redis does not listen"),
-            }
-        }
+        Ok(Self { lines: Lines::open(addr).await? })
     }
 
     async fn keep_busy(
@@ -170,7 +149,7 @@ impl Connection {
             while waiting.len() < in_flight && Instant::now() < end {
                 let began = Instant::now();
                 let (request, expected) = draw.request(&mut dice);
-                self.stream.write_all(&request).await?;
+                self.lines.send(&request).await?;
                 waiting.push_back((began, expected));
             }
             let Some((began, expected)) = waiting.pop_front() else { return Ok(latency) };
@@ -186,31 +165,15 @@ impl Connection {
         let mut bytes = 0;
         for _ in 0..count {
             let length = self.number(b'$').await?; // -1 for a missing value, which fails to parse.
-            self.skip(length + 2).await?;
+            self.lines.skip(length + 2).await?;
             bytes += length;
         }
         Ok((count, bytes))
     }
 
     async fn number(&mut self, kind: u8) -> anyhow::Result<usize> {
-        let line = self.line().await?;
+        let line = self.lines.line().await?;
         ensure!(line.first() == Some(&kind), "Redis responded {:?}", String::from_utf8_lossy(line));
         Ok(std::str::from_utf8(&line[1..])?.parse()?)
-    }
-
-    async fn line(&mut self) -> anyhow::Result<&[u8]> {
-        self.line.clear();
-        self.stream.read_until(b'\n', &mut self.line).await?;
-        self.line.strip_suffix(b"\r\n").context("Redis has closed the connection")
-    }
-
-    async fn skip(&mut self, mut bytes: usize) -> anyhow::Result<()> {
-        while bytes > 0 {
-            let there = self.stream.fill_buf().await?.len().min(bytes);
-            ensure!(there > 0, "Redis has closed the connection");
-            self.stream.consume(there);
-            bytes -= there;
-        }
-        Ok(())
     }
 }
