@@ -17,14 +17,24 @@ use tokio::sync::Mutex;
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
-/// What a small storm finds in a server with a fault.
+/// The most storms for a fault. Some faults show only at times: a cursor that runs ahead needs an event that is committed
+/// while a stream catches up, and a client that wants it.
+const STORMS: u64 = 4;
+
+/// What small storms find in a server with a fault.
 async fn found(fault: Option<Fault>) -> Option<Violation> {
     let _alone = ONE_AT_A_TIME.lock().await;
     plant(fault);
-    let size = Size { seed: 1, clients: 24, streams: 6, writes: 100, restarts: 1 };
-    let found = storm(size).await;
+    let mut found = None;
+    for seed in 1..=STORMS {
+        let size = Size { seed, clients: 30, streams: 6, writes: 150, restarts: 1 };
+        found = storm(size).await.err().map(|(_, violation)| violation);
+        if found.is_some() {
+            break;
+        }
+    }
     plant(None);
-    found.err().map(|(_, violation)| violation)
+    found
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,6 +1,6 @@
 //! A subscriber of the storm: it opens a stream, reads some of it at its own pace, goes away, and comes back.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use cameo::proto::v1::subscribe_request::Start;
 use cameo::proto::v1::subscribe_response::Message;
@@ -23,6 +23,8 @@ use crate::harness::*;
 const MESSAGES: usize = 150;
 /// And of some of them.
 const FEW_MESSAGES: usize = 16;
+/// What some clients do with a message takes so long. The log grows meanwhile.
+const SLOW: Duration = Duration::from_millis(2);
 
 pub struct Subscriber {
     pub name: String,
@@ -170,7 +172,7 @@ impl Subscriber {
                 }
             }
             if is_slow {
-                tokio::task::yield_now().await;
+                tokio::time::sleep(SLOW).await; // The pace itself.
             }
         }
         true

@@ -21,6 +21,8 @@ use super::writers::write;
 use crate::harness::*;
 
 const WRITERS: usize = 4;
+/// What a server may send of a stream before its client reads: some ten events. So it waits for slow clients.
+const WINDOW_BYTES: u32 = 4 << 10;
 
 /// How large a storm is.
 #[derive(Debug, Clone, Copy)]
@@ -92,7 +94,8 @@ impl Shared {
 /// A connection that is made at the first call, which fails if the server is being restarted.
 pub fn connect(stages: &mut watch::Receiver<Stage>) -> Client {
     let addr = stages.borrow_and_update().addr;
-    let channel = Endpoint::from_shared(format!("http://{addr}")).unwrap().connect_lazy();
+    let endpoint = Endpoint::from_shared(format!("http://{addr}")).unwrap().initial_stream_window_size(WINDOW_BYTES);
+    let channel = endpoint.connect_lazy();
     Client {
         profiles: ProfileServiceClient::new(channel.clone()),
         events: EventServiceClient::new(channel.clone()),

@@ -16,7 +16,7 @@ use crate::harness::*;
 
 /// The most writes whose events the reader of the truth has not seen. They are less than half of what a subscription may
 /// hold.
-const MOST_UNKNOWN: usize = 32;
+const MOST_UNKNOWN: usize = 64;
 
 /// How long a membership lasts that ends, in milliseconds.
 const MEMBERSHIP: RangeInclusive<u64> = 50..=2_000;
