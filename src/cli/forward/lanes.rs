@@ -338,7 +338,7 @@ where
         if self.is_broken || !self.ledger.is_open(stream) {
             return Ok(()); // A stream of ours took over from it, or is about to.
         }
-        if let Some(stop) = stream::stop(&status) {
+        if let Some(stop) = stream::stop_acknowledging(&status) {
             return Err(stop);
         }
         self.refusals += 1;

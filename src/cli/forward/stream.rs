@@ -151,6 +151,18 @@ pub fn stop(status: &Status) -> Option<anyhow::Error> {
     }
 }
 
+/// Why the subscription cannot go on after an acknowledgement was refused. None: try again.
+pub fn stop_acknowledging(status: &Status) -> Option<anyhow::Error> {
+    if reason(status).as_deref() != Some("LIMIT_EXCEEDED") {
+        return stop(status);
+    }
+    Some(anyhow::anyhow!(
+        "the list of the subscription's skipped events is full, so no event can be given up. Look at ListSkippedEvents \
+         and repair the receiver. SeekSubscription to a place before skipped events delivers them again and makes room; \
+         docs/forward.md says how to empty the list without that"
+    ))
+}
+
 /// How long to wait: what the server asks for, or longer.
 pub fn wait(status: &Status, failures: u32) -> Duration {
     let asked = status.get_details_retry_info().and_then(|info| info.retry_delay).unwrap_or_default();

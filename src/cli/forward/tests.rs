@@ -105,6 +105,8 @@ struct Fake {
     slow: Duration,
     /// How long a stream that is open takes to say so.
     opening: Duration,
+    /// Whether no more events may be skipped.
+    is_full: bool,
     /// How many acknowledgements were refused.
     refused: AtomicUsize,
     acknowledging: AtomicUsize,
@@ -168,6 +170,10 @@ impl Fake {
         if one.stream != *self.streams.lock().unwrap() {
             self.refused.fetch_add(1, Relaxed);
             return Err(taken_over());
+        }
+        if self.is_full && !one.skipped.is_empty() {
+            let details = ErrorDetails::with_error_info("LIMIT_EXCEEDED", "cameo", []);
+            return Err(Status::with_error_details(tonic::Code::InvalidArgument, "", details));
         }
         self.acknowledged.lock().unwrap().push(one);
         if self.place() >= self.last {
@@ -317,6 +323,15 @@ async fn wait_tries_until_it_succeeds_and_skip_gives_up() {
     assert_eq!((summary.delivered, summary.skipped, error), (2, 1, None));
     assert_eq!((sequences(&got).len(), fake.place()), (12, 3));
     assert_eq!(fake.skipped(), [(2, "HTTP 500 after 10 attempts".to_owned())]);
+}
+
+#[tokio::test]
+async fn it_ends_when_no_more_events_may_be_skipped() {
+    let (url, _) = receiver(|one, _| status(if one.sequence() == 1 { 200 } else { 500 })).await;
+    let fake = Fake { is_full: true, ..Fake::of(&[7, 7, 7]) };
+    let (_, error) = forward(&fake, &url, Setup { attempts: Some(1), ..Setup::default() }).await;
+    assert!(error.unwrap().starts_with("the list of the subscription's skipped events is full"));
+    assert_eq!(fake.place(), 1, "what was not given up is not acknowledged");
 }
 
 /// Lanes are served at once, the events of a profile in order, and no acknowledgement is past an unfinished event.
