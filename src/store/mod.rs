@@ -56,7 +56,9 @@ use uuid::{ContextV7, Timestamp, Uuid};
 pub use apply::{SubscriptionState, Written};
 pub use error::{OpenError, Past, StoreError};
 pub use observe::CacheUse;
-pub use read::{AsOf, EventPage, EventRef, LogBounds, Lookups, PageSize, ReadClass, Snapshot, SubscriptionView};
+pub use read::{
+    AsOf, EventPage, EventRef, Listing, LogBounds, Lookups, PageSize, ReadClass, Snapshot, SubscriptionView,
+};
 pub use scrub::ScrubReport;
 pub use write::LaneUse;
 

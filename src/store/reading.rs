@@ -1,10 +1,9 @@
 //! The reads that the handle offers. Each reads the latest committed state, in a workspace that need not exist.
 
-use super::read::History;
-use super::{AsOf, EventPage, EventRef, LogBounds, Lookups, PageSize, Store, StoreError, SubscriptionView, read};
+use super::{AsOf, EventRef, Listing, LogBounds, Lookups, PageSize, Store, StoreError, SubscriptionView};
 use crate::model::cursor::Start;
 use crate::model::page_token::PageStart;
-use crate::model::{Filter, Micros, Mpid, Place, Position, ProfileKey, Sequence, SubscriptionName, Workspace};
+use crate::model::{Micros, Mpid, Place, Position, ProfileKey, Sequence, SubscriptionName, Workspace};
 
 impl Store {
     /// Calls `read` with the wire bytes of a profile in the latest committed state: see [`super::Snapshot::profile`].
@@ -44,68 +43,29 @@ impl Store {
         self.snapshot()?.profiles(workspace, start, self.now(), size, take)
     }
 
-    /// Returns the bounds of a workspace's log, and the position where a reader starts: see [`super::Snapshot::begin`].
+    /// Prepares the reads of one page of a list: they all see the same committed state.
     ///
     /// # Errors
-    /// Those of [`super::Snapshot::begin`], and [`StoreError::Closed`] or [`StoreError::Failed`].
+    /// [`StoreError::Closed`] or [`StoreError::Failed`].
+    pub fn listing(&self, workspace: &Workspace) -> Result<Listing<'_>, StoreError> {
+        let (id, cursors) = (self.workspace_id(workspace), self.cursors(workspace));
+        Ok(Listing::new(self.snapshot()?, &self.walks, cursors, id))
+    }
+
+    /// Returns the bounds of a workspace's log, and the position where a reader starts: see [`Listing::begin`].
+    ///
+    /// # Errors
+    /// Those of [`Listing::begin`], and [`StoreError::Closed`] or [`StoreError::Failed`].
     pub fn begin(&self, workspace: &Workspace, start: &Start) -> Result<(LogBounds, Position), StoreError> {
-        let cursors = self.cursors(workspace);
-        match self.workspace_id(workspace) {
-            Some(id) => self.snapshot()?.begin(id, cursors, start),
-            None => Ok((LogBounds::default(), read::begin_unborn(cursors, start)?)),
-        }
+        self.listing(workspace)?.begin(start)
     }
 
-    /// Returns whether a profile had events at or before a place.
+    /// Returns a durable subscription: see [`Listing::subscription`].
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`], [`StoreError::Closed`] or [`StoreError::Failed`].
-    pub fn has_events_before(&self, workspace: &Workspace, mpid: Mpid, place: Place) -> Result<bool, StoreError> {
-        match self.workspace_id(workspace) {
-            Some(id) => self.snapshot()?.has_events_before(id, mpid, place),
-            None => Ok(false),
-        }
-    }
-
-    /// Reads a page of a workspace's log, or of one profile's history if the filter names a single profile: see
-    /// [`super::Snapshot::events`].
-    ///
-    /// # Errors
-    /// Those of [`super::Snapshot::events`], [`StoreError::Closed`] or [`StoreError::Failed`], and
-    /// [`StoreError::Invalid`] if `start` is not a place in the log.
-    pub fn list_events(
-        &self,
-        workspace: &Workspace,
-        start: &Start,
-        filter: &Filter,
-        size: PageSize,
-        take: impl FnMut(EventRef<'_>) -> Result<Option<usize>, StoreError>,
-    ) -> Result<EventPage, StoreError> {
-        let (bounds, position) = self.begin(workspace, start)?;
-        let after = position.place();
-        let Some(workspace) = self.workspace_id(workspace) else {
-            return Ok(EventPage { through: after, complete: true });
-        };
-        let snapshot = self.snapshot()?;
-        match filter.single_mpid() {
-            Some(mpid) => {
-                let history = History { workspace, mpid, after, through: bounds.head, filter };
-                snapshot.history(&self.walks, history, size, take)
-            }
-            None => snapshot.events(workspace, after, bounds.head, filter, size, take),
-        }
-    }
-
-    /// Returns a durable subscription.
-    ///
-    /// # Errors
-    /// [`StoreError::SubscriptionNotFound`], [`StoreError::Corrupt`], [`StoreError::Closed`] or [`StoreError::Failed`].
+    /// Those of [`Listing::subscription`], and [`StoreError::Closed`] or [`StoreError::Failed`].
     pub fn subscription(&self, workspace: &Workspace, name: &SubscriptionName) -> Result<SubscriptionView, StoreError> {
-        let found = match self.workspace_id(workspace) {
-            Some(id) => self.snapshot()?.subscription(id, name)?,
-            None => None,
-        };
-        found.ok_or_else(|| StoreError::SubscriptionNotFound { name: name.clone() })
+        self.listing(workspace)?.subscription(name)
     }
 
     /// Returns the time of the oldest event that the log holds after a place. `None` if there is none, or it is
@@ -141,10 +101,10 @@ impl Store {
         snapshot.event(id, sequence, read)
     }
 
-    /// Reads a page of a workspace's profiles as of a place in the log: see [`super::Snapshot::profiles_as_of`].
+    /// Reads a page of a workspace's profiles as of a place in the log: see [`Listing::profiles_as_of`].
     ///
     /// # Errors
-    /// Those of [`super::Snapshot::profiles_as_of`], and [`StoreError::Closed`] or [`StoreError::Failed`].
+    /// Those of [`Listing::profiles_as_of`], and [`StoreError::Closed`] or [`StoreError::Failed`].
     pub fn profiles_as_of(
         &self,
         workspace: &Workspace,
@@ -152,9 +112,6 @@ impl Store {
         size: PageSize,
         take: impl FnMut(Mpid, &[u8]) -> Result<Option<usize>, StoreError>,
     ) -> Result<Position, StoreError> {
-        match self.workspace_id(workspace) {
-            Some(id) => self.snapshot()?.profiles_as_of(id, as_of, size, take),
-            None => Ok(as_of.of.into()),
-        }
+        self.listing(workspace)?.profiles_as_of(as_of, size, take)
     }
 }

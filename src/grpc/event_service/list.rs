@@ -4,14 +4,16 @@ use prost::encoding::{bool, int32};
 
 use super::{parse_filter, parse_time, parse_true, refuse_settings};
 use crate::grpc::codec::Encoded;
-use crate::model::cursor::Start;
-use crate::model::{Filter, Invalid, Limits, Mask, Mpid, Place, Position, Settings, SubscriptionName, Workspace, wire};
+use crate::model::cursor::{CursorSpace, Start};
+use crate::model::{
+    Filter, Invalid, Limits, Mask, Micros, Mpid, Place, Position, Settings, SubscriptionName, Workspace, wire,
+};
 use crate::proto::field::event::MATCH;
 use crate::proto::field::list_events_response::{CAUGHT_UP, CURSOR, EVENTS, SNAPSHOT_PROFILES, TRUNCATED};
 use crate::proto::v1::list_events_request::Start as Asked;
 use crate::proto::v1::{FilterMatch, ListEventsRequest};
 use crate::refusal::Refusal;
-use crate::store::{AsOf, EventRef, LogBounds, PageSize, Past, Store, StoreError};
+use crate::store::{AsOf, EventRef, Listing, LogBounds, PageSize, Past, Store, StoreError};
 
 /// A parsed `ListEventsRequest`.
 pub(super) struct List {
@@ -63,50 +65,53 @@ impl List {
     /// Makes a `ListEventsResponse`.
     pub fn run(self, store: &Store) -> Result<Encoded, Refusal> {
         let Self { workspace, from, size } = self;
+        let listing = store.listing(&workspace)?;
         let selection = match from {
             From::Start(selection) => selection,
             From::Subscription(name) => {
-                let view = store.subscription(&workspace, &name)?;
+                let view = listing.subscription(&name)?;
                 let settings = Settings::parse("subscription", view.settings)?;
                 Selection { start: Start::From(view.acknowledged), filter: settings.filter, mask: settings.mask }
             }
         };
-        Page { workspace, selection, size }.read(store)
+        let page = Page { listing, cursors: store.cursors(&workspace), now: store.now(), selection, size };
+        page.read()
     }
 }
 
 /// A page to read.
-struct Page {
-    workspace: Workspace,
+struct Page<'s> {
+    listing: Listing<'s>,
+    cursors: CursorSpace,
+    now: Micros,
     selection: Selection,
     size: PageSize,
 }
 
-impl Page {
-    fn read(&self, store: &Store) -> Result<Encoded, Refusal> {
-        let (bounds, position) = store.begin(&self.workspace, &self.selection.start)?;
+impl Page<'_> {
+    fn read(&self) -> Result<Encoded, Refusal> {
+        let (bounds, position) = self.listing.begin(&self.selection.start)?;
         let mut message = Vec::new();
         let reached = match position {
-            Position::Snapshot { of, after } => self.profiles(store, of, after, &mut message),
-            Position::Log(_) => self.events(store, position, &mut message),
+            Position::Snapshot { of, after } => self.profiles(of, after, &mut message),
+            Position::Log(after) => self.events(after, &mut message),
         };
-        let cursors = store.cursors(&self.workspace);
         let (reached, is_complete) = reached.map_err(|error| match error {
-            StoreError::Corrupt { past: Some(Past::Position(past)), .. } => Refusal::log_damaged(cursors.at(past)),
+            StoreError::Corrupt { past: Some(Past::Position(past)), .. } => Refusal::log_damaged(self.cursors.at(past)),
             other => other.into(),
         })?;
-        wire::put_delimited(CURSOR, &cursors.at(reached).encode(), &mut message);
+        wire::put_delimited(CURSOR, &self.cursors.at(reached).encode(), &mut message);
         if is_complete {
             bool::encode(CAUGHT_UP, &true, &mut message);
         }
-        if self.is_truncated(store, bounds, position)? {
+        if self.is_truncated(bounds, position)? {
             bool::encode(TRUNCATED, &true, &mut message);
         }
         Ok(message.into())
     }
 
     /// Adds events, and returns how far they go and whether that is the end of the log.
-    fn events(&self, store: &Store, after: Position, message: &mut Vec<u8>) -> Result<(Position, bool), StoreError> {
+    fn events(&self, after: Place, message: &mut Vec<u8>) -> Result<(Position, bool), StoreError> {
         let (Selection { filter, mask, .. }, corrupt) = (&self.selection, || StoreError::corrupt("event"));
         let take = |event: EventRef<'_>| {
             let Some(matched) = filter.judge_encoded(event.event).map_err(|_| corrupt())? else { return Ok(None) };
@@ -117,22 +122,16 @@ impl Page {
             wire::put_delimited(EVENTS, &event, message);
             Ok(Some(event.len()))
         };
-        let page = store.list_events(&self.workspace, &Start::From(after), filter, self.size, take)?;
+        let page = self.listing.events(after, filter, self.size, take)?;
         Ok((page.through.into(), page.complete))
     }
 
     /// Adds profiles of a snapshot, and returns how far they go.
-    fn profiles(
-        &self,
-        store: &Store,
-        of: Place,
-        after: Option<Mpid>,
-        message: &mut Vec<u8>,
-    ) -> Result<(Position, bool), StoreError> {
+    fn profiles(&self, of: Place, after: Option<Mpid>, message: &mut Vec<u8>) -> Result<(Position, bool), StoreError> {
         let (Selection { filter, mask, .. }, corrupt) = (&self.selection, || StoreError::corrupt("profile"));
-        let now = store.now();
+        let now = self.now;
         let as_of = AsOf { of, after, mpids: filter.mpids(), now };
-        let reached = store.profiles_as_of(&self.workspace, as_of, self.size, |mpid, profile| {
+        let reached = self.listing.profiles_as_of(as_of, self.size, |mpid, profile| {
             if !filter.selects(mpid, profile, now).map_err(|_| corrupt())? {
                 return Ok(None);
             }
@@ -144,15 +143,12 @@ impl Page {
     }
 
     /// Whether retention has removed events that the page would have begun with.
-    fn is_truncated(&self, store: &Store, bounds: LogBounds, position: Position) -> Result<bool, StoreError> {
+    fn is_truncated(&self, bounds: LogBounds, position: Position) -> Result<bool, StoreError> {
         let floor = bounds.floor;
         let is_asked = matches!(self.selection.start, Start::Earliest | Start::At(_));
         if !is_asked || floor == Place::START || position != floor.into() {
             return Ok(false);
         }
-        self.selection
-            .filter
-            .single_mpid()
-            .map_or(Ok(true), |mpid| store.has_events_before(&self.workspace, mpid, floor))
+        self.selection.filter.single_mpid().map_or(Ok(true), |mpid| self.listing.has_events_before(mpid, floor))
     }
 }

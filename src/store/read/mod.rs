@@ -6,6 +6,7 @@
 //! - `pool`: how many reads run at a time, and whose turn it is.
 //! - `log`: the events of a workspace. `history`: the events of one profile. `workspaces`: the list of workspaces.
 //!   `subscriptions`: durable subscriptions.
+//! - `listing`: all reads of one page of a list, in one state.
 //!
 //! What always holds:
 //! - A snapshot's tables are opened once, after each commit, and shared by all readers. A lookup is one descent of a
@@ -19,6 +20,7 @@
 
 mod as_of;
 mod history;
+mod listing;
 mod log;
 mod page;
 mod pool;
@@ -33,7 +35,7 @@ use redb::{ReadOnlyTable, ReadTransaction};
 
 pub use as_of::AsOf;
 pub(super) use history::{History, Walks};
-pub(super) use log::begin_unborn;
+pub use listing::Listing;
 pub use log::{EventPage, EventRef, LogBounds};
 pub use page::PageSize;
 pub(super) use pool::Pool;

@@ -12,6 +12,7 @@ use redb::{Database, ReadableTable, StorageBackend, WriteTransaction};
 
 use super::disk::{Disk, Fault};
 use super::harness::*;
+use super::lists::list;
 use crate::command::Delete;
 use crate::config::StoreConfig;
 use crate::model::cursor::Start;
@@ -303,10 +304,7 @@ pub(super) fn page_of_events(store: &Store, after: u64, filter: &Filter) -> (Vec
     } else {
         Start::After(store.cursors(&workspace()).at(Place::after(after)).to_string())
     };
-    let page = store.list_events(&workspace(), &start, filter, EVERYTHING, |event| {
-        seen.push(event.sequence.get());
-        Ok(Some(1))
-    });
+    let page = list(store, &start, filter, EVERYTHING, |event| seen.push(event));
     (seen, page)
 }
 
@@ -399,10 +397,9 @@ async fn a_long_history_is_read_in_pages_while_it_grows() {
     let size = PageSize { items: ITEMS, bytes: usize::MAX };
     loop {
         let mut took = 0;
-        let page = store.list_events(&workspace(), &start, &filter, size, |event| {
-            seen.push(event.sequence.get());
+        let page = list(&store, &start, &filter, size, |event| {
+            seen.push(event);
             took += 1;
-            Ok(Some(1))
         });
         let page = page.unwrap();
         assert!(took <= ITEMS);

@@ -5,7 +5,7 @@
 //! - `crash`: a power loss at any moment of a busy run. `script` draws its commands, `watch` records it, and `holdings`
 //!   is what the store must still hold.
 //! - `damage`: damaged rows and pages, and disks that fail. `rot`: damage in redb's own pages.
-//! - `bounds`, `clocks`, `determinism`, `migration`, `opening`, `retention`: as their names say.
+//! - `bounds`, `clocks`, `determinism`, `lists`, `migration`, `opening`, `retention`: as their names say.
 //!
 //! Deliberately absent: what can be tested through the API. Those tests are in `tests/it`.
 
@@ -19,6 +19,7 @@ mod disk;
 mod former;
 mod harness;
 mod holdings;
+mod lists;
 mod migration;
 mod opening;
 mod retention;

@@ -24,7 +24,7 @@ use crate::store::tables::{EVENTS, HEADS};
 use crate::store::{LogBounds, PageSize, Store, StoreError};
 
 /// Trims the log at this second, and returns the new floor.
-async fn trim(store: &Store, second: i64, trim: Trim) -> u64 {
+pub(super) async fn trim(store: &Store, second: i64, trim: Trim) -> u64 {
     let written = store.import(command(second * SECOND, trim)).await.unwrap().await.unwrap();
     let floor = written.place.unwrap();
     assert_eq!(floor, log(store).floor);
@@ -33,7 +33,7 @@ async fn trim(store: &Store, second: i64, trim: Trim) -> u64 {
 }
 
 /// A log of this many events. The first creates Ada, and the event with sequence `n` is of second `n`.
-async fn store_with(disk: &Disk, events: i64) -> Store {
+pub(super) async fn store_with(disk: &Disk, events: i64) -> Store {
     let store = store_on(disk, |_, _| {});
     store.write(command(SECOND, create(ADA))).await.unwrap();
     for second in 2..=events {
@@ -76,7 +76,7 @@ fn history(store: &Store, walks: &Walks, after: u64) -> Vec<u64> {
     seen
 }
 
-fn of_ada() -> Filter {
+pub(super) fn of_ada() -> Filter {
     Filter::parse(Some(EventFilter { mpids: vec![ADA], ..EventFilter::default() })).unwrap()
 }
 
