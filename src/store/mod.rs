@@ -57,7 +57,8 @@ pub use apply::{SubscriptionState, Written};
 pub use error::{OpenError, Past, StoreError};
 pub use observe::CacheUse;
 pub use read::{
-    AsOf, EventPage, EventRef, Listing, LogBounds, Lookups, PageSize, ReadClass, Snapshot, SubscriptionView,
+    AsOf, EventPage, EventRef, ListedEvents, Listing, LogBounds, Lookups, PageSize, ReadClass, Snapshot,
+    SubscriptionView,
 };
 pub use scrub::ScrubReport;
 pub use write::LaneUse;

@@ -114,6 +114,49 @@ async fn a_log_that_retention_has_emptied_continues() {
     }
 }
 
+/// Ada's first four events are gone, and her seventh is damaged. Grace came after the trim.
+#[tokio::test]
+async fn a_list_says_whether_retention_has_removed_its_beginning() {
+    use list_events_request::Start;
+    let server = TestServer::start_with(keep_nothing).await;
+    let client = server.client().await;
+    let mut floor = String::new();
+    for _ in 1..=4 {
+        floor = client.update_with(upsert_request(ADA, increment("visits"))).await.unwrap().cursor;
+    }
+    client.until_oldest(5).await;
+    let server = TestServer::reopen(server.stop().await).await;
+    let client = server.client().await;
+    for _ in 5..=7 {
+        client.update(ADA, increment("visits")).await.unwrap();
+    }
+    client.create(with_mpid(GRACE)).await.unwrap();
+    client.update(GRACE, increment("visits")).await.unwrap();
+    let dir = server.stop().await;
+    edit(&dir, |transaction| damage_event(transaction, 7));
+    let server = TestServer::reopen(dir).await;
+    let client = server.client().await;
+
+    let first_page = async |start: Option<Start>, mpids: &[i64]| {
+        let request = ListEventsRequest { start, filter: of_profiles(mpids), ..list_request() };
+        let page = client.list(request).await.unwrap();
+        (sequences_of(&page.events), page.truncated, page.cursor)
+    };
+    for start in [None, Some(Start::Earliest(true)), Some(Start::Time(prost_types::Timestamp::default()))] {
+        let (events, truncated, cursor) = first_page(start.clone(), &[ADA]).await;
+        assert_eq!((events, truncated), (vec![5, 6], true), "{start:?}");
+        let damaged = list_after(&client, &cursor, of_profiles(&[ADA])).await.unwrap_err();
+        assert_eq!(reason(&damaged), "RECORD_CORRUPT");
+        assert_eq!(list_after(&client, &metadata(&damaged, "cursor"), of_profiles(&[ADA])).await.unwrap().events, []);
+
+        let (events, truncated, _) = first_page(start.clone(), &[GRACE]).await;
+        assert_eq!((events, truncated), (vec![8, 9], false), "{start:?}");
+        assert!(first_page(start, &[]).await.1);
+    }
+    assert!(!first_page(page_after(&floor), &[ADA]).await.1, "the caller has seen what is gone");
+    assert!(!first_page(Some(Start::Snapshot(true)), &[]).await.1);
+}
+
 /// It is told, and nothing that it got before has a hole.
 #[tokio::test]
 async fn a_stream_that_retention_overtakes_ends_with_the_reason() {

@@ -13,7 +13,7 @@ use crate::proto::field::list_events_response::{CAUGHT_UP, CURSOR, EVENTS, SNAPS
 use crate::proto::v1::list_events_request::Start as Asked;
 use crate::proto::v1::{FilterMatch, ListEventsRequest};
 use crate::refusal::Refusal;
-use crate::store::{AsOf, EventRef, Listing, LogBounds, PageSize, Past, Store, StoreError};
+use crate::store::{AsOf, EventRef, ListedEvents, Listing, PageSize, Past, Store, StoreError};
 
 /// A parsed `ListEventsRequest`.
 pub(super) struct List {
@@ -88,30 +88,39 @@ struct Page<'s> {
     size: PageSize,
 }
 
+/// How far a page goes.
+struct Reached {
+    position: Position,
+    /// Whether that is the end of the log.
+    is_complete: bool,
+    /// See [`ListedEvents::truncated`].
+    is_truncated: bool,
+}
+
 impl Page<'_> {
     fn read(&self) -> Result<Encoded, Refusal> {
-        let (bounds, position) = self.listing.begin(&self.selection.start)?;
+        let (_, position) = self.listing.begin(&self.selection.start)?;
         let mut message = Vec::new();
         let reached = match position {
             Position::Snapshot { of, after } => self.profiles(of, after, &mut message),
             Position::Log(after) => self.events(after, &mut message),
         };
-        let (reached, is_complete) = reached.map_err(|error| match error {
+        let reached = reached.map_err(|error| match error {
             StoreError::Corrupt { past: Some(Past::Position(past)), .. } => Refusal::log_damaged(self.cursors.at(past)),
             other => other.into(),
         })?;
-        wire::put_delimited(CURSOR, &self.cursors.at(reached).encode(), &mut message);
-        if is_complete {
+        wire::put_delimited(CURSOR, &self.cursors.at(reached.position).encode(), &mut message);
+        if reached.is_complete {
             bool::encode(CAUGHT_UP, &true, &mut message);
         }
-        if self.is_truncated(bounds, position)? {
+        if reached.is_truncated && matches!(self.selection.start, Start::Earliest | Start::At(_)) {
             bool::encode(TRUNCATED, &true, &mut message);
         }
         Ok(message.into())
     }
 
-    /// Adds events, and returns how far they go and whether that is the end of the log.
-    fn events(&self, after: Place, message: &mut Vec<u8>) -> Result<(Position, bool), StoreError> {
+    /// Adds events.
+    fn events(&self, after: Place, message: &mut Vec<u8>) -> Result<Reached, StoreError> {
         let (Selection { filter, mask, .. }, corrupt) = (&self.selection, || StoreError::corrupt("event"));
         let take = |event: EventRef<'_>| {
             let Some(matched) = filter.judge_encoded(event.event).map_err(|_| corrupt())? else { return Ok(None) };
@@ -122,16 +131,16 @@ impl Page<'_> {
             wire::put_delimited(EVENTS, &event, message);
             Ok(Some(event.len()))
         };
-        let page = self.listing.events(after, filter, self.size, take)?;
-        Ok((page.through.into(), page.complete))
+        let ListedEvents { page, truncated } = self.listing.events(after, filter, self.size, take)?;
+        Ok(Reached { position: page.through.into(), is_complete: page.complete, is_truncated: truncated })
     }
 
-    /// Adds profiles of a snapshot, and returns how far they go.
-    fn profiles(&self, of: Place, after: Option<Mpid>, message: &mut Vec<u8>) -> Result<(Position, bool), StoreError> {
+    /// Adds profiles of a snapshot.
+    fn profiles(&self, of: Place, after: Option<Mpid>, message: &mut Vec<u8>) -> Result<Reached, StoreError> {
         let (Selection { filter, mask, .. }, corrupt) = (&self.selection, || StoreError::corrupt("profile"));
         let now = self.now;
         let as_of = AsOf { of, after, mpids: filter.mpids(), now };
-        let reached = self.listing.profiles_as_of(as_of, self.size, |mpid, profile| {
+        let position = self.listing.profiles_as_of(as_of, self.size, |mpid, profile| {
             if !filter.selects(mpid, profile, now).map_err(|_| corrupt())? {
                 return Ok(None);
             }
@@ -139,16 +148,6 @@ impl Page<'_> {
             wire::put_delimited(SNAPSHOT_PROFILES, &profile, message);
             Ok(Some(profile.len()))
         })?;
-        Ok((reached, false))
-    }
-
-    /// Whether retention has removed events that the page would have begun with.
-    fn is_truncated(&self, bounds: LogBounds, position: Position) -> Result<bool, StoreError> {
-        let floor = bounds.floor;
-        let is_asked = matches!(self.selection.start, Start::Earliest | Start::At(_));
-        if !is_asked || floor == Place::START || position != floor.into() {
-            return Ok(false);
-        }
-        self.selection.filter.single_mpid().map_or(Ok(true), |mpid| self.listing.has_events_before(mpid, floor))
+        Ok(Reached { position, is_complete: false, is_truncated: false })
     }
 }

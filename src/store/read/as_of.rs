@@ -78,22 +78,6 @@ impl Snapshot {
         }
     }
 
-    /// Returns whether a profile had events at or before a place.
-    ///
-    /// # Errors
-    /// [`StoreError::Corrupt`].
-    pub fn has_events_before(&self, workspace: WorkspaceId, mpid: Mpid, place: Place) -> Result<bool, StoreError> {
-        let latest = tables::profile(&self.0.profiles, workspace, mpid, |row| Ok(row.last_event))?;
-        match latest {
-            None => Ok(false),
-            Some(latest) if Place::from(latest) <= place => Ok(true),
-            Some(latest) => {
-                let first = self.first_after(workspace, mpid, latest, place)?;
-                Ok(self.link(workspace, mpid, first)?.is_some())
-            }
-        }
-    }
-
     /// Returns whether there are more.
     fn read_all(
         &self,

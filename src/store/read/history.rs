@@ -44,6 +44,14 @@ pub(in crate::store) struct History<'a> {
     pub filter: &'a Filter,
 }
 
+/// A page of a profile's history.
+#[derive(Debug)]
+pub(in crate::store) struct HistoryPage {
+    pub page: EventPage,
+    /// The first event of the profile after the place where the page begins, if the page has found one.
+    pub first: Option<Sequence>,
+}
+
 impl Walks {
     /// Returns a walk of the profile that goes back to `after` or further.
     fn get(&self, workspace: WorkspaceId, mpid: Mpid, after: Place) -> Option<Arc<Walk>> {
@@ -74,13 +82,39 @@ impl Snapshot {
         walks: &Walks,
         history: History<'_>,
         size: PageSize,
+        take: impl FnMut(EventRef<'_>) -> Result<Option<usize>, StoreError>,
+    ) -> Result<HistoryPage, StoreError> {
+        let Ok(Some(walk)) = self.walk(walks, history, &mut Budget::new(size)) else {
+            return self.history_in_log(history, size, take); // The chain is too long or damaged.
+        };
+        let first = walk.between(history.after, history.through).next();
+        Ok(HistoryPage { page: self.walked_history(walks, &walk, history, size, take)?, first })
+    }
+
+    fn history_in_log(
+        &self,
+        History { workspace, mpid, after, through, filter }: History<'_>,
+        size: PageSize,
+        mut take: impl FnMut(EventRef<'_>) -> Result<Option<usize>, StoreError>,
+    ) -> Result<HistoryPage, StoreError> {
+        let mut first = None;
+        let page = self.every_event(workspace, after, through, size, |event| {
+            if event.mpid == mpid {
+                first.get_or_insert(event.sequence);
+            }
+            if filter.matches(event.kind, event.mpid, event.silent) { take(event) } else { Ok(None) }
+        })?;
+        Ok(HistoryPage { page, first })
+    }
+
+    fn walked_history(
+        &self,
+        walks: &Walks,
+        walk: &Walk,
+        History { workspace, after, through, filter, .. }: History<'_>,
+        size: PageSize,
         mut take: impl FnMut(EventRef<'_>) -> Result<Option<usize>, StoreError>,
     ) -> Result<EventPage, StoreError> {
-        let History { workspace, after, through, filter, .. } = history;
-        let Ok(Some(walk)) = self.walk(walks, history, &mut Budget::new(size)) else {
-            // The chain is too long or damaged, so read the log.
-            return self.events(workspace, after, through, filter, size, take);
-        };
         let mut budget = Budget::new(size); // Not the walk's, so that the page makes progress after a long walk.
         let mut last = after;
         for event in walk.between(after, through) {
@@ -103,6 +137,16 @@ impl Snapshot {
         }
         let complete = walk.between(last, through).next().is_none();
         Ok(EventPage { through: if complete { through } else { last }, complete })
+    }
+
+    /// Returns whether a profile had events at or before a place. `first` is its first event after the place, if that
+    /// has been found. If not, the profile may have begun later, and is said to have had earlier events.
+    pub(super) fn began_by(&self, workspace: WorkspaceId, mpid: Mpid, first: Option<Sequence>) -> bool {
+        let earlier = match first {
+            Some(first) => self.link(workspace, mpid, first),
+            None => tables::profile(&self.0.profiles, workspace, mpid, |row| Ok(row.last_event)),
+        };
+        !matches!(earlier, Ok(None))
     }
 
     /// Returns the profile's events after a place. `None` if the walk exceeds the budget.

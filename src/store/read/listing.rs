@@ -2,6 +2,7 @@
 
 use super::super::WorkspaceId;
 use super::super::error::StoreError;
+use super::history::HistoryPage;
 use super::log::begin_unborn;
 use super::{AsOf, EventPage, EventRef, History, LogBounds, PageSize, Snapshot, SubscriptionView, Walks};
 use crate::model::cursor::{CursorSpace, Start};
@@ -15,6 +16,17 @@ pub struct Listing<'s> {
     cursors: CursorSpace,
     /// `None` until the workspace's first write.
     workspace: Option<WorkspaceId>,
+}
+
+/// A page of events.
+#[derive(Debug)]
+pub struct ListedEvents {
+    /// How far the page has read.
+    pub page: EventPage,
+    /// Whether the page begins with the oldest event that the log holds, and retention has removed earlier events: of
+    /// the log, or of the one profile that the filter names. Also true if such a profile's page has found no event of
+    /// it, and therefore cannot tell.
+    pub truncated: bool,
 }
 
 impl<'s> Listing<'s> {
@@ -49,26 +61,20 @@ impl<'s> Listing<'s> {
         filter: &Filter,
         size: PageSize,
         take: impl FnMut(EventRef<'_>) -> Result<Option<usize>, StoreError>,
-    ) -> Result<EventPage, StoreError> {
-        let Some(workspace) = self.workspace else { return Ok(EventPage { through: after, complete: true }) };
+    ) -> Result<ListedEvents, StoreError> {
+        let Some(workspace) = self.workspace else {
+            return Ok(ListedEvents { page: EventPage { through: after, complete: true }, truncated: false });
+        };
         let bounds = self.snapshot.log_bounds(workspace)?;
         self.snapshot.check_held(workspace, bounds, after)?;
-        let through = bounds.head;
-        match filter.single_mpid() {
-            Some(mpid) => {
-                let history = History { workspace, mpid, after, through, filter };
-                self.snapshot.history(self.walks, history, size, take)
-            }
-            None => self.snapshot.events(workspace, after, through, filter, size, take),
-        }
-    }
-
-    /// Returns whether a profile had events at or before a place.
-    ///
-    /// # Errors
-    /// [`StoreError::Corrupt`].
-    pub fn has_events_before(&self, mpid: Mpid, place: Place) -> Result<bool, StoreError> {
-        self.workspace.map_or(Ok(false), |workspace| self.snapshot.has_events_before(workspace, mpid, place))
+        let (through, is_oldest) = (bounds.head, after == bounds.floor && after > Place::START);
+        let Some(mpid) = filter.single_mpid() else {
+            let page = self.snapshot.events(workspace, after, through, filter, size, take)?;
+            return Ok(ListedEvents { page, truncated: is_oldest });
+        };
+        let history = History { workspace, mpid, after, through, filter };
+        let HistoryPage { page, first } = self.snapshot.history(self.walks, history, size, take)?;
+        Ok(ListedEvents { page, truncated: is_oldest && self.snapshot.began_by(workspace, mpid, first) })
     }
 
     /// Reads a page of the profiles as of a place in the log: see [`Snapshot::profiles_as_of`].

@@ -85,12 +85,22 @@ impl Snapshot {
         size: PageSize,
         mut take: impl FnMut(EventRef<'_>) -> Result<Option<usize>, StoreError>,
     ) -> Result<EventPage, StoreError> {
-        let mut last = after;
-        let mut budget = Budget::new(size);
-        let mut deliver = |event: EventRef<'_>| {
+        self.every_event(workspace, after, through, size, |event| {
             if filter.matches(event.kind, event.mpid, event.silent) { take(event) } else { Ok(None) }
-        };
-        match guarded(Kind::Event, || self.read_events(workspace, &mut last, through, &mut budget, &mut deliver)) {
+        })
+    }
+
+    /// Does the same as [`Self::events`] without a filter.
+    pub(super) fn every_event(
+        &self,
+        workspace: WorkspaceId,
+        after: Place,
+        through: Place,
+        size: PageSize,
+        mut take: impl FnMut(EventRef<'_>) -> Result<Option<usize>, StoreError>,
+    ) -> Result<EventPage, StoreError> {
+        let (mut last, mut budget) = (after, Budget::new(size));
+        match guarded(Kind::Event, || self.read_events(workspace, &mut last, through, &mut budget, &mut take)) {
             Err(StoreError::Corrupt { .. }) if last == after => Err(self.damaged_after(workspace, after, through)?),
             Ok(()) | Err(StoreError::Corrupt { .. }) => Ok(EventPage { through: last, complete: last >= through }),
             Err(other) => Err(other),

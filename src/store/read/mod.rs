@@ -35,7 +35,7 @@ use redb::{ReadOnlyTable, ReadTransaction};
 
 pub use as_of::AsOf;
 pub(super) use history::{History, Walks};
-pub use listing::Listing;
+pub use listing::{ListedEvents, Listing};
 pub use log::{EventPage, EventRef, LogBounds};
 pub use page::PageSize;
 pub(super) use pool::Pool;

@@ -54,7 +54,7 @@ impl Holdings {
                 history.push(event.sequence.get());
                 Ok(Some(1))
             };
-            assert!(snapshot.history(&Walks::default(), whole, EVERYTHING, keep).unwrap().complete);
+            assert!(snapshot.history(&Walks::default(), whole, EVERYTHING, keep).unwrap().page.complete);
             if !history.is_empty() {
                 holds.histories.insert(mpid.get(), history);
             }

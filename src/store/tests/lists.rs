@@ -1,11 +1,18 @@
-//! Pages of events and of snapshots: one state for each page.
+//! Pages of events and of snapshots: one state for each page, what it misses, and how much it reads.
 
+use redb::ReadableTable;
+
+use super::damage::{ID, turn_bit_of_event};
 use super::disk::Disk;
 use super::harness::*;
 use super::retention::{of_ada, store_with, trim};
+use crate::command::Trim;
 use crate::model::cursor::Start;
 use crate::model::{Filter, Micros, Mpid, Place, Position};
-use crate::store::{AsOf, EventPage, PageSize, Store, StoreError};
+use crate::proto::v1::EventFilter;
+use crate::store::rows::{EventRow, Head, HeadRow, ProfileRow};
+use crate::store::tables::{EVENTS, HEADS, PROFILES};
+use crate::store::{AsOf, EventPage, ListedEvents, PageSize, Store, StoreError};
 
 /// Reads a page, and calls `note` with the sequence of each event.
 pub(super) fn list(
@@ -17,10 +24,11 @@ pub(super) fn list(
 ) -> Result<EventPage, StoreError> {
     let listing = store.listing(&workspace())?;
     let (_, position) = listing.begin(start)?;
-    listing.events(position.place(), filter, size, |event| {
+    let listed = listing.events(position.place(), filter, size, |event| {
         note(event.sequence.get());
         Ok(Some(1))
-    })
+    });
+    Ok(listed?.page)
 }
 
 /// The caller gave no cursor, so none can have expired, and nothing is missing.
@@ -39,9 +47,9 @@ async fn a_list_reads_one_state_although_the_log_is_trimmed_meanwhile() {
             seen.push(event.sequence.get());
             Ok(Some(1))
         });
-        assert!(page.unwrap().complete);
+        let ListedEvents { page, truncated } = page.unwrap();
+        assert_eq!((page.complete, truncated), (true, true));
         assert_eq!(seen, (5..=10).collect::<Vec<_>>());
-        assert!(listing.has_events_before(Mpid::new(ADA).unwrap(), position.place()).unwrap());
     }
 }
 
@@ -62,4 +70,112 @@ async fn a_snapshot_begins_in_one_state_although_the_log_is_trimmed_meanwhile() 
         Ok(Some(1))
     });
     assert_eq!((reached.unwrap(), profiles), (Place::after(3).into(), 1));
+}
+
+/// Whether a list of everything from the oldest event, of one profile or of all, is truncated.
+fn is_truncated(store: &Store, filter: &Filter) -> bool {
+    let listing = store.listing(&workspace()).unwrap();
+    let (_, position) = listing.begin(&Start::Earliest).unwrap();
+    listing.events(position.place(), filter, EVERYTHING, |_| Ok(Some(1))).unwrap().truncated
+}
+
+fn of(mpid: i64) -> Filter {
+    Filter::parse(Some(EventFilter { mpids: vec![mpid], ..EventFilter::default() })).unwrap()
+}
+
+#[tokio::test]
+async fn a_list_is_truncated_if_retention_has_removed_events_of_what_it_lists() {
+    let store = store_with(&Disk::default(), 10).await;
+    let truncated = || [Filter::default(), of(ADA), of(GRACE), of(ALAN)].map(|filter| is_truncated(&store, &filter));
+    assert_eq!(truncated(), [false; 4], "nothing was removed");
+
+    trim(&store, 10, trim_by_age(6_000_000)).await;
+    store.write(command(11 * SECOND, create(GRACE))).await.unwrap();
+    store.write(command(12 * SECOND, increment(GRACE))).await.unwrap();
+    assert_eq!(truncated(), [true, true, false, false], "Grace was created after the trim, and Alan never");
+
+    assert_eq!(trim(&store, 100, trim_by_age(0)).await, 12);
+    store.write(command(101 * SECOND, create(ALAN))).await.unwrap();
+    assert_eq!(truncated(), [true, true, true, false], "Ada and Grace have no event left");
+
+    store.write(command(102 * SECOND, delete(GRACE))).await.unwrap();
+    store.write(command(103 * SECOND, create(GRACE))).await.unwrap();
+    assert_eq!(trim(&store, 103, Trim { most: 2, ..trim_by_age(0) }).await, 14);
+    assert_eq!(truncated(), [true; 4], "what is left of Grace began before her tombstone");
+}
+
+/// The check looks at the first event that the page finds, and not at the rest of the chain.
+#[tokio::test]
+async fn a_history_with_damage_is_listed_up_to_it_also_after_a_trim() {
+    let disk = Disk::default();
+    let store = store_with(&disk, 20).await;
+    trim(&store, 20, trim_by_age(15_000_000)).await;
+    store.write(command(20 * SECOND, create(GRACE))).await.unwrap();
+    store.write(command(20 * SECOND, increment(GRACE))).await.unwrap();
+    store.close().await;
+    tamper(&disk, |transaction| [12, 22].iter().for_each(|event| turn_bit_of_event(transaction, *event)));
+    let store = store_on(&disk, |_, _| {});
+    let read = |mpid: i64| {
+        let listing = store.listing(&workspace()).unwrap();
+        let mut seen = Vec::new();
+        let listed = listing.events(Place::after(5), &of(mpid), EVERYTHING, |event| {
+            seen.push(event.sequence.get());
+            Ok(Some(1))
+        });
+        let ListedEvents { page, truncated } = listed.unwrap();
+        (seen, page.through.get(), truncated)
+    };
+
+    assert_eq!(read(ADA), ((6..=11).collect(), 11, true));
+    assert_eq!(read(GRACE), (vec![], 11, true), "the page ends before her first event, and cannot tell");
+}
+
+/// Neither the page nor the check follows such a chain to its beginning.
+#[tokio::test]
+async fn a_history_that_is_too_long_to_follow_says_what_its_page_has_found() {
+    let disk = Disk::default();
+    let store = store_with(&disk, 5).await;
+    trim(&store, 5, trim_by_age(2_000_000)).await;
+    store.write(command(5 * SECOND, create(GRACE))).await.unwrap();
+    store.write(command(5 * SECOND, increment(GRACE))).await.unwrap();
+    store.close().await;
+    lengthen(&disk, ADA, TOO_LONG);
+    lengthen(&disk, GRACE, TOO_LONG);
+    let store = store_on(&disk, |_, _| {});
+    assert!(is_truncated(&store, &of(ADA)));
+    assert!(!is_truncated(&store, &of(GRACE)), "her first event is on the page");
+
+    store.write(command(6 * SECOND, create(ALAN))).await.unwrap();
+    store.write(command(6 * SECOND, increment(ALAN))).await.unwrap();
+    store.close().await;
+    lengthen(&disk, ALAN, TOO_LONG);
+    let store = store_on(&disk, |_, _| {});
+    assert!(is_truncated(&store, &of(ALAN)), "the page does not reach his first event, and cannot tell");
+}
+
+/// More events than one page reads.
+const TOO_LONG: u64 = 10_001;
+
+/// Appends copies of a profile's latest event, far faster than the store can write them.
+fn lengthen(disk: &Disk, mpid: i64, by: u64) {
+    let mpid = Mpid::new(mpid).unwrap();
+    tamper(disk, |transaction| {
+        let mut profiles = transaction.open_table(PROFILES).unwrap();
+        let mut events = transaction.open_table(EVENTS).unwrap();
+        let mut heads = transaction.open_table(HEADS).unwrap();
+        let head = HeadRow::read(ID, heads.get(1).unwrap().unwrap().value()).unwrap();
+        let profile = profiles.get((1, mpid.get())).unwrap().unwrap().value().to_vec();
+        let profile = ProfileRow::read(ID, mpid, &profile).unwrap();
+        let latest = events.get((1, profile.last_event.get())).unwrap().unwrap().value().to_vec();
+        let latest = EventRow::read(ID, profile.last_event, &latest).unwrap();
+        let mut previous = profile.last_event;
+        for number in head.place.get() + 1..=head.place.get() + by {
+            let row = EventRow { previous: Some(previous), ..latest };
+            previous = sequence(number);
+            events.insert((1, number), &*row.encode(ID, previous)).unwrap();
+        }
+        let profile = ProfileRow { last_event: previous, ..profile };
+        profiles.insert((1, mpid.get()), &*profile.encode(ID, mpid)).unwrap();
+        heads.insert(1, &*HeadRow::encode(&Head { place: previous.into(), ..head }, ID)).unwrap();
+    });
 }

@@ -72,7 +72,7 @@ fn history(store: &Store, walks: &Walks, after: u64) -> Vec<u64> {
         seen.push(event.sequence.get());
         Ok(Some(1))
     });
-    assert!(page.unwrap().complete);
+    assert!(page.unwrap().page.complete);
     seen
 }
 
@@ -224,7 +224,7 @@ async fn a_history_that_was_walked_before_the_trim_is_right_after_it() {
         let (after, through) = (Place::after(after), log(&store).head);
         let history = History { workspace: ID, mpid: Mpid::new(ADA).unwrap(), after, through, filter: &filter };
         let two = PageSize { items: 2, bytes: usize::MAX };
-        assert!(!snapshot.history(&walks, history, two, |_| Ok(Some(1))).unwrap().complete);
+        assert!(!snapshot.history(&walks, history, two, |_| Ok(Some(1))).unwrap().page.complete);
     };
     keep_a_walk(0);
     assert_eq!(trim(&store, 20, trim_by_age(10_000_000)).await, 10);
@@ -250,7 +250,7 @@ async fn a_walk_that_ends_before_the_floor_is_begun_anew() {
     let (mpid, after, through) = (Mpid::new(ADA).unwrap(), Place::START, log(&store).head);
     let whole = History { workspace: ID, mpid, after, through, filter: &filter };
     let one = PageSize { items: 1, bytes: usize::MAX };
-    assert!(!snapshot.history(&walks, whole, one, |_| Ok(Some(1))).unwrap().complete);
+    assert!(!snapshot.history(&walks, whole, one, |_| Ok(Some(1))).unwrap().page.complete);
     drop(snapshot);
     for second in 11..=20 {
         store.write(command(second * SECOND, increment(ADA))).await.unwrap();
