@@ -36,6 +36,20 @@ impl Mpid {
         Self::new(self.get().checked_add(1).unwrap_or(1)).unwrap_or(self)
     }
 
+    /// The mpid right before this one. `None` before the first.
+    #[must_use]
+    pub fn previous(self) -> Option<Self> {
+        let previous = self.get().checked_sub(1)?;
+        Self::new(if previous == 0 { -1 } else { previous })
+    }
+
+    /// The mpid right after this one. `None` after the last.
+    #[must_use]
+    pub fn next(self) -> Option<Self> {
+        let next = self.get().checked_add(1)?;
+        Self::new(if next == 0 { 1 } else { next })
+    }
+
     /// The number, as in a message.
     #[must_use]
     pub fn get(self) -> i64 {

@@ -36,7 +36,7 @@ pub struct AsOf<'a> {
 struct Page {
     /// The last profile that was read.
     last: Option<Mpid>,
-    /// The profile whose chain is damaged.
+    /// The profile that cannot be read although its row is sound: an event of its chain is damaged.
     broken: Option<Mpid>,
 }
 
@@ -87,15 +87,21 @@ impl Snapshot {
         page: &mut Page,
         take: &mut impl FnMut(Mpid, &[u8]) -> Result<Option<usize>, StoreError>,
     ) -> Result<bool, StoreError> {
-        let from = match as_of.after {
-            Some(after) => Bound::Excluded((workspace.0, after.get())),
-            None => Bound::Included((workspace.0, i64::MIN)),
+        let AsOf { after, .. } = as_of;
+        // A cursor that leads past damage is right before a sound profile. No other lies in between, so the pages that
+        // lead there need not be checked. They may be what is damaged.
+        let next = after.and_then(Mpid::next).filter(|next| self.is_sound(workspace, *next));
+        let from = match (next, after) {
+            (Some(next), _) => Bound::Included((workspace.0, next.get())),
+            (None, Some(after)) => Bound::Excluded((workspace.0, after.get())),
+            (None, None) => Bound::Included((workspace.0, i64::MIN)),
         };
         let Page { last, broken } = page;
         guarded(Kind::Profile, || {
-            let start = PageStart { after: as_of.after, over_damage: false };
+            let start = PageStart { after, over_damage: next.is_some() };
             self.read_profiles(workspace, start, size, from, last, &mut |mpid, row| {
-                self.read_as_of(workspace, mpid, row, as_of, broken, take)
+                let read = self.read_as_of(workspace, mpid, row, as_of, take);
+                read.inspect_err(|_| *broken = Some(mpid))
             })
         })
     }
@@ -115,9 +121,8 @@ impl Snapshot {
             if !budget.take_row() {
                 return Ok(true);
             }
-            let broken = &mut page.broken;
             let read = tables::profile(&self.0.profiles, workspace, *mpid, |row| {
-                self.read_as_of(workspace, *mpid, &row, as_of, broken, take)
+                self.read_as_of(workspace, *mpid, &row, as_of, take)
             });
             let read = read.inspect_err(|_| page.broken = Some(*mpid))?;
             budget.deliver(read.flatten());
@@ -132,14 +137,13 @@ impl Snapshot {
         mpid: Mpid,
         row: &ProfileRow<'_>,
         AsOf { of, now, .. }: AsOf<'_>,
-        broken: &mut Option<Mpid>,
         take: &mut impl FnMut(Mpid, &[u8]) -> Result<Option<usize>, StoreError>,
     ) -> Result<Option<usize>, StoreError> {
         if Place::from(row.last_event) <= of {
             return Ok(served(row, now, |profile| take(mpid, profile))?.flatten());
         }
         let change = self.first_change_after(workspace, mpid, row.last_event, of);
-        let Some(mut before) = change.inspect_err(|_| *broken = Some(mpid))?.before else { return Ok(None) };
+        let Some(mut before) = change?.before else { return Ok(None) };
         remove_expired(&mut before, now);
         take(mpid, &before.encode_to_vec())
     }
@@ -174,6 +178,10 @@ impl Snapshot {
         }
     }
 
+    fn is_sound(&self, workspace: WorkspaceId, mpid: Mpid) -> bool {
+        matches!(tables::profile(&self.0.profiles, workspace, mpid, |_| Ok(())), Ok(Some(())))
+    }
+
     /// Returns the position before the next profile that can be read.
     fn before_next_sound(
         &self,
@@ -182,7 +190,7 @@ impl Snapshot {
         after: Option<Mpid>,
     ) -> Result<Position, StoreError> {
         Ok(match self.next_sound(workspace, after)? {
-            Some(sound) => Position::Snapshot { of, after: sound.get().checked_sub(1).and_then(Mpid::new).max(after) },
+            Some(sound) => Position::Snapshot { of, after: sound.previous().max(after) },
             None => Position::Log(of),
         })
     }

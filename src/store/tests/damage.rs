@@ -32,7 +32,7 @@ const PROFILE_KEY: usize = 4 + 8;
 /// Bytes of the key of an identity's row: the workspace and the hash.
 const IDENTITY_KEY: usize = 4 + 16;
 /// The first byte of a page of redb.
-const LEAF: u8 = 1;
+pub(super) const LEAF: u8 = 1;
 const BRANCH: u8 = 2;
 
 fn mpid(number: i64) -> Mpid {
@@ -59,7 +59,7 @@ fn owner_key(email_value: &str) -> OwnerKey {
     OwnerRow::key(ID, ORIGIN.secret.hash(ID, &parsed.key))
 }
 
-fn turn_bit_of_profile(transaction: &WriteTransaction, mpid: i64) {
+pub(super) fn turn_bit_of_profile(transaction: &WriteTransaction, mpid: i64) {
     let mut profiles = transaction.open_table(PROFILES).unwrap();
     let mut row = profiles.get((1, mpid)).unwrap().unwrap().value().to_vec();
     *row.last_mut().unwrap() ^= 1;

@@ -1,8 +1,8 @@
 //! Pages of events and of snapshots: one state for each page, what it misses, and how much it reads.
 
-use redb::ReadableTable;
+use redb::{ReadableTable, StorageBackend};
 
-use super::damage::{ID, turn_bit_of_event};
+use super::damage::{ID, LEAF, disk_with, turn_bit_of_event, turn_bit_of_profile};
 use super::disk::Disk;
 use super::harness::*;
 use super::retention::{of_ada, store_with, trim};
@@ -12,7 +12,7 @@ use crate::model::{Filter, Micros, Mpid, Place, Position};
 use crate::proto::v1::EventFilter;
 use crate::store::rows::{EventRow, Head, HeadRow, ProfileRow};
 use crate::store::tables::{EVENTS, HEADS, PROFILES};
-use crate::store::{AsOf, EventPage, ListedEvents, PageSize, Store, StoreError};
+use crate::store::{AsOf, EventPage, ListedEvents, PAGE, PageSize, Past, Store, StoreError};
 
 /// Reads a page, and calls `note` with the sequence of each event.
 pub(super) fn list(
@@ -70,6 +70,64 @@ async fn a_snapshot_begins_in_one_state_although_the_log_is_trimmed_meanwhile() 
         Ok(Some(1))
     });
     assert_eq!((reached.unwrap(), profiles), (Place::after(3).into(), 1));
+}
+
+/// Reads a snapshot as of a place, page by page and over damage. Returns the profiles, and those after which a page
+/// ended or was refused.
+fn snapshot_of(store: &Store, of: Place) -> (Vec<i64>, Vec<i64>) {
+    let (mut after, mut seen, mut ends) = (None, Vec::new(), Vec::new());
+    loop {
+        let as_of = AsOf { of, after, mpids: &[], now: Micros::new(0) };
+        let reached = store.profiles_as_of(&workspace(), as_of, EVERYTHING, |mpid, _| {
+            seen.push(mpid.get());
+            Ok(Some(1))
+        });
+        let (Ok(reached) | Err(StoreError::Corrupt { past: Some(Past::Position(reached)), .. })) = reached else {
+            panic!("{reached:?}");
+        };
+        let Position::Snapshot { after: Some(next), .. } = reached else { return (seen, ends) };
+        assert!(Some(next) > after, "the next page would be the same");
+        ends.push(next.get());
+        after = Some(next);
+    }
+}
+
+/// 0 is no mpid, so a cursor cannot name the place between it and 1.
+#[tokio::test]
+async fn a_snapshot_continues_behind_damage_at_each_side_of_zero() {
+    for damaged in [[-5, -3], [-3, -1], [-1, 1], [1, 2]] {
+        let disk = Disk::default();
+        let store = store_on(&disk, |_, _| {});
+        let all = [-5, -3, -1, 1, 2, 4];
+        for mpid in all {
+            store.write(command(1, create(mpid))).await.unwrap();
+        }
+        store.close().await;
+        tamper(&disk, |transaction| damaged.iter().for_each(|mpid| turn_bit_of_profile(transaction, *mpid)));
+        let store = store_on(&disk, |_, _| {});
+
+        let sound: Vec<_> = all.into_iter().filter(|mpid| !damaged.contains(mpid)).collect();
+
+        assert_eq!(snapshot_of(&store, Place::after(6)).0, sound, "{damaged:?}");
+    }
+}
+
+/// Only the rows of the unreadable page are lost, wherever the page lies.
+#[tokio::test]
+async fn a_snapshot_continues_behind_a_page_that_cannot_be_read() {
+    let disk = disk_with(400, 0).await;
+    let whole = bytes_of(&disk);
+    let mut unreadable = 0;
+    for page in (1..whole.len() / PAGE).filter(|page| whole[page * PAGE] == LEAF) {
+        let copy = disk_of(&whole);
+        copy.write((page * PAGE) as u64, &[0; PAGE]).unwrap();
+        let Some(store) = store_if_sound(&copy) else { continue };
+        let found: Vec<_> = (1..=400).filter(|mpid| matches!(stored(&store, *mpid), Ok(Some(_)))).collect();
+        let (listed, _) = snapshot_of(&store, Place::after(400));
+        assert_eq!(listed, found, "page {page}");
+        unreadable += usize::from(found.len() < 400);
+    }
+    assert!(unreadable > 3, "{unreadable} pages of profiles");
 }
 
 /// Whether a list of everything from the oldest event, of one profile or of all, is truncated.
