@@ -32,11 +32,11 @@ pub(super) fn read(
     let now = store.now();
     #[cfg(feature = "planted")]
     let of = super::planted::as_of(of);
-    let as_of = AsOf { of, after, mpids: view.filter.mpids(), now };
+    let as_of = AsOf { of, after, filter: &view.filter, now };
     let size = PageSize { items: SEGMENT_EVENTS, bytes: SEGMENT_BYTES };
     let corrupt = || StoreError::corrupt("profile");
     let through = store.profiles_as_of(workspace, as_of, size, |mpid, profile| {
-        if !view.filter.selects(mpid, profile, now).map_err(|_| corrupt())? {
+        if !view.filter.selects(profile, now).map_err(|_| corrupt())? {
             return Ok(None);
         }
         #[cfg(feature = "planted")]

@@ -79,7 +79,9 @@ impl Filter {
             && self.has_profile(mpid)
     }
 
-    fn has_profile(&self, mpid: Mpid) -> bool {
+    /// Whether the profile is one of those that it names, and of its shard.
+    #[must_use]
+    pub fn has_profile(&self, mpid: Mpid) -> bool {
         (self.mpids.is_empty() || self.mpids.binary_search(&mpid).is_ok())
             && self.shard.is_none_or(|shard| shard.holds(mpid))
     }
@@ -118,14 +120,11 @@ impl Filter {
         Ok(self.judge(&Transition::decode(event)?))
     }
 
-    /// Whether to deliver an encoded profile of a snapshot.
+    /// Whether to deliver an encoded profile of a snapshot, which [`Self::has_profile`].
     ///
     /// # Errors
     /// If the profile is malformed.
-    pub fn selects(&self, mpid: Mpid, profile: &[u8], now: Micros) -> Result<bool, DecodeError> {
-        if !self.has_profile(mpid) {
-            return Ok(false);
-        }
+    pub fn selects(&self, profile: &[u8], now: Micros) -> Result<bool, DecodeError> {
         let Some(condition) = &self.condition else { return Ok(true) };
         Ok(condition.holds(&Profile::decode(profile)?, now))
     }

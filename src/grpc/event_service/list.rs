@@ -139,9 +139,9 @@ impl Page<'_> {
     fn profiles(&self, of: Place, after: Option<Mpid>, message: &mut Vec<u8>) -> Result<Reached, StoreError> {
         let (Selection { filter, mask, .. }, corrupt) = (&self.selection, || StoreError::corrupt("profile"));
         let now = self.now;
-        let as_of = AsOf { of, after, mpids: filter.mpids(), now };
-        let position = self.listing.profiles_as_of(as_of, self.size, |mpid, profile| {
-            if !filter.selects(mpid, profile, now).map_err(|_| corrupt())? {
+        let as_of = AsOf { of, after, filter, now };
+        let position = self.listing.profiles_as_of(as_of, self.size, |_, profile| {
+            if !filter.selects(profile, now).map_err(|_| corrupt())? {
                 return Ok(None);
             }
             let profile = mask.profile(profile).map_err(|_| corrupt())?;

@@ -71,8 +71,7 @@ fn both_conditions_on_profiles_must_hold() {
     assert_eq!(judge(filter(), Some(&both), Some(&audience)), Some(FilterMatch::Left));
     assert_eq!(judge(filter(), Some(&plan), Some(&audience)), None);
     let parsed = Filter::parse(Some(filter())).unwrap();
-    let selected = [&both, &plan, &audience]
-        .map(|profile| parsed.selects(Mpid::new(1).unwrap(), &profile.encode_to_vec(), NOW).unwrap());
+    let selected = [&both, &plan, &audience].map(|profile| parsed.selects(&profile.encode_to_vec(), NOW).unwrap());
     assert_eq!(selected, [true, false, false]);
 }
 
@@ -87,7 +86,7 @@ fn a_membership_that_has_ended_leaves_with_the_next_change() {
     assert_eq!(judge(filter(), Some(&member), Some(&changed)), Some(FilterMatch::Left), "it has ended");
     let ended_before = profile("pro", Some(Micros::new(1_000_000)));
     assert_eq!(judge(filter(), Some(&ended_before), Some(&changed)), None, "it had ended already");
-    let selects = Filter::parse(Some(filter())).unwrap().selects(Mpid::new(1).unwrap(), &member.encode_to_vec(), NOW);
+    let selects = Filter::parse(Some(filter())).unwrap().selects(&member.encode_to_vec(), NOW);
     assert!(!selects.unwrap());
 }
 

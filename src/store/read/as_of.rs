@@ -17,7 +17,7 @@ use super::profiles::served;
 use super::{PageSize, Snapshot};
 use crate::model::page_token::PageStart;
 use crate::model::profile::remove_expired;
-use crate::model::{Micros, Mpid, Place, Position, Sequence, Transition};
+use crate::model::{Filter, Micros, Mpid, Place, Position, Sequence, Transition};
 
 /// Which profiles to read, as of when.
 #[derive(Debug, Clone, Copy)]
@@ -26,8 +26,8 @@ pub struct AsOf<'a> {
     pub of: Place,
     /// Reading continues after this profile.
     pub after: Option<Mpid>,
-    /// If not empty, only these profiles are read. Sorted.
-    pub mpids: &'a [Mpid],
+    /// Only the profiles that [`Filter::has_profile`] are read.
+    pub filter: &'a Filter,
     /// Memberships that have ended by this time are removed.
     pub now: Micros,
 }
@@ -58,7 +58,7 @@ impl Snapshot {
         let AsOf { of, after, .. } = as_of;
         self.check_held(workspace, self.log_bounds(workspace)?, of)?;
         let mut page = Page { last: after, broken: None };
-        let read = if as_of.mpids.is_empty() {
+        let read = if as_of.filter.mpids().is_empty() {
             self.read_all(workspace, as_of, size, &mut page, &mut take)
         } else {
             self.read_some(workspace, as_of, size, &mut page, &mut take)
@@ -116,8 +116,9 @@ impl Snapshot {
         take: &mut impl FnMut(Mpid, &[u8]) -> Result<Option<usize>, StoreError>,
     ) -> Result<bool, StoreError> {
         let mut budget = Budget::new(size);
-        let first = as_of.mpids.partition_point(|mpid| Some(*mpid) <= as_of.after);
-        for mpid in &as_of.mpids[first..] {
+        let mpids = as_of.filter.mpids();
+        let first = mpids.partition_point(|mpid| Some(*mpid) <= as_of.after);
+        for mpid in &mpids[first..] {
             if !budget.take_row() {
                 return Ok(true);
             }
@@ -136,9 +137,12 @@ impl Snapshot {
         workspace: WorkspaceId,
         mpid: Mpid,
         row: &ProfileRow<'_>,
-        AsOf { of, now, .. }: AsOf<'_>,
+        AsOf { of, filter, now, .. }: AsOf<'_>,
         take: &mut impl FnMut(Mpid, &[u8]) -> Result<Option<usize>, StoreError>,
     ) -> Result<Option<usize>, StoreError> {
+        if !filter.has_profile(mpid) {
+            return Ok(None); // Before a walk, which may be long.
+        }
         if Place::from(row.last_event) <= of {
             return Ok(served(row, now, |profile| take(mpid, profile))?.flatten());
         }

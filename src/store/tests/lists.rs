@@ -8,8 +8,8 @@ use super::harness::*;
 use super::retention::{of_ada, store_with, trim};
 use crate::command::Trim;
 use crate::model::cursor::Start;
-use crate::model::{Filter, Micros, Mpid, Place, Position};
-use crate::proto::v1::EventFilter;
+use crate::model::{Filter, Micros, Mpid, Place, Position, Shard};
+use crate::proto::v1::{self, EventFilter};
 use crate::store::rows::{EventRow, Head, HeadRow, ProfileRow};
 use crate::store::tables::{EVENTS, HEADS, PROFILES};
 use crate::store::{AsOf, EventPage, ListedEvents, PAGE, PageSize, Past, Store, StoreError};
@@ -63,7 +63,7 @@ async fn a_snapshot_begins_in_one_state_although_the_log_is_trimmed_meanwhile() 
     store.write(command(4 * SECOND, increment(ADA))).await.unwrap();
     assert_eq!(trim(&store, 100, trim_by_age(0)).await, 4);
 
-    let as_of = AsOf { of, after, mpids: &[], now: Micros::new(0) };
+    let as_of = AsOf { of, after, filter: &Filter::default(), now: Micros::new(0) };
     let mut profiles = 0;
     let reached = listing.profiles_as_of(as_of, EVERYTHING, |_, _| {
         profiles += 1;
@@ -74,10 +74,10 @@ async fn a_snapshot_begins_in_one_state_although_the_log_is_trimmed_meanwhile() 
 
 /// Reads a snapshot as of a place, page by page and over damage. Returns the profiles, and those after which a page
 /// ended or was refused.
-fn snapshot_of(store: &Store, of: Place) -> (Vec<i64>, Vec<i64>) {
+fn snapshot_of(store: &Store, of: Place, filter: &Filter) -> (Vec<i64>, Vec<i64>) {
     let (mut after, mut seen, mut ends) = (None, Vec::new(), Vec::new());
     loop {
-        let as_of = AsOf { of, after, mpids: &[], now: Micros::new(0) };
+        let as_of = AsOf { of, after, filter, now: Micros::new(0) };
         let reached = store.profiles_as_of(&workspace(), as_of, EVERYTHING, |mpid, _| {
             seen.push(mpid.get());
             Ok(Some(1))
@@ -86,7 +86,7 @@ fn snapshot_of(store: &Store, of: Place) -> (Vec<i64>, Vec<i64>) {
             panic!("{reached:?}");
         };
         let Position::Snapshot { after: Some(next), .. } = reached else { return (seen, ends) };
-        assert!(Some(next) > after, "the next page would be the same");
+        assert!(Some(next) > after, "the next page would be the same: after {after:?}, {seen:?}");
         ends.push(next.get());
         after = Some(next);
     }
@@ -108,7 +108,7 @@ async fn a_snapshot_continues_behind_damage_at_each_side_of_zero() {
 
         let sound: Vec<_> = all.into_iter().filter(|mpid| !damaged.contains(mpid)).collect();
 
-        assert_eq!(snapshot_of(&store, Place::after(6)).0, sound, "{damaged:?}");
+        assert_eq!(snapshot_of(&store, Place::after(6), &Filter::default()).0, sound, "{damaged:?}");
     }
 }
 
@@ -123,11 +123,35 @@ async fn a_snapshot_continues_behind_a_page_that_cannot_be_read() {
         copy.write((page * PAGE) as u64, &[0; PAGE]).unwrap();
         let Some(store) = store_if_sound(&copy) else { continue };
         let found: Vec<_> = (1..=400).filter(|mpid| matches!(stored(&store, *mpid), Ok(Some(_)))).collect();
-        let (listed, _) = snapshot_of(&store, Place::after(400));
+        let (listed, _) = snapshot_of(&store, Place::after(400), &Filter::default());
         assert_eq!(listed, found, "page {page}");
         unreadable += usize::from(found.len() < 400);
     }
     assert!(unreadable > 3, "{unreadable} pages of profiles");
+}
+
+/// The chains of other shards are not even looked at: they are damaged.
+#[tokio::test]
+async fn a_snapshot_of_a_shard_follows_no_chain_of_another() {
+    let disk = disk_with(20, 0).await;
+    let store = store_on(&disk, |_, _| {});
+    for mpid in 1..=20 {
+        store.write(command(2, increment(mpid))).await.unwrap();
+    }
+    store.close().await;
+    let shard = Shard::parse("shard", v1::Shard { index: 1, count: 3 }).unwrap();
+    let (own, others): (Vec<_>, Vec<_>) = (1..=20).partition(|mpid| shard.holds(Mpid::new(*mpid).unwrap()));
+    assert!(own.len() > 1 && others.len() > 1);
+    tamper(&disk, |transaction| {
+        for mpid in &others {
+            turn_bit_of_event(transaction, 20 + mpid.cast_unsigned());
+        }
+    });
+    let store = store_on(&disk, |_, _| {});
+
+    let of_shard = Filter::default().of_shard(Some(shard));
+
+    assert_eq!(snapshot_of(&store, Place::after(20), &of_shard), (own, vec![]));
 }
 
 /// Whether a list of everything from the oldest event, of one profile or of all, is truncated.
