@@ -10,6 +10,7 @@ use prost_types::Timestamp;
 use super::conditions::holds;
 use super::log::{Log, has_ended, trimmed};
 use super::retention::Expired;
+use super::snapshot::served;
 
 /// One stream.
 #[derive(Debug, Clone)]
@@ -62,7 +63,7 @@ pub struct View {
 impl View {
     /// Whether to deliver an event, and its match. A second implementation of what the API says of `EventFilter`. Whether
     /// a membership has ended depends on the log alone: the profile before is tested as of when it became that, and the
-    /// one after as of the event.
+    /// one after as of the event. One that matches again after its membership ended silently enters.
     pub fn verdict(&self, log: &Log, event: &Event, before: Option<&Profile>) -> Option<FilterMatch> {
         let filter = &self.filter;
         let is_of_type = filter.types.is_empty() || filter.types.contains(&event.r#type);
@@ -75,11 +76,18 @@ impl View {
             _ if !self.has_condition() => FilterMatch::Unspecified,
             (false, false) => return None,
             (false, true) => FilterMatch::Entered,
+            (true, true) if self.has_lapsed(event, before) => FilterMatch::Entered,
             (true, true) => FilterMatch::Stayed,
             (true, false) => FilterMatch::Left,
         };
         let goes_anyway = matches!(matched, FilterMatch::Entered | FilterMatch::Left) || event.profile.is_none();
         (goes_anyway || self.is_changed(event)).then_some(matched)
+    }
+
+    /// Whether the profile before an event no longer satisfied the conditions, because a membership had ended silently.
+    fn has_lapsed(&self, event: &Event, before: Option<&Profile>) -> bool {
+        let before = before.zip(event.time).map(|(before, time)| served(before, time));
+        before.is_some_and(|before| !self.selects(&before, event, event.time))
     }
 
     fn is_changed(&self, event: &Event) -> bool {

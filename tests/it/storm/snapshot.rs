@@ -46,7 +46,7 @@ fn moments(connection: &Connection, profile: &Profile) -> Vec<Timestamp> {
 }
 
 /// The profile without the memberships that have ended.
-fn served(profile: &Profile, moment: Timestamp) -> Profile {
+pub fn served(profile: &Profile, moment: Timestamp) -> Profile {
     let mut served = profile.clone();
     served.audience_memberships.retain(|membership| !has_ended(membership, Some(moment)));
     served
