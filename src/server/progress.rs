@@ -13,10 +13,10 @@ tokio::task_local! {
 /// How far a response has got.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
-    /// The pieces that the transport has asked for. 0 until the response begins.
+    /// The pieces that the transport has asked for.
     pieces: AtomicUsize,
     is_stream: AtomicBool,
-    is_quiet: AtomicBool,
+    waits_for_reader: AtomicBool,
 }
 
 impl Progress {
@@ -30,7 +30,7 @@ impl Progress {
         PROGRESS.scope(self, stream)
     }
 
-    /// The pieces that the transport has asked for. 0 until the response begins.
+    /// The pieces that the transport has asked for.
     pub fn pieces(&self) -> usize {
         self.pieces.load(Ordering::Relaxed)
     }
@@ -46,13 +46,13 @@ impl Progress {
     }
 
     /// The transport has asked for a piece, and there is one or not.
-    pub fn advance(&self, is_quiet: bool) {
+    pub fn advance(&self, has_piece: bool) {
         self.pieces.fetch_add(1, Ordering::Relaxed);
-        self.is_quiet.store(is_quiet, Ordering::Relaxed);
+        self.waits_for_reader.store(has_piece, Ordering::Relaxed);
     }
 
-    /// Whether the transport waits for the response, not for its reader.
-    pub fn is_quiet(&self) -> bool {
-        self.is_quiet.load(Ordering::Relaxed)
+    /// Whether the transport waits for the reader of a piece, not for the response. `false` until the response begins.
+    pub fn waits_for_reader(&self) -> bool {
+        self.waits_for_reader.load(Ordering::Relaxed)
     }
 }

@@ -278,7 +278,7 @@ impl Body for Outgoing {
         let this = self.get_mut();
         let polled = this.poll_next(context);
         if let Some(progress) = &this.progress {
-            progress.advance(polled.is_pending());
+            progress.advance(polled.is_ready());
         }
         polled
     }

@@ -59,7 +59,8 @@ pin_project! {
         served: TaskLocalFuture<Arc<Progress>, S>,
         progress: Arc<Progress>,
         limits: Arc<Limits>,
-        // Completes when the response is left unread. `None` for most, whose response is sent at once.
+        // Completes when the response is left unread. `None` until the transport first waits for the reader, which for
+        // most responses and for idle streams is never.
         unread: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     }
 }
@@ -72,8 +73,8 @@ impl<S: Future> Future for Stream<S> {
         if this.served.poll(context).is_ready() {
             return Poll::Ready(());
         }
-        if this.progress.pieces() == 0 {
-            return Poll::Pending; // The call still runs.
+        if this.unread.is_none() && !this.progress.waits_for_reader() {
+            return Poll::Pending;
         }
         let (progress, limits) = (&*this.progress, &*this.limits);
         let unread = || Box::pin(until_left_unread(Arc::clone(progress), Arc::clone(limits))) as _;
@@ -99,7 +100,7 @@ async fn until_left_at_stop(progress: &Progress, stop: &CancellationToken) {
     loop {
         let before = progress.pieces();
         tokio::time::sleep(UNREAD_AT_STOP).await;
-        if progress.pieces() == before && !progress.is_quiet() {
+        if progress.pieces() == before && progress.waits_for_reader() {
             return;
         }
     }
@@ -117,7 +118,7 @@ impl Limit<'_> {
     /// Ready if no piece was asked for since the timer was set.
     fn poll_passed(&mut self, progress: &Progress, context: &mut Context<'_>) -> Poll<()> {
         let pieces = progress.pieces();
-        if progress.is_quiet() {
+        if !progress.waits_for_reader() {
             return Poll::Pending; // There is nothing to read.
         }
         // A subscriber is ended after the stall timeout, and then has as long as others to read that.
