@@ -18,12 +18,12 @@ type Key = (Workspace, SubscriptionName);
 /// The stream of a subscription, as its subscriber holds it.
 pub struct Attachment {
     attachments: Arc<Attachments>,
-    key: Key,
     attached: Arc<Attached>,
 }
 
 #[derive(Debug)]
 struct Attached {
+    key: Key,
     stream: u64,
     peer: SocketAddr,
     open_time: Micros,
@@ -68,18 +68,18 @@ impl Feed {
         from: Position,
     ) -> Attachment {
         let (ended, sent) = (AtomicU8::new(0), Mutex::new(from));
-        let attached = Arc::new(Attached { stream, peer, open_time, ended, sent });
         let key = (workspace.clone(), name.clone());
+        let attached = Arc::new(Attached { key, stream, peer, open_time, ended, sent });
         let mut open = self.attachments.open();
-        let loser = match open.get(&key) {
+        let loser = match open.get(&attached.key) {
             Some(newer) if newer.stream > stream && newer.ended().is_none() => Some(Arc::clone(&attached)),
-            _ => open.insert(key.clone(), Arc::clone(&attached)),
+            _ => open.insert(attached.key.clone(), Arc::clone(&attached)),
         };
         drop(open);
         if let Some(loser) = loser {
             self.end(workspace, &loser, Detached::TakenOver);
         }
-        Attachment { attachments: Arc::clone(&self.attachments), key, attached }
+        Attachment { attachments: Arc::clone(&self.attachments), attached }
     }
 
     /// Ends the open stream of a subscription if its number is below this one.
@@ -123,7 +123,7 @@ impl Attachment {
     }
 
     pub(super) fn name(&self) -> &SubscriptionName {
-        &self.key.1
+        &self.attached.key.1
     }
 
     /// Why the stream must end, if it must.
@@ -150,15 +150,15 @@ impl Attached {
 impl Drop for Attachment {
     fn drop(&mut self) {
         let mut open = self.attachments.open();
-        if open.get(&self.key).is_some_and(|open| Arc::ptr_eq(open, &self.attached)) {
-            open.remove(&self.key);
+        if open.get(&self.attached.key).is_some_and(|open| Arc::ptr_eq(open, &self.attached)) {
+            open.remove(&self.attached.key);
         }
     }
 }
 
 impl fmt::Debug for Attachment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Attachment").field(&self.key.1).field(&self.attached.stream).finish()
+        f.debug_tuple("Attachment").field(&self.attached.key.1).field(&self.attached.stream).finish()
     }
 }
 

@@ -9,6 +9,7 @@
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ use crate::model::cursor::{CursorSpace, Start};
 use crate::model::{Cursor, Filter, Invalid, Mask, Place, Position, SubscriptionName, Workspace};
 use crate::proto::v1::{CaughtUp, Heartbeat, Opened, SnapshotComplete};
 use crate::store::{EventRef, PageSize, Past, ReadClass, Store, StoreError};
-use crate::telemetry::metrics::{Load, OpenStream, StreamEnd};
+use crate::telemetry::metrics::{FeedMetrics, Load, OpenStream, StreamEnd};
 
 /// The most bytes of a run of frames, unless it is a single event: so a stream that is not read holds little.
 const RUN_BYTES: usize = 32 << 10;
@@ -89,7 +90,6 @@ pub enum FeedError {
 /// One open stream.
 pub struct Subscriber {
     store: Arc<Store>,
-    feed: Feed,
     channel: Arc<Channel>,
     /// Where the log ends, as far as this subscriber knows.
     head: Place,
@@ -106,6 +106,9 @@ pub struct Subscriber {
     /// The same, for operators.
     shared_cursor: SharedCursor,
     open: OpenStream,
+    metrics: FeedMetrics,
+    /// Whether the server is shutting down. The stream keeps only this and the metrics of the feed, which is large.
+    draining: Arc<AtomicBool>,
     phase: Phase,
     batch: Option<Batch>,
     /// The read of the next batch.
@@ -129,7 +132,8 @@ enum Phase {
 /// What was read, and how many of its entries have been handed out or passed over.
 enum Batch {
     Events(Arc<Segment>, usize),
-    Profiles(snapshot::Page, usize),
+    /// Boxed: it is large, and most streams never have one.
+    Profiles(Box<snapshot::Page>, usize),
 }
 
 type Loading = Pin<Box<dyn Future<Output = Result<Batch, StoreError>> + Send>>;
@@ -186,7 +190,8 @@ impl Subscriber {
             batch: None,
             loading: None,
             target: bounds.head,
-            feed: feed.clone(),
+            draining: Arc::clone(&feed.draining),
+            metrics: feed.metrics.clone(),
             store,
             channel,
             workspace,
@@ -283,7 +288,7 @@ impl Subscriber {
 
     /// Why somebody else ends the stream, if so.
     fn end(&self) -> Option<FeedError> {
-        if self.feed.is_draining() {
+        if self.draining.load(Ordering::SeqCst) {
             return Some(FeedError::Draining { cursor: self.cursor() });
         }
         let attachment = self.attachment.as_ref()?;
@@ -361,7 +366,7 @@ impl Subscriber {
         *at = first + events;
         if events > 0 {
             self.position = segment.entries[*at - 1].sequence.into();
-            self.feed.metrics.events(events);
+            self.metrics.events(events);
             #[cfg(feature = "planted")]
             return Some(super::planted::run(segment, first..*at));
             #[cfg(not(feature = "planted"))]
@@ -397,21 +402,21 @@ impl Subscriber {
         };
         let (workspace, cursors, view) = (self.workspace.clone(), self.cursors, Arc::clone(&self.view));
         Err(self.on_pool(move |store| {
-            snapshot::read(store, &workspace, cursors, of, after, &view).map(|page| Batch::Profiles(page, 0))
+            snapshot::read(store, &workspace, cursors, of, after, &view).map(|page| Batch::Profiles(Box::new(page), 0))
         }))
     }
 
     fn load_events(&self, after: Place) -> Result<Arc<Segment>, Loading> {
         let (cursors, view) = (self.cursors, Arc::clone(&self.view));
         if let Some(source) = self.channel.segment_after(after) {
-            self.feed.metrics.loaded(Load::Ring);
+            self.metrics.loaded(Load::Ring);
             return match (view.is_plain(), view.is_costly()) {
                 (true, _) => Ok(source),
                 (false, false) => Ok(view.of(cursors, &source)),
                 (false, true) => Err(self.on_pool(move |_| Ok(Batch::Events(view.of(cursors, &source), 0)))),
             };
         }
-        self.feed.metrics.loaded(Load::Log);
+        self.metrics.loaded(Load::Log);
         let (workspace, head) = (self.workspace.clone(), self.head);
         Err(self.on_pool(move |store| {
             read_segment(store, &workspace, cursors, after, head, &view).map(|segment| Batch::Events(segment, 0))
@@ -452,7 +457,7 @@ impl Subscriber {
     }
 
     fn heartbeat(&self) -> Bytes {
-        self.feed.metrics.heartbeat();
+        self.metrics.heartbeat();
         self.notice(&Notice::Heartbeat(Heartbeat { time: Some(self.store.now().to_timestamp()) }))
     }
 
