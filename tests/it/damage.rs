@@ -96,6 +96,81 @@ async fn a_damaged_end_of_the_log_does_not_end_a_stream_with_ok() {
     assert_eq!(read_over_damage(&client, earliest()).await.0.last(), Some(&21));
 }
 
+/// The profiles of a snapshot, read in pages of so many and past each damage, and how often it broke off.
+async fn snapshot_over_damage(client: &Client, page_size: i32, from: &str) -> (Vec<i64>, usize) {
+    let (mut seen, mut breaks) = (Vec::new(), 0);
+    let snapshot = Some(list_events_request::Start::Snapshot(true));
+    let start = if from.is_empty() { snapshot } else { page_after(from) };
+    let mut request = ListEventsRequest { start, page_size, ..list_request() };
+    within(async {
+        loop {
+            let cursor = match client.list(request.clone()).await {
+                Ok(page) if page.caught_up || !page.events.is_empty() => return (seen, breaks),
+                Ok(page) => {
+                    seen.extend(mpids_of(&page.snapshot_profiles));
+                    page.cursor
+                }
+                Err(status) => {
+                    assert_corrupt(&status);
+                    breaks += 1;
+                    metadata(&status, "cursor")
+                }
+            };
+            request.start = page_after(&cursor);
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_snapshot_goes_on_past_damaged_profiles() {
+    let server = with_damaged_events(&[]).await;
+    let dir = server.stop().await;
+    edit(&dir, |transaction| [1, 7, 8, 20].iter().for_each(|mpid| damage_profile(transaction, *mpid)));
+    let server = TestServer::reopen(dir).await;
+    let client = server.client().await;
+    let sound: Vec<_> = (2..20).filter(|mpid| ![7, 8].contains(mpid)).collect();
+    for page_size in [1, 3, 100] {
+        assert_eq!(snapshot_over_damage(&client, page_size, "").await, (sound.clone(), 3), "in pages of {page_size}");
+    }
+}
+
+/// There is no profile 0, so the position before profile 1 is after profile -1.
+#[tokio::test]
+async fn a_snapshot_goes_on_past_damage_right_before_the_profile_1() {
+    let server = TestServer::start().await;
+    for mpid in [-3, -2, -1, 1, 2] {
+        server.client().await.create(with_mpid(mpid)).await.unwrap();
+    }
+    let dir = server.stop().await;
+    edit(&dir, |transaction| [-2, -1].iter().for_each(|mpid| damage_profile(transaction, *mpid)));
+    let server = TestServer::reopen(dir).await;
+    assert_eq!(snapshot_over_damage(&server.client().await, 1, "").await, (vec![-3, 1, 2], 1));
+}
+
+/// What a profile was is in the first event after the snapshot's place. Without that, the profile alone is missing.
+#[tokio::test]
+async fn a_snapshot_goes_on_past_a_profile_whose_change_is_damaged() {
+    let server = with_damaged_events(&[]).await;
+    let client = server.client().await;
+    let start = Some(list_events_request::Start::Snapshot(true));
+    let begun = client.list(ListEventsRequest { start, page_size: 2, ..list_request() }).await.unwrap();
+    assert_eq!(mpids_of(&begun.snapshot_profiles), [1, 2]);
+    for mpid in [5, 6, 12] {
+        client.update(mpid, increment("visits")).await.unwrap(); // 21, 22, 23
+    }
+    let dir = server.stop().await;
+    edit(&dir, |transaction| [21, 23].iter().for_each(|event| damage_event(transaction, *event)));
+    let server = TestServer::reopen(dir).await;
+    let client = server.client().await;
+    let sound: Vec<_> = (3..=20).filter(|mpid| ![5, 12].contains(mpid)).collect();
+    for page_size in [1, 3, 100] {
+        let (seen, breaks) = snapshot_over_damage(&client, page_size, &begun.cursor).await;
+        assert_eq!(seen, sound, "in pages of {page_size}");
+        assert_eq!(breaks, 3, "two of the snapshot, and one where the events begin");
+    }
+}
+
 #[tokio::test]
 async fn a_list_of_profiles_goes_on_past_the_damage() {
     let server = with_damaged_events(&[]).await;
