@@ -96,6 +96,20 @@ async fn a_damaged_end_of_the_log_does_not_end_a_stream_with_ok() {
     assert_eq!(read_over_damage(&client, earliest()).await.0.last(), Some(&21));
 }
 
+/// A damaged page may hold many events. The search for its end is by leaps, and must not leap over sound events.
+#[tokio::test]
+async fn no_sound_event_behind_much_damage_is_skipped() {
+    let server = TestServer::start().await;
+    let records = (1..=300).map(|mpid| record(by_mpid(mpid), increment("visits"))).collect();
+    server.client().await.import(records).await.unwrap();
+    let dir = server.stop().await;
+    let damaged = 10..=109;
+    edit(&dir, |transaction| damaged.clone().for_each(|event| damage_event(transaction, event)));
+    let server = TestServer::reopen(dir).await;
+    let expected = (1..=300).filter(|sequence| !damaged.contains(sequence)).collect();
+    assert_eq!(read_over_damage(&server.client().await, earliest()).await, (expected, 1));
+}
+
 /// The profiles of a snapshot, read in pages of so many and past each damage, and how often it broke off.
 async fn snapshot_over_damage(client: &Client, page_size: i32, from: &str) -> (Vec<i64>, usize) {
     let (mut seen, mut breaks) = (Vec::new(), 0);
@@ -168,6 +182,25 @@ async fn a_snapshot_goes_on_past_a_profile_whose_change_is_damaged() {
         let (seen, breaks) = snapshot_over_damage(&client, page_size, &begun.cursor).await;
         assert_eq!(seen, sound, "in pages of {page_size}");
         assert_eq!(breaks, 3, "two of the snapshot, and one where the events begin");
+    }
+}
+
+/// The time of a damaged event is not known, but it is no later than that of the next.
+#[tokio::test]
+async fn a_time_finds_its_event_although_others_are_damaged() {
+    let server = with_damaged_events(&[]).await;
+    let log = server.client().await.log().await;
+    let dir = server.stop().await;
+    let damaged = [5, 8, 10, 11, 12, 15];
+    edit(&dir, |transaction| damaged.iter().for_each(|event| damage_event(transaction, *event)));
+    let server = TestServer::reopen(dir).await;
+    let client = server.client().await;
+    for event in log.iter().filter(|event| !damaged.contains(&event.sequence)) {
+        let start = Some(subscribe_request::Start::Time(event.time.unwrap()));
+        let opened = client.subscribe_from(start).await.opened().await.1;
+        let begins = (opened.after_sequence + 1..=20).find(|sequence| !damaged.contains(sequence));
+        let first = log.iter().find(|other| other.time == event.time && !damaged.contains(&other.sequence)).unwrap();
+        assert_eq!(begins, Some(first.sequence));
     }
 }
 
