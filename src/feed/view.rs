@@ -262,3 +262,6 @@ impl Room {
         self.0.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests;
