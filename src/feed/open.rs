@@ -119,7 +119,8 @@ impl Streams {
 
     #[cfg(test)]
     pub fn is_empty(&self) -> bool {
-        self.numbered().by_number.is_empty()
+        let numbered = self.numbered();
+        numbered.by_number.is_empty() && numbered.by_peer.is_empty()
     }
 
     fn numbered(&self) -> MutexGuard<'_, Numbered> {

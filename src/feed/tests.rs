@@ -1,8 +1,15 @@
 //! The memory of the feed: what the rings take together, which workspace is shed first, and the bound of the map of
-//! channels. `idle`: the memory of streams that nothing polls. `loading`: streams that wait for the log.
+//! channels.
+//!
+//! - `idle`: the memory of streams that nothing polls.
+//! - `waiting`: what wakes a stream that waits, and when.
+//! - `batches`: how much a stream reads at once.
+//! - `service`: what these share.
 
+mod batches;
 mod idle;
-mod loading;
+mod service;
+mod waiting;
 
 use super::ring::tests::segment;
 use super::*;

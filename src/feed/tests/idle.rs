@@ -1,144 +1,15 @@
 //! Streams that nothing polls: what the watchdog frees, and what it leaves alone. The tests tell it the time.
 
-use std::net::Ipv4Addr;
-use std::sync::{Weak, mpsc};
-use std::task::{Context, Poll, Wake, Waker};
-use std::time::Duration;
+use std::sync::Weak;
+use std::task::{Context, Poll, Waker};
 
-use futures_util::{FutureExt, StreamExt};
-use prost_types::value::Kind;
-use prost_types::{Struct, Value};
-use tempfile::TempDir;
-use tokio::time::Instant;
+use futures_util::StreamExt;
 
-use super::super::frame::messages;
 use super::super::open::SEGMENT_TIMEOUT;
 use super::super::segment::Segment;
 use super::super::*;
-use super::workspace;
-use crate::command::{Change, Command, Create};
-use crate::config::StoreConfig;
+use super::service::*;
 use crate::model::cursor::Start;
-use crate::model::{Filter, Limits, Mask, Mpid, NewProfile};
-use crate::proto::v1::Profile;
-use crate::proto::v1::subscribe_response::Message;
-use crate::store::{ReadClass, StoreError};
-
-const STALL: Duration = Duration::from_secs(300);
-/// How many profiles the log begins with.
-const EVENTS: i64 = 5;
-/// Far longer than anything in these tests takes.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// A store with a feed that keeps no recent events, so that only subscribers hold segments. It loads one segment at a
-/// time.
-pub(super) struct Service {
-    store: Arc<Store>,
-    feed: Feed,
-    start: Instant,
-    _dir: TempDir,
-}
-
-impl Service {
-    pub(super) async fn start() -> Self {
-        let dir = TempDir::new().unwrap();
-        let feed = Feed::new(FeedConfig { ring_bytes: 0, stall_timeout: STALL, ..FeedConfig::default() });
-        let publisher = feed.clone();
-        let data_dir = dir.path().join("data");
-        let config = StoreConfig { data_dir, scrub_rate: 0, read_concurrency: 1, ..StoreConfig::default() };
-        let store = Store::open(&config, move |log, events| publisher.publish(log, events)).unwrap();
-        let service = Self { store: Arc::new(store), feed, start: Instant::now(), _dir: dir };
-        for mpid in 1..=EVENTS {
-            service.create(mpid).await;
-        }
-        service
-    }
-
-    /// Writes one event, of which a run holds no second.
-    async fn create(&self, mpid: i64) {
-        let note = Value { kind: Some(Kind::StringValue("x".repeat(20_000))) };
-        let user_attributes = Some(Struct { fields: [("note".to_owned(), note)].into() });
-        let profile = Profile { user_attributes, ..Profile::default() };
-        let profile = Box::new(NewProfile::parse(profile, &Limits::default()).unwrap());
-        let create = Create { profile, mpid: Mpid::new(mpid).unwrap(), drawn: false };
-        let command = Command {
-            workspace: workspace(0),
-            stamp: self.store.stamp(),
-            actor: None,
-            request: None,
-            silent: false,
-            validate_only: false,
-            limits: Limits::default(),
-            change: Change::Create(create),
-        };
-        self.store.write(command).await.unwrap();
-    }
-
-    fn subscribe(&self, start: Start) -> Frames {
-        self.subscribe_beating(start, Duration::from_secs(60))
-    }
-
-    pub(super) fn subscribe_beating(&self, start: Start, heartbeat: Duration) -> Frames {
-        let subscribe = Subscribe {
-            workspace: workspace(0),
-            start,
-            filter: Filter::parse(None).unwrap(),
-            mask: Mask::parse(None, Vec::new()).unwrap(),
-            heartbeat,
-            until_caught_up: false,
-            attachment: None,
-        };
-        let place = self.feed.enter(Ipv4Addr::LOCALHOST.into()).unwrap();
-        self.feed.serve(self.feed.open(Arc::clone(&self.store), subscribe).unwrap(), place)
-    }
-
-    /// A stream from the earliest event that has delivered one event.
-    async fn with_one_event(&self) -> Frames {
-        let mut frames = self.subscribe(Start::Earliest);
-        assert_eq!(event(&mut frames).await.0, 1);
-        frames
-    }
-
-    /// Holds up every load of a segment until the sender is dropped.
-    pub(super) fn hold_loads(&self) -> mpsc::Sender<()> {
-        let (end, ends) = mpsc::channel::<()>();
-        let read = move |_: &Store| {
-            let _ = ends.recv();
-            Ok::<_, StoreError>(())
-        };
-        let store = Arc::clone(&self.store);
-        let mut held = Box::pin(async move { store.on_read_pool(ReadClass::Feed, None, read).await });
-        assert!((&mut held).now_or_never().is_none());
-        end
-    }
-
-    /// Lets the watchdog look now, and again after this time.
-    fn look_after(&self, idle: Duration) {
-        self.feed.look(self.start);
-        self.feed.look(self.start + idle);
-    }
-
-    fn channel(&self) -> Weak<Channel> {
-        self.feed.channels().by_workspace.get(&workspace(0)).unwrap().clone()
-    }
-}
-
-/// The sequence of the next event, and its cursor.
-pub(super) async fn event(frames: &mut Frames) -> (u64, String) {
-    loop {
-        let run = tokio::time::timeout(PATIENCE, frames.next()).await.expect("there is an event");
-        let [response] = &messages(&run.unwrap().unwrap())[..] else { panic!("a run has one event of this size") };
-        if let Some(Message::Event(event)) = &response.message {
-            return (event.sequence, response.cursor.clone());
-        }
-    }
-}
-
-/// Polls until there is nothing to send.
-async fn catch_up(frames: &mut Frames) {
-    while event(frames).await.0 < EVENTS.cast_unsigned() {}
-    while frames.next().now_or_never().is_some() {} // The notice that the stream has caught up.
-}
 
 fn segment(frames: &Frames) -> Weak<Segment> {
     frames.open.segment().expect("it has events left")
@@ -148,30 +19,6 @@ fn stalled(frame: Option<Result<bytes::Bytes, FeedError>>) -> String {
     match frame {
         Some(Err(FeedError::Stalled { cursor })) => cursor.to_string(),
         other => panic!("{other:?}"),
-    }
-}
-
-/// The side of the transport that is woken.
-#[derive(Default)]
-struct Transport(Notify);
-
-impl Transport {
-    /// Polls a new stream until it waits for its first segment. Loads must be held up meanwhile.
-    fn poll_until_loading(self: &Arc<Self>, frames: &mut Frames) {
-        let waker = Waker::from(Arc::clone(self));
-        let mut context = Context::from_waker(&waker);
-        assert!(frames.poll_next_unpin(&mut context).is_ready(), "it is open");
-        assert!(frames.poll_next_unpin(&mut context).is_pending(), "and loads");
-    }
-
-    async fn woken(&self) {
-        tokio::time::timeout(PATIENCE, self.0.notified()).await.expect("the segment is loaded");
-    }
-}
-
-impl Wake for Transport {
-    fn wake(self: Arc<Self>) {
-        self.0.notify_one();
     }
 }
 
