@@ -60,6 +60,17 @@ mod tests {
         }
     }
 
+    /// A reader that keeps a shard's profiles counts on these. XXH3 of the mpid as 8 bytes, the lowest first.
+    #[test]
+    fn a_profile_stays_in_its_shard_in_every_version() {
+        let index = |mpid, count| {
+            let holds = |index: &u32| Shard::parse("shard", v1::Shard { index: *index, count }).unwrap().holds(mpid);
+            (0..count).find(holds).unwrap()
+        };
+        let of = |mpid| [4, 1_024].map(|count| index(Mpid::new(mpid).unwrap(), count));
+        assert_eq!([1, 2, -1, i64::MAX].map(of), [[0, 190], [0, 130], [1, 324], [2, 648]]);
+    }
+
     #[test]
     fn a_shard_is_one_of_1_to_1024() {
         let parse = |index, count| Shard::parse("shard", v1::Shard { index, count });
