@@ -5,11 +5,13 @@
 //! - `crash`: a power loss at any moment of a busy run. `script` draws its commands, `watch` records it, and `holdings`
 //!   is what the store must still hold.
 //! - `damage`: damaged rows and pages, and disks that fail. `rot`: damage in redb's own pages.
+//! - `as_of`: profiles as they were at a place in the log.
 //! - `bounds`, `clocks`, `determinism`, `lists`, `migration`, `opening`, `retention`: as their names say.
 //!
 //! Deliberately absent: what can be tested through the API. Those tests are in `tests/it`.
 
 mod acknowledging;
+mod as_of;
 mod bounds;
 mod clocks;
 mod crash;
