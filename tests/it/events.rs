@@ -314,6 +314,17 @@ async fn a_silent_stream_has_heartbeats_whose_cursor_moves_on() {
 }
 
 #[tokio::test]
+async fn a_stream_says_how_often_its_heartbeats_come() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    for interval in [1, 60] {
+        let request = SubscribeRequest { heartbeat_interval: seconds(interval), ..subscribe_request() };
+        let opened = client.subscribe(request).await.unwrap().opened().await.1;
+        assert_eq!(opened.heartbeat_interval, seconds(interval));
+    }
+}
+
+#[tokio::test]
 async fn workspaces_have_logs_of_their_own() {
     let server = TestServer::start().await;
     let client = server.client().await;

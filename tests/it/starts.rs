@@ -333,6 +333,107 @@ async fn equal_views_see_the_same_from_memory_and_from_the_log() {
     }
 }
 
+/// Equal views are shared, and unequal ones are not: streams with other filters and other masks, side by side, each see
+/// from memory what a page with the same filter and mask lists.
+#[tokio::test]
+async fn streams_with_unequal_filters_or_masks_see_each_their_own() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let of = |audience| Some(EventFilter { audience_ids: vec![audience], ..Default::default() });
+    let requests = [
+        (None, None, ""),
+        (None, mask(&["mpid"]), ""),
+        (None, mask(&["mpid", "etag"]), ""),
+        (None, mask(&["user_attributes"]), "visits"),
+        (None, mask(&["user_attributes"]), "plan"),
+        (Some(EventFilter { omit_silent: true, ..Default::default() }), None, ""),
+        (of(VIP), None, ""),
+        (of(VIP), mask(&["mpid"]), ""),
+        (of(OTHER), mask(&["mpid"]), ""),
+        (of(OTHER), mask(&["user_attributes"]), "plan"),
+    ];
+    let mut streams = Vec::new();
+    for (filter, read_mask, key) in requests {
+        let user_attribute_keys = if key.is_empty() { Vec::new() } else { vec![key.to_owned()] };
+        let list = ListEventsRequest { filter, read_mask, user_attribute_keys, ..list_request() };
+        let ListEventsRequest { filter, read_mask, user_attribute_keys, .. } = list.clone();
+        let request = SubscribeRequest { filter, read_mask, user_attribute_keys, ..subscribe_request() };
+        let mut stream = client.subscribe(request).await.unwrap();
+        stream.opened().await;
+        streams.push((stream, list));
+    }
+    let plan = |name| Some(map([("plan", text(name))]));
+    patch(&client, ADA, ProfilePatch { set_user_attributes: plan("free"), ..join(VIP) }).await;
+    patch(&client, GRACE, ProfilePatch { set_user_attributes: plan("pro"), ..join(OTHER) }).await;
+    patch(&client, ADA, increment("visits")).await;
+    client
+        .import(vec![ImportProfilesRequest { silent: true, ..record(by_mpid(GRACE), increment("visits")) }])
+        .await
+        .unwrap();
+    patch(&client, GRACE, leave(OTHER)).await;
+    let both = vec![member(VIP, None), member(OTHER, None)];
+    patch(&client, ALAN, ProfilePatch { join_audiences: both, ..Default::default() }).await; // Every stream sees it.
+    for (mut stream, list) in streams {
+        let listed = client.list(list.clone()).await.unwrap().events;
+        let mut seen = Vec::new();
+        while seen.last().is_none_or(|event: &Event| event.sequence < 6) {
+            seen.push(stream.event().await.1);
+        }
+        assert_eq!(seen, listed, "{list:?}");
+    }
+}
+
+/// The events of one commit are read together, but each has its own cursor.
+#[tokio::test]
+async fn a_stream_that_resumes_within_a_commit_repeats_none_of_it() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client.create(owner_of(email("ada"), ADA)).await.unwrap(); // 1
+    client.create(with_mpid(GRACE)).await.unwrap(); // 2
+    let mut live = client.listen().await;
+    client.update(GRACE, take([email("ada")])).await.unwrap(); // 3, in which Ada loses it, and 4
+    let (first, event) = live.event().await;
+    assert_eq!(event.sequence, 3);
+    for read_mask in [None, mask(&["mpid"])] {
+        let request = SubscribeRequest { start: after(&first), read_mask, ..subscribe_request() };
+        assert_eq!(client.subscribe(request).await.unwrap().event().await.1.sequence, 4);
+    }
+}
+
+/// A page has as many profiles as were asked for, those that match, and of each what the mask names.
+#[tokio::test]
+async fn pages_of_a_snapshot_heed_the_size_the_filter_and_the_mask() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    for mpid in 1..=10 {
+        patch(&client, mpid, join(if mpid % 2 == 0 { VIP } else { OTHER })).await;
+    }
+    let request = ListEventsRequest {
+        start: Some(list_events_request::Start::Snapshot(true)),
+        filter: Some(EventFilter { audience_ids: vec![VIP], ..Default::default() }),
+        read_mask: mask(&["mpid"]),
+        page_size: 2,
+        ..list_request()
+    };
+    let (mut pages, mut next) = (Vec::new(), request.clone());
+    loop {
+        let page = client.list(next).await.unwrap();
+        if page.caught_up {
+            break;
+        }
+        next = ListEventsRequest { start: page_after(&page.cursor), ..request.clone() };
+        pages.push(page.snapshot_profiles);
+    }
+    let page = |mpids: [i64; 2]| mpids.map(|mpid| Profile { mpid, ..Default::default() }).to_vec();
+    assert_eq!(pages[..2], [page([2, 4]), page([6, 8])]);
+    assert_eq!(mpids_of(&pages.concat()), [2, 4, 6, 8, 10]);
+
+    let small = limits(|limits| limits.response_bytes = 1);
+    let server = TestServer::reopen_with(server.stop().await, small).await;
+    let page = server.client().await.list(ListEventsRequest { page_size: 10, ..request }).await.unwrap();
+    assert_eq!(mpids_of(&page.snapshot_profiles), [2], "the last may exceed the bytes");
+}
+
 /// A stream that has been open for as long as streams may be ends with its cursor, and a resume loses nothing.
 #[tokio::test]
 async fn a_stream_that_is_too_old_ends_with_its_cursor() {
