@@ -1,4 +1,12 @@
 //! Durable subscriptions: created, read by name, acknowledged, moved and deleted.
+//!
+//! - [`settings`]: where the settings apply, and how they change.
+//! - [`rivals`]: streams that compete for a subscription, and those that only seem to.
+//! - [`shown`]: what operators are shown.
+
+mod rivals;
+mod settings;
+mod shown;
 
 use cameo::proto::v1::acknowledge_request::Skip;
 use cameo::proto::v1::subscribe_response::Message;
