@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::process::Stdio;
+use std::time::Duration;
 
+use cameo::config::Config;
 use cameo::proto::v1::*;
 use cameo::telemetry::metrics::WORKSPACES;
 use futures_util::future::join_all;
@@ -231,6 +233,36 @@ async fn the_end_of_a_stream_is_counted_by_its_reason() {
         ("cameo_streams_ended_total{reason=\"client\"}", 0.0),
         ("cameo_streams_opened_total", 2.0),
     ]);
+}
+
+#[tokio::test]
+async fn a_stream_that_the_server_ends_is_counted_with_what_it_was_sent() {
+    let server = TestServer::start_with(metrics_on).await;
+    let client = server.client().await;
+    for _ in 0..3 {
+        client.update_with(upsert_request(ADA, increment("visits"))).await.unwrap();
+    }
+    let subscription = Some(Subscription { name: "crm".into(), ..Default::default() });
+    let request = CreateSubscriptionRequest { workspace: WORKSPACE.into(), subscription, ..Default::default() };
+    client.events.clone().create_subscription(request).await.unwrap();
+    let read = || client.subscribe_from(Some(subscribe_request::Start::Subscription("crm".into())));
+    let (mut older, _newer) = (read().await, read().await);
+    assert_eq!(reason(&older.failure().await), "SUBSCRIPTION_TAKEN_OVER");
+    assert_eq!(client.subscribe_from(earliest()).await.sequences(3).await, [1, 2, 3], "which are one run");
+    server.metrics().await.assert(&[
+        ("cameo_streams_ended_total{reason=\"taken_over\"}", 1.0),
+        ("cameo_streams_ended_total{reason=\"caught_up\"}", 0.0),
+        ("cameo_stream_events_sent_total", 3.0),
+    ]);
+
+    let aging = |config: &mut Config| {
+        metrics_on(config);
+        config.feed.max_stream_age = Duration::from_millis(50);
+    };
+    let server = TestServer::start_with(aging).await;
+    let mut stream = server.client().await.subscribe_from(None).await;
+    assert_eq!(reason(&stream.failure().await), "STREAM_TOO_OLD");
+    server.metrics().await.assert(&[("cameo_streams_ended_total{reason=\"too_old\"}", 1.0)]);
 }
 
 /// A workspace with a subscriber is always among them. Its name is the last.

@@ -1,9 +1,11 @@
 //! What is left of a log when its oldest events are gone, as callers see it.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cameo::config::Config;
 use cameo::proto::v1::*;
+use tempfile::TempDir;
 use tonic::{Code, Status};
 
 use crate::harness::*;
@@ -161,6 +163,7 @@ async fn a_list_says_whether_retention_has_removed_its_beginning() {
 #[tokio::test]
 async fn a_stream_that_retention_overtakes_ends_with_the_reason() {
     let settings = |config: &mut Config| {
+        metrics_on(config);
         config.feed.ring_bytes = 0;
         config.store.retention_age = Duration::from_secs(2);
     };
@@ -193,6 +196,89 @@ async fn a_stream_that_retention_overtakes_ends_with_the_reason() {
     assert_eq!((status.code(), &*reason(&status)), (Code::OutOfRange, EXPIRED), "{status:?}");
     assert_eq!(metadata(&status, "oldest_sequence"), (head + 1).to_string());
     assert_eq!(metadata(&status, "head_sequence"), head.to_string());
+    server.metrics().await.assert(&[("cameo_streams_ended_total{reason=\"expired\"}", 1.0)]);
+}
+
+/// A server whose log has ten events, of which retention has removed the first four. `first` writes those.
+async fn trimmed_after(first: [i64; 4], rest: [i64; 6]) -> TestServer {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let mut bytes = Vec::new();
+    for mpid in first.into_iter().chain(rest) {
+        client.update_with(upsert_request(mpid, increment("visits"))).await.unwrap();
+        bytes.push(client.status(WORKSPACE).await.unwrap().log.unwrap().log_bytes);
+    }
+    let held = bytes[9] - bytes[3];
+    trimmed(server.stop().await, held).await
+}
+
+/// Reopens a log, and waits until retention by bytes has removed the first four of its events.
+async fn trimmed(dir: Arc<TempDir>, held: u64) -> TestServer {
+    let settings = |config: &mut Config| {
+        config.store.retention_bytes = held;
+        config.store.subscription_hold_bytes = held; // It waits for no subscription.
+    };
+    let server = TestServer::reopen_with(dir, settings).await;
+    server.client().await.until_oldest(5).await;
+    server
+}
+
+/// Only a page that would have begun with a removed event says so: of the log, or of the profile that it is about.
+#[tokio::test]
+async fn a_page_says_whether_retention_has_removed_what_it_would_have_begun_with() {
+    use list_events_request::Start;
+    let server = trimmed_after([ADA, ADA, ADA, ALAN], [ADA, GRACE, GRACE, ADA, ADA, ADA]).await;
+    let client = server.client().await;
+    let truncated = |start, filter| {
+        let client = client.clone();
+        async move { client.list(ListEventsRequest { start, filter, ..list_request() }).await.unwrap().truncated }
+    };
+    let log = client.log().await;
+    let before_all = Some(Start::Time(prost_types::Timestamp::default()));
+    for start in [None, Some(Start::Earliest(true)), before_all] {
+        assert!(truncated(start.clone(), None).await, "{start:?}");
+        for (mpid, expected) in [(ADA, true), (ALAN, true), (GRACE, false), (1, false)] {
+            assert_eq!(truncated(start.clone(), of_profiles(&[mpid])).await, expected, "{mpid} from {start:?}");
+        }
+        assert!(truncated(start.clone(), of_profiles(&[GRACE, 1])).await, "of several, it is the log that counts");
+    }
+    let later = Some(Start::Time(log[3].time.unwrap()));
+    assert!(!truncated(later, None).await);
+    let first = client.list(ListEventsRequest { page_size: 1, ..list_request() }).await.unwrap();
+    assert!(first.truncated);
+    assert!(!truncated(page_after(&first.cursor), None).await, "the first page has said it");
+    let whole = TestServer::start().await;
+    whole.client().await.create(with_mpid(ADA)).await.unwrap();
+    assert!(!whole.client().await.list(list_request()).await.unwrap().truncated);
+}
+
+/// It is lost from the first event that it misses, and behind by what the log still holds.
+#[tokio::test]
+async fn a_subscription_that_retention_overtakes_is_shown_as_lost() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let mut bytes = Vec::new();
+    for event in 1..=10 {
+        let cursor = client.update_with(upsert_request(ADA, increment("visits"))).await.unwrap().cursor;
+        bytes.push(client.status(WORKSPACE).await.unwrap().log.unwrap().log_bytes);
+        let request = CreateSubscriptionRequest {
+            workspace: WORKSPACE.into(),
+            subscription: Some(Subscription { name: format!("after-{event}"), ..Default::default() }),
+            start: Some(create_subscription_request::Start::Cursor(cursor)),
+            ..Default::default()
+        };
+        client.events.clone().create_subscription(request).await.unwrap();
+    }
+    let server = trimmed(server.stop().await, bytes[9] - bytes[3]).await;
+    let client = server.client().await;
+    for (after, state, lag) in [(1, "LOST", 6), (3, "LOST", 6), (4, "ACTIVE", 6), (5, "ACTIVE", 5), (10, "ACTIVE", 0)] {
+        let request = GetSubscriptionRequest { workspace: WORKSPACE.into(), name: format!("after-{after}") };
+        let shown = client.events.clone().get_subscription(request).await.unwrap().into_inner().subscription.unwrap();
+        assert!(shown.state().as_str_name().ends_with(state), "{after}: {:?}", shown.state());
+        assert_eq!((shown.acknowledged_sequence, shown.lag_events), (after, lag));
+        let lag_time = shown.lag_time.unwrap();
+        assert_eq!(lag_time.seconds > 0 || lag_time.nanos > 0, lag > 0, "{after}: behind by {lag_time:?}");
+    }
 }
 
 /// One command removes at most 256 events, and there is one look a second. So a backlog is not left to the looks.
