@@ -99,8 +99,8 @@ impl Snapshot {
         let Page { last, broken } = page;
         guarded(Kind::Profile, || {
             let start = PageStart { after, over_damage: next.is_some() };
-            self.read_profiles(workspace, start, size, from, last, &mut |mpid, row| {
-                let read = self.read_as_of(workspace, mpid, row, as_of, take);
+            self.read_profiles(workspace, start, size, from, last, &mut |mpid, row, budget| {
+                let read = self.read_as_of(workspace, mpid, row, as_of, budget, take);
                 read.inspect_err(|_| *broken = Some(mpid))
             })
         })
@@ -123,7 +123,7 @@ impl Snapshot {
                 return Ok(true);
             }
             let read = tables::profile(&self.0.profiles, workspace, *mpid, |row| {
-                self.read_as_of(workspace, *mpid, &row, as_of, take)
+                self.read_as_of(workspace, *mpid, &row, as_of, &mut budget, take)
             });
             let read = read.inspect_err(|_| page.broken = Some(*mpid))?;
             budget.deliver(read.flatten());
@@ -138,6 +138,7 @@ impl Snapshot {
         mpid: Mpid,
         row: &ProfileRow<'_>,
         AsOf { of, filter, now, .. }: AsOf<'_>,
+        budget: &mut Budget,
         take: &mut impl FnMut(Mpid, &[u8]) -> Result<Option<usize>, StoreError>,
     ) -> Result<Option<usize>, StoreError> {
         if !filter.has_profile(mpid) {
@@ -146,40 +147,32 @@ impl Snapshot {
         if Place::from(row.last_event) <= of {
             return Ok(served(row, now, |profile| take(mpid, profile))?.flatten());
         }
-        let change = self.first_change_after(workspace, mpid, row.last_event, of);
-        let Some(mut before) = change?.before else { return Ok(None) };
+        let Some(mut before) = self.first_change_after(workspace, mpid, row.last_event, of, budget)?.before else {
+            return Ok(None);
+        };
         remove_expired(&mut before, now);
         take(mpid, &before.encode_to_vec())
     }
 
+    /// Returns a profile's first change after a place. `latest` is its latest event, and after the place.
+    ///
+    /// Each link counts as a row, so a page with long chains ends early. A chain may be longer than a page may be. It
+    /// is followed to its end all the same, because each page must get past at least one profile: so a page reads at
+    /// most what its budget allows, and one chain.
     fn first_change_after(
         &self,
         workspace: WorkspaceId,
         mpid: Mpid,
         latest: Sequence,
         of: Place,
+        budget: &mut Budget,
     ) -> Result<Transition, StoreError> {
-        let first = self.first_after(workspace, mpid, latest, of)?;
-        self.event(workspace, first, |event| Transition::decode(event.event).map_err(|_| Kind::Event.corrupt()))
-    }
-
-    /// Returns the first event of a profile after a place. `latest` is its latest event, and after the place. The walk
-    /// is as long as the profile has had events since: it has no other bound, because a page must make progress.
-    fn first_after(
-        &self,
-        workspace: WorkspaceId,
-        mpid: Mpid,
-        latest: Sequence,
-        of: Place,
-    ) -> Result<Sequence, StoreError> {
         let mut first = latest;
-        loop {
-            let previous = self.link(workspace, mpid, first)?;
-            match previous.filter(|previous| Place::from(*previous) > of) {
-                Some(previous) => first = previous,
-                None => return Ok(first),
-            }
+        while let Some(previous) = self.link(workspace, mpid, first)?.filter(|previous| Place::from(*previous) > of) {
+            budget.count_row();
+            first = previous;
         }
+        self.event(workspace, first, |event| Transition::decode(event.event).map_err(|_| Kind::Event.corrupt()))
     }
 
     fn is_sound(&self, workspace: WorkspaceId, mpid: Mpid) -> bool {

@@ -24,22 +24,37 @@ pub(super) struct Budget {
     items: usize,
     bytes: usize,
     rows: usize,
+    /// The clock is looked at when no more rows than these are left.
+    next_look: usize,
     end: Instant,
 }
 
 impl Budget {
     pub fn new(size: PageSize) -> Self {
-        Self { items: size.items, bytes: size.bytes, rows: ROWS, end: Instant::now() + TIME }
+        let next_look = ROWS - ROWS_PER_LOOK;
+        Self { items: size.items, bytes: size.bytes, rows: ROWS, next_look, end: Instant::now() + TIME }
     }
 
     /// Returns whether another row may be read, and counts it.
     pub fn take_row(&mut self) -> bool {
-        let late = self.rows.is_multiple_of(ROWS_PER_LOOK) && self.rows < ROWS && Instant::now() >= self.end;
-        if self.items == 0 || self.bytes == 0 || self.rows == 0 || late {
+        if self.items == 0 || self.bytes == 0 || self.rows == 0 || self.is_late() {
             return false;
         }
         self.rows -= 1;
         true
+    }
+
+    /// Counts a row that is read whatever is left.
+    pub fn count_row(&mut self) {
+        self.rows = self.rows.saturating_sub(1);
+    }
+
+    fn is_late(&mut self) -> bool {
+        if self.rows > self.next_look {
+            return false;
+        }
+        self.next_look = self.rows.saturating_sub(ROWS_PER_LOOK);
+        Instant::now() >= self.end
     }
 
     /// Counts an item of `bytes` bytes that was delivered. `None` means that the row was skipped.
@@ -73,5 +88,13 @@ mod tests {
         let late = rows(&mut Budget { end: Instant::now(), ..Budget::new(all) }, None);
         assert!(late > 0, "a late page still makes progress");
         assert!(late <= ROWS_PER_LOOK);
+        let with_others = |end, others: usize| {
+            let mut budget = Budget { end, ..Budget::new(all) };
+            (0..others).for_each(|_| budget.count_row());
+            rows(&mut budget, None)
+        };
+        assert_eq!(with_others(Instant::now() + TIME, 300), ROWS - 300, "rows that had to be read count too");
+        assert_eq!(with_others(Instant::now() + TIME, ROWS + 1), 0);
+        assert_eq!(with_others(Instant::now(), ROWS_PER_LOOK + 1), 0, "the clock is looked at right after them");
     }
 }

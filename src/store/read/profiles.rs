@@ -140,7 +140,7 @@ impl Snapshot {
             (None, None) => Bound::Included((workspace.0, i64::MIN)),
         };
         let mut last = after;
-        let mut read = |_: Mpid, row: &ProfileRow<'_>| served(row, now, &mut take);
+        let mut read = |_: Mpid, row: &ProfileRow<'_>, _: &mut Budget| served(row, now, &mut take);
         match guarded(Kind::Profile, || self.read_profiles(workspace, start, size, from, &mut last, &mut read)) {
             Ok(more) => Ok(last.filter(|_| more)),
             Err(StoreError::Corrupt { .. }) if last > after => Ok(last), // The next page begins at the damage.
@@ -150,7 +150,7 @@ impl Snapshot {
     }
 
     /// Calls `read` with the rows of one page, and moves `last` to each that was read. `read` returns how many bytes it
-    /// delivers of the row. Returns whether there are more.
+    /// delivers of the row, and may count further rows that it reads. Returns whether there are more.
     pub(super) fn read_profiles(
         &self,
         workspace: WorkspaceId,
@@ -158,7 +158,7 @@ impl Snapshot {
         size: PageSize,
         from: Bound<(u32, i64)>,
         last: &mut Option<Mpid>,
-        read: &mut impl FnMut(Mpid, &ProfileRow<'_>) -> Result<Option<usize>, StoreError>,
+        read: &mut impl FnMut(Mpid, &ProfileRow<'_>, &mut Budget) -> Result<Option<usize>, StoreError>,
     ) -> Result<bool, StoreError> {
         let mut budget = Budget::new(size);
         if !over_damage {
@@ -182,7 +182,8 @@ impl Snapshot {
             if of < workspace.0 || last.is_some_and(|last| last >= mpid) {
                 return Err(Kind::Profile.corrupt());
             }
-            budget.deliver(read(mpid, &row)?);
+            let bytes = read(mpid, &row, &mut budget)?;
+            budget.deliver(bytes);
             *last = Some(mpid);
         }
         Ok(false)

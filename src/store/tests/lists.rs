@@ -235,6 +235,27 @@ async fn a_history_that_is_too_long_to_follow_says_what_its_page_has_found() {
     assert!(is_truncated(&store, &of(ALAN)), "the page does not reach his first event, and cannot tell");
 }
 
+/// Each page gets past a profile, also past one with a chain that is longer than a page may be.
+#[tokio::test]
+async fn a_snapshot_page_ends_early_if_its_chains_are_long() {
+    let disk = disk_with(4, 0).await;
+    let store = store_on(&disk, |_, _| {});
+    for mpid in 1..=4 {
+        store.write(command(2, increment(mpid))).await.unwrap();
+    }
+    store.close().await;
+    for (mpid, by) in [(1, TOO_LONG), (2, TOO_LONG / 2), (3, TOO_LONG / 2), (4, 1)] {
+        lengthen(&disk, mpid, by);
+    }
+    let store = store_on(&disk, |_, _| {});
+    let of_four = Filter::parse(Some(EventFilter { mpids: (1..=4).collect(), ..EventFilter::default() })).unwrap();
+    for filter in [Filter::default(), of_four] {
+        let (seen, ends) = snapshot_of(&store, Place::after(4), &filter);
+        assert_eq!(seen, [1, 2, 3, 4]);
+        assert!(ends.len() >= 2 && ends[0] == 1, "{ends:?}"); // There are more if the machine is slow.
+    }
+}
+
 /// More events than one page reads.
 const TOO_LONG: u64 = 10_001;
 
