@@ -2,8 +2,10 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::task::{Context, Poll, ready};
 
 use tokio::sync::watch;
+use tokio_util::sync::ReusableBoxFuture;
 
 use super::budget::Budget;
 use super::lag::Cursors;
@@ -75,4 +77,26 @@ impl Channel {
             newer
         });
     }
+}
+
+/// Waits for the head of the log to move.
+pub(super) struct Changes(ReusableBoxFuture<'static, watch::Receiver<Place>>);
+
+impl Changes {
+    pub fn of(head: watch::Receiver<Place>) -> Self {
+        Self(ReusableBoxFuture::new(change(head)))
+    }
+
+    /// The new head.
+    pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Place> {
+        let mut head = ready!(self.0.poll(context));
+        let place = *head.borrow_and_update();
+        self.0.set(change(head));
+        Poll::Ready(place)
+    }
+}
+
+async fn change(mut head: watch::Receiver<Place>) -> watch::Receiver<Place> {
+    head.changed().await.expect("the subscriber holds the channel");
+    head
 }

@@ -21,6 +21,7 @@
 mod attachment;
 mod budget;
 mod channel;
+mod error;
 pub mod frame;
 mod lag;
 mod open;
@@ -56,9 +57,10 @@ use segment::Segment;
 use view::Room;
 
 pub use attachment::{AttachedStream, Attachment, Detached};
+pub use error::FeedError;
 pub use lag::Subscribers;
 pub use open::{Frames, StreamPlace};
-pub use stream::{FeedError, Subscribe, Subscriber};
+pub use stream::{Subscribe, Subscriber};
 
 /// The map is swept of dropped channels when it has this many entries, or twice as many as the last sweep left.
 const SWEEP_AT: usize = 64;

@@ -21,7 +21,8 @@ use futures_util::Stream;
 use futures_util::task::AtomicWaker;
 use tokio::time::Instant;
 
-use super::stream::{FeedError, Subscriber};
+use super::error::FeedError;
+use super::stream::Subscriber;
 
 /// How long a stream keeps its segment while it waits for the transport. A subscriber that reads more often than this
 /// never reads a segment twice.

@@ -14,22 +14,21 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
-use tokio_util::sync::ReusableBoxFuture;
 
 use super::Feed;
 use super::attachment::{Attachment, Detached};
-use super::channel::Channel;
+use super::channel::{Changes, Channel};
+use super::error::{self, FeedError};
 use super::frame::{self, Notice};
 use super::lag::SharedCursor;
-use super::segment::{Filling, SEGMENT_BYTES, SEGMENT_EVENTS, Segment};
+use super::segment::Segment;
 use super::snapshot;
 use super::view::View;
 use crate::model::cursor::{CursorSpace, Start};
-use crate::model::{Cursor, Filter, Invalid, Mask, Place, Position, SubscriptionName, Workspace};
+use crate::model::{Cursor, Filter, Mask, Place, Position, Workspace};
 use crate::proto::v1::{CaughtUp, Heartbeat, Opened, SnapshotComplete};
-use crate::store::{EventRef, PageSize, Past, ReadClass, Store, StoreError};
+use crate::store::{Past, ReadClass, Store, StoreError};
 use crate::telemetry::metrics::{FeedMetrics, Load, OpenStream, StreamEnd};
 
 /// The most bytes of a run of frames, unless it is a single event: so a stream that is not read holds little.
@@ -54,39 +53,6 @@ pub struct Subscribe {
     pub attachment: Option<Attachment>,
 }
 
-/// Why a stream ends.
-#[allow(missing_docs)] // The fields are cursors.
-#[derive(Debug, thiserror::Error)]
-pub enum FeedError {
-    /// The start is not a place in the log.
-    #[error(transparent)]
-    Invalid(#[from] Invalid),
-    /// The log could not be read, or no longer holds the next event.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The next event is damaged. The cursor skips it, and any damaged events right after it.
-    #[error("a stored event is corrupt")]
-    Damaged { past: Cursor },
-    /// The subscriber read nothing for too long.
-    #[error("the subscriber read nothing for too long")]
-    Stalled { cursor: Cursor },
-    /// The server is shutting down.
-    #[error("the server is shutting down")]
-    Draining { cursor: Cursor },
-    /// The stream has been open for as long as streams may be.
-    #[error("the stream has been open for as long as the server allows; open a new one")]
-    TooOld { cursor: Cursor },
-    /// A newer stream took over the subscription, or the subscription has changed.
-    #[error("a newer stream took over the subscription, or its place or settings have changed")]
-    TakenOver { cursor: Cursor },
-    /// The subscription was deleted.
-    #[error("the subscription was deleted")]
-    Deleted { name: SubscriptionName },
-    /// The client has as many streams open as it may have.
-    #[error("this client has {limit} streams open, which is the limit")]
-    TooManyStreams { limit: usize },
-}
-
 /// One open stream.
 pub struct Subscriber {
     store: Arc<Store>,
@@ -101,6 +67,8 @@ pub struct Subscriber {
     until_caught_up: bool,
     /// Where the log ended when the stream was opened.
     target: Place,
+    /// Where the caller asked to start, if not after a cursor. `None` once the stream has said where it starts.
+    start: Option<Box<Start>>,
     /// Everything that matches at or before it has been delivered.
     position: Position,
     /// The same, for operators.
@@ -139,28 +107,6 @@ enum Batch {
 type Loading = Pin<Box<dyn Future<Output = Result<Batch, StoreError>> + Send>>;
 type Next = Option<Result<Bytes, FeedError>>;
 
-/// Waits for the head of the log to move.
-struct Changes(ReusableBoxFuture<'static, watch::Receiver<Place>>);
-
-impl Changes {
-    fn of(head: watch::Receiver<Place>) -> Self {
-        Self(ReusableBoxFuture::new(change(head)))
-    }
-
-    /// The new head.
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Place> {
-        let mut head = ready!(self.0.poll(context));
-        let place = *head.borrow_and_update();
-        self.0.set(change(head));
-        Poll::Ready(place)
-    }
-}
-
-async fn change(mut head: watch::Receiver<Place>) -> watch::Receiver<Place> {
-    head.changed().await.expect("the subscriber holds the channel");
-    head
-}
-
 impl Subscriber {
     /// Opens a stream.
     ///
@@ -176,6 +122,7 @@ impl Subscriber {
         let head = *changes.borrow();
         let now = Instant::now();
         let end_at = feed.stream_age().map(|age| now + age);
+        let is_uncertain = matches!(start, Start::Earliest | Start::At(_) | Start::Snapshot);
         Ok(Self {
             head,
             changes: Changes::of(changes),
@@ -192,6 +139,7 @@ impl Subscriber {
             target: bounds.head,
             draining: Arc::clone(&feed.draining),
             metrics: feed.metrics.clone(),
+            start: is_uncertain.then(|| Box::new(start)),
             store,
             channel,
             workspace,
@@ -210,7 +158,7 @@ impl Subscriber {
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Next> {
         let next = ready!(self.poll_advance(context));
         if !matches!(next, Some(Ok(_))) {
-            self.open.end(end_of(next.as_ref()));
+            self.open.end(error::end_of(next.as_ref()));
         }
         self.shared_cursor.moved_to(self.position.place());
         if let Some(attachment) = &self.attachment {
@@ -245,6 +193,9 @@ impl Subscriber {
     }
 
     fn poll_advance(&mut self, context: &mut Context<'_>) -> Poll<Next> {
+        if let Err(error) = ready!(self.poll_begin(context)) {
+            return Poll::Ready(Some(Err(error)));
+        }
         loop {
             if let Some(next) = self.change_phase() {
                 return Poll::Ready(next);
@@ -258,6 +209,45 @@ impl Subscriber {
             if let Some(message) = ready!(self.poll_fetch(context)) {
                 return Poll::Ready(Some(message));
             }
+        }
+    }
+
+    /// Reads the first batch before the stream says where it starts, unless the caller gave a cursor. If retention has
+    /// removed the first events since the stream was opened, it starts with what is left. If the read has to wait for
+    /// longer than a heartbeat interval, the stream says first where it starts, as it would with a cursor.
+    fn poll_begin(&mut self, context: &mut Context<'_>) -> Poll<Result<(), FeedError>> {
+        while self.start.is_some() && self.has_more() {
+            match self.poll_load(context) {
+                Poll::Ready(Err(StoreError::Expired { .. })) => self.begin_again()?,
+                Poll::Ready(Err(_)) => break, // It is read again, and reported after the stream has said where it starts.
+                Poll::Ready(Ok(batch)) => {
+                    self.batch = Some(batch);
+                    break;
+                }
+                Poll::Pending => {
+                    ready!(self.timer.as_mut().poll(context));
+                    break;
+                }
+            }
+        }
+        self.start = None;
+        Poll::Ready(Ok(()))
+    }
+
+    fn begin_again(&mut self) -> Result<(), FeedError> {
+        let Some(start) = &self.start else { return Ok(()) };
+        let (bounds, position) = self.store.begin(&self.workspace, start)?;
+        self.channel.advance(bounds.head);
+        self.head = self.head.max(bounds.head);
+        (self.target, self.position) = (bounds.head, position);
+        Ok(())
+    }
+
+    /// Whether there is a batch to read.
+    fn has_more(&self) -> bool {
+        match self.position {
+            Position::Snapshot { .. } => true,
+            Position::Log(place) => place < self.head,
         }
     }
 
@@ -304,7 +294,7 @@ impl Subscriber {
             return Poll::Ready(Some(Err(FeedError::TooOld { cursor: self.cursor() })));
         }
         if self.loading.is_none() {
-            if self.phase != Phase::Snapshot && self.position.place() >= self.head {
+            if !self.has_more() {
                 return self.poll_wait(context);
             }
             if self.sent_at.elapsed() >= self.heartbeat {
@@ -419,7 +409,7 @@ impl Subscriber {
         self.metrics.loaded(Load::Log);
         let (workspace, head) = (self.workspace.clone(), self.head);
         Err(self.on_pool(move |store| {
-            read_segment(store, &workspace, cursors, after, head, &view).map(|segment| Batch::Events(segment, 0))
+            view.read(store, &workspace, cursors, after, head).map(|segment| Batch::Events(segment, 0))
         }))
     }
 
@@ -478,34 +468,4 @@ impl Subscriber {
         let position = super::planted::position(notice, position, *self.channel.head.borrow());
         frame::notice(self.cursors, position, notice)
     }
-}
-
-/// Why a stream ends, whose last message this is.
-fn end_of(last: Option<&Result<Bytes, FeedError>>) -> StreamEnd {
-    match last {
-        None | Some(Ok(_)) => StreamEnd::CaughtUp,
-        Some(Err(FeedError::Stalled { .. })) => StreamEnd::Stalled,
-        Some(Err(FeedError::Draining { .. })) => StreamEnd::Drained,
-        Some(Err(FeedError::TooOld { .. })) => StreamEnd::TooOld,
-        Some(Err(FeedError::TakenOver { .. } | FeedError::Deleted { .. })) => StreamEnd::TakenOver,
-        Some(Err(FeedError::Damaged { .. } | FeedError::Store(StoreError::Corrupt { .. }))) => StreamEnd::Corrupt,
-        Some(Err(FeedError::Store(StoreError::Expired { .. }))) => StreamEnd::Expired,
-        Some(Err(FeedError::Store(_) | FeedError::Invalid(_) | FeedError::TooManyStreams { .. })) => StreamEnd::Failed,
-    }
-}
-
-fn read_segment(
-    store: &Store,
-    workspace: &Workspace,
-    cursors: CursorSpace,
-    after: Place,
-    head: Place,
-    view: &View,
-) -> Result<Arc<Segment>, StoreError> {
-    let id = store.workspace_id(workspace).ok_or(StoreError::Closed)?;
-    let size = PageSize { items: SEGMENT_EVENTS, bytes: SEGMENT_BYTES };
-    let mut filling = Filling::new(cursors);
-    let take = |event: EventRef<'_>| view.take(event, &mut filling);
-    let page = store.snapshot()?.events(id, after, head, &view.filter, size, take)?;
-    Ok(Arc::new(filling.finish(page.through)))
 }

@@ -1,12 +1,14 @@
 //! The memory of the feed: what the rings take together, which workspace is shed first, and the bound of the map of
 //! channels.
 //!
+//! - `begin`: where streams start.
 //! - `idle`: the memory of streams that nothing polls.
 //! - `waiting`: what wakes a stream that waits, and when.
 //! - `batches`: how much a stream reads at once.
 //! - `service`: what these share.
 
 mod batches;
+mod begin;
 mod idle;
 mod service;
 mod waiting;

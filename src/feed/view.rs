@@ -11,11 +11,11 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use bytes::Bytes;
 
-use super::segment::{Filling, Segment};
+use super::segment::{Filling, SEGMENT_BYTES, SEGMENT_EVENTS, Segment};
 use crate::model::cursor::CursorSpace;
-use crate::model::{Filter, Mask, Place, Transition};
+use crate::model::{Filter, Mask, Place, Transition, Workspace};
 use crate::proto::v1::FilterMatch;
-use crate::store::{EventRef, StoreError};
+use crate::store::{EventRef, PageSize, Store, StoreError};
 
 /// Views of a channel at which dropped ones are swept, or twice as many as the last sweep left.
 const SWEEP_AT: usize = 64;
@@ -185,11 +185,31 @@ impl View {
         Some(filling.push_matched(EventRef { event: cut, ..event }, matched))
     }
 
+    /// Reads from the log what its subscribers see of the events after a place and up to the head.
+    ///
+    /// # Errors
+    /// Those of [`crate::store::Snapshot::events`].
+    pub fn read(
+        &self,
+        store: &Store,
+        workspace: &Workspace,
+        cursors: CursorSpace,
+        after: Place,
+        head: Place,
+    ) -> Result<Arc<Segment>, StoreError> {
+        let id = store.workspace_id(workspace).ok_or(StoreError::Closed)?;
+        let size = PageSize { items: SEGMENT_EVENTS, bytes: SEGMENT_BYTES };
+        let mut filling = Filling::new(cursors);
+        let take = |event: EventRef<'_>| self.take(event, &mut filling);
+        let page = store.snapshot()?.events(id, after, head, &self.filter, size, take)?;
+        Ok(Arc::new(filling.finish(page.through)))
+    }
+
     /// Adds an event of the log if its subscribers see it, and returns the bytes of its frame: `None` if they do not.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`] if it is malformed.
-    pub fn take(&self, event: EventRef<'_>, filling: &mut Filling) -> Result<Option<usize>, StoreError> {
+    fn take(&self, event: EventRef<'_>, filling: &mut Filling) -> Result<Option<usize>, StoreError> {
         let (change, cut) = (OnceLock::new(), OnceLock::new());
         let change = self.filter.tests_changes().then_some(&change);
         let cut = (!self.mask.is_all()).then_some(&cut);

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::super::frame::messages;
 use super::super::*;
 use super::workspace;
-use crate::command::{Change, Command, Create};
+use crate::command::{Change, Command, Create, Trim};
 use crate::config::StoreConfig;
 use crate::model::cursor::Start;
 use crate::model::{Filter, Limits, Mask, Mpid, NewProfile};
@@ -71,7 +71,16 @@ impl Service {
         let user_attributes = Some(Struct { fields: [("note".to_owned(), note)].into() });
         let profile = Profile { user_attributes, ..Profile::default() };
         let profile = Box::new(NewProfile::parse(profile, &Limits::default()).unwrap());
-        let create = Create { profile, mpid: Mpid::new(mpid).unwrap(), drawn: false };
+        self.write(Change::Create(Create { profile, mpid: Mpid::new(mpid).unwrap(), drawn: false })).await;
+    }
+
+    /// Removes the oldest events.
+    pub async fn trim(&self, most: usize) {
+        let max_age = Some(Duration::ZERO);
+        self.write(Change::Trim(Trim { max_age, max_bytes: None, hold_age: None, hold_bytes: None, most })).await;
+    }
+
+    async fn write(&self, change: Change) {
         let command = Command {
             workspace: workspace(0),
             stamp: self.store.stamp(),
@@ -80,7 +89,7 @@ impl Service {
             silent: false,
             validate_only: false,
             limits: Limits::default(),
-            change: Change::Create(create),
+            change,
         };
         self.store.write(command).await.unwrap();
     }
@@ -164,8 +173,7 @@ impl Transport {
 
     /// Polls a new stream until it waits for its first segment. Loads must be held up meanwhile.
     pub fn poll_until_loading(self: &Arc<Self>, frames: &mut Frames) {
-        assert!(self.poll(frames).is_ready(), "it is open");
-        assert!(self.poll(frames).is_pending(), "and loads");
+        assert!(self.poll(frames).is_pending(), "it loads");
     }
 
     pub async fn woken(&self) {

@@ -49,7 +49,8 @@ async fn a_heartbeat_comes_when_nothing_was_sent_for_its_interval() {
     assert!(matches!(due(&mut frames), Some(Message::Heartbeat(_))));
 }
 
-/// A client that hears nothing for long takes its stream for dead.
+/// A client that hears nothing for long takes its stream for dead. The stream says where it starts once it has read the
+/// first events, or when a heartbeat would be due.
 #[tokio::test]
 async fn a_heartbeat_comes_also_while_the_stream_waits_for_the_log() {
     let service = Service::start().await;
@@ -60,11 +61,13 @@ async fn a_heartbeat_comes_also_while_the_stream_waits_for_the_log() {
         let [message] = &messages(&run)[..] else { panic!("one message") };
         Some(message.cursor.clone())
     };
+    assert_eq!(cursor(&mut frames), None);
+    pass(HEARTBEAT + Duration::from_secs(1)).await;
     let opened = cursor(&mut frames);
     assert!(opened.is_some());
     for _ in 0..2 {
         assert_eq!(cursor(&mut frames), None);
-        pass(HEARTBEAT).await;
+        pass(HEARTBEAT + Duration::from_secs(1)).await;
         assert_eq!(cursor(&mut frames), opened, "nothing has been delivered yet");
     }
     drop(held);
