@@ -23,6 +23,8 @@ use crate::plan::Plan;
 use crate::profiles::Dice;
 use crate::report::Report;
 
+/// A round of all logs takes half a minute.
+const MAX_ROUNDS: u32 = 7;
 const SUBSCRIBERS: [usize; 4] = [1, 100, 1_000, 10_000];
 const MAX_PER_CONNECTION: usize = 1_000;
 const CONNECTIONS: usize = 10;
@@ -103,6 +105,7 @@ pub async fn measure(fixture: &Fixture, plan: Plan, report: &mut Report) -> anyh
     let (_, messages) = cameo.messages(usize::try_from(SAMPLES)?).await?;
     let mut logs: Vec<Box<dyn Log>> = vec![Box::new(cameo)];
     logs.extend(others(fixture, &messages).await?);
+    let rounds = plan.rounds.min(MAX_ROUNDS);
     let (mut steady, mut saturated) = (Vec::new(), Vec::new());
     for subscribers in SUBSCRIBERS {
         eprintln!("{subscribers} subscribers");
@@ -110,9 +113,9 @@ pub async fn measure(fixture: &Fixture, plan: Plan, report: &mut Report) -> anyh
         for (nth, log) in logs.iter().enumerate() {
             crowds.push(Crowd::open(&**log, nth > 0, subscribers).await?);
         }
-        take_turns(&mut crowds, Rate::steady(subscribers, plan.duration), plan.rounds).await?;
+        take_turns(&mut crowds, Rate::steady(subscribers, plan.duration), rounds).await?;
         steady.extend(tell_delays(&crowds, report));
-        take_turns(&mut crowds, Rate::saturated(subscribers, plan.duration), plan.rounds).await?;
+        take_turns(&mut crowds, Rate::saturated(subscribers, plan.duration), rounds).await?;
         saturated.extend(tell_deliveries(&crowds, report));
     }
     for log in logs {

@@ -12,7 +12,9 @@ use crate::plan::Plan;
 use crate::report::Report;
 
 const SUBSCRIBERS: usize = 1_000;
-/// How long the slow subscriber waits before each event.
+/// How many events the slow subscriber has when a turn begins.
+const FIRST: u64 = 1_000;
+/// How long it waits before each further event.
 const PAUSE: Duration = Duration::from_millis(1);
 
 pub async fn measure(fixture: &Fixture, plan: Plan, report: &mut Report) -> anyhow::Result<()> {
@@ -46,8 +48,9 @@ struct Slow(AbortHandle);
 impl Slow {
     async fn start(cameo: &Cameo) -> anyhow::Result<Self> {
         let mut readers = cameo.readers(Start::Earliest, Spread { subscribers: 1, connections: 1 }).await?;
+        readers[0].receive(&Last::known(FIRST), &mut Tally::sampling(u64::MAX)).await?;
         let reading = tokio::spawn(async move {
-            for sequence in 1.. {
+            for sequence in FIRST + 1.. {
                 tokio::time::sleep(PAUSE).await;
                 readers[0].receive(&Last::known(sequence), &mut Tally::sampling(u64::MAX)).await?;
             }

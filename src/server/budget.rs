@@ -226,9 +226,9 @@ impl Account {
     pub fn take_shared(self: &Arc<Self>, buffer: &Bytes) -> Arc<Hold> {
         let (address, bytes) = (buffer.as_ptr().addr(), buffer.len());
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = recent.iter().filter(|taken| (taken.address, taken.bytes) == (address, bytes));
+        let mut same = recent.iter().filter(|taken| (taken.address, taken.bytes) == (address, bytes));
         // As long as it is held, nothing else is at its address.
-        if let Some(hold) = same.filter_map(|taken| taken.hold.upgrade()).next() {
+        if let Some(hold) = same.find_map(|taken| taken.hold.upgrade()) {
             return hold;
         }
         let hold = Arc::new(self.take(bytes));

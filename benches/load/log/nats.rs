@@ -3,6 +3,7 @@
 //! An ordered consumer is what its clients call a push consumer without acknowledgements, with flow control and in
 //! memory. Its client checks that no message is missing.
 
+use std::fmt::Write;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -71,7 +72,10 @@ async fn serve(files: &TempDir, sync_interval: &str) -> anyhow::Result<Child> {
     let settings = files.path().join("settings");
     std::fs::write(
         &settings,
-        format!("listen: \"{addr}\"\njetstream {{ store_dir: {store:?}, sync_interval: {sync_interval} }}\n"),
+        format!(
+            "listen: \"{addr}\"\njetstream {{ store_dir: \"{}\", sync_interval: {sync_interval} }}\n",
+            store.display()
+        ),
     )?;
     let mut command = Command::new(PROGRAM);
     command.arg("--config").arg(&settings).arg("--log").arg(files.path().join("log"));
@@ -164,7 +168,7 @@ impl Consumers {
         let subject = |consumer: usize| format!("{inbox}.{consumer}");
         let mut subscribe = String::new();
         for consumer in 0..self.sequences.len() {
-            subscribe += &format!("SUB {} {}\r\n", subject(consumer), sid(consumer));
+            write!(subscribe, "SUB {} {}\r\n", subject(consumer), sid(consumer))?;
         }
         self.connection.lines.send(subscribe.as_bytes()).await?;
         self.connection.synchronize().await?;
