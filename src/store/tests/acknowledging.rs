@@ -1,5 +1,11 @@
 //! Acknowledgements of durable subscriptions: joined, with skipped events, and what retention does to them.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+
+use futures_util::FutureExt;
+use futures_util::future::join_all;
+
 use super::disk::Disk;
 use super::harness::*;
 use super::subscriptions::{
@@ -127,17 +133,35 @@ async fn retention_keeps_what_is_held_and_forgets_old_skips() {
 /// Acknowledgements that come together cost few commands, and each caller gets a place at least as far as it asked for.
 #[tokio::test]
 async fn acknowledgements_are_joined() {
-    let store = std::sync::Arc::new(store_with(&Disk::default(), 200).await);
+    let is_held = Arc::new(AtomicBool::new(false));
+    let (release, released) = mpsc::channel::<()>();
+    let hold = Arc::clone(&is_held);
+    let store = store_on(&Disk::default(), move |_, _| {
+        if hold.load(Ordering::Relaxed) {
+            let _ = released.recv();
+        }
+    });
+    for time in 1..200 {
+        store.write(command(time, create(time))).await.unwrap();
+    }
     write(&store, subscribe("crm", Begin::Earliest)).await.unwrap();
     write(&store, open("crm")).await.unwrap();
     let before = store.metrics.commands_written();
+    is_held.store(true, Ordering::Relaxed);
+    let mut last = Box::pin(store.write(command(200, create(200))));
+    assert!((&mut last).now_or_never().is_none());
     let all = (1..=200).map(|place| store.acknowledge(workspace(), ack("crm", 1, at(place)), Limits::default()));
-    let acknowledged = futures_util::future::join_all(all).await;
-    for (place, acknowledged) in (1..).zip(acknowledged) {
+    let mut all = Box::pin(tokio::task::unconstrained(join_all(all)));
+    assert!((&mut all).now_or_never().is_none(), "all are there before the writer goes on");
+    drop(release);
+
+    last.await.unwrap();
+    for (place, acknowledged) in (1..).zip(all.await) {
         assert!(acknowledged.unwrap() >= at(place));
     }
     assert_eq!(position(&store, "crm"), at(200));
-    assert!(store.metrics.commands_written() - before <= 3, "one for the first, and one for those that came meanwhile");
+    let commands = store.metrics.commands_written() - before;
+    assert_eq!(commands, 3, "the event's, one for the first, and one for those that came meanwhile");
     assert!(store.acknowledgements.is_empty());
 }
 
@@ -158,7 +182,6 @@ async fn an_acknowledgement_with_skips_is_judged_by_itself() {
 /// A caller that goes away cancels no other, and leaves nothing behind.
 #[tokio::test]
 async fn a_caller_that_goes_away_holds_up_no_other() {
-    use futures_util::FutureExt;
     let store = std::sync::Arc::new(store_with(&Disk::default(), 3).await);
     write(&store, subscribe("crm", Begin::Earliest)).await.unwrap();
     write(&store, open("crm")).await.unwrap();
