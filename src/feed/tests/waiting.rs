@@ -75,6 +75,19 @@ async fn a_heartbeat_comes_also_while_the_stream_waits_for_the_log() {
 }
 
 #[tokio::test]
+async fn a_stream_that_waits_for_the_log_is_ended_when_it_is_too_old() {
+    let max_stream_age = HEARTBEAT / 3;
+    let service = Service::start_with(FeedConfig { max_stream_age, ring_bytes: 0, ..FeedConfig::default() }).await;
+    let _held = service.hold_loads();
+    let mut frames = service.subscribe(Start::Earliest);
+    assert_eq!(due(&mut frames), None);
+    pass(max_stream_age * 2).await;
+    assert!(matches!(due(&mut frames), Some(Message::Opened(_))));
+    let end = frames.next().now_or_never().expect("it is too old, although its batch still waits");
+    assert!(matches!(end, Some(Err(FeedError::TooOld { .. }))), "{end:?}");
+}
+
+#[tokio::test]
 async fn a_stream_that_waits_is_woken_when_it_is_too_old() {
     let max_stream_age = HEARTBEAT * 3 / 2;
     let service = Service::start_with(FeedConfig { max_stream_age, ..FeedConfig::default() }).await;

@@ -109,6 +109,14 @@ fn a_profile_that_joins_again_after_its_membership_ended_enters() {
     }
 }
 
+/// Only the end of a membership that made it match makes it enter again.
+#[test]
+fn a_profile_whose_other_membership_ended_stays() {
+    let filter = || EventFilter { expression: "profile.user_attributes.plan == 'pro'".into(), ..Default::default() };
+    let (ended, opted_out) = (profile("pro", Some(NOW)), Profile { is_opted_out: true, ..profile("pro", None) });
+    assert_eq!(judge(filter(), Some(&ended), Some(&opted_out)), Some(FilterMatch::Stayed));
+}
+
 #[test]
 fn what_changed_matters_only_for_what_stays() {
     let (free, pro) = (profile("free", None), profile("pro", None));
