@@ -6,7 +6,7 @@
 //!   is what the store must still hold.
 //! - `damage`: damaged rows and pages, and disks that fail. `rot`: damage in redb's own pages.
 //! - `as_of`: profiles as they were at a place in the log.
-//! - `bounds`, `clocks`, `determinism`, `lists`, `migration`, `opening`, `retention`: as their names say.
+//! - `bounds`, `clocks`, `determinism`, `due`, `lists`, `migration`, `opening`, `retention`: as their names say.
 //!
 //! Deliberately absent: what can be tested through the API. Those tests are in `tests/it`.
 
@@ -18,6 +18,7 @@ mod crash;
 mod damage;
 mod determinism;
 mod disk;
+mod due;
 mod former;
 mod harness;
 mod holdings;

@@ -71,7 +71,7 @@ async fn a_stream_that_cannot_be_opened_takes_no_place_of_its_client() {
         let request = SubscribeRequest { start: after(&foreign), ..subscribe_request() };
         let refused = client.subscribe(request).await.map(|_| ());
         assert_refused(refused, Code::FailedPrecondition, "CURSOR_FOREIGN", "");
-        let refused = client.read("nobody").await.map(|_| ());
+        let refused = client.read("missing").await.map(|_| ());
         assert_refused(refused, Code::NotFound, "SUBSCRIPTION_NOT_FOUND", "");
     }
     assert_eq!(client.subscribe_from(earliest()).await.event().await.1.sequence, 1);

@@ -154,12 +154,8 @@ class Client:
             read_mask=FieldMask(paths=read_mask),
             user_attribute_keys=user_attribute_keys,
         )
-        while True:
-            page = call(self.profiles.ListProfiles, request, _TIMEOUT_SECONDS)
-            yield from page.profiles  # A page without profiles is not necessarily the last.
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
+        for page in _pages(self.profiles.ListProfiles, request):
+            yield from page.profiles
 
     def update_profile(
         self,
@@ -307,12 +303,8 @@ class Client:
     def list_subscriptions(self, *, page_size: int = 0) -> Iterator[Settings]:
         """Returns all subscriptions in the order of their names."""
         request = ListSubscriptionsRequest(workspace=self.workspace, page_size=page_size)
-        while True:
-            page = call(self.events.ListSubscriptions, request, _TIMEOUT_SECONDS)
+        for page in _pages(self.events.ListSubscriptions, request):
             yield from page.subscriptions
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     def update_subscription(
         self,
@@ -373,12 +365,8 @@ class Client:
     def list_skipped_events(self, name: str, *, page_size: int = 0) -> Iterator[SkippedEvent]:
         """Returns the events that readers of a subscription gave up on. `get_event` returns the event itself."""
         request = ListSkippedEventsRequest(workspace=self.workspace, subscription=name, page_size=page_size)
-        while True:
-            page = call(self.events.ListSkippedEvents, request, _TIMEOUT_SECONDS)
+        for page in _pages(self.events.ListSkippedEvents, request):
             yield from page.skipped_events
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     def get_event(
         self,
@@ -400,6 +388,16 @@ class Client:
     def _edit_once(self, key: Key, edit: Callable[[Profile], ProfilePatch]) -> UpdateProfileResponse:
         profile = self.get_profile(key)
         return self.update_profile(key, edit(profile), etag=profile.etag)
+
+
+def _pages(rpc: Callable[..., Any], request: Any) -> Iterator[Any]:
+    """Requests page after page. One without items is not necessarily the last."""
+    while True:
+        page = call(rpc, request, _TIMEOUT_SECONDS)
+        yield page
+        if not page.next_page_token:
+            return
+        request.page_token = page.next_page_token
 
 
 def _profile_key(key: Key) -> ProfileKey:
