@@ -56,8 +56,11 @@ finds! {
     an_event_that_is_dropped_is_missing: Fault::Drop
         => Violation::Missing { .. } | Violation::LeftForgotten { .. },
     an_event_that_is_repeated_is_found: Fault::Repeat => Violation::Repeated { .. },
-    two_events_that_change_places_are_found: Fault::Reorder => Violation::Reordered { .. },
-    a_cursor_that_runs_ahead_is_found: Fault::CursorAhead => Violation::CursorAhead { .. },
+    // A stream that ends between the two is resumed after the first to come, and the other is missing.
+    two_events_that_change_places_are_found: Fault::Reorder
+        => Violation::Reordered { .. } | Violation::Missing { .. },
+    a_cursor_that_runs_ahead_is_found: Fault::CursorAhead
+        => Violation::CursorAhead { .. } | Violation::AcknowledgementRefused { .. },
     // A mask may leave out the mpid. The profile after the one that is missing is then taken for it.
     a_profile_that_a_snapshot_lacks_is_missing: Fault::SnapshotShort
         => Violation::SnapshotMissing { .. } | Violation::SnapshotAltered { .. },
@@ -65,7 +68,8 @@ finds! {
         => Violation::SnapshotAltered { .. }
             | Violation::SnapshotMissing { .. }
             | Violation::SnapshotUnwanted { .. }
-            | Violation::WrongNotice { .. },
+            | Violation::WrongNotice { .. }
+            | Violation::AcknowledgementRefused { .. },
     a_filter_that_forgets_who_left_is_found: Fault::ForgetLeft => Violation::LeftForgotten { .. },
     an_acknowledgement_that_goes_back_is_found: Fault::AcknowledgeBack
         => Violation::AcknowledgedBack { .. } | Violation::WrongPlace { .. },

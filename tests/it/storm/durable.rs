@@ -5,6 +5,7 @@ use cameo::proto::v1::*;
 use prost_types::FieldMask;
 use rand::RngExt;
 use rand::seq::IndexedRandom;
+use tonic::Code;
 
 use super::clients::Subscriber;
 use super::draw::one_in;
@@ -122,6 +123,7 @@ impl Subscriber {
                 durable.acknowledged.places = vec![place.clone()];
                 self.recording.confirmed.push(place);
             }
+            Err(status) if status.code() == Code::InvalidArgument => self.recording.refused.push(cursor),
             // It may have been committed. The stream ends too, and then the next server is waited for.
             Err(status) => {
                 assert!(is_gone(&status), "{}: {status:?}", self.name);

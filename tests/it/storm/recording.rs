@@ -47,6 +47,8 @@ pub struct Recording {
     pub connections: Vec<Connection>,
     /// The places that acknowledgements returned, in order.
     pub confirmed: Vec<String>,
+    /// The cursors from the stream whose acknowledgement the server called a mistake of the client.
+    pub refused: Vec<String>,
     /// The places before a snapshot that its subscription was set to without a stream, and their sequences.
     pub snapshots: Vec<(String, u64)>,
 }

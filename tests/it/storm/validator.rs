@@ -34,7 +34,9 @@ pub fn validate(log: &Log, recording: &Recording) -> Result<(), Violation> {
     for connection in &recording.connections {
         validator.connection(connection)?;
     }
-    validator.acknowledgements(&recording.confirmed)
+    validator.acknowledgements(&recording.confirmed)?;
+    let refused = recording.refused.first().cloned();
+    refused.map_or(Ok(()), |cursor| Err(Violation::AcknowledgementRefused { cursor }))
 }
 
 pub struct Validator<'a> {

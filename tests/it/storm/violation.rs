@@ -15,6 +15,8 @@ pub enum Violation {
     WrongPlace { acknowledged: Vec<u64>, opened: u64 },
     /// An acknowledgement moved the acknowledged place back.
     AcknowledgedBack { from: u64, to: u64 },
+    /// The server took a cursor that it had sent for one that is past what it sent.
+    AcknowledgementRefused { cursor: String },
     /// A stream started at a place although retention had removed the event after it.
     ExpiredLate { place: u64, floor: u64 },
     /// `CURSOR_EXPIRED`, although the log held the event after the place.
