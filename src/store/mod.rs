@@ -25,6 +25,7 @@
 mod acknowledge;
 mod apply;
 mod backend;
+mod disk;
 mod effects;
 pub mod error;
 mod logs;
@@ -70,12 +71,13 @@ use crate::model::cursor::CursorSpace;
 use crate::model::{EventKind, LogId, Micros, Mpid, Sequence, Workspace};
 use crate::telemetry::metrics::{CommandOutcome, StoreMetrics};
 use acknowledge::Acknowledgements;
+use disk::Disk;
 use logs::{Logs, Workspaces};
 use open::Opened;
 use read::{Pool, SnapshotTables, Walks};
 use rows::Secret;
 use scrub::Scrubber;
-use write::{Disk, IMPORT_BATCH_COMMANDS, Job, Lane, Ticket, Waiting, Writer};
+use write::{IMPORT_BATCH_COMMANDS, Job, Lane, Ticket, Waiting, Writer};
 
 /// The most import commands in the queue: enough to fill one batch while another is being written.
 pub const IMPORT_COMMANDS: usize = 2 * IMPORT_BATCH_COMMANDS;

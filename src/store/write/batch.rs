@@ -8,12 +8,12 @@
 //!   smaller batches, so that only the commands that need the page are refused.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
 use std::time::Instant;
 
 use redb::{Database, WriteTransaction};
 
 use super::super::apply::{State, Written, decide};
+use super::super::disk::Disk;
 use super::super::effects::Effects;
 use super::super::error::StoreError;
 use super::super::logs::Logs;
@@ -29,15 +29,6 @@ const HELD_BYTES: usize = 8 << 20;
 /// The most bytes of pages that a batch may make dirty if the disk has room: twice what a commit of 4,096 imported
 /// records with two identities each takes.
 const DIRTY_BYTES: usize = 128 << 20;
-
-/// The disk that holds the store.
-#[derive(Debug, Clone)]
-pub(in crate::store) struct Disk {
-    pub directory: PathBuf,
-    /// Writes are refused if less than this is free. After a failed write redb cannot continue, and then reads would
-    /// fail too.
-    pub min_free_bytes: u64,
-}
 
 /// The disk space that a batch may use.
 #[derive(Debug, Clone, Copy)]
@@ -74,23 +65,17 @@ enum Stop {
     Failed(StoreError),
 }
 
-impl Disk {
-    /// Returns the free space of the disk. `None` if the file system does not say.
-    pub(in crate::store) fn free_bytes(&self) -> Option<u64> {
-        let disk = rustix::fs::statvfs(&self.directory).ok()?;
-        Some(disk.f_bavail.saturating_mul(disk.f_frsize))
-    }
-
+impl Room {
     /// Returns how much space the next batch may use: what the disk has above the space that must stay free, and half
     /// of that space. The other half is kept because the size of a batch is only estimated.
-    pub(super) fn room(&self) -> Room {
-        let required = self.min_free_bytes;
-        let Some(free) = self.free_bytes() else { return Room::Enough(DIRTY_BYTES) };
+    pub fn on(disk: &Disk) -> Self {
+        let required = disk.min_free_bytes;
+        let Some(free) = disk.free_bytes() else { return Self::Enough(DIRTY_BYTES) };
         if free < required {
-            return Room::Full { free, required };
+            return Self::Full { free, required };
         }
         let spare = (free - required).saturating_add(required / 2);
-        Room::Enough(usize::try_from(spare).map_or(DIRTY_BYTES, |spare| spare.min(DIRTY_BYTES)))
+        Self::Enough(usize::try_from(spare).map_or(DIRTY_BYTES, |spare| spare.min(DIRTY_BYTES)))
     }
 }
 

@@ -17,7 +17,6 @@ mod tests;
 mod turns;
 mod writer;
 
-pub(super) use batch::Disk;
 pub(super) use job::{Job, Waiting};
 pub use lane::LaneUse;
 pub(super) use lane::{Lane, Ticket};

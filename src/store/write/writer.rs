@@ -14,13 +14,14 @@ use std::time::Instant;
 use redb::{Database, ReadableDatabase};
 use tokio::sync::mpsc;
 
+use super::super::disk::Disk;
 use super::super::error::StoreError;
 use super::super::logs::Logs;
 use super::super::open::DirectoryLock;
 use super::super::read::SnapshotTables;
 use super::super::rows::Origin;
 use super::super::{Committed, Shared};
-use super::batch::{self, Batch, Disk};
+use super::batch::{self, Batch, Room};
 use super::job::{Job, Waiting};
 use super::queue::Queue;
 use crate::model::LogId;
@@ -106,7 +107,7 @@ impl Work {
 
     /// Commits a batch of the waiting commands, and replies to their callers.
     fn serve(&mut self) -> Result<(), StoreError> {
-        let room = self.writer.disk.room();
+        let room = Room::on(&self.writer.disk);
         let Writer { database, origin, logs, metrics, .. } = &mut self.writer;
         let mut commands = self.queue.batch(&mut self.taken);
         match batch::commit(database, *origin, logs, room, metrics, &mut commands)? {
