@@ -91,24 +91,31 @@ pub(super) fn open(config: &StoreConfig) -> Result<Opened, OpenError> {
     if !path.try_exists().map_err(of_directory)? {
         create(directory, config.cache_bytes)?;
     }
-    let file = open_file(&path, false).map_err(of_directory)?;
+    let (database, facts) = open_existing(&path, config.cache_bytes)?;
+    Ok(Opened { database, lock: Some(lock), path, facts })
+}
+
+/// Verifies and opens the file of a store.
+fn open_existing(path: &Path, cache_bytes: usize) -> Result<(Database, Facts), OpenError> {
+    let of_file = |cause| OpenError::Directory { path: path.parent().unwrap_or(path).to_owned(), cause };
+    let file = open_file(path, false).map_err(of_file)?;
     if let Err(error) = file.set_permissions(fs::Permissions::from_mode(FILE_MODE)) {
         // This fails if the file belongs to another user.
         tracing::warn!(%error, "the store's file may be readable by other users");
     }
-    if file.metadata().map_err(of_directory)?.len() == 0 {
-        return Err(OpenError::Damaged { path, what: "it is empty".into() });
+    if file.metadata().map_err(of_file)?.len() == 0 {
+        return Err(OpenError::Damaged { path: path.to_owned(), what: "it is empty".into() });
     }
     let open = Arc::new(AtomicBool::new(false));
-    let (database, facts) = unpanicked(&path, || {
-        let file = Backend::file(file, Arc::clone(&open)).map_err(|error| of_database(&path, error))?;
-        pages::verify(&file).map_err(|what| OpenError::Damaged { path: path.clone(), what: what.into() })?;
-        let database = database(file, config.cache_bytes).map_err(|error| of_database(&path, error))?;
-        let facts = load(&database, &path)?;
+    let opened = unpanicked(path, || {
+        let file = Backend::file(file, Arc::clone(&open)).map_err(|error| of_database(path, error))?;
+        pages::verify(&file).map_err(|what| OpenError::Damaged { path: path.to_owned(), what: what.into() })?;
+        let database = database(file, cache_bytes).map_err(|error| of_database(path, error))?;
+        let facts = load(&database, path)?;
         Ok((database, facts))
     })?;
     open.store(true, Ordering::Relaxed);
-    Ok(Opened { database, lock: Some(lock), path, facts })
+    Ok(opened)
 }
 
 /// Runs `open`. A panic of redb means that the file is damaged.
@@ -138,18 +145,34 @@ fn open_file(path: &Path, create: bool) -> io::Result<File> {
 fn create(directory: &Path, cache_bytes: usize) -> Result<(), OpenError> {
     let path = directory.join(NEW_FILE);
     let of_directory = |cause| OpenError::Directory { path: path.clone(), cause };
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(of_directory(error)),
-        _ => {} // A store that an earlier start did not finish.
-    }
-    let file = open_file(&path, true).map_err(of_directory)?;
-    let file = Backend::file(file, Arc::default()).map_err(|error| of_database(&path, error))?;
-    let database = database(file, cache_bytes).map_err(|error| of_database(&path, error))?;
+    let database = create_file(&path, cache_bytes)?;
     let origin = Origin { log: LogId(rand::random()), secret: Secret(rand::random()) };
     initialize(&database, origin).map_err(|error| OpenError::of(&path, error))?;
     drop(database);
     fs::rename(&path, directory.join(FILE)).map_err(of_directory)?;
-    File::open(directory).and_then(|directory| directory.sync_all()).map_err(of_directory)
+    sync_directory(directory).map_err(of_directory)
+}
+
+/// Creates a file without tables. One that was not finished is replaced.
+fn create_file(path: &Path, cache_bytes: usize) -> Result<Database, OpenError> {
+    let of_directory = |cause| OpenError::Directory { path: path.to_owned(), cause };
+    remove(path).map_err(of_directory)?;
+    let file = open_file(path, true).map_err(of_directory)?;
+    let file = Backend::file(file, Arc::default()).map_err(|error| of_database(path, error))?;
+    database(file, cache_bytes).map_err(|error| of_database(path, error))
+}
+
+/// Removes a file that may not exist.
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Makes the names in a directory durable.
+fn sync_directory(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
 }
 
 fn database(file: impl StorageBackend, cache_bytes: usize) -> Result<Database, DatabaseError> {
