@@ -94,6 +94,8 @@ pub(super) struct RequestWrite {
 
 /// The tables that hold a request: one by id, one by age.
 const REQUEST_TABLES: usize = 2;
+/// The memory of a write beside its row, or of a write with a small row, in bytes.
+const WRITE: usize = 128;
 
 impl Effects {
     /// Whether there is nothing to write.
@@ -110,6 +112,30 @@ impl Effects {
     /// Bytes that the batch keeps in memory until its callers have their results.
     pub fn held_bytes(&self) -> usize {
         self.events.iter().map(|event| event.row.len()).sum()
+    }
+
+    /// Estimates the memory that the effects take while a compaction keeps them, in bytes.
+    pub fn kept_bytes(&self) -> usize {
+        let Self {
+            workspace: _,
+            born: _,
+            profiles,
+            owners,
+            events,
+            trimmed,
+            head: _,
+            subscriptions,
+            request,
+            forgotten,
+            damaged_ages,
+        } = self;
+        let rows = profiles.iter().map(|profile| profile.row.len()).sum::<usize>()
+            + events.iter().map(|event| event.row.len()).sum::<usize>()
+            + subscriptions.iter().filter_map(|write| write.row.as_ref()).map(Vec::len).sum::<usize>();
+        let others = owners.len() + trimmed.len() + REQUEST_TABLES * usize::from(request.is_some());
+        let writes =
+            profiles.len() + events.len() + subscriptions.len() + others + forgotten.len() + damaged_ages.len();
+        size_of::<Self>() + rows + WRITE * writes
     }
 
     /// Estimates how many bytes of pages these writes make dirty. A row can lie anywhere in its table, so each row

@@ -13,7 +13,9 @@
 use std::path::Path;
 
 use prost::Message;
-use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition, TableError, WriteTransaction};
+use redb::{
+    Database, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition, TableError, WriteTransaction,
+};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::WorkspaceId;
@@ -95,6 +97,20 @@ fn former_layout(database: &Database) -> Result<Option<(u64, u64)>, StoreError> 
 /// Makes older versions refuse the file. Otherwise they would create their own tables in it.
 pub(super) fn shut_out_older_versions(transaction: &WriteTransaction) -> Result<(), StoreError> {
     transaction.open_table(FORMER_META)?.insert(FORMER_LAYOUT, LAYOUT)?;
+    Ok(())
+}
+
+/// Copies the former table of facts to another file, if there is one.
+pub(super) fn copy_former_meta(from: &ReadTransaction, to: &WriteTransaction) -> Result<(), StoreError> {
+    let from = match from.open_table(FORMER_META) {
+        Err(TableError::TableDoesNotExist(_)) => return Ok(()),
+        opened => opened?,
+    };
+    let mut to = to.open_table(FORMER_META)?;
+    for row in from.iter()? {
+        let (key, value) = row?;
+        to.insert(key.value(), value.value())?;
+    }
     Ok(())
 }
 

@@ -10,6 +10,8 @@
 //! - `open` opens the file and verifies what every call depends on. `pages` verifies what redb depends on, `migrate`
 //!   upgrades files of older versions, and `backend` is the file as redb sees it.
 //! - `retention` removes old events in the background.
+//! - `compact` rewrites the file, so that no removed value remains in it. `current` is the database in use, which a
+//!   compaction replaces.
 //! - `scrub` verifies all rows in the background. `observe` is what operators see of the store. `error` lists the
 //!   reasons why a call or the opening fails.
 //!
@@ -25,6 +27,8 @@
 mod acknowledge;
 mod apply;
 mod backend;
+mod compact;
+mod current;
 mod disk;
 mod effects;
 pub mod error;
@@ -49,12 +53,12 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 
 use arc_swap::ArcSwapOption;
-use redb::{Database, ReadableDatabase};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use uuid::{ContextV7, Timestamp, Uuid};
 
 pub use apply::{SubscriptionState, Written};
+pub use compact::{CompactError, Compacted, compact as compact_offline};
 pub use error::{OpenError, Past, StoreError};
 pub use observe::CacheUse;
 pub use read::{
@@ -71,11 +75,13 @@ use crate::model::cursor::CursorSpace;
 use crate::model::{EventKind, LogId, Micros, Mpid, Sequence, Workspace};
 use crate::telemetry::metrics::{CommandOutcome, StoreMetrics};
 use acknowledge::Acknowledgements;
+use compact::Compactor;
+use current::{Held, InUse};
 use disk::Disk;
 use logs::{Logs, Workspaces};
 use open::Opened;
 use read::{Pool, SnapshotTables, Walks};
-use rows::Secret;
+use rows::{Origin, Secret};
 use scrub::Scrubber;
 use write::{IMPORT_BATCH_COMMANDS, Job, Lane, Ticket, Waiting, Writer};
 
@@ -117,6 +123,8 @@ pub struct Committed {
 struct Shared {
     /// The latest committed state. `None` once the store is closed.
     snapshot: ArcSwapOption<SnapshotTables>,
+    /// The database of that state.
+    database: InUse,
     /// All workspaces. A new one is added after its first write is committed.
     workspaces: Arc<Workspaces>,
     /// Cancelled when the writer cannot continue.
@@ -138,11 +146,9 @@ pub struct Usage {
 #[derive(Debug)]
 pub struct Store {
     shared: Arc<Shared>,
-    log: LogId,
+    origin: Origin,
     clock: Clock,
     event_ids: Mutex<ContextV7>,
-    /// The writer and the readers keep it open.
-    database: Weak<Database>,
     metrics: StoreMetrics,
     queue: mpsc::Sender<Job>,
     calls: Lane,
@@ -151,6 +157,8 @@ pub struct Store {
     walks: Walks,
     reads: Pool,
     scrubber: Mutex<Option<Scrubber>>,
+    compactor: Compactor,
+    cache_bytes: usize,
     path: PathBuf,
     disk: Disk,
     closing: AtomicBool,
@@ -176,17 +184,18 @@ impl Store {
         on_commit: impl FnMut(LogId, &[Committed]) + Send + 'static,
     ) -> Result<Self, OpenError> {
         let Opened { database, lock, path, facts } = opened;
-        let database = Arc::new(database);
+        let held = Held::new(database);
         let clock = Clock::new(facts.uptime, facts.latest_event());
-        let shared = Shared::open(&database, facts.origin.secret, Workspaces::new(facts.workspaces));
+        let shared = Shared::open(&held, facts.origin.secret, Workspaces::new(facts.workspaces));
         let shared = Arc::new(shared.map_err(|error| OpenError::of(&path, error))?);
         // The queue has a slot for each ticket, so a caller with a ticket never waits for a slot.
         let (queue, jobs) = mpsc::channel(config.queue_commands + IMPORT_COMMANDS);
-        let scrubber = Scrubber::start(Arc::clone(&database), config.scrub_rate).map_err(OpenError::Thread)?;
+        let scrubber = Scrubber::start(Arc::clone(&shared), config.scrub_rate).map_err(OpenError::Thread)?;
         let disk = Disk { directory: config.data_dir.clone(), min_free_bytes: config.min_free_bytes };
-        let (metrics, weak) = (StoreMetrics::default(), Arc::downgrade(&database));
+        let metrics = StoreMetrics::default();
         let writer = Writer {
-            database,
+            held,
+            tail: Weak::new(),
             jobs,
             shared: Arc::clone(&shared),
             disk: disk.clone(),
@@ -198,10 +207,9 @@ impl Store {
         };
         Ok(Self {
             shared,
-            log: facts.origin.log,
+            origin: facts.origin,
             clock,
             event_ids: Mutex::new(ContextV7::new()),
-            database: weak,
             metrics,
             queue,
             calls: Lane::new(config.queue_commands, config.queue_bytes),
@@ -210,6 +218,8 @@ impl Store {
             walks: Walks::default(),
             reads: Pool::new(config.reads()),
             scrubber: Mutex::new(Some(scrubber)),
+            compactor: Compactor::default(),
+            cache_bytes: config.cache_bytes,
             path,
             disk,
             closing: AtomicBool::new(false),
@@ -220,7 +230,7 @@ impl Store {
     /// The cursors of a workspace's log.
     #[must_use]
     pub fn cursors(&self, workspace: &Workspace) -> CursorSpace {
-        CursorSpace::new(self.log, workspace)
+        CursorSpace::new(self.origin.log, workspace)
     }
 
     /// The time of day: see [`Clock::now`].
@@ -341,11 +351,13 @@ impl Store {
     pub async fn close(&self) {
         self.closing.store(true, Ordering::SeqCst);
         self.reads.close();
+        let compaction_ended = self.compactor.close();
         let _ = self.queue.send(Job::Close).await; // An error means that the writer has already ended.
         let scrubber = self.scrubber.lock().unwrap_or_else(PoisonError::into_inner).take();
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         let ended = tokio::task::spawn_blocking(move || {
             drop(scrubber);
+            compaction_ended();
             writer.map(JoinHandle::join)
         });
         let _ = ended.await;
@@ -361,9 +373,13 @@ impl Store {
 
 impl Shared {
     /// Opens the first snapshot.
-    fn open(database: &Database, secret: Secret, workspaces: Workspaces) -> Result<Self, StoreError> {
-        let tables = SnapshotTables::open(&database.begin_read()?, secret)?;
-        let snapshot = ArcSwapOption::from_pointee(tables);
-        Ok(Self { snapshot, workspaces: Arc::new(workspaces), failed: CancellationToken::new() })
+    fn open(held: &Held, secret: Secret, workspaces: Workspaces) -> Result<Self, StoreError> {
+        let snapshot = ArcSwapOption::from_pointee(held.snapshot(secret)?);
+        Ok(Self {
+            snapshot,
+            database: InUse::new(held),
+            workspaces: Arc::new(workspaces),
+            failed: CancellationToken::new(),
+        })
     }
 }

@@ -9,7 +9,8 @@ use super::write::LaneUse;
 use crate::model::Workspace;
 use crate::telemetry::metrics::StoreMetrics;
 
-/// How the cache of the store's pages is used. The counters begin when the store is opened.
+/// How the cache of the store's pages is used. The counters begin when the store is opened, and
+/// again when it is compacted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CacheUse {
     /// Pages that were in the cache when they were needed.
@@ -38,7 +39,7 @@ impl Store {
     /// Returns how the cache is used. `None` once the store is closed.
     #[must_use]
     pub fn cache(&self) -> Option<CacheUse> {
-        let stats = self.database.upgrade()?.cache_stats();
+        let stats = self.shared.database.get()?.cache_stats();
         Some(CacheUse {
             hits: stats.read_hits() + stats.write_hits(),
             misses: stats.read_misses() + stats.write_misses(),

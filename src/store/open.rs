@@ -31,10 +31,12 @@ use crate::config::StoreConfig;
 use crate::model::{LogId, Micros, Place, Workspace};
 
 /// The file of the store in the data directory.
-const FILE: &str = "cameo.redb";
+pub(super) const FILE: &str = "cameo.redb";
 /// A store that is still being created. It is renamed to `FILE` when it is complete, so that an empty or unfinished
 /// file is never mistaken for a store.
 const NEW_FILE: &str = "cameo.redb.new";
+/// The file of a compaction that has not ended. One that is found was interrupted, and the store's file is whole.
+pub(super) const COMPACTED_FILE: &str = "cameo.redb.compact";
 const LOCK: &str = "cameo.lock";
 /// The store holds personal data, so only the service's own user has access.
 const DIRECTORY_MODE: u32 = 0o700;
@@ -87,6 +89,7 @@ pub(super) fn open(config: &StoreConfig) -> Result<Opened, OpenError> {
     let of_directory = |cause| OpenError::Directory { path: directory.clone(), cause };
     create_directory(directory).map_err(of_directory)?;
     let lock = lock(directory)?;
+    remove(&directory.join(COMPACTED_FILE)).map_err(of_directory)?;
     let path = directory.join(FILE);
     if !path.try_exists().map_err(of_directory)? {
         create(directory, config.cache_bytes)?;
@@ -96,7 +99,7 @@ pub(super) fn open(config: &StoreConfig) -> Result<Opened, OpenError> {
 }
 
 /// Verifies and opens the file of a store.
-fn open_existing(path: &Path, cache_bytes: usize) -> Result<(Database, Facts), OpenError> {
+pub(super) fn open_existing(path: &Path, cache_bytes: usize) -> Result<(Database, Facts), OpenError> {
     let of_file = |cause| OpenError::Directory { path: path.parent().unwrap_or(path).to_owned(), cause };
     let file = open_file(path, false).map_err(of_file)?;
     if let Err(error) = file.set_permissions(fs::Permissions::from_mode(FILE_MODE)) {
@@ -154,7 +157,7 @@ fn create(directory: &Path, cache_bytes: usize) -> Result<(), OpenError> {
 }
 
 /// Creates a file without tables. One that was not finished is replaced.
-fn create_file(path: &Path, cache_bytes: usize) -> Result<Database, OpenError> {
+pub(super) fn create_file(path: &Path, cache_bytes: usize) -> Result<Database, OpenError> {
     let of_directory = |cause| OpenError::Directory { path: path.to_owned(), cause };
     remove(path).map_err(of_directory)?;
     let file = open_file(path, true).map_err(of_directory)?;
@@ -163,7 +166,7 @@ fn create_file(path: &Path, cache_bytes: usize) -> Result<Database, OpenError> {
 }
 
 /// Removes a file that may not exist.
-fn remove(path: &Path) -> io::Result<()> {
+pub(super) fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
@@ -171,7 +174,7 @@ fn remove(path: &Path) -> io::Result<()> {
 }
 
 /// Makes the names in a directory durable.
-fn sync_directory(directory: &Path) -> io::Result<()> {
+pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 

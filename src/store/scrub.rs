@@ -15,11 +15,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use redb::{
-    Database, Key, Range, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageError,
-    TableDefinition, Value,
+    Key, Range, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageError, TableDefinition,
+    Value,
 };
 
-use super::WorkspaceId;
+use super::current::InUse;
 use super::error::StoreError;
 use super::rows::{
     AgeRow, EventRow, HeadRow, Kind, OwnerKey, OwnerRow, ProfileRow, ProgressRow, RequestRow, SettingsRow, SkippedRow,
@@ -28,6 +28,7 @@ use super::rows::{
 use super::tables::{
     EVENTS, HEADS, IDENTITIES, PROFILES, PROGRESS, REQUEST_AGES, REQUESTS, SKIPPED, SUBSCRIPTIONS, WORKSPACES, guarded,
 };
+use super::{Shared, WorkspaceId};
 use crate::model::Sequence;
 
 /// The most rows read in one step.
@@ -107,13 +108,13 @@ struct Count {
 
 impl Scrubber {
     /// Starts the thread, which verifies `rows_per_second` rows a second. 0 starts no thread.
-    pub fn start(database: Arc<Database>, rows_per_second: u32) -> std::io::Result<Self> {
+    pub fn start(shared: Arc<Shared>, rows_per_second: u32) -> std::io::Result<Self> {
         let totals = Arc::new(Totals::default());
         let (stop, stopped) = channel();
         let pause = Duration::from_secs(1).mul_f64(f64::from(STEP_ROWS) / f64::from(rows_per_second.max(1)));
         let thread = if rows_per_second > 0 {
             let totals = Arc::clone(&totals);
-            let walk = move || walk(&database, &totals, pause, &stopped);
+            let walk = move || walk(&shared.database, &totals, pause, &stopped);
             Some(std::thread::Builder::new().name("scrubber".into()).spawn(walk)?)
         } else {
             None
@@ -140,10 +141,12 @@ impl Drop for Scrubber {
     }
 }
 
-fn walk(database: &Database, totals: &Totals, pause: Duration, stopped: &Receiver<()>) {
+fn walk(database: &InUse, totals: &Totals, pause: Duration, stopped: &Receiver<()>) {
     let (mut at, mut count) = (At::Start(Kind::Workspace), Count::default());
     while matches!(stopped.recv_timeout(pause), Err(RecvTimeoutError::Timeout)) {
         let kind = at.kind();
+        // A compaction may have replaced the database, but the rows are the same.
+        let Some(database) = database.get() else { return };
         let step = match guarded(kind, || step(&database.begin_read()?, &at)) {
             Err(StoreError::Corrupt { .. }) => count.broken(), // The rest of the table cannot be read.
             Err(_) => return,                                  // The store has failed.

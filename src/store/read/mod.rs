@@ -28,8 +28,10 @@ mod profiles;
 mod subscriptions;
 mod workspaces;
 
+use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 use redb::{ReadOnlyTable, ReadTransaction};
 
@@ -59,10 +61,24 @@ pub(super) struct SnapshotTables {
     progress: ReadOnlyTable<&'static [u8], &'static [u8]>,
     skipped: ReadOnlyTable<&'static [u8], &'static [u8]>,
     secret: Secret,
+    /// Keeps the file open. Dropped last.
+    _reader: Reader,
+}
+
+/// Held by every snapshot of a database. It carries nothing: that the last one is dropped is the message.
+#[derive(Debug, Clone)]
+pub(super) struct Reader(#[allow(dead_code)] Sender<Infallible>); // Only its drop matters.
+
+impl Reader {
+    /// The receiver is disconnected once the reader and its clones are gone.
+    pub fn first() -> (Self, Receiver<Infallible>) {
+        let (reader, readers) = channel();
+        (Self(reader), readers)
+    }
 }
 
 impl SnapshotTables {
-    pub fn open(transaction: &ReadTransaction, secret: Secret) -> Result<Self, redb::TableError> {
+    pub fn open(transaction: &ReadTransaction, secret: Secret, reader: Reader) -> Result<Self, redb::TableError> {
         Ok(Self {
             profiles: transaction.open_table(PROFILES)?,
             identities: transaction.open_table(IDENTITIES)?,
@@ -73,6 +89,7 @@ impl SnapshotTables {
             progress: transaction.open_table(PROGRESS)?,
             skipped: transaction.open_table(SKIPPED)?,
             secret,
+            _reader: reader,
         })
     }
 }

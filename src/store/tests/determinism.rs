@@ -23,9 +23,9 @@ use crate::store::tables::{
 };
 
 /// Every row of every table: table, key, value.
-type Rows = BTreeMap<(&'static str, Vec<u8>), Vec<u8>>;
+pub(super) type Rows = BTreeMap<(&'static str, Vec<u8>), Vec<u8>>;
 
-fn rows(disk: &Disk) -> Rows {
+pub(super) fn rows(disk: &Disk) -> Rows {
     let database = database(disk);
     let transaction = database.begin_read().unwrap();
     let mut rows = Rows::new();

@@ -77,7 +77,7 @@ async fn a_file_of_layout_2_continues_where_it_was() {
     let event = events(&store).pop().unwrap();
     assert_eq!(event.time, Some(Micros::new(7 * SECOND).to_timestamp()), "not before the previous event");
     assert_eq!(event.profile.unwrap().etag, "5-0a0b0c0d", "the log is the same");
-    assert_eq!(store.log, LogId(former::LOG));
+    assert_eq!(store.origin.log, LogId(former::LOG));
     let created_again = store.write(command(8 * SECOND, create(ALAN))).await.unwrap();
     assert_eq!(number(&created_again), 6);
     assert_eq!(store.write(command(9 * SECOND, create(9))).await.unwrap().outcome, WriteOutcome::Created);

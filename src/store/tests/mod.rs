@@ -5,6 +5,7 @@
 //! - `crash`: a power loss at any moment of a busy run. `script` draws its commands, `watch` records it, and `holdings`
 //!   is what the store must still hold.
 //! - `damage`: damaged rows and pages, and disks that fail. `rot`: damage in redb's own pages.
+//! - `compacting`: the file is rewritten, while the store is closed and while it is open.
 //! - `as_of`: profiles as they were at a place in the log.
 //! - `bounds`, `clocks`, `determinism`, `due`, `lists`, `migration`, `opening`, `retention`: as their names say.
 //!
@@ -14,6 +15,7 @@ mod acknowledging;
 mod as_of;
 mod bounds;
 mod clocks;
+mod compacting;
 mod crash;
 mod damage;
 mod determinism;

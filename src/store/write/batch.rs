@@ -42,8 +42,14 @@ pub(super) enum Room {
 /// The outcome of a batch.
 pub(super) enum Batch {
     /// The batch is on disk, or there was nothing to write. `answers` has the results of the commands that were taken, in
-    /// order.
-    Done { answers: Vec<Result<Written, StoreError>>, committed: Vec<Committed>, trimmed: usize, wrote: bool },
+    /// order. `effects` is what they wrote, if it is to be kept.
+    Done {
+        answers: Vec<Result<Written, StoreError>>,
+        committed: Vec<Committed>,
+        trimmed: usize,
+        wrote: bool,
+        effects: Vec<Effects>,
+    },
     /// redb met a damaged page, and nothing of the batch was kept.
     Dropped,
 }
@@ -52,6 +58,8 @@ pub(super) enum Batch {
 struct Filling {
     answers: Vec<Result<Written, StoreError>>,
     committed: Vec<Committed>,
+    /// What the commands wrote. `None` if it is not kept.
+    effects: Option<Vec<Effects>>,
     trimmed: usize,
     held: usize,
     dirty: usize,
@@ -79,7 +87,7 @@ impl Room {
     }
 }
 
-/// Applies the commands in order until the batch is full, and commits them.
+/// Applies the commands in order until the batch is full, and commits them. `keep` asks for their effects.
 ///
 /// # Errors
 /// [`StoreError`] if the store cannot continue. Whether the batch was kept is then unknown.
@@ -90,6 +98,7 @@ pub(super) fn commit(
     room: Room,
     metrics: &StoreMetrics,
     commands: &mut Taking<'_>,
+    keep: bool,
 ) -> Result<Batch, StoreError> {
     let mut transaction = database.begin_write()?;
     // Whichever part of a commit reaches the disk, the file holds one whole state. Quick repair turns this on by
@@ -99,9 +108,9 @@ pub(super) fn commit(
     // After a crash the store opens at once. Otherwise redb would walk over the whole file: 6 s for 2.3 GB. It costs a
     // commit of one update 52 %, and one of 256 updates 2 %.
     transaction.set_quick_repair(true);
-    let filled = catch_unwind(AssertUnwindSafe(|| fill(&transaction, origin, logs, room, commands)));
+    let filled = catch_unwind(AssertUnwindSafe(|| fill(&transaction, origin, logs, room, commands, keep)));
     match filled.unwrap_or(Err(Stop::Damaged)) {
-        Ok(Filling { answers, committed, trimmed, dirty, .. }) => {
+        Ok(Filling { answers, committed, effects, trimmed, dirty, .. }) => {
             let wrote = dirty > 0;
             if wrote {
                 let begun = Instant::now();
@@ -110,7 +119,7 @@ pub(super) fn commit(
             } else {
                 transaction.abort()?;
             }
-            Ok(Batch::Done { answers, committed, trimmed, wrote })
+            Ok(Batch::Done { answers, committed, trimmed, wrote, effects: effects.unwrap_or_default() })
         }
         Err(Stop::Damaged) => {
             logs.discard();
@@ -128,9 +137,11 @@ fn fill(
     logs: &mut Logs,
     room: Room,
     commands: &mut Taking<'_>,
+    keep: bool,
 ) -> Result<Filling, Stop> {
     let mut tables = Tables::open(transaction).map_err(|error| Stop::of(error.into()))?;
-    let mut filling = Filling { answers: Vec::new(), committed: Vec::new(), trimmed: 0, held: 0, dirty: 0 };
+    let effects = keep.then(Vec::new);
+    let mut filling = Filling { answers: Vec::new(), committed: Vec::new(), effects, trimmed: 0, held: 0, dirty: 0 };
     while let Some((command, reply)) = commands.next() {
         let state = State { origin, tables: &tables, logs };
         let decided = catch_unwind(AssertUnwindSafe(|| decide(&state, command, reply)));
@@ -172,15 +183,18 @@ impl Filling {
         self.held += effects.held_bytes();
         self.trimmed += effects.trimmed.len();
         let Some(id) = effects.workspace else { return };
-        self.committed.extend(effects.events.into_iter().map(|event| Committed {
+        self.committed.extend(effects.events.iter().map(|event| Committed {
             workspace: command.workspace.clone(),
             id,
             sequence: event.sequence,
             mpid: event.mpid,
             kind: event.kind,
             silent: event.silent,
-            event: event.event,
+            event: event.event.clone(),
         }));
+        if let Some(kept) = &mut self.effects {
+            kept.push(effects);
+        }
     }
 
     fn is_full(&self, room: Room) -> bool {

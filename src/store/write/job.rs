@@ -1,8 +1,11 @@
 //! What callers send to the writer.
 
+use std::sync::Weak;
+
 use tokio::sync::oneshot;
 
 use super::super::apply::Written;
+use super::super::compact::{Swap, Tail};
 use super::super::error::StoreError;
 use super::lane::Ticket;
 use crate::command::{Change, Command};
@@ -18,6 +21,10 @@ pub(super) const COMMAND_COST: usize = 4 << 10;
 pub(in crate::store) enum Job {
     Call(Waiting),
     Import(Waiting),
+    /// From now on the effects of each batch go to the tail too, as long as it exists. The sender gets a reply.
+    Keep(Weak<Tail>, oneshot::Sender<()>),
+    /// A compaction is complete.
+    Swap(Box<Swap>),
     Close,
 }
 

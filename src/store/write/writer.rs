@@ -7,18 +7,18 @@
 //!   the change is on disk, and a caller that has its reply can read its own write.
 //! - If redb cannot write or sync, the batch fails and the writer ends. A failed fsync is never retried.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use redb::{Database, ReadableDatabase};
 use tokio::sync::mpsc;
 
+use super::super::compact::{self, Swap, Tail};
+use super::super::current::Held;
 use super::super::disk::Disk;
 use super::super::error::StoreError;
 use super::super::logs::Logs;
 use super::super::open::DirectoryLock;
-use super::super::read::SnapshotTables;
 use super::super::rows::Origin;
 use super::super::{Committed, Shared};
 use super::batch::{self, Batch, Room};
@@ -31,7 +31,9 @@ use crate::telemetry::metrics::StoreMetrics;
 pub(in crate::store) type OnCommit = Box<dyn FnMut(LogId, &[Committed]) + Send>;
 
 pub(in crate::store) struct Writer {
-    pub database: Arc<Database>,
+    pub held: Held,
+    /// Where effects are kept while the store is compacted.
+    pub tail: Weak<Tail>,
     pub jobs: mpsc::Receiver<Job>,
     pub shared: Arc<Shared>,
     pub disk: Disk,
@@ -51,6 +53,8 @@ struct Work {
     taken: Vec<Waiting>,
     /// Whether to end once these commands are done.
     closing: bool,
+    /// The last step of a compaction, which comes before the next batch.
+    swap: Option<Box<Swap>>,
 }
 
 impl Writer {
@@ -63,7 +67,8 @@ impl Writer {
     fn run(self) {
         // However this ends, later reads and writes are refused. A panic counts as a failure.
         let end = EndOfWriter { shared: Arc::clone(&self.shared), failed: true };
-        let mut work = Work { writer: self, queue: Queue::new(Instant::now), taken: Vec::new(), closing: false };
+        let queue = Queue::new(Instant::now);
+        let mut work = Work { writer: self, queue, taken: Vec::new(), closing: false, swap: None };
         while work.take_jobs() {
             if let Err(error) = work.serve() {
                 tracing::error!(error = &error as &dyn std::error::Error, "the store failed; the process must end");
@@ -80,9 +85,9 @@ impl Writer {
 
 impl Work {
     /// Waits for a command, and takes all others that are queued: no more than there are tickets. Returns `false` if
-    /// there are none and the writer should end.
+    /// there is nothing to do and the writer should end.
     fn take_jobs(&mut self) -> bool {
-        while self.queue.is_empty() && !self.closing {
+        while self.queue.is_empty() && self.swap.is_none() && !self.closing {
             match self.writer.jobs.blocking_recv() {
                 Some(job) => self.take(job),
                 None => return false,
@@ -94,25 +99,39 @@ impl Work {
                 Err(_) => break,
             }
         }
-        !self.queue.is_empty()
+        !self.queue.is_empty() || self.swap.is_some()
     }
 
     fn take(&mut self, job: Job) {
         match job {
             Job::Call(waiting) => self.queue.push_call(waiting),
             Job::Import(waiting) => self.queue.push_import(waiting),
+            Job::Keep(tail, ready) => {
+                self.writer.tail = tail;
+                let _ = ready.send(()); // An error means that the compaction has ended.
+            }
+            Job::Swap(swap) => self.swap = Some(swap),
             Job::Close => self.closing = true,
         }
     }
 
-    /// Commits a batch of the waiting commands, and replies to their callers.
+    /// Completes a compaction, or commits a batch of the waiting commands and replies to their callers.
     fn serve(&mut self) -> Result<(), StoreError> {
+        if let Some(swap) = self.swap.take() {
+            let Writer { held, shared, origin, .. } = &mut self.writer;
+            return swap.run(held, shared, origin.secret);
+        }
         let room = Room::on(&self.writer.disk);
-        let Writer { database, origin, logs, metrics, .. } = &mut self.writer;
+        let Writer { held, tail, origin, logs, metrics, .. } = &mut self.writer;
+        let tail = tail.upgrade();
         let mut commands = self.queue.batch(&mut self.taken);
-        match batch::commit(database, *origin, logs, room, metrics, &mut commands)? {
-            Batch::Done { answers, committed, trimmed, wrote } => {
+        match batch::commit(&held.database, *origin, logs, room, metrics, &mut commands, tail.is_some())? {
+            Batch::Done { answers, committed, trimmed, wrote, effects } => {
                 if wrote {
+                    if let Some(tail) = tail {
+                        let heads = logs.changed().map(|(workspace, head)| (workspace, *head)).collect();
+                        tail.push(compact::Batch { effects, heads });
+                    }
                     self.publish(&committed)?;
                 }
                 self.queue.widen();
@@ -133,9 +152,9 @@ impl Work {
     }
 
     fn publish(&mut self, committed: &[Committed]) -> Result<(), StoreError> {
-        let Writer { database, shared, origin, logs, on_commit, metrics, .. } = &mut self.writer;
+        let Writer { held, shared, origin, logs, on_commit, metrics, .. } = &mut self.writer;
         metrics.events(committed.len());
-        let snapshot = SnapshotTables::open(&database.begin_read()?, origin.secret)?;
+        let snapshot = held.snapshot(origin.secret)?;
         shared.snapshot.store(Some(Arc::new(snapshot)));
         logs.commit(); // After the snapshot, so that it has every workspace that a reader can find.
         on_commit(origin.log, committed);
