@@ -6,6 +6,8 @@
 //!
 //! Invariant: a message, a detail and a log line hold no identity value and no attribute value.
 
+mod compact;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::error::Error;

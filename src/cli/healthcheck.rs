@@ -38,7 +38,7 @@ pub(super) fn run(healthcheck: &Healthcheck) -> anyhow::Result<()> {
 async fn check(Healthcheck { addr, service, timeout }: &Healthcheck) -> anyhow::Result<()> {
     let mut connected = false;
     let ask = async {
-        let channel = connect(addr).await?;
+        let channel = connect(addr, "--addr").await?;
         connected = true;
         let request = HealthCheckRequest { service: service.clone() };
         let response = HealthClient::new(channel).check(request).await;
@@ -61,14 +61,14 @@ async fn check(Healthcheck { addr, service, timeout }: &Healthcheck) -> anyhow::
     Ok(())
 }
 
-/// Connects to the first of the host's addresses that accepts the connection.
-async fn connect(addr: &Address) -> anyhow::Result<Channel> {
+/// Connects to the first of the host's addresses that accepts the connection. `flag` is where the address comes from.
+pub(super) async fn connect(addr: &Address, flag: &str) -> anyhow::Result<Channel> {
     let resolved = server::resolve(addr).await;
     let mut failed = anyhow!("{addr} has no address");
-    for resolved in resolved.map_err(|cause| anyhow!("cannot find the host of {addr}: {cause}. Check --addr"))? {
+    for resolved in resolved.map_err(|cause| anyhow!("cannot find the host of {addr}: {cause}. Check {flag}"))? {
         match Endpoint::from_shared(format!("http://{resolved}"))?.connect().await {
             Ok(channel) => return Ok(channel),
-            Err(error) => failed = anyhow!("cannot connect to {addr}: {}. Check --addr", innermost(&error)),
+            Err(error) => failed = anyhow!("cannot connect to {addr}: {}. Check {flag}", innermost(&error)),
         }
     }
     Err(failed)

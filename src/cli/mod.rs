@@ -1,10 +1,11 @@
-//! The commands of the binary, one file each: `serve`, `healthcheck`, `forward` with its alias `listen`.
+//! The commands of the binary, one file each: `serve`, `healthcheck`, `compact`, `forward` with its alias `listen`.
 //!
 //! - `arguments`: flags stand before or after the command.
 //! - `variables`: empty and misspelt variables.
 //! - `signals`: what ends the server.
 
 mod arguments;
+mod compact;
 mod forward;
 mod healthcheck;
 mod serve;
@@ -33,6 +34,8 @@ enum Command {
     Serve(Box<serve::Serve>),
     /// Ask a server whether it serves. The exit status is 0 if it does, else 1.
     Healthcheck(healthcheck::Healthcheck),
+    /// Rewrite the store's file, so that nothing remains in it that was removed.
+    Compact(compact::Compact),
     /// Send the events of a subscription to a URL, as webhooks.
     Forward(Box<forward::Forward>),
     /// Send the events that are committed from now on to a URL, by a subscription that is deleted at the end.
@@ -47,6 +50,7 @@ pub fn run() -> anyhow::Result<()> {
     match parse()?.command {
         Command::Serve(serve) => serve::run(serve.config),
         Command::Healthcheck(healthcheck) => healthcheck::run(&healthcheck),
+        Command::Compact(compact) => compact::run(&compact),
         Command::Forward(forward) => forward::forward(*forward),
         Command::Listen(listen) => forward::listen(*listen),
     }

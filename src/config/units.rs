@@ -18,6 +18,12 @@ pub fn size<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
     size.ok_or_else(|| "it is larger than this machine can address".to_owned())
 }
 
+/// Writes a size as people do.
+#[must_use]
+pub fn shown(bytes: u64) -> String {
+    ByteSize(bytes).to_string()
+}
+
 /// Parses a size that is at least 1 byte.
 ///
 /// # Errors

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use prost::Message;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::codec::Encoded;
@@ -12,11 +13,11 @@ use crate::config::{Config, FeedConfig, ServerConfig, StoreConfig};
 use crate::model::workspace_page::WorkspacePage;
 use crate::model::{Invalid, Limits, Micros, Workspace};
 use crate::proto::v1::{
-    GetStatusRequest, GetStatusResponse, ListWorkspacesRequest, ListWorkspacesResponse, LogEnds, Scrub, ServerLimits,
-    StoreStatus, WorkspaceStatus,
+    CompactRequest, CompactResponse, GetStatusRequest, GetStatusResponse, ListWorkspacesRequest,
+    ListWorkspacesResponse, LogEnds, Scrub, ServerLimits, StoreStatus, WorkspaceStatus,
 };
 use crate::refusal::Refusal;
-use crate::store::{LogBounds, PageSize, ReadClass, Store, StoreError};
+use crate::store::{Compacted, LogBounds, PageSize, ReadClass, Store, StoreError};
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -27,14 +28,17 @@ pub struct Admin {
     limits: ServerLimits,
     /// The limits of what callers may send.
     callers: Limits,
+    /// Cancelled when the server shuts down.
+    stop: CancellationToken,
 }
 
 impl Admin {
-    /// The service of a server that started at `start` with this configuration.
+    /// The service of a server that started at `start` with this configuration. A compaction ends when `stop` is
+    /// cancelled.
     #[must_use]
-    pub fn new(store: Arc<Store>, config: &Config, start: Micros) -> Self {
+    pub fn new(store: Arc<Store>, config: &Config, start: Micros, stop: CancellationToken) -> Self {
         let (scrub_rate, callers) = (config.store.scrub_rate, config.limits);
-        Self { store, start, scrub_rate, limits: limits_in_force(config), callers }
+        Self { store, start, scrub_rate, limits: limits_in_force(config), callers, stop }
     }
 
     fn status(&self, workspace: Option<&Workspace>) -> Result<GetStatusResponse, StoreError> {
@@ -115,6 +119,14 @@ impl AdminService for Admin {
         let list = List::parse(request.into_inner(), &self.callers).map_err(|error| call.refuse(error))?;
         let page = call.read(&self.store, ReadClass::Status, move |store, _| list.run(store)).await?;
         Ok(Response::new(Encoded::new(&page)))
+    }
+
+    async fn compact(&self, request: Request<CompactRequest>) -> Result<Response<Encoded>, Status> {
+        let call = Call::of(request.extensions());
+        let compacted = self.store.compact(self.stop.clone()).await.map_err(|error| call.refuse(error))?;
+        let Compacted { bytes_before, bytes_after, duration, pause } = compacted;
+        let (duration, write_pause) = (duration.try_into().ok(), pause.try_into().ok());
+        Ok(Response::new(Encoded::new(&CompactResponse { bytes_before, bytes_after, duration, write_pause })))
     }
 }
 

@@ -35,6 +35,7 @@ use crate::feed::Feed;
 use crate::http;
 use crate::http::ops::Ops;
 use crate::model::Micros;
+pub use crate::store::{Compacted, compact_offline};
 use crate::store::{OpenError, Store};
 use crate::telemetry::metrics::Metrics;
 use budget::Budget;

@@ -48,7 +48,7 @@ pub(super) struct Services {
     http: Router,
 }
 
-/// Makes the services. Imports and HTTP requests end when `stop` is cancelled.
+/// Makes the services. Imports, HTTP requests and compactions end when `stop` is cancelled.
 pub(super) fn build(
     health: HealthServer<impl Health>,
     store: &Arc<Store>,
@@ -62,7 +62,7 @@ pub(super) fn build(
     let profiles = Profiles::new(Arc::clone(store), limits, import_idle_timeout, stop.clone());
     let profiles = ProfileServiceServer::new(profiles);
     let events = EventServiceServer::new(Events::new(Arc::clone(store), feed.clone(), limits));
-    let admin = AdminServiceServer::new(Admin::new(Arc::clone(store), config, start));
+    let admin = AdminServiceServer::new(Admin::new(Arc::clone(store), config, start, stop.clone()));
     let bytes = limits.request_bytes;
     let others = Routes::new(service!(health, bytes))
         .add_service(service!(admin, bytes))

@@ -3,6 +3,7 @@
 //! - [`guarantees`]: each guarantee of the API, by name.
 //! - [`profiles`], [`patches`], [`bulk`], [`imports`], [`events`]: what the RPCs do.
 //! - [`starts`], [`subscriptions`]: where a stream starts, and durable subscriptions.
+//! - [`compacting`]: a store is compacted, by its server and without one.
 //! - [`edges`]: what reaches a service, in which protocol, and for how long.
 //! - [`damage`]: damaged records, as callers see them.
 //! - [`http`]: the Profile API over HTTP.
@@ -22,6 +23,7 @@
 //! - [`wire`]: bytes that are not a request.
 
 mod bulk;
+mod compacting;
 mod damage;
 mod edges;
 mod events;

@@ -21,7 +21,9 @@ fn the_document_lists_every_setting_as_the_help_does() {
     let command = cameo::cli::command();
     let serve = command.find_subcommand("serve").unwrap();
     let healthcheck = command.find_subcommand("healthcheck").unwrap();
-    let expected = format!("{before}{BEGIN}\n{}\n{}\n{END}{after}", tables(serve), tables(healthcheck));
+    let compact = command.find_subcommand("compact").unwrap();
+    let tables = [serve, healthcheck, compact].map(tables).join("\n");
+    let expected = format!("{before}{BEGIN}\n{tables}\n{END}{after}");
     if std::env::var_os("UPDATE_DOCS").is_some() {
         std::fs::write(DOCUMENT, &expected).unwrap();
     }
