@@ -1,5 +1,7 @@
 //! The generated messages and clients of `proto/cameo`. The comments there are the API reference.
 
+pub mod json;
+
 /// Package `cameo.v1`.
 #[allow(clippy::all, clippy::pedantic, missing_docs)] // Generated.
 pub mod v1 {

@@ -15,9 +15,9 @@ use std::time::Duration;
 
 use crate::feed::FeedError;
 use crate::model::invalid::{CursorError, number_over_limit, over_limit};
-use crate::model::{Cursor, Invalid, Micros, Place, SubscriptionName};
+use crate::model::{AudienceId, Cursor, Invalid, Micros, Place, SubscriptionName};
 use crate::proto::v1::ErrorReason;
-use crate::store::StoreError;
+use crate::store::{Problem, StoreError};
 
 /// A full queue empties fast.
 const QUEUE_RETRY: Duration = Duration::from_millis(100);
@@ -56,7 +56,7 @@ pub enum Detail {
         /// The kind of condition.
         kind: &'static str,
         /// What it is a condition of.
-        subject: &'static str,
+        subject: Cow<'static, str>,
         /// Why it does not hold.
         problem: Cow<'static, str>,
     },
@@ -71,6 +71,8 @@ pub enum Detail {
     Profile(String),
     /// The subscription in question, such as `subscriptions/crm`.
     Subscription(String),
+    /// The audience in question, such as `audiences/7`.
+    Audience(String),
     /// How long to wait before the next attempt.
     RetryAfter(Duration),
 }
@@ -296,6 +298,12 @@ impl Refusal {
         Self::new(ErrorReason::StorageFailed, message).retry_after(RESTART_RETRY)
     }
 
+    fn preconditions(reason: ErrorReason, message: String, kind: &'static str, problems: Vec<Problem>) -> Self {
+        problems.into_iter().fold(Self::new(reason, message), |refusal, Problem { subject, why }| {
+            refusal.detail(Detail::Precondition { kind, subject: subject.into(), problem: why.into() })
+        })
+    }
+
     /// The log no longer holds the events after a cursor.
     fn cursor_expired(message: String, floor: Place, head: Place, oldest_time: Option<Micros>) -> Self {
         let oldest = floor.checked_next().map_or(floor, Place::from);
@@ -311,6 +319,10 @@ impl Refusal {
 
 fn subscription(name: &SubscriptionName) -> Detail {
     Detail::Subscription(format!("subscriptions/{name}"))
+}
+
+fn audience(id: AudienceId) -> Detail {
+    Detail::Audience(format!("audiences/{id}"))
 }
 
 /// Half of a time to one and a half: many streams end at once, and must not all come back at once.
@@ -353,7 +365,8 @@ impl From<Invalid> for Refusal {
 impl From<CursorError> for Refusal {
     fn from(error: CursorError) -> Self {
         let message = error.to_string();
-        let foreign = |subject, problem| Detail::Precondition { kind: "CURSOR", subject, problem };
+        let foreign =
+            |subject, problem| Detail::Precondition { kind: "CURSOR", subject: Cow::Borrowed(subject), problem };
         match error {
             CursorError::Malformed { field } => {
                 Self::field(ErrorReason::CursorMalformed, message, field, "not a cursor of this service")
@@ -387,7 +400,7 @@ impl From<StoreError> for Refusal {
                 let problem = message.clone().into();
                 Self::new(ErrorReason::RequestIdReused, message).detail(Detail::Precondition {
                     kind: "REQUEST_ID",
-                    subject: "request_id",
+                    subject: "request_id".into(),
                     problem,
                 })
             }
@@ -410,12 +423,37 @@ impl From<StoreError> for Refusal {
             StoreError::EventNotFound { floor, head } => Self::new(ErrorReason::EventNotFound, message)
                 .with("oldest_sequence", &floor.checked_next().map_or(floor, Place::from))
                 .with("head_sequence", &head),
+            StoreError::AudienceNotFound { id } => {
+                Self::new(ErrorReason::AudienceNotFound, message).detail(audience(id))
+            }
+            StoreError::AudienceExists { id } => Self::new(ErrorReason::AudienceExists, message).detail(audience(id)),
+            StoreError::AudienceDeleting { id } => {
+                Self::new(ErrorReason::AudienceDeleting, message).detail(Detail::Precondition {
+                    kind: "AUDIENCE",
+                    subject: format!("audiences/{id}").into(),
+                    problem: "is being deleted".into(),
+                })
+            }
+            StoreError::IdentityConflict { problems } => {
+                Self::preconditions(ErrorReason::IdentityConflict, message, "IDENTITY", problems)
+            }
+            StoreError::MergeSelf => {
+                Self::field(ErrorReason::MergeSelf, message, "from", "is the same profile as into")
+            }
+            StoreError::MergeCycle { absorbed, into } => {
+                let (subject, why) = (format!("profiles/{absorbed}"), format!("was merged into profiles/{into}"));
+                Self::preconditions(ErrorReason::MergeCycle, message, "MERGE", vec![Problem { subject, why }])
+            }
+            StoreError::MergeNotFound { mpid } => Self::new(ErrorReason::MergeNotFound, message).detail(profile(mpid)),
+            StoreError::MergeNotReversible { problems } => {
+                Self::preconditions(ErrorReason::MergeNotReversible, message, "MERGE", problems)
+            }
             StoreError::Overloaded => Self::new(ErrorReason::Overloaded, message).retry_after(QUEUE_RETRY),
             StoreError::DiskFull { free, required } => Self::new(ErrorReason::StorageFull, message)
                 .with("free_bytes", &free)
                 .with("required_free_bytes", &required),
             StoreError::Corrupt { table, .. } => Self::record_corrupt(table),
-            StoreError::Panicked => Self::new(ErrorReason::Internal, message),
+            StoreError::Panicked | StoreError::TooManyEvents => Self::new(ErrorReason::Internal, message),
             StoreError::Closed => Self::draining(),
             StoreError::Failed => Self::storage_failed("the store has failed; whether the write was kept is unknown"),
             StoreError::Storage(cause) => {

@@ -71,6 +71,15 @@ finds! {
             | Violation::WrongNotice { .. }
             | Violation::AcknowledgementRefused { .. },
     a_filter_that_forgets_who_left_is_found: Fault::ForgetLeft => Violation::LeftForgotten { .. },
+    a_filter_that_forgets_an_absorbed_profile_is_found: Fault::ForgetAbsorbed => Violation::LeftForgotten { .. },
+    a_merge_that_is_told_only_to_those_of_the_survivor_is_found: Fault::ForgetOther
+        => Violation::LeftForgotten { .. } | Violation::Missing { .. },
+    a_filter_that_forgets_an_erased_event_is_found: Fault::ForgetErased => Violation::LeftForgotten { .. },
+    a_filter_that_forgets_whose_membership_ended_is_found: Fault::ForgetEnded => Violation::LeftForgotten { .. },
+    a_restored_profile_that_is_not_delivered_is_missing: Fault::DropUnmerged
+        => Violation::Missing { .. } | Violation::LeftForgotten { .. },
+    what_is_delivered_after_it_was_erased_is_found: Fault::KeepErased
+        => Violation::ErasedValue { .. } | Violation::ErasedProfile { .. },
     an_acknowledgement_that_goes_back_is_found: Fault::AcknowledgeBack
         => Violation::AcknowledgedBack { .. } | Violation::WrongPlace { .. },
     a_stream_that_resumes_too_early_is_found: Fault::ResumeBefore => Violation::WrongPlace { .. },

@@ -1,5 +1,9 @@
 //! Encodes commands as bytes and decodes them. Decoding parses like a request, into types that are valid by
 //! construction.
+//!
+//! `people` has the commands of `identity` and `audience`.
+
+mod people;
 
 use std::time::Duration;
 
@@ -54,6 +58,17 @@ impl Command {
                 etag: etag.clone().map(Etag::into_string),
                 allow_missing: *allow_missing,
             }),
+            Change::Erase(_)
+            | Change::EraseEvents(_)
+            | Change::Identify(_)
+            | Change::Merge(_)
+            | Change::Unmerge(_)
+            | Change::UpdateIdentitySettings(_)
+            | Change::CreateAudience(_)
+            | Change::DeleteAudience(_)
+            | Change::ChangeMembers(_)
+            | Change::WorkOnAudience(_)
+            | Change::Expire(_) => people::encode(&self.change),
             Change::CreateSubscription(CreateSubscription { settings, start }) => {
                 storage::command::Change::CreateSubscription(storage::CreateSubscription {
                     settings: Some(settings.message().clone()),
@@ -150,6 +165,17 @@ fn decode_change(change: storage::command::Change, limits: &Limits) -> Result<Ch
             etag: decode_etag(delete.etag)?,
             allow_missing: delete.allow_missing,
         }),
+        change @ (storage::command::Change::Erase(_)
+        | storage::command::Change::EraseEvents(_)
+        | storage::command::Change::Identify(_)
+        | storage::command::Change::Merge(_)
+        | storage::command::Change::Unmerge(_)
+        | storage::command::Change::UpdateIdentitySettings(_)
+        | storage::command::Change::CreateAudience(_)
+        | storage::command::Change::DeleteAudience(_)
+        | storage::command::Change::ChangeMembers(_)
+        | storage::command::Change::WorkOnAudience(_)
+        | storage::command::Change::Expire(_)) => people::decode(change, limits)?,
         storage::command::Change::CreateSubscription(create) => Change::CreateSubscription(CreateSubscription {
             settings: decode_settings(create.settings)?,
             start: decode_begin(create.start)?,

@@ -1,9 +1,12 @@
 //! What the store is asked to write. A command is complete in itself: two stores that apply the same commands in the
 //! same order end in the same state.
 //!
-//! `encoding` turns commands into bytes and back.
+//! `identity` has the commands on who is who, and `audience` those on audiences. `encoding` turns commands into bytes and
+//! back.
 
+mod audience;
 mod encoding;
+mod identity;
 
 use std::time::Duration;
 
@@ -11,7 +14,9 @@ use prost::Message;
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_128;
 
+pub use audience::{ChangeMembers, CreateAudience, DeleteAudience, Expire, MemberChange, WorkOnAudience};
 pub use encoding::Undecodable;
+pub use identity::{Erase, EraseEvents, Identify, Merge, Removal, Rewrite, Unmerge, UpdateIdentitySettings};
 
 use crate::model::limits::REQUEST_ID_CHARS;
 use crate::model::{
@@ -70,6 +75,28 @@ pub enum Change {
     Update(Update),
     /// See [`Delete`].
     Delete(Delete),
+    /// See [`Erase`].
+    Erase(Erase),
+    /// See [`EraseEvents`].
+    EraseEvents(EraseEvents),
+    /// See [`Identify`].
+    Identify(Identify),
+    /// See [`Merge`].
+    Merge(Merge),
+    /// See [`Unmerge`].
+    Unmerge(Unmerge),
+    /// See [`UpdateIdentitySettings`].
+    UpdateIdentitySettings(UpdateIdentitySettings),
+    /// See [`CreateAudience`].
+    CreateAudience(CreateAudience),
+    /// See [`DeleteAudience`].
+    DeleteAudience(DeleteAudience),
+    /// See [`ChangeMembers`].
+    ChangeMembers(ChangeMembers),
+    /// See [`WorkOnAudience`].
+    WorkOnAudience(WorkOnAudience),
+    /// See [`Expire`].
+    Expire(Expire),
     /// Creates a subscription.
     CreateSubscription(CreateSubscription),
     /// See [`UpdateSubscription`].
@@ -216,7 +243,21 @@ impl Change {
     #[must_use]
     pub fn subscription(&self) -> Option<&SubscriptionName> {
         match self {
-            Self::Create(_) | Self::Update(_) | Self::Delete(_) | Self::Trim(_) => None,
+            Self::Create(_)
+            | Self::Update(_)
+            | Self::Delete(_)
+            | Self::Erase(_)
+            | Self::EraseEvents(_)
+            | Self::Identify(_)
+            | Self::Merge(_)
+            | Self::Unmerge(_)
+            | Self::UpdateIdentitySettings(_)
+            | Self::CreateAudience(_)
+            | Self::DeleteAudience(_)
+            | Self::ChangeMembers(_)
+            | Self::WorkOnAudience(_)
+            | Self::Expire(_)
+            | Self::Trim(_) => None,
             Self::CreateSubscription(create) => Some(&create.settings.name),
             Self::UpdateSubscription(update) => Some(&update.settings.name),
             Self::DeleteSubscription(delete) => Some(&delete.name),
@@ -230,16 +271,30 @@ impl Change {
     #[must_use]
     pub fn weight(&self) -> usize {
         let etag = |etag: &Option<Etag>| etag.as_ref().map_or(0, Etag::weight);
+        let paths = |paths: &[String]| paths.iter().map(|path| size_of::<String>() + path.len()).sum::<usize>();
         match self {
             Self::Create(create) => create.profile.weight(),
             Self::Update(update) => update.key.weight() + update.patch.weight() + etag(&update.etag),
             Self::Delete(delete) => delete.key.weight() + etag(&delete.etag),
-            Self::CreateSubscription(create) => create.settings.weight(),
-            Self::UpdateSubscription(update) => {
-                update.settings.weight()
-                    + update.paths.iter().map(|path| size_of::<String>() + path.len()).sum::<usize>()
+            Self::Erase(erase) => erase.key.weight() + etag(&erase.etag),
+            Self::EraseEvents(erase) => erase.weight(),
+            Self::Identify(identify) => identify.weight(),
+            Self::Merge(merge) => {
+                merge.into.weight() + merge.from.weight() + etag(&merge.into_etag) + etag(&merge.from_etag)
             }
-            Self::DeleteSubscription(_) | Self::SeekSubscription(_) | Self::OpenStream(_) | Self::Trim(_) => 0,
+            Self::UpdateIdentitySettings(update) => update.settings.weight() + paths(&update.paths),
+            Self::CreateAudience(create) => create.audience.weight(),
+            Self::ChangeMembers(change) => change.weight(),
+            Self::CreateSubscription(create) => create.settings.weight(),
+            Self::UpdateSubscription(update) => update.settings.weight() + paths(&update.paths),
+            Self::Unmerge(_)
+            | Self::DeleteAudience(_)
+            | Self::WorkOnAudience(_)
+            | Self::Expire(_)
+            | Self::DeleteSubscription(_)
+            | Self::SeekSubscription(_)
+            | Self::OpenStream(_)
+            | Self::Trim(_) => 0,
             Self::Acknowledge(acknowledge) => {
                 let skipped = acknowledge.skipped.iter();
                 skipped.map(|(_, reason)| size_of::<(Sequence, String)>() + reason.capacity()).sum()

@@ -26,6 +26,8 @@ pub(super) struct Channel {
     used: AtomicU64,
     /// Whether a subscriber has read since the last publication.
     is_read: AtomicBool,
+    /// See [`Self::erasures`].
+    erasures: AtomicU64,
 }
 
 impl Channel {
@@ -37,6 +39,7 @@ impl Channel {
             ring: RwLock::new(Ring::new(Arc::clone(budget))),
             budget: Arc::clone(budget),
             used: AtomicU64::new(budget.now()),
+            erasures: AtomicU64::new(0),
             is_read: AtomicBool::new(true), // Its first subscriber is about to read.
         }
     }
@@ -67,6 +70,25 @@ impl Channel {
     pub fn shed(&self) {
         let shed = self.ring.write().unwrap_or_else(PoisonError::into_inner).shed();
         drop(shed); // Outside the lock, which subscribers wait for: there may be thousands of frames.
+    }
+
+    /// Forgets the recent events, and makes what subscribers have read before this invalid.
+    pub fn erase(&self) {
+        #[cfg(feature = "planted")]
+        if super::planted::keeps_erased() {
+            return;
+        }
+        let erased = self.ring.write().unwrap_or_else(PoisonError::into_inner).clear();
+        // After the ring: who sees the new number finds nothing old in the ring.
+        self.erasures.fetch_add(1, Ordering::SeqCst);
+        drop(erased);
+        self.views.look();
+        self.views.look(); // Twice: the first only notes that nothing was used since.
+    }
+
+    /// The number of erasures so far. What was read before the last one may hold values that are gone.
+    pub fn erasures(&self) -> u64 {
+        self.erasures.load(Ordering::SeqCst)
     }
 
     /// Advances the head. It never goes back, because a subscriber may learn of a commit before it is published here.

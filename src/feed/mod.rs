@@ -47,7 +47,7 @@ use tokio::sync::Notify;
 use crate::config::FeedConfig;
 use crate::model::cursor::CursorSpace;
 use crate::model::{LogId, Workspace};
-use crate::store::{Committed, Store};
+use crate::store::{Commit, Store};
 use crate::telemetry::metrics::FeedMetrics;
 use attachment::Attachments;
 use budget::Budget;
@@ -156,8 +156,14 @@ impl Feed {
     }
 
     /// Tells subscribers what was committed. The writer calls it in commit order. The events of a workspace without
-    /// subscribers cost one map lookup.
-    pub fn publish(&self, log: LogId, committed: &[Committed]) {
+    /// subscribers cost one map lookup. After an erasure no subscriber sends what it has read before: it reads again.
+    pub fn publish(&self, log: LogId, Commit { events: committed, erased }: Commit<'_>) {
+        for workspace in erased {
+            let channel = self.channels().get(workspace);
+            if let Some(channel) = channel {
+                channel.erase();
+            }
+        }
         for run in committed.chunk_by(|left, right| left.workspace == right.workspace) {
             let workspace = &run[0].workspace;
             let Some(channel) = self.channels().get(workspace) else { continue };

@@ -9,8 +9,8 @@ use std::sync::Mutex;
 use bytes::Bytes;
 
 use super::frame::Notice;
-use super::segment::Segment;
-use crate::model::{Mpid, Place, Position, Sequence};
+use super::segment::{Entry, Segment};
+use crate::model::{EventKind, Mpid, Place, Position, Transition};
 use crate::proto::v1::FilterMatch;
 
 /// What a stream does wrong.
@@ -30,6 +30,18 @@ pub enum Fault {
     SnapshotBefore,
     /// A profile that leaves the filter is not delivered.
     ForgetLeft,
+    /// A filter that matched only the absorbed profile is not told of the merge.
+    ForgetAbsorbed,
+    /// A merge is told only to those who asked for the mpid, or the shard, of the survivor.
+    ForgetOther,
+    /// An erased event is not delivered to those who asked for profiles that match.
+    ForgetErased,
+    /// A profile that leaves the filter because a membership has ended is not delivered.
+    ForgetEnded,
+    /// The events of a merge that was undone are not delivered.
+    DropUnmerged,
+    /// An erasure does not reach what was read before it.
+    KeepErased,
     /// An acknowledgement of an older cursor moves the acknowledged place back.
     AcknowledgeBack,
     /// A stream of a durable subscription starts one event before what was acknowledged.
@@ -47,8 +59,17 @@ fn is(fault: Fault) -> bool {
     *PLANTED.lock().expect("nothing panics with the lock") == Some(fault)
 }
 
-pub(super) fn drops(sequence: Sequence) -> bool {
-    is(Fault::Drop) && sequence.get() % 16 == 7
+pub(super) fn drops(entry: &Entry) -> bool {
+    is(Fault::Drop) && entry.sequence.get() % 16 == 7 || is(Fault::DropUnmerged) && entry.kind == EventKind::Unmerged
+}
+
+/// The profile that an event absorbed, as far as filters know.
+pub(super) fn other(other: Option<Mpid>) -> Option<Mpid> {
+    other.filter(|_| !is(Fault::ForgetOther))
+}
+
+pub(super) fn keeps_erased() -> bool {
+    is(Fault::KeepErased)
 }
 
 /// The frames of a run.
@@ -83,8 +104,13 @@ pub(super) fn as_of(of: Place) -> Place {
     if is(Fault::SnapshotBefore) { Place::after(of.get().saturating_sub(1)) } else { of }
 }
 
-pub(super) fn forgets(matched: FilterMatch) -> bool {
-    is(Fault::ForgetLeft) && matched == FilterMatch::Left
+pub(super) fn forgets(kind: EventKind, matched: FilterMatch, change: Option<&Transition>) -> bool {
+    let has_lapsed = || change.is_some_and(|change| change.lapsed().is_some());
+    matched == FilterMatch::Left
+        && (is(Fault::ForgetLeft)
+            || is(Fault::ForgetAbsorbed) && kind == EventKind::Merged && change.is_some()
+            || is(Fault::ForgetErased) && kind == EventKind::Erased
+            || is(Fault::ForgetEnded) && kind == EventKind::Updated && has_lapsed())
 }
 
 /// The acknowledged place after an acknowledgement of `asked`.

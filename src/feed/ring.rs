@@ -51,6 +51,13 @@ impl Ring {
         shed
     }
 
+    /// Takes out all segments. The caller drops them.
+    pub fn clear(&mut self) -> VecDeque<Arc<Segment>> {
+        self.budget.give_back(self.weight);
+        self.weight = 0;
+        std::mem::take(&mut self.segments)
+    }
+
     /// The segment with the event after this place; `None` if it was shed or does not exist yet.
     pub fn after(&self, place: Place) -> Option<Arc<Segment>> {
         let behind = self.segments.partition_point(|segment| segment.through <= place);
@@ -80,7 +87,7 @@ pub(super) mod tests {
         for sequence in sequences {
             let (sequence, mpid) = (Sequence::new(sequence).unwrap(), Mpid::new(1).unwrap());
             let kind = EventKind::Updated;
-            filling.push(EventRef { sequence, mpid, kind, silent: false, event: &[0; 100] });
+            filling.push(EventRef { sequence, mpid, kind, silent: false, other: None, event: &[0; 100] });
         }
         filling.finish(through)
     }

@@ -28,6 +28,7 @@ pub(super) struct Entry {
     pub mpid: Mpid,
     pub kind: EventKind,
     pub silent: bool,
+    pub other: Option<Mpid>,
     /// Where its frame ends in the buffer, and the length of the encoded `Event`, with which the frame ends.
     end: u32,
     event_len: u32,
@@ -72,8 +73,8 @@ impl Segment {
         let mut filling = Filling::new(cursors);
         filling.entries.reserve_exact(committed.len());
         filling.frames.reserve_exact(bytes);
-        for &Committed { sequence, mpid, kind, silent, ref event, .. } in committed {
-            filling.push(EventRef { sequence, mpid, kind, silent, event });
+        for &Committed { sequence, mpid, kind, silent, other, ref event, .. } in committed {
+            filling.push(EventRef { sequence, mpid, kind, silent, other, event });
         }
         debug_assert_eq!(filling.frames.len(), bytes);
         let through = committed.last().map(|event| event.sequence.into()).unwrap_or_default();
@@ -102,13 +103,18 @@ impl Segment {
     }
 
     pub fn reference(&self, entry: usize) -> EventRef<'_> {
-        let Entry { sequence, mpid, kind, silent, .. } = self.entries[entry];
-        EventRef { sequence, mpid, kind, silent, event: self.event(entry) }
+        let Entry { sequence, mpid, kind, silent, other, .. } = self.entries[entry];
+        EventRef { sequence, mpid, kind, silent, other, event: self.event(entry) }
     }
 
     /// Where the frame of an entry begins in the buffer.
     fn begin(&self, entry: usize) -> usize {
         entry.checked_sub(1).map_or(0, |previous| self.entries[previous].end as usize)
+    }
+
+    /// Whether it has the event of a merge.
+    pub fn has_merges(&self) -> bool {
+        self.entries.iter().any(|entry| entry.other.is_some())
     }
 
     /// The memory that it takes in a ring, in bytes. For a small event, a third of it is overhead beyond the frame.
@@ -145,9 +151,9 @@ impl Filling {
     }
 
     fn entry(&mut self, event: EventRef<'_>) {
-        let EventRef { sequence, mpid, kind, silent, event } = event;
+        let EventRef { sequence, mpid, kind, silent, other, event } = event;
         let length = |bytes: usize| u32::try_from(bytes).expect("a segment is far smaller");
         let (end, event_len) = (length(self.frames.len()), length(event.len()));
-        self.entries.push(Entry { sequence, mpid, kind, silent, end, event_len });
+        self.entries.push(Entry { sequence, mpid, kind, silent, other, end, event_len });
     }
 }

@@ -79,6 +79,8 @@ pub struct Subscriber {
     draining: Arc<AtomicBool>,
     phase: Phase,
     batch: Option<Batch>,
+    /// The erasures of the log before the batch was read, or is being read.
+    erasures: u64,
     /// The read of the next batch.
     loading: Option<Loading>,
     /// Boxed because it must not move. It is reset only when it fires.
@@ -135,6 +137,7 @@ impl Subscriber {
             attachment,
             phase: Phase::Opening,
             batch: None,
+            erasures: 0,
             loading: None,
             target: bounds.head,
             draining: Arc::clone(&feed.draining),
@@ -317,8 +320,11 @@ impl Subscriber {
         pin!(tokio::task::consume_budget()).poll(context).map(|()| None)
     }
 
-    /// The next frames of the current batch.
+    /// The next frames of the current batch. None if it was read before an erasure: it may hold values that are gone.
     fn next_of_batch(&mut self) -> Option<Bytes> {
+        if self.erasures != self.channel.erasures() {
+            self.batch = None;
+        }
         match self.batch.as_mut()? {
             Batch::Events(..) => self.next_events(),
             Batch::Profiles(page, from) => {
@@ -341,10 +347,10 @@ impl Subscriber {
         let entries = &segment.entries[*at..];
         let within = entries.iter().take_while(|entry| Place::from(entry.sequence) <= limit);
         let is_wanted = |entry: &&super::segment::Entry| {
-            Place::from(entry.sequence) > position && filter.matches(entry.kind, entry.mpid, entry.silent)
+            Place::from(entry.sequence) > position && filter.matches(entry.kind, entry.mpid, entry.other, entry.silent)
         };
         #[cfg(feature = "planted")]
-        let is_wanted = |entry: &&super::segment::Entry| is_wanted(entry) && !super::planted::drops(entry.sequence);
+        let is_wanted = |entry: &&super::segment::Entry| is_wanted(entry) && !super::planted::drops(entry);
         let first = *at + within.clone().take_while(|entry| !is_wanted(entry)).count();
         let mut bytes = 0;
         let fits = |nth: usize| {
@@ -374,7 +380,7 @@ impl Subscriber {
     fn poll_load(&mut self, context: &mut Context<'_>) -> Poll<Result<Batch, StoreError>> {
         let loading = match self.loading.take() {
             Some(loading) => loading,
-            None => match self.load() {
+            None => match self.load_now() {
                 Ok(segment) => return Poll::Ready(Ok(Batch::Events(segment, 0))),
                 Err(loading) => loading,
             },
@@ -382,6 +388,11 @@ impl Subscriber {
         let batch = ready!(self.loading.insert(loading).as_mut().poll(context));
         self.loading = None;
         Poll::Ready(batch)
+    }
+
+    fn load_now(&mut self) -> Result<Arc<Segment>, Loading> {
+        self.erasures = self.channel.erasures(); // Before the read: an erasure during the read makes it invalid.
+        self.load()
     }
 
     /// A segment of the ring, or else what loads the next batch.
@@ -400,7 +411,7 @@ impl Subscriber {
         let (cursors, view) = (self.cursors, Arc::clone(&self.view));
         if let Some(source) = self.channel.segment_after(after) {
             self.metrics.loaded(Load::Ring);
-            return match (view.is_plain(), view.is_costly()) {
+            return match (view.is_plain(&source), view.is_costly()) {
                 (true, _) => Ok(source),
                 (false, false) => Ok(view.of(cursors, &source)),
                 (false, true) => Err(self.on_pool(move |_| Ok(Batch::Events(view.of(cursors, &source), 0)))),

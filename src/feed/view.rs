@@ -14,7 +14,6 @@ use bytes::Bytes;
 use super::segment::{Filling, SEGMENT_BYTES, SEGMENT_EVENTS, Segment};
 use crate::model::cursor::CursorSpace;
 use crate::model::{Filter, Mask, Place, Transition, Workspace};
-use crate::proto::v1::FilterMatch;
 use crate::store::{EventRef, PageSize, Store, StoreError};
 
 /// Views of a channel at which dropped ones are swept, or twice as many as the last sweep left.
@@ -121,9 +120,9 @@ impl Shared {
 
 impl View {
     /// Whether its subscribers see the frames of a segment as they are, except those that the filter leaves out by
-    /// their headers.
-    pub fn is_plain(&self) -> bool {
-        self.mask.is_all() && !self.filter.tests_changes()
+    /// their headers. Of the event of a merge, some are told that the survivor is not one of theirs.
+    pub fn is_plain(&self, segment: &Segment) -> bool {
+        self.mask.is_all() && !self.filter.tests_changes() && !(self.filter.selects_mpids() && segment.has_merges())
     }
 
     /// Whether to make frames on a thread that may take its time.
@@ -160,11 +159,15 @@ impl View {
         change: Option<&OnceLock<Option<Transition>>>,
         cut: Option<&OnceLock<Option<Bytes>>>,
     ) -> Option<usize> {
-        if !self.filter.matches(event.kind, event.mpid, event.silent) {
+        #[cfg(feature = "planted")]
+        let event = EventRef { other: super::planted::other(event.other), ..event };
+        if !self.filter.matches(event.kind, event.mpid, event.other, event.silent) {
             return Some(0);
         }
+        #[cfg(feature = "planted")]
+        let decoded = change;
         let matched = match change {
-            None => FilterMatch::Unspecified,
+            None => self.filter.match_of(event.mpid),
             Some(change) => {
                 let change = change.get_or_init(|| Transition::decode(event.event).ok()).as_ref()?;
                 let Some(matched) = self.filter.judge(change) else { return Some(0) };
@@ -172,7 +175,7 @@ impl View {
             }
         };
         #[cfg(feature = "planted")]
-        if super::planted::forgets(matched) {
+        if super::planted::forgets(event.kind, matched, decoded.and_then(|change| change.get()?.as_ref())) {
             return Some(0);
         }
         let cut = match cut {

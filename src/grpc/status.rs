@@ -19,6 +19,7 @@ pub(crate) const DEADLINE: &str = "the caller's deadline passed; whether a write
 const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const DOMAIN: &str = "cameo";
 const PROFILE: &str = "cameo.v1.Profile";
+const AUDIENCE: &str = "cameo.v1.Audience";
 const SUBSCRIPTION: &str = "cameo.v1.Subscription";
 
 impl From<Refusal> for Status {
@@ -33,17 +34,25 @@ fn code(refusal: &Refusal) -> Code {
         ErrorReason::FieldInvalid
         | ErrorReason::MaskInvalid
         | ErrorReason::FilterInvalid
-        | ErrorReason::CursorMalformed => Code::InvalidArgument,
+        | ErrorReason::CursorMalformed
+        | ErrorReason::MergeSelf => Code::InvalidArgument,
         ErrorReason::LimitExceeded if refusal.names_a_field() => Code::InvalidArgument,
         ErrorReason::CursorExpired | ErrorReason::CursorInFuture => Code::OutOfRange,
-        ErrorReason::CursorForeign | ErrorReason::RequestIdReused => Code::FailedPrecondition,
+        ErrorReason::CursorForeign
+        | ErrorReason::RequestIdReused
+        | ErrorReason::AudienceDeleting
+        | ErrorReason::IdentityConflict
+        | ErrorReason::MergeCycle
+        | ErrorReason::MergeNotReversible => Code::FailedPrecondition,
         ErrorReason::ProfileNotFound
         | ErrorReason::AudienceNotFound
         | ErrorReason::SubscriptionNotFound
+        | ErrorReason::MergeNotFound
         | ErrorReason::EventNotFound => Code::NotFound,
-        ErrorReason::ProfileExists | ErrorReason::SubscriptionExists | ErrorReason::IdentityTaken => {
-            Code::AlreadyExists
-        }
+        ErrorReason::ProfileExists
+        | ErrorReason::AudienceExists
+        | ErrorReason::SubscriptionExists
+        | ErrorReason::IdentityTaken => Code::AlreadyExists,
         ErrorReason::EtagMismatch | ErrorReason::SubscriptionTakenOver => Code::Aborted,
         ErrorReason::LimitExceeded
         | ErrorReason::SubscriberStalled
@@ -67,11 +76,12 @@ fn details(refusal: &Refusal) -> ErrorDetails {
         match detail {
             Detail::Field { path, problem } => details.add_bad_request_violation(path, problem),
             Detail::Precondition { kind, subject, problem } => {
-                details.add_precondition_failure_violation(*kind, *subject, &**problem)
+                details.add_precondition_failure_violation(*kind, &**subject, &**problem)
             }
             Detail::Quota { subject, problem } => details.add_quota_failure_violation(*subject, problem),
             Detail::Profile(name) => details.set_resource_info(PROFILE, name, "", &*refusal.message),
             Detail::Subscription(name) => details.set_resource_info(SUBSCRIPTION, name, "", &*refusal.message),
+            Detail::Audience(name) => details.set_resource_info(AUDIENCE, name, "", &*refusal.message),
             Detail::RetryAfter(wait) => details.set_retry_info(Some(*wait)),
         };
     }

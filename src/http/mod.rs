@@ -253,7 +253,7 @@ impl Api {
         query: &Query,
     ) -> Result<(HeaderValue, Vec<u8>), Refusal> {
         call.within(workspace);
-        let profile = self.store.find(workspace, key, |profile| Profile::decode(profile));
+        let profile = self.store.find(workspace, key, |found| Profile::decode(found.profile));
         let profile = profile.and_then(|profile| profile.map_err(|_| StoreError::corrupt("profile")));
         let profile = profile.map_err(|error| call.refuse(error))?;
         let body = profile::to_json(&profile, query);

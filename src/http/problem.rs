@@ -143,14 +143,21 @@ fn status(refusal: &Refusal) -> StatusCode {
         | ErrorReason::CursorExpired
         | ErrorReason::CursorInFuture
         | ErrorReason::CursorForeign
-        | ErrorReason::RequestIdReused => StatusCode::BAD_REQUEST,
+        | ErrorReason::RequestIdReused
+        | ErrorReason::AudienceDeleting
+        | ErrorReason::IdentityConflict
+        | ErrorReason::MergeSelf
+        | ErrorReason::MergeCycle
+        | ErrorReason::MergeNotReversible => StatusCode::BAD_REQUEST,
         ErrorReason::LimitExceeded if refusal.names_a_field() => StatusCode::BAD_REQUEST,
         ErrorReason::LimitExceeded => StatusCode::PAYLOAD_TOO_LARGE,
         ErrorReason::ProfileNotFound
         | ErrorReason::AudienceNotFound
         | ErrorReason::SubscriptionNotFound
+        | ErrorReason::MergeNotFound
         | ErrorReason::EventNotFound => StatusCode::NOT_FOUND,
         ErrorReason::ProfileExists
+        | ErrorReason::AudienceExists
         | ErrorReason::SubscriptionExists
         | ErrorReason::IdentityTaken
         | ErrorReason::EtagMismatch

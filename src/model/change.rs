@@ -31,10 +31,16 @@ pub enum EventKind {
     Updated = 2,
     /// `profile.deleted`
     Deleted = 3,
+    /// `profile.erased`
+    Erased = 4,
+    /// `profile.merged`
+    Merged = 5,
+    /// `profile.unmerged`
+    Unmerged = 6,
 }
 
 impl EventKind {
-    const ALL: [Self; 3] = [Self::Created, Self::Updated, Self::Deleted];
+    const ALL: [Self; 6] = [Self::Created, Self::Updated, Self::Deleted, Self::Erased, Self::Merged, Self::Unmerged];
 
     /// The name in `Event.type`.
     #[must_use]
@@ -43,6 +49,9 @@ impl EventKind {
             Self::Created => "profile.created",
             Self::Updated => "profile.updated",
             Self::Deleted => "profile.deleted",
+            Self::Erased => "profile.erased",
+            Self::Merged => "profile.merged",
+            Self::Unmerged => "profile.unmerged",
         }
     }
 
@@ -62,19 +71,9 @@ impl EventKind {
     }
 }
 
-/// What happened to a profile that changed from `before` to `after`.
+/// The event of a change of this kind at `time`. The store fills in `profile` and the fields that only the log knows.
 #[must_use]
-pub fn kind(before: Option<&Profile>, after: Option<&Profile>) -> EventKind {
-    match (before, after) {
-        (None, _) => EventKind::Created,
-        (Some(_), Some(_)) => EventKind::Updated,
-        (Some(_), None) => EventKind::Deleted,
-    }
-}
-
-/// The event of a change at `time`. The store fills in `profile` and the fields that only the log knows.
-#[must_use]
-pub fn describe(before: Option<&Profile>, after: Option<&Profile>, time: Micros) -> Event {
+pub fn describe(kind: EventKind, before: Option<&Profile>, after: Option<&Profile>, time: Micros) -> Event {
     let empty = Profile::default();
     let (old, new) = (before.unwrap_or(&empty), after.unwrap_or(&empty));
     let mut paths = Vec::new();
@@ -103,7 +102,7 @@ pub fn describe(before: Option<&Profile>, after: Option<&Profile>, time: Micros)
     compare!(audience_memberships, attribution);
 
     Event {
-        r#type: kind(before, after).name().to_owned(),
+        r#type: kind.name().to_owned(),
         mpid: after.or(before).map_or(0, |profile| profile.mpid),
         previous: before.map(|_| previous),
         changed_fields: Some(FieldMask { paths }),

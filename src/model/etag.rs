@@ -14,12 +14,26 @@ impl Etag {
         Self(format!("{:x}-{:08x}", sequence.get(), log.0 >> 32))
     }
 
+    /// The etag of a version of settings, whose command has this id. Half of the id is enough to tell versions apart.
+    #[must_use]
+    pub fn of_settings(command: u128) -> Self {
+        Self(format!("{:016x}", command & u128::from(u64::MAX)))
+    }
+
     /// Parses the `etag` of a request. `None` means that the caller accepts any version.
     ///
     /// # Errors
     /// [`Invalid::Limit`] if it is too long.
     pub fn parse(text: String) -> Result<Option<Self>, Invalid> {
-        Invalid::limit("etag", "etag characters", ETAG_CHARS, text.len())?;
+        Self::parse_field("etag", text)
+    }
+
+    /// Parses an etag in `field` of a request.
+    ///
+    /// # Errors
+    /// [`Invalid::Limit`] if it is too long.
+    pub fn parse_field(field: &str, text: String) -> Result<Option<Self>, Invalid> {
+        Invalid::limit(field, "etag characters", ETAG_CHARS, text.len())?;
         Ok((!text.is_empty()).then_some(Self(text)))
     }
 

@@ -71,12 +71,25 @@ impl Filter {
         Self { shard, ..self }
     }
 
-    /// Whether to deliver an event, as far as its header tells.
+    /// Whether to deliver an event, as far as its header tells. `other` is the profile that a merge absorbed.
     #[must_use]
-    pub fn matches(&self, kind: EventKind, mpid: Mpid, silent: bool) -> bool {
+    pub fn matches(&self, kind: EventKind, mpid: Mpid, other: Option<Mpid>, silent: bool) -> bool {
         !(silent && self.omit_silent)
             && self.kinds.is_none_or(|kinds| kinds >> kind as u8 & 1 == 1)
-            && self.has_profile(mpid)
+            && (self.has_profile(mpid) || other.is_some_and(|other| self.has_profile(other)))
+    }
+
+    /// What to say of an event that [`Self::matches`] and whose change is not tested: that the profile leaves, if the
+    /// event is there only for the profile that a merge absorbed.
+    #[must_use]
+    pub fn match_of(&self, mpid: Mpid) -> FilterMatch {
+        if self.has_profile(mpid) { FilterMatch::Unspecified } else { FilterMatch::Left }
+    }
+
+    /// Whether it leaves out profiles by their mpids.
+    #[must_use]
+    pub fn selects_mpids(&self) -> bool {
+        !self.mpids.is_empty() || self.shard.is_some()
     }
 
     /// Whether the profile is one of those that it names, and of its shard.
@@ -94,17 +107,26 @@ impl Filter {
 
     /// Whether to deliver an event that [`Self::matches`], and what to say of it: `None` if it is not delivered.
     ///
-    /// A profile that enters or leaves is delivered whatever changed, and so is one that is deleted: otherwise a reader
-    /// that keeps what matches would keep too much, or too little.
+    /// A profile that enters or leaves is delivered whatever changed, and so is one that is deleted, erased or merged:
+    /// otherwise a reader that keeps what matches would keep too much, or too little. So is a redacted event: a snapshot
+    /// may lack the profile because of it.
     #[must_use]
     pub fn judge(&self, change: &Transition) -> Option<FilterMatch> {
+        let is_of_survivor = Mpid::new(change.event.mpid).is_some_and(|mpid| self.has_profile(mpid));
         let matched = match &self.condition {
-            None => FilterMatch::Unspecified,
-            Some(condition) => condition.judge(change)?,
+            None if is_of_survivor => FilterMatch::Unspecified,
+            None => FilterMatch::Left,
+            Some(condition) => {
+                let other = Mpid::new(change.event.merged_mpid);
+                let is_of_absorbed = other.is_some_and(|mpid| self.has_profile(mpid));
+                condition.judge(change, is_of_survivor, is_of_absorbed)?
+            }
         };
         let may_be_left_out = matches!(matched, FilterMatch::Unspecified | FilterMatch::Stayed);
         let is_left_out = may_be_left_out
             && change.event.profile.is_some()
+            && change.event.merged_profile.is_none()
+            && !change.event.redacted
             && self.changed.as_ref().is_some_and(|changed| !changed.is_in(&change.event));
         (!is_left_out).then_some(matched)
     }
@@ -113,9 +135,9 @@ impl Filter {
     ///
     /// # Errors
     /// If the event is malformed.
-    pub fn judge_encoded(&self, event: &[u8]) -> Result<Option<FilterMatch>, DecodeError> {
+    pub fn judge_encoded(&self, mpid: Mpid, event: &[u8]) -> Result<Option<FilterMatch>, DecodeError> {
         if !self.tests_changes() {
-            return Ok(Some(FilterMatch::Unspecified));
+            return Ok(Some(self.match_of(mpid)));
         }
         Ok(self.judge(&Transition::decode(event)?))
     }
@@ -203,16 +225,26 @@ impl Condition {
     /// The profile before the change is tested as of when it became that. A membership that has ended since is one that
     /// a reader may have been told of, and whose end it was not told of yet. But a reader whose snapshot is newer does
     /// not have the profile: to both, one that matches again enters.
-    fn judge(&self, change: &Transition) -> Option<FilterMatch> {
+    ///
+    /// Of an event that was erased or redacted, nobody knows what the profile was before it: it is taken for one that
+    /// matched, and that the reader may not have. The absorbed profile of a merge leaves, whatever becomes of the
+    /// survivor.
+    fn judge(&self, change: &Transition, is_of_survivor: bool, is_of_absorbed: bool) -> Option<FilterMatch> {
         let (before, after) = (change.before.as_ref(), change.event.profile.as_ref());
-        let before = before.is_some_and(|profile| self.is_in_audience(profile, change.time_before()))
+        let absorbed = change.event.merged_profile.as_ref();
+        let absorbed = is_of_absorbed && absorbed.is_some_and(|profile| self.holds_in(change, profile));
+        let before = is_of_survivor
+            && before.is_some_and(|profile| self.is_in_audience(profile, change.time_before()))
             && self.is_satisfied(change, Transition::subject_before);
-        let after = after.is_some_and(|profile| self.is_in_audience(profile, change.time()))
+        let before = before || change.is_stripped();
+        let after = is_of_survivor
+            && after.is_some_and(|profile| self.is_in_audience(profile, change.time()))
             && self.is_satisfied(change, Transition::subject_after);
         match (before, after) {
+            (false, false) if absorbed => Some(FilterMatch::Left),
             (false, false) => None,
             (false, true) => Some(FilterMatch::Entered),
-            (true, true) if self.has_lapsed(change) => Some(FilterMatch::Entered),
+            (true, true) if change.is_stripped() || self.has_lapsed(change) => Some(FilterMatch::Entered),
             (true, true) => Some(FilterMatch::Stayed),
             (true, false) => Some(FilterMatch::Left),
         }
@@ -224,6 +256,13 @@ impl Condition {
             let is_satisfied = |expression: &Expression| expression.matches(change.facts(), &Subject::new(&lapsed));
             !(self.is_in_audience(&lapsed, change.time()) && self.expression.as_ref().is_none_or(is_satisfied))
         })
+    }
+
+    /// Whether it held of the profile that a merge absorbed.
+    fn holds_in(&self, change: &Transition, absorbed: &Profile) -> bool {
+        let is_satisfied = |expression: &Expression| expression.matches(change.facts(), &Subject::new(absorbed));
+        let became = absorbed.update_time.as_ref().map(Micros::from_timestamp).unwrap_or_default();
+        self.is_in_audience(absorbed, became) && self.expression.as_ref().is_none_or(is_satisfied)
     }
 
     /// Whether it holds of a profile that is read without an event.

@@ -91,6 +91,13 @@ impl IdentityKey {
         Some((Self(former.into()), key))
     }
 
+    /// A key from its bytes. `None` if they are not those of a key.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let parts = std::str::from_utf8(bytes).ok()?.splitn(3, '\0').count();
+        (parts == 3).then(|| Self(bytes.into()))
+    }
+
     /// The bytes for the index. Equal keys have equal bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
@@ -145,11 +152,8 @@ impl ParsedIdentity {
     /// # Errors
     /// [`Invalid`] if its type, encoding or value is malformed or over its limit.
     pub fn parse(field: impl Display + Copy, identity: Identity, limits: &Limits) -> Result<Self, Invalid> {
-        let lower = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'_';
-        if !(1..=TYPE_CHARS).contains(&identity.r#type.len()) || !identity.r#type.bytes().all(lower) {
-            return Err(Invalid::field(format_args!("{field}.type"), "must be 1 to 64 characters of a-z0-9_"));
-        }
-        if identity.encoding.len() > ENCODING_CHARS || !identity.encoding.bytes().all(|c| lower(c) || c == b'-') {
+        check_kind(format_args!("{field}.type"), &identity.r#type)?;
+        if identity.encoding.len() > ENCODING_CHARS || !identity.encoding.bytes().all(|c| is_lower(c) || c == b'-') {
             return Err(Invalid::field(format_args!("{field}.encoding"), "must be at most 32 characters of a-z0-9_-"));
         }
         let value = format_args!("{field}.value");
@@ -186,7 +190,7 @@ impl Identity {
     /// Whether it identifies a device rather than a person.
     #[must_use]
     pub fn is_device(&self) -> bool {
-        DEVICE_TYPES.binary_search(&self.kind()).is_ok()
+        is_device_kind(self.kind())
     }
 
     /// The type that it is matched by.
@@ -235,8 +239,23 @@ fn strip_part<'a>(key: &'a [u8], part: &str) -> Option<&'a [u8]> {
     key.strip_prefix(part.as_bytes())?.strip_prefix(b"\0")
 }
 
+/// Refuses a type that is malformed.
+pub(super) fn check_kind(field: impl Display, kind: &str) -> Result<(), Invalid> {
+    let is_well_formed = (1..=TYPE_CHARS).contains(&kind.len()) && kind.bytes().all(is_lower);
+    if is_well_formed { Ok(()) } else { Err(Invalid::field(field, "must be 1 to 64 characters of a-z0-9_")) }
+}
+
+fn is_lower(c: u8) -> bool {
+    c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'_'
+}
+
+/// Whether a type, by the name that is used for matching, is that of a device.
+pub(super) fn is_device_kind(kind: &str) -> bool {
+    DEVICE_TYPES.binary_search(&kind).is_ok()
+}
+
 /// The type that an identity of this type is matched by.
-fn kind_of(given: &str) -> &str {
+pub(super) fn kind_of(given: &str) -> &str {
     ALIASES.binary_search_by_key(&given, |(alias, _)| alias).map_or(given, |found| ALIASES[found].1)
 }
 
@@ -259,8 +278,8 @@ fn normal_form<'a>(kind: &str, encoding: &str, value: &'a str) -> Cow<'a, str> {
 }
 
 fn lowercase(value: &str) -> Cow<'_, str> {
-    let is_lower = |c: char| c.to_lowercase().eq([c]);
-    if value.chars().all(is_lower) { Cow::Borrowed(value) } else { Cow::Owned(value.to_lowercase()) }
+    let is_lowercase = |c: char| c.to_lowercase().eq([c]);
+    if value.chars().all(is_lowercase) { Cow::Borrowed(value) } else { Cow::Owned(value.to_lowercase()) }
 }
 
 /// The digits of the international number, without punctuation, `+` or the international prefix `00`.

@@ -25,6 +25,22 @@ pub const VALUE_DEPTH: usize = 20;
 pub const APPENDED_VALUES: usize = 1_000;
 /// Bytes of the name of an audience, a partner or a campaign.
 pub const NAME_BYTES: usize = 256;
+/// Bytes of the description of an audience.
+pub const DESCRIPTION_BYTES: usize = 1_024;
+/// Profiles that one write adds to an audience, or removes from it.
+pub const MEMBERS: usize = 1_000;
+/// Bytes of the events of one write to an audience. All of them are in one commit.
+pub const MEMBERS_BYTES: usize = 32 << 20;
+/// Types in each of the identity settings.
+pub const SETTINGS_TYPES: usize = 100;
+/// Profiles that one profile may absorb, with those that they had absorbed. All of them are written in one commit.
+pub const ABSORBED_PROFILES: usize = 1_000;
+/// Events that one command of an erasure rewrites.
+pub const ERASED_EVENTS: usize = 1_000;
+/// Events of a profile in which a merge looks for the last change of an attribute, and their bytes.
+pub const NEWER_EVENTS: usize = 1_000;
+/// See [`NEWER_EVENTS`].
+pub const NEWER_BYTES: usize = 4 << 20;
 /// Characters of an etag. Those that the service makes have at most 25.
 pub const ETAG_CHARS: usize = 64;
 /// Characters of a `request_id`.

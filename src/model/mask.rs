@@ -83,7 +83,7 @@ impl Mask {
         let mut cut = Vec::with_capacity(event.len());
         for field in wire::fields(event) {
             let field = field?;
-            if matches!(field.tag, event::PROFILE | event::PREVIOUS) {
+            if matches!(field.tag, event::PROFILE | event::PREVIOUS | event::MERGED_PROFILE) {
                 wire::put_delimited(field.tag, &self.profile(field.value)?, &mut cut);
             } else {
                 cut.extend_from_slice(field.whole);

@@ -67,6 +67,23 @@ impl Patch {
         }
     }
 
+    /// Whether it names nothing to change.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.add.is_empty() && self.remove.is_empty() && self.rest == ProfilePatch::default()
+    }
+
+    /// The first of its fields that changes identities. `None` if it leaves them alone.
+    #[must_use]
+    pub fn changes_identities(&self) -> Option<&'static str> {
+        match self {
+            _ if !self.add.is_empty() => Some("patch.add_identities"),
+            _ if self.take => Some("patch.take_identities"),
+            _ if !self.remove.is_empty() => Some("patch.remove_identities"),
+            _ => None,
+        }
+    }
+
     /// The path of the identity in `remove_identities` that has this key, for an error.
     #[must_use]
     pub fn removal_of(&self, key: &IdentityKey) -> String {

@@ -231,7 +231,9 @@ pub fn remove_expired(profile: &mut Profile, now: Micros) {
     profile.audience_memberships.retain(|membership| !is_expired(membership, now));
 }
 
-fn expiry(membership: &AudienceMembership) -> Option<Micros> {
+/// When a membership ends; `None` if it does not.
+#[must_use]
+pub fn expiry(membership: &AudienceMembership) -> Option<Micros> {
     membership.expire_time.as_ref().map(Micros::from_timestamp)
 }
 

@@ -48,11 +48,12 @@ fn of(workspace: &Workspace, name: &SubscriptionName) -> String {
     format!("{workspace}/{name}")
 }
 
-fn malformed() -> Invalid {
+pub(super) fn malformed() -> Invalid {
     Invalid::field("page_token", "is not a token of this service")
 }
 
-fn encode(version: u8, of: &str, start: &[u8]) -> String {
+/// The text of a token: see the module.
+pub(super) fn encode(version: u8, of: &str, start: &[u8]) -> String {
     let mut raw = vec![version];
     raw.extend_from_slice(&xxh3_64(of.as_bytes()).to_be_bytes());
     raw.extend_from_slice(start);
@@ -60,7 +61,7 @@ fn encode(version: u8, of: &str, start: &[u8]) -> String {
 }
 
 /// The start in a token. `None` for the first page.
-fn parse(version: u8, of: &str, token: &str) -> Result<Option<Vec<u8>>, Invalid> {
+pub(super) fn parse(version: u8, of: &str, token: &str) -> Result<Option<Vec<u8>>, Invalid> {
     if token.is_empty() {
         return Ok(None);
     }

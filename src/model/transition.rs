@@ -6,9 +6,9 @@ use std::sync::OnceLock;
 use prost::{DecodeError, Message};
 use prost_types::Struct;
 
-use super::Micros;
 use super::expression::{Facts, Subject};
 use super::profile::{is_expired, remove_expired};
+use super::{EventKind, Micros};
 use crate::proto::v1::{Event, Profile};
 
 /// A decoded event, and the profile before it.
@@ -66,6 +66,12 @@ impl Transition {
             remove_expired(&mut lapsed, now);
             lapsed
         })
+    }
+
+    /// Whether the profile before the event is unknown, because an erasure removed it.
+    #[must_use]
+    pub fn is_stripped(&self) -> bool {
+        self.event.redacted || self.event.r#type == EventKind::Erased.name()
     }
 
     /// When the profile became what it was before the event.

@@ -12,6 +12,14 @@ use prost_types::{ListValue, Struct, Timestamp, Value};
 use super::identity::{IdentityKey, ParsedIdentity};
 use crate::proto::v1::{Attribution, AudienceMembership, Identity, Profile, ProfilePatch};
 
+impl ParsedIdentity {
+    /// The memory that it takes, in bytes.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        size_of::<Self>() + self.heap()
+    }
+}
+
 /// A value that may own memory.
 pub(super) trait Heap {
     /// The bytes of memory that it owns beyond its own size.

@@ -10,16 +10,26 @@ use tonic_health::server::HealthReporter;
 
 use super::ServerError;
 use crate::grpc::admin_service::Admin;
+use crate::grpc::audience_service::Audiences;
 use crate::grpc::event_service::Events;
+use crate::grpc::identity_service::Identities;
 use crate::grpc::profile_service::Profiles;
 use crate::grpc::server::admin_service_server::AdminServiceServer;
+use crate::grpc::server::audience_service_server::AudienceServiceServer;
 use crate::grpc::server::event_service_server::EventServiceServer;
+use crate::grpc::server::identity_service_server::IdentityServiceServer;
 use crate::grpc::server::profile_service_server::ProfileServiceServer;
 use crate::store::Store;
 
 /// The server as a whole, and each service.
-const SERVICES: [&str; 4] =
-    ["", ProfileServiceServer::<Profiles>::NAME, EventServiceServer::<Events>::NAME, AdminServiceServer::<Admin>::NAME];
+const SERVICES: [&str; 6] = [
+    "",
+    ProfileServiceServer::<Profiles>::NAME,
+    IdentityServiceServer::<Identities>::NAME,
+    AudienceServiceServer::<Audiences>::NAME,
+    EventServiceServer::<Events>::NAME,
+    AdminServiceServer::<Admin>::NAME,
+];
 /// Time that a hanging disk may add to the drain timeout.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 

@@ -100,7 +100,7 @@ impl Server {
         let addrs = listen::addresses(&api, insecure).await?;
         let feed = Feed::new(config.feed);
         let publisher = feed.clone();
-        let store = Store::open(&config.store, move |log, events| publisher.publish(log, events))?;
+        let store = Store::open(&config.store, move |log, commit| publisher.publish(log, commit))?;
         // After the store: a client that connects is served.
         let listener = listen::bind(&api, &addrs)?;
         let ops = match config.telemetry.metrics_addr.clone() {
@@ -152,6 +152,7 @@ impl Server {
         let watched = feed.clone();
         tokio::spawn(async move { watched.watch().await }); // `Feed::drain` ends it.
         tokio::spawn(Arc::clone(&store).retain(config.store.clone(), stop.clone()));
+        tokio::spawn(Arc::clone(&store).keep_up(stop.clone()));
 
         tokio::select! {
             () = &mut serve => {} // It serves until `stop` is cancelled.

@@ -19,10 +19,14 @@ use super::ServerError;
 use crate::config::Config;
 use crate::feed::Feed;
 use crate::grpc::admin_service::Admin;
+use crate::grpc::audience_service::Audiences;
 use crate::grpc::event_service::{Events, stream};
+use crate::grpc::identity_service::Identities;
 use crate::grpc::profile_service::Profiles;
 use crate::grpc::server::admin_service_server::AdminServiceServer;
+use crate::grpc::server::audience_service_server::AudienceServiceServer;
 use crate::grpc::server::event_service_server::EventServiceServer;
+use crate::grpc::server::identity_service_server::IdentityServiceServer;
 use crate::grpc::server::profile_service_server::ProfileServiceServer;
 use crate::http;
 use crate::model::Micros;
@@ -62,10 +66,14 @@ pub(super) fn build(
     let profiles = Profiles::new(Arc::clone(store), limits, import_idle_timeout, stop.clone());
     let profiles = ProfileServiceServer::new(profiles);
     let events = EventServiceServer::new(Events::new(Arc::clone(store), feed.clone(), limits));
+    let identities = IdentityServiceServer::new(Identities::new(Arc::clone(store), limits));
+    let audiences = AudienceServiceServer::new(Audiences::new(Arc::clone(store), limits));
     let admin = AdminServiceServer::new(Admin::new(Arc::clone(store), config, start, stop.clone()));
     let bytes = limits.request_bytes;
     let others = Routes::new(service!(health, bytes))
         .add_service(service!(admin, bytes))
+        .add_service(service!(identities, bytes))
+        .add_service(service!(audiences, bytes))
         .add_service(service!(reflection().build_v1()?, bytes))
         .add_service(service!(reflection().build_v1alpha()?, bytes));
     Ok(Services {

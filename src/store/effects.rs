@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::rows::{AgeKey, Head, IdentityHash};
 use super::{PAGE, WorkspaceId};
-use crate::model::{EventKind, Micros, Mpid, Sequence, Workspace};
+use crate::model::{AudienceId, EventKind, Micros, Mpid, Sequence, Workspace};
 
 /// Everything that a command writes, encoded.
 #[derive(Debug, Default)]
@@ -24,27 +24,27 @@ pub(super) struct Effects {
     pub trimmed: Vec<Sequence>,
     /// The ends of the log after that. `None` if they stay as they are.
     pub head: Option<Head>,
-    /// Rows of subscriptions.
-    pub subscriptions: Vec<SubscriptionWrite>,
+    /// Events that lost values, whose rows are replaced.
+    pub rewritten: Vec<(Sequence, Vec<u8>)>,
+    /// Rows of other tables, whose keys are bytes.
+    pub rows: Vec<RowWrite>,
     pub request: Option<RequestWrite>,
     /// Keys of expired request ids, to remove with the requests that they name.
     pub forgotten: Vec<AgeKey>,
+    /// The earliest end of a membership among those that it writes.
+    pub next_end: Option<Micros>,
+    /// The audiences of which it leaves work to do.
+    pub works: Vec<AudienceId>,
     /// Keys of damaged rows of the requests by age. Only these rows are removed: which request such a key names is
     /// uncertain.
     pub damaged_ages: Vec<Vec<u8>>,
 }
 
-/// A profile's row, and what an index by expiry will need.
+/// A profile's row.
 #[derive(Debug)]
 pub(super) struct ProfileWrite {
     pub mpid: Mpid,
     pub row: Vec<u8>,
-    /// When the earliest membership would have ended before this write.
-    #[allow(dead_code)] // An index by expiry will need both: this one names the row to remove.
-    pub expiry_was: Option<Micros>,
-    /// When the earliest membership ends after this write.
-    #[allow(dead_code)] // This one names the row to insert.
-    pub expiry_is: Option<Micros>,
 }
 
 /// The new owner of an identity. `None` removes the identity from the index.
@@ -61,25 +61,34 @@ pub(super) struct EventWrite {
     pub mpid: Mpid,
     pub kind: EventKind,
     pub silent: bool,
+    /// The profile that was absorbed, if the event is that of a merge.
+    pub other: Option<Mpid>,
     pub row: Bytes,
     /// Encoded `Event`: the last part of the row.
     pub event: Bytes,
 }
 
-/// A row of a subscription. `None` removes it.
+/// A row of a table that has bytes for keys. `None` removes it.
 #[derive(Debug)]
-pub(super) struct SubscriptionWrite {
-    pub kind: SubscriptionRow,
+pub(super) struct RowWrite {
+    pub table: RowTable,
     pub key: Vec<u8>,
     pub row: Option<Vec<u8>>,
 }
 
-/// The tables of subscriptions.
+/// The tables that have bytes for keys. Requests are here for erasures, which remove what tells of their content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum SubscriptionRow {
+pub(super) enum RowTable {
     Settings,
     Progress,
     Skipped,
+    Audience,
+    Member,
+    Expiry,
+    Merge,
+    Absorbed,
+    IdentitySettings,
+    Request,
 }
 
 /// The result of a request that had an id.
@@ -104,7 +113,8 @@ impl Effects {
             && self.profiles.is_empty()
             && self.owners.is_empty()
             && self.events.is_empty()
-            && self.subscriptions.is_empty()
+            && self.rewritten.is_empty()
+            && self.rows.is_empty()
             && self.head.is_none()
             && self.request.is_none()
     }
@@ -124,17 +134,21 @@ impl Effects {
             events,
             trimmed,
             head: _,
-            subscriptions,
+            next_end: _,
+            works: _,
+            rewritten,
+            rows: others,
             request,
             forgotten,
             damaged_ages,
         } = self;
         let rows = profiles.iter().map(|profile| profile.row.len()).sum::<usize>()
             + events.iter().map(|event| event.row.len()).sum::<usize>()
-            + subscriptions.iter().filter_map(|write| write.row.as_ref()).map(Vec::len).sum::<usize>();
-        let others = owners.len() + trimmed.len() + REQUEST_TABLES * usize::from(request.is_some());
-        let writes =
-            profiles.len() + events.len() + subscriptions.len() + others + forgotten.len() + damaged_ages.len();
+            + rewritten.iter().map(|(_, row)| row.len()).sum::<usize>()
+            + others.iter().map(|write| write.key.len() + write.row.as_ref().map_or(0, Vec::len)).sum::<usize>();
+        let small = owners.len() + trimmed.len() + REQUEST_TABLES * usize::from(request.is_some());
+        let large = profiles.len() + events.len() + rewritten.len() + others.len();
+        let writes = large + small + forgotten.len() + damaged_ages.len();
         size_of::<Self>() + rows + WRITE * writes
     }
 
@@ -144,9 +158,10 @@ impl Effects {
         let profiles = self.profiles.iter().map(|profile| pages(profile.row.len()));
         let events = self.events.iter().map(|event| pages(event.row.len()));
         let requests = REQUEST_TABLES * (usize::from(self.request.is_some()) + self.forgotten.len());
-        let subscriptions = self.subscriptions.iter().map(|write| pages(write.row.as_ref().map_or(0, Vec::len)));
+        let rewritten = self.rewritten.iter().map(|(_, row)| pages(row.len()));
+        let rows = self.rows.iter().map(|write| pages(write.row.as_ref().map_or(0, Vec::len)));
         let others = self.owners.len() + self.trimmed.len() + requests + self.damaged_ages.len();
-        PAGE * (profiles.chain(events).chain(subscriptions).sum::<usize>() + others)
+        PAGE * (profiles.chain(events).chain(rewritten).chain(rows).sum::<usize>() + others)
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::model::{Invalid, Micros, Mpid, Place, Position, ProfileKey, SubscriptionName};
+use crate::model::{AudienceId, Invalid, Micros, Mpid, Place, Position, ProfileKey, SubscriptionName};
 
 /// Why a read or a write failed. It names no gRPC code and holds no personal data.
 #[allow(missing_docs)] // The messages and the comments on the variants explain the fields.
@@ -51,6 +51,33 @@ pub enum StoreError {
     /// The log does not hold the event.
     #[error("the log has no event with this sequence")]
     EventNotFound { floor: Place, head: Place },
+    /// There is no such registered audience.
+    #[error("no such audience")]
+    AudienceNotFound { id: AudienceId },
+    /// An audience cannot be registered under an id that is in use.
+    #[error("an audience with this id exists")]
+    AudienceExists { id: AudienceId },
+    /// Nobody can join an audience that is being deleted.
+    #[error("the audience is being deleted")]
+    AudienceDeleting { id: AudienceId },
+    /// Several profiles are not one person, by what the caller or the settings say.
+    #[error("the identities are those of several persons")]
+    IdentityConflict { problems: Vec<Problem> },
+    /// A profile cannot be merged with itself.
+    #[error("a profile cannot be merged with itself")]
+    MergeSelf,
+    /// The two profiles are one already: the first was merged into the second.
+    #[error("one of the profiles was already merged into the other")]
+    MergeCycle { absorbed: Mpid, into: Mpid },
+    /// There is no merge to undo.
+    #[error("no merge of this profile can be undone")]
+    MergeNotFound { mpid: Mpid },
+    /// The absorbed profile cannot be restored as it was.
+    #[error("the merge cannot be undone exactly")]
+    MergeNotReversible { problems: Vec<Problem> },
+    /// An erasure has more events to rewrite than one command may.
+    #[error("the profile has more events than one command may erase")]
+    TooManyEvents,
     /// The queue of writes is full. Nothing changed.
     #[error("the queue of writes is full")]
     Overloaded,
@@ -72,6 +99,15 @@ pub enum StoreError {
     /// redb could not read or write.
     #[error("storage: {0}")]
     Storage(#[source] Box<redb::Error>),
+}
+
+/// A part of a profile or of a request that is in the way, and why. It holds no value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The part: a profile, or a field of one.
+    pub subject: String,
+    /// Why it is in the way.
+    pub why: String,
 }
 
 /// Where reading can continue behind damaged rows.

@@ -5,10 +5,13 @@
 //!   layout 1 the text had the identity's type as the caller wrote it. So one identity could have two rows, one for
 //!   each name of its type.
 //! - Damaged identity rows are rebuilt from the profiles. Damaged request rows are dropped.
-//! - In layout 3 the heads of the logs did not always have the bytes of their log. [`sum_logs`] adds them.
+//! - In layout 3 the heads of the logs did not always have the bytes of their log. [`sum_logs`] adds them. Nor was there
+//!   always an index of memberships: see `memberships`.
 //!
 //! Deliberately absent: the rows of profiles and events. They stay as they are, because their older format can still be
 //! read.
+
+mod memberships;
 
 use std::path::Path;
 
@@ -29,6 +32,8 @@ use super::tables::{self, Events, HEADS, META, Tables, guarded};
 use crate::model::identity::keys_of;
 use crate::model::{IdentityKey, LogId, Micros, Mpid, Place, Sequence, Workspace};
 use crate::proto::v1::{Profile, WriteOutcome};
+
+pub(super) use memberships::index as index_memberships;
 
 /// The current layout. Only older versions read this number, and compare it with their own. This version checks whether
 /// the table `META` exists.
@@ -128,7 +133,9 @@ fn migrate(database: &Database, origin: Origin) -> Result<Left, StoreError> {
         if left.identities > 0 {
             restore_identities(&mut tables, &origin.secret)?;
         }
-        tables::write_meta(&mut transaction.open_table(META)?, origin)?;
+        let mut meta = transaction.open_table(META)?;
+        tables::write_meta(&mut meta, origin)?;
+        meta.insert(FormatsRow::KEY, &*FormatsRow::encode_before_audiences())?;
         shut_out_older_versions(&transaction)?;
     }
     transaction.delete_table(FORMER_WORKSPACES)?;
@@ -183,7 +190,7 @@ pub(super) fn sum_logs(database: &Database) -> Result<(), StoreError> {
             tables.set_head(id, &Head { bytes, ..head })?;
         }
         // Older versions would take the new rows for damaged.
-        transaction.open_table(META)?.insert(FormatsRow::KEY, &*FormatsRow::encode())?;
+        transaction.open_table(META)?.insert(FormatsRow::KEY, &*FormatsRow::encode_before_audiences())?;
     }
     transaction.commit()?;
     tracing::info!(seconds = started.elapsed().as_secs_f64(), "added up the bytes of the logs");
@@ -331,6 +338,7 @@ fn former_request(workspace: WorkspaceId, id: &str, row: &[u8]) -> Option<Reques
         mpid: Mpid::new(i64::from_le_bytes(*mpid)),
         place: Place::after(u64::from_le_bytes(*sequence)),
         outcome: WriteOutcome::try_from(i32::from(*body.first()?)).ok()?,
+        detail: bytes::Bytes::new(),
     })
 }
 

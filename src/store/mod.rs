@@ -9,7 +9,10 @@
 //! - `read` serves reads from a snapshot, which is replaced after each commit. `reading` is how the handle offers them.
 //! - `open` opens the file and verifies what every call depends on. `pages` verifies what redb depends on, `migrate`
 //!   upgrades files of older versions, and `backend` is the file as redb sees it.
-//! - `retention` removes old events in the background.
+//! - `resolution` has the rules by which identities name a profile. `erasing` runs the commands of an erasure, and
+//!   `erasure` plans what an erasure removes from the log.
+//! - `retention` removes old events in the background. `upkeep` ends memberships there, and works on audiences.
+//!   `failures` is how both report what fails.
 //! - `compact` rewrites the file, so that no removed value remains in it. `current` is the database in use, which a
 //!   compaction replaces.
 //! - `scrub` verifies all rows in the background. `observe` is what operators see of the store. `error` lists the
@@ -31,7 +34,10 @@ mod compact;
 mod current;
 mod disk;
 mod effects;
+mod erasing;
+mod erasure;
 pub mod error;
+mod failures;
 mod logs;
 mod migrate;
 mod observe;
@@ -39,12 +45,14 @@ mod open;
 mod pages;
 mod read;
 mod reading;
+mod resolution;
 mod retention;
 mod rows;
 mod scrub;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 mod write;
 
 use std::path::PathBuf;
@@ -57,13 +65,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use uuid::{ContextV7, Timestamp, Uuid};
 
-pub use apply::{SubscriptionState, Written};
+pub use apply::{MemberResult, SubscriptionState, Written};
 pub use compact::{CompactError, Compacted, compact as compact_offline};
-pub use error::{OpenError, Past, StoreError};
+pub use error::{OpenError, Past, Problem, StoreError};
 pub use observe::CacheUse;
 pub use read::{
-    AsOf, EventPage, EventRef, ListedEvents, Listing, LogBounds, Lookups, PageSize, ReadClass, Snapshot,
-    SubscriptionView,
+    AsOf, EventPage, EventRef, Found, Identified, ListedEvents, Listing, LogBounds, Lookups, PageSize, ReadClass,
+    Snapshot, Subject, SubscriptionView,
 };
 pub use scrub::ScrubReport;
 pub use write::LaneUse;
@@ -83,6 +91,7 @@ use open::Opened;
 use read::{Pool, SnapshotTables, Walks};
 use rows::{Origin, Secret};
 use scrub::Scrubber;
+use upkeep::Agenda;
 use write::{IMPORT_BATCH_COMMANDS, Job, Lane, Ticket, Waiting, Writer};
 
 /// The most import commands in the queue: enough to fill one batch while another is being written.
@@ -114,8 +123,19 @@ pub struct Committed {
     pub kind: EventKind,
     /// See `Event.silent`.
     pub silent: bool,
+    /// The profile that was absorbed, if the event is that of a merge.
+    pub other: Option<Mpid>,
     /// Encoded `Event`.
     pub event: bytes::Bytes,
+}
+
+/// What a commit tells the feed.
+#[derive(Debug, Clone, Copy)]
+pub struct Commit<'c> {
+    /// The new events, in order.
+    pub events: &'c [Committed],
+    /// The workspaces whose logs have lost values. What was read of them before must not be sent any more.
+    pub erased: &'c [Workspace],
 }
 
 /// What the writer, the readers and the handle share.
@@ -127,6 +147,8 @@ struct Shared {
     database: InUse,
     /// All workspaces. A new one is added after its first write is committed.
     workspaces: Arc<Workspaces>,
+    /// What the upkeep has to do.
+    agenda: Agenda,
     /// Cancelled when the writer cannot continue.
     failed: CancellationToken,
 }
@@ -173,7 +195,7 @@ impl Store {
     /// [`OpenError`] if the directory or the file cannot be used.
     pub fn open(
         config: &StoreConfig,
-        on_commit: impl FnMut(LogId, &[Committed]) + Send + 'static,
+        on_commit: impl FnMut(LogId, Commit<'_>) + Send + 'static,
     ) -> Result<Self, OpenError> {
         Self::start(open::open(config)?, config, on_commit)
     }
@@ -181,7 +203,7 @@ impl Store {
     fn start(
         opened: Opened,
         config: &StoreConfig,
-        on_commit: impl FnMut(LogId, &[Committed]) + Send + 'static,
+        on_commit: impl FnMut(LogId, Commit<'_>) + Send + 'static,
     ) -> Result<Self, OpenError> {
         let Opened { database, lock, path, facts } = opened;
         let held = Held::new(database);
@@ -379,6 +401,7 @@ impl Shared {
             snapshot,
             database: InUse::new(held),
             workspaces: Arc::new(workspaces),
+            agenda: Agenda::default(),
             failed: CancellationToken::new(),
         })
     }

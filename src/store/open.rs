@@ -215,7 +215,10 @@ pub(super) fn load(database: &Database, path: &Path) -> Result<Facts, OpenError>
     let formats = formats(&transaction).map_err(of_store)?;
     let known = Kind::ALL.into_iter().filter(|kind| FormatsRow::lists(&formats, *kind));
     tables::open_all(&transaction, known).map_err(|error| of_store(error.into()))?;
-    if formats != FormatsRow::encode() {
+    drop(transaction);
+    if !FormatsRow::lists(&formats, Kind::Member) {
+        migrate::index_memberships(database, origin, heads.len()).map_err(of_store)?;
+    } else if formats != FormatsRow::encode() {
         record_formats(database).map_err(of_store)?;
     }
     Ok(Facts { origin, workspaces, heads, uptime })

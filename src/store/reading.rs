@@ -1,12 +1,16 @@
 //! The reads that the handle offers. Each reads the latest committed state, in a workspace that need not exist.
 
-use super::{AsOf, EventRef, Listing, LogBounds, Lookups, PageSize, Store, StoreError, SubscriptionView};
+use super::{
+    AsOf, EventRef, Found, Listing, LogBounds, Lookups, PageSize, Store, StoreError, Subject, SubscriptionView,
+};
+use crate::model::audience_page::AudienceStart;
 use crate::model::cursor::Start;
 use crate::model::page_token::PageStart;
-use crate::model::{Micros, Mpid, Place, Position, ProfileKey, Sequence, SubscriptionName, Workspace};
+use crate::model::{AudienceId, Micros, Mpid, Place, Position, ProfileKey, Sequence, SubscriptionName, Workspace};
+use crate::proto::v1::{Audience, AudienceMember, IdentitySettings, Profile};
 
 impl Store {
-    /// Calls `read` with the wire bytes of a profile in the latest committed state: see [`super::Snapshot::profile`].
+    /// Calls `read` with a profile in the latest committed state: see [`super::Snapshot::find`].
     ///
     /// # Errors
     /// [`StoreError::ProfileNotFound`] or [`StoreError::Corrupt`].
@@ -14,7 +18,7 @@ impl Store {
         &self,
         workspace: &Workspace,
         key: &ProfileKey,
-        read: impl FnOnce(&[u8]) -> T,
+        read: impl FnOnce(Found<'_>) -> T,
     ) -> Result<T, StoreError> {
         self.lookups(workspace)?.find(key, read)
     }
@@ -26,6 +30,49 @@ impl Store {
     pub fn lookups(&self, workspace: &Workspace) -> Result<Lookups, StoreError> {
         let workspace = self.workspace_id(workspace);
         Ok(Lookups::new(self.snapshot()?, workspace, self.now()))
+    }
+
+    /// Returns the person that a key names, also if the profile was deleted. `None` if there never was one.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`], [`StoreError::Closed`] or [`StoreError::Failed`].
+    pub fn subject(&self, workspace: &Workspace, key: &ProfileKey) -> Result<Option<Subject>, StoreError> {
+        match self.workspace_id(workspace) {
+            Some(id) => self.snapshot()?.person(id, key, self.now()),
+            None => Ok(None),
+        }
+    }
+
+    /// Returns the sequence of the merge that absorbed a profile, and the profile as it was. `None` if it was undone.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`], [`StoreError::Closed`] or [`StoreError::Failed`].
+    pub fn merged(&self, workspace: &Workspace, absorbed: Mpid) -> Result<Option<(u64, Profile)>, StoreError> {
+        let Some(id) = self.workspace_id(workspace) else { return Ok(None) };
+        let record = self.snapshot()?.merge(id, absorbed)?;
+        Ok(record.map(|record| (record.sequence, record.absorbed.unwrap_or_default())))
+    }
+
+    /// Returns the place before the events of the profile that an mpid names now.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`], [`StoreError::Closed`] or [`StoreError::Failed`].
+    pub fn life_of(&self, workspace: &Workspace, mpid: Mpid) -> Result<Place, StoreError> {
+        match self.workspace_id(workspace) {
+            Some(id) => self.snapshot()?.life_of(id, mpid),
+            None => Ok(Place::START),
+        }
+    }
+
+    /// Returns the identity settings of a workspace.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`], [`StoreError::Closed`] or [`StoreError::Failed`].
+    pub fn identity_settings(&self, workspace: &Workspace) -> Result<IdentitySettings, StoreError> {
+        match self.workspace_id(workspace) {
+            Some(id) => Ok(self.snapshot()?.identity_settings(id)?.unwrap_or_default()),
+            None => Ok(IdentitySettings::default()),
+        }
     }
 
     /// Reads a page of a workspace's profiles: see [`super::Snapshot::profiles`].
@@ -41,6 +88,62 @@ impl Store {
     ) -> Result<Option<Mpid>, StoreError> {
         let Some(workspace) = self.workspace_id(workspace) else { return Ok(None) };
         self.snapshot()?.profiles(workspace, start, self.now(), size, take)
+    }
+
+    /// Returns a registered audience: see [`super::Snapshot::audience`].
+    ///
+    /// # Errors
+    /// Those of [`super::Snapshot::audience`], and [`StoreError::Closed`] or [`StoreError::Failed`].
+    pub fn audience(&self, workspace: &Workspace, id: AudienceId) -> Result<Audience, StoreError> {
+        let workspace = self.workspace_id(workspace).ok_or(StoreError::AudienceNotFound { id })?;
+        self.snapshot()?.audience(workspace, id)
+    }
+
+    /// Reads a page of a workspace's audiences: see [`super::Snapshot::audiences`].
+    ///
+    /// # Errors
+    /// Those of [`super::Snapshot::audiences`], and [`StoreError::Closed`] or [`StoreError::Failed`].
+    pub fn list_audiences(
+        &self,
+        workspace: &Workspace,
+        start: AudienceStart,
+        size: PageSize,
+        take: impl FnMut(Audience) -> usize,
+    ) -> Result<Option<AudienceId>, StoreError> {
+        let Some(workspace) = self.workspace_id(workspace) else { return Ok(None) };
+        self.snapshot()?.audiences(workspace, start, size, take)
+    }
+
+    /// Reads a page of the members of an audience: see [`super::Snapshot::members`].
+    ///
+    /// # Errors
+    /// Those of [`super::Snapshot::members`], and [`StoreError::Closed`] or [`StoreError::Failed`].
+    pub fn list_members(
+        &self,
+        workspace: &Workspace,
+        id: AudienceId,
+        start: PageStart,
+        size: PageSize,
+        take: impl FnMut(AudienceMember) -> usize,
+    ) -> Result<Option<Mpid>, StoreError> {
+        let Some(workspace) = self.workspace_id(workspace) else { return Ok(None) };
+        self.snapshot()?.members(workspace, id, start, self.now(), size, take)
+    }
+
+    /// Reads a page of the profiles of the members of an audience: see [`super::Snapshot::member_profiles`].
+    ///
+    /// # Errors
+    /// Those of [`super::Snapshot::member_profiles`], and [`StoreError::Closed`] or [`StoreError::Failed`].
+    pub fn list_member_profiles(
+        &self,
+        workspace: &Workspace,
+        id: AudienceId,
+        start: PageStart,
+        size: PageSize,
+        take: impl FnMut(&[u8]) -> Result<usize, StoreError>,
+    ) -> Result<Option<Mpid>, StoreError> {
+        let Some(workspace) = self.workspace_id(workspace) else { return Ok(None) };
+        self.snapshot()?.member_profiles(workspace, id, start, self.now(), size, take)
     }
 
     /// Prepares the reads of one page of a list: they all see the same committed state.

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::apply::TRIM_BYTES;
 use super::error::StoreError;
+use super::failures::Failures;
 use super::read::{LogBounds, PageSize, ReadClass, Snapshot};
 use super::{Store, WorkspaceId};
 use crate::command::{Change, Command, Trim};
@@ -37,8 +38,6 @@ const MOST: usize = 256;
 const REST: Duration = Duration::from_secs(60);
 /// The time of an oldest event that is damaged, or that was not read yet.
 const UNKNOWN: Micros = Micros::new(i64::MIN);
-/// The least time between two warnings.
-const WARNING_PERIOD: Duration = Duration::from_secs(60);
 
 impl Store {
     /// Trims the logs until `stop` is cancelled or the store ends. The server runs it once.
@@ -105,13 +104,6 @@ pub(super) enum Due {
     Far,
 }
 
-/// Trims that failed since the last warning.
-#[derive(Debug, Default)]
-struct Failures {
-    count: u64,
-    warned: Option<Instant>,
-}
-
 impl Retention {
     fn new(store: Arc<Store>, trim: Trim) -> Self {
         Self {
@@ -121,7 +113,7 @@ impl Retention {
             oldest: Oldest::default(),
             due: VecDeque::new(),
             passed: HashMap::new(),
-            failures: Failures::default(),
+            failures: Failures::of("old events could not be removed"),
         }
     }
 
@@ -254,17 +246,6 @@ impl Oldest {
     }
 }
 
-impl Failures {
-    fn add(&mut self, error: &StoreError) {
-        self.count += 1;
-        if self.warned.is_none_or(|warned| warned.elapsed() >= WARNING_PERIOD) {
-            let (failed, error) = (self.count, error as &dyn std::error::Error);
-            tracing::warn!(failed, error, "old events could not be removed; logged once a minute while this lasts");
-            *self = Self { count: 0, warned: Some(Instant::now()) };
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -284,19 +265,5 @@ mod tests {
         let Trim { max_age, max_bytes, hold_age, hold_bytes, most: _ } = trim(&StoreConfig::default());
         assert_eq!((max_age, hold_age), (Some(7 * day), Some(30 * day)));
         assert_eq!((max_bytes, hold_bytes), (Some(10 << 30), Some(20 << 30)));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn failures_are_logged_once_a_minute() {
-        let mut failures = Failures::default();
-        failures.add(&StoreError::Overloaded);
-        assert_eq!(failures.count, 0, "the first is logged");
-        failures.add(&StoreError::Overloaded);
-        tokio::time::advance(Duration::from_millis(59_999)).await;
-        failures.add(&StoreError::Overloaded);
-        assert_eq!(failures.count, 2);
-        tokio::time::advance(Duration::from_millis(1)).await;
-        failures.add(&StoreError::Overloaded);
-        assert_eq!(failures.count, 0);
     }
 }

@@ -22,11 +22,12 @@ use redb::{
 use super::current::InUse;
 use super::error::StoreError;
 use super::rows::{
-    AgeRow, EventRow, HeadRow, Kind, OwnerKey, OwnerRow, ProfileRow, ProgressRow, RequestRow, SettingsRow, SkippedRow,
-    WorkspaceRow, stored_mpid,
+    AbsorbedRow, AgeRow, AudienceRow, EventRow, ExpiryRow, HeadRow, IdentitySettingsRow, Kind, MemberRow, MergeRow,
+    OwnerKey, OwnerRow, ProfileRow, ProgressRow, RequestRow, SettingsRow, SkippedRow, WorkspaceRow, stored_mpid,
 };
 use super::tables::{
-    EVENTS, HEADS, IDENTITIES, PROFILES, PROGRESS, REQUEST_AGES, REQUESTS, SKIPPED, SUBSCRIPTIONS, WORKSPACES, guarded,
+    ABSORBED, AUDIENCES, EVENTS, EXPIRIES, HEADS, IDENTITIES, IDENTITY_SETTINGS, MEMBERS, MERGES, PROFILES, PROGRESS,
+    REQUEST_AGES, REQUESTS, SKIPPED, SUBSCRIPTIONS, WORKSPACES, guarded,
 };
 use super::{Shared, WorkspaceId};
 use crate::model::Sequence;
@@ -232,6 +233,14 @@ fn step(transaction: &ReadTransaction, at: &At) -> Result<Step, StoreError> {
         Kind::Subscription => bytes(transaction, SUBSCRIPTIONS, at, |key, row| SettingsRow::read(key, row).is_ok()),
         Kind::Progress => bytes(transaction, PROGRESS, at, |key, row| ProgressRow::read(key, row).is_ok()),
         Kind::Skipped => bytes(transaction, SKIPPED, at, |key, row| SkippedRow::read(key, row).is_ok()),
+        Kind::Audience => bytes(transaction, AUDIENCES, at, |key, row| AudienceRow::read(key, row).is_ok()),
+        Kind::Member => bytes(transaction, MEMBERS, at, |key, row| MemberRow::read(key, row).is_ok()),
+        Kind::Expiry => bytes(transaction, EXPIRIES, at, |key, row| ExpiryRow::read(key, row).is_ok()),
+        Kind::Merge => bytes(transaction, MERGES, at, |key, row| MergeRow::read(key, row).is_ok()),
+        Kind::Absorbed => bytes(transaction, ABSORBED, at, |key, row| AbsorbedRow::read(key, row).is_ok()),
+        Kind::IdentitySettings => {
+            bytes(transaction, IDENTITY_SETTINGS, at, |key, row| IdentitySettingsRow::read(key, row).is_ok())
+        }
         Kind::Head => heads(transaction, at),
         Kind::Profile => profiles(transaction, at),
         Kind::Event => events(transaction, at),

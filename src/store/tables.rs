@@ -14,7 +14,7 @@ use redb::{
 };
 
 use super::WorkspaceId;
-use super::effects::{Effects, RequestWrite, SubscriptionRow, SubscriptionWrite};
+use super::effects::{Effects, RequestWrite, RowTable, RowWrite};
 use super::error::StoreError;
 use super::rows::{
     AgeKey, AgeRow, EventRow, FormatsRow, Head, HeadRow, IdentityHash, Kind, LogRow, Origin, OwnerKey, OwnerRow,
@@ -47,6 +47,19 @@ pub(super) const SUBSCRIPTIONS: TableDefinition<&[u8], &[u8]> = TableDefinition:
 pub(super) const PROGRESS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("progress_v1");
 /// Workspace, subscription and sequence to `SkippedRow`.
 pub(super) const SKIPPED: TableDefinition<&[u8], &[u8]> = TableDefinition::new("skipped_v1");
+
+/// Workspace and audience to `AudienceRow`.
+pub(super) const AUDIENCES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("audiences_v1");
+/// Workspace, audience and mpid to `MemberRow`.
+pub(super) const MEMBERS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("members_v1");
+/// Workspace, time and mpid to `ExpiryRow`: the profiles of which a membership ends, by the earliest end of each.
+pub(super) const EXPIRIES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("expiries_v1");
+/// Workspace and absorbed mpid to `MergeRow`.
+pub(super) const MERGES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("merges_v1");
+/// Workspace, surviving mpid and absorbed mpid to `AbsorbedRow`: the profiles whose rows redirect to the survivor.
+pub(super) const ABSORBED: TableDefinition<&[u8], &[u8]> = TableDefinition::new("absorbed_v1");
+/// Workspace to `IdentitySettingsRow`.
+pub(super) const IDENTITY_SETTINGS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("identity_settings_v1");
 
 /// Short names for the tables in which both readers and the writer look rows up.
 pub(super) trait Profiles: ReadableTable<(u32, i64), &'static [u8]> {}
@@ -149,6 +162,39 @@ pub(super) fn subscription(
     Ok(Some((settings, progress)))
 }
 
+/// A table whose keys and values are bytes.
+pub(super) trait Bytes: ReadableTable<&'static [u8], &'static [u8]> {}
+impl<T: ReadableTable<&'static [u8], &'static [u8]>> Bytes for T {}
+
+/// Reads a row by its key. `None` only if the rows beside the missing one are sound.
+pub(super) fn row<T>(
+    table: &impl Bytes,
+    kind: Kind,
+    key: &[u8],
+    read: impl Fn(&[u8], &[u8]) -> Result<T, StoreError>,
+) -> Result<Option<T>, StoreError> {
+    guarded(kind, || {
+        if let Some(row) = table.get(key)? {
+            return read(key, row.value()).map(Some);
+        }
+        absent(table, kind, &key, |key: &[u8], row: &[u8]| read(key, row).map(|_| ())).map(|()| None)
+    })
+}
+
+/// Reads the rows of a range, at most so many.
+pub(super) fn rows<T>(
+    table: &impl Bytes,
+    kind: Kind,
+    range: &KeyRange,
+    most: usize,
+    read: impl Fn(&[u8], &[u8]) -> Result<T, StoreError>,
+) -> Result<Vec<T>, StoreError> {
+    guarded(kind, || {
+        let rows = table.range::<&[u8]>(borrowed(range))?.take(most);
+        rows.map(|row| row.map_err(StoreError::from).and_then(|(key, row)| read(key.value(), row.value()))).collect()
+    })
+}
+
 /// A range of keys.
 pub(super) type KeyRange = (Bound<Vec<u8>>, Bound<Vec<u8>>);
 
@@ -204,6 +250,12 @@ pub(super) fn open_all(transaction: &ReadTransaction, kinds: impl Iterator<Item 
             Kind::Subscription => drop(transaction.open_table(SUBSCRIPTIONS)?),
             Kind::Progress => drop(transaction.open_table(PROGRESS)?),
             Kind::Skipped => drop(transaction.open_table(SKIPPED)?),
+            Kind::Audience => drop(transaction.open_table(AUDIENCES)?),
+            Kind::Member => drop(transaction.open_table(MEMBERS)?),
+            Kind::Expiry => drop(transaction.open_table(EXPIRIES)?),
+            Kind::Merge => drop(transaction.open_table(MERGES)?),
+            Kind::Absorbed => drop(transaction.open_table(ABSORBED)?),
+            Kind::IdentitySettings => drop(transaction.open_table(IDENTITY_SETTINGS)?),
         }
     }
     Ok(())
@@ -221,6 +273,12 @@ pub(super) struct Tables<'txn> {
     pub subscriptions: Table<'txn, &'static [u8], &'static [u8]>,
     pub progress: Table<'txn, &'static [u8], &'static [u8]>,
     pub skipped: Table<'txn, &'static [u8], &'static [u8]>,
+    pub audiences: Table<'txn, &'static [u8], &'static [u8]>,
+    pub members: Table<'txn, &'static [u8], &'static [u8]>,
+    pub expiries: Table<'txn, &'static [u8], &'static [u8]>,
+    pub merges: Table<'txn, &'static [u8], &'static [u8]>,
+    pub absorbed: Table<'txn, &'static [u8], &'static [u8]>,
+    pub identity_settings: Table<'txn, &'static [u8], &'static [u8]>,
 }
 
 impl<'txn> Tables<'txn> {
@@ -237,6 +295,12 @@ impl<'txn> Tables<'txn> {
             subscriptions: transaction.open_table(SUBSCRIPTIONS)?,
             progress: transaction.open_table(PROGRESS)?,
             skipped: transaction.open_table(SKIPPED)?,
+            audiences: transaction.open_table(AUDIENCES)?,
+            members: transaction.open_table(MEMBERS)?,
+            expiries: transaction.open_table(EXPIRIES)?,
+            merges: transaction.open_table(MERGES)?,
+            absorbed: transaction.open_table(ABSORBED)?,
+            identity_settings: transaction.open_table(IDENTITY_SETTINGS)?,
         })
     }
 
@@ -307,8 +371,11 @@ impl<'txn> Tables<'txn> {
         for write in &effects.events {
             self.events.insert((workspace.0, write.sequence.get()), &*write.row)?;
         }
-        for write in &effects.subscriptions {
-            self.set_subscription(write)?;
+        for (sequence, row) in &effects.rewritten {
+            self.events.insert((workspace.0, sequence.get()), &**row)?;
+        }
+        for write in &effects.rows {
+            self.set_row(write)?;
         }
         for sequence in &effects.trimmed {
             self.events.remove((workspace.0, sequence.get()))?;
@@ -328,11 +395,18 @@ impl<'txn> Tables<'txn> {
         Ok(())
     }
 
-    fn set_subscription(&mut self, write: &SubscriptionWrite) -> Result<(), StorageError> {
-        let table = match write.kind {
-            SubscriptionRow::Settings => &mut self.subscriptions,
-            SubscriptionRow::Progress => &mut self.progress,
-            SubscriptionRow::Skipped => &mut self.skipped,
+    fn set_row(&mut self, write: &RowWrite) -> Result<(), StorageError> {
+        let table = match write.table {
+            RowTable::Settings => &mut self.subscriptions,
+            RowTable::Progress => &mut self.progress,
+            RowTable::Skipped => &mut self.skipped,
+            RowTable::Audience => &mut self.audiences,
+            RowTable::Member => &mut self.members,
+            RowTable::Expiry => &mut self.expiries,
+            RowTable::Merge => &mut self.merges,
+            RowTable::Absorbed => &mut self.absorbed,
+            RowTable::IdentitySettings => &mut self.identity_settings,
+            RowTable::Request => &mut self.requests,
         };
         match &write.row {
             Some(row) => table.insert(&*write.key, &**row)?,

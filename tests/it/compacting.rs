@@ -59,6 +59,30 @@ async fn a_running_server_compacts_its_store_for_the_command() {
     assert_eq!(stream.event().await.1.sequence, 61, "the stream goes on");
 }
 
+/// redb writes copies of pages and keeps the old ones until it needs their place.
+#[tokio::test]
+async fn what_an_erasure_leaves_in_the_file_goes_with_a_compaction() {
+    let dir = TempDir::new().unwrap();
+    let process = TestProcess::start(dir.path(), &[]).await;
+    let client = process.client().await;
+    for mpid in 1..=40 {
+        let secret = identity("customer_id", &format!("{SECRET}-{mpid}"));
+        client.create(owner_of(secret, mpid)).await.unwrap();
+        client.update(mpid, set([("note", text(SECRET))])).await.unwrap();
+    }
+    for mpid in (1..=40).step_by(2) {
+        client.merge(mpid, mpid + 1).await.unwrap();
+        client.erase(mpid).await.unwrap();
+    }
+    assert!(holds_secret(dir.path()), "old pages still hold it");
+
+    let compact = output(binary().args(["compact", "--server", &process.addr.to_string()])).await;
+
+    assert!(compact.status.success());
+    assert!(!holds_secret(dir.path()));
+    assert_eq!(client.log().await.len(), 120, "the events stay, without values");
+}
+
 #[tokio::test]
 async fn a_stopped_store_is_compacted_in_its_directory() {
     let dir = TempDir::new().unwrap();

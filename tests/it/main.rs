@@ -2,6 +2,7 @@
 //!
 //! - [`guarantees`]: each guarantee of the API, by name.
 //! - [`profiles`], [`patches`], [`bulk`], [`imports`], [`events`]: what the RPCs do.
+//! - [`audiences`]: their members, and what becomes of both.
 //! - [`starts`], [`subscriptions`]: where a stream starts, and durable subscriptions.
 //! - [`compacting`]: a store is compacted, by its server and without one.
 //! - [`edges`]: what reaches a service, in which protocol, and for how long.
@@ -22,17 +23,22 @@
 //! - [`reconnects`]: the [`storm`]: many subscribers that reconnect at random, and one validator of all that they read.
 //! - [`wire`]: bytes that are not a request.
 
+mod audiences;
 mod bulk;
 mod compacting;
 mod damage;
 mod edges;
+mod erasure;
 mod events;
+mod exports;
 mod guarantees;
 mod harness;
 mod http;
+mod identities;
 mod imports;
 mod limits;
 mod logs;
+mod merges;
 mod metrics;
 mod model;
 mod patches;

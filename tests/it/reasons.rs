@@ -19,7 +19,7 @@ use tonic_types::StatusExt;
 use crate::harness::*;
 
 /// How many reasons this version sends.
-const SENT: usize = 30;
+const SENT: usize = 38;
 /// The most keys in `user_attribute_keys`.
 const ATTRIBUTE_KEYS: usize = 1_000;
 /// How many writes are sent at once to a queue that holds one.
@@ -130,7 +130,25 @@ fn produce(reason: ErrorReason) -> Option<Producer> {
         ErrorReason::SubscriptionNotFound => grpc(subscription_not_found()),
         ErrorReason::SubscriptionExists => grpc(subscription_exists()),
         ErrorReason::SubscriptionTakenOver => grpc(subscription_taken_over()),
-        ErrorReason::Unspecified | ErrorReason::Internal | ErrorReason::AudienceNotFound => return None,
+        ErrorReason::IdentityConflict => grpc(identity_conflict()),
+        ErrorReason::MergeSelf => {
+            grpc(after_a_merge(|client| async move { client.merge(ADA, ADA).await.unwrap_err() }))
+        }
+        ErrorReason::MergeCycle => {
+            grpc(after_a_merge(|client| async move { client.merge(GRACE, ADA).await.unwrap_err() }))
+        }
+        ErrorReason::MergeNotFound => {
+            grpc(after_a_merge(|client| async move { client.unmerge(ADA).await.unwrap_err() }))
+        }
+        ErrorReason::MergeNotReversible => grpc(after_a_merge(merge_not_reversible)),
+        ErrorReason::AudienceNotFound => {
+            grpc(with_an_audience(|client| async move { client.audience(8).await.unwrap_err() }))
+        }
+        ErrorReason::AudienceExists => {
+            grpc(with_an_audience(|client| async move { client.register(7, "erp").await.unwrap_err() }))
+        }
+        ErrorReason::AudienceDeleting => grpc(with_an_audience(audience_deleting)),
+        ErrorReason::Unspecified | ErrorReason::Internal => return None,
     })
 }
 
@@ -230,6 +248,50 @@ async fn identity_taken() -> Status {
     let client = server.client().await;
     client.create(ada()).await.unwrap();
     client.create(owner_of(email("ada"), GRACE)).await.unwrap_err()
+}
+
+async fn identity_conflict() -> Status {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client.create(ada()).await.unwrap();
+    client.create(owner_of(email("grace"), GRACE)).await.unwrap();
+    let identities = vec![email("ada"), email("grace")];
+    let on_conflict = OnConflict::Fail.into();
+    client.identify(IdentifyProfileRequest { identities, on_conflict, ..Default::default() }).await.unwrap_err()
+}
+
+/// Grace was merged into Ada.
+async fn after_a_merge<F: Future<Output = Status>>(refused: impl FnOnce(Client) -> F) -> Status {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client.create(ada()).await.unwrap();
+    client.create(owner_of(email("grace"), GRACE)).await.unwrap();
+    client.merge(ADA, GRACE).await.unwrap();
+    refused(client).await
+}
+
+/// Calls a server on which audience 7 is registered.
+async fn with_an_audience<R: Future<Output = Status>>(call: impl FnOnce(Client) -> R) -> Status {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client.register(7, "crm").await.unwrap();
+    call(client).await
+}
+
+/// So many members leave it that a call comes in between.
+async fn audience_deleting(client: Client) -> Status {
+    let patch = ProfilePatch { join_audiences: vec![member(7, None)], ..ProfilePatch::default() };
+    let member = |mpid| record(by_mpid(mpid), patch.clone());
+    client.import((1..=3_000).map(member).collect()).await.unwrap();
+    client.unregister(7).await.unwrap();
+    let keys = vec![by_mpid(1)];
+    client.add_members(AddAudienceMembersRequest { audience_id: 7, keys, ..Default::default() }).await.unwrap_err()
+}
+
+async fn merge_not_reversible(client: Client) -> Status {
+    client.create(with_mpid(ALAN)).await.unwrap();
+    client.update(ALAN, take([email("grace")])).await.unwrap();
+    client.unmerge(GRACE).await.unwrap_err()
 }
 
 async fn etag_mismatch() -> Status {

@@ -1,19 +1,23 @@
 //! A storm of subscribers, and the validator that reads what they recorded.
 //!
 //! - [`violation`]: what can be wrong. [`validator`], and [`overtaken`] of it: what finds it.
-//! - [`truth`]: the reader of the truth. [`log`] and [`snapshot`]: what the log makes of the profiles.
-//!   [`retention`]: what is left of it.
-//! - [`recording`]: what a subscriber asked for and read. [`seen`]: what all of them did.
-//! - [`run`]: the storm. [`writers`]: what is written in it. [`clients`]: its subscribers, of which
+//! - [`truth`]: the reader of the truth. [`log`] and [`snapshot`]: what the log makes of the profiles. [`changes`] and
+//!   [`merges`]: what its events must say. [`erasures`] and [`retention`]: what is left of them.
+//! - [`recording`]: what a subscriber asked for and read. [`view`]: what it must see. [`seen`]: what all of them did.
+//! - [`run`]: the storm. [`writers`] and [`erasers`]: what is written in it. [`clients`]: its subscribers, of which
 //!   some are [`durable`]. [`draw`]: what they ask for.
 //!   [`conditions`]: the CEL among it. [`gone`]: how a restart ends their calls.
 
+mod changes;
 mod clients;
 mod conditions;
 mod draw;
 mod durable;
+mod erasers;
+mod erasures;
 mod gone;
 mod log;
+mod merges;
 mod overtaken;
 mod recording;
 mod retention;
@@ -22,6 +26,7 @@ mod seen;
 mod snapshot;
 mod truth;
 mod validator;
+mod view;
 pub mod violation;
 mod writers;
 

@@ -11,9 +11,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use prost_types::Timestamp;
 use serde_json::{Value, json};
 
-use super::json;
 use super::ledger::Key;
-use crate::proto::v1 as pb;
+use crate::proto::{json, v1 as pb};
 
 /// How a CloudEvent becomes a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -15,7 +15,6 @@
 
 mod deliver;
 mod event;
-mod json;
 mod lanes;
 mod ledger;
 mod retry;

@@ -21,7 +21,7 @@ use crate::model::cursor::Start;
 use crate::model::{Filter, Limits, Mask, Mpid, NewProfile};
 use crate::proto::v1::Profile;
 use crate::proto::v1::subscribe_response::Message;
-use crate::store::{ReadClass, StoreError};
+use crate::store::{Committed, ReadClass, StoreError};
 
 pub const STALL: Duration = Duration::from_secs(300);
 pub const HEARTBEAT: Duration = Duration::from_secs(60);
@@ -53,9 +53,9 @@ impl Service {
         let (publisher, collected) = (feed.clone(), Arc::clone(&committed));
         let data_dir = dir.path().join("data");
         let config = StoreConfig { data_dir, scrub_rate: 0, read_concurrency: 1, ..StoreConfig::default() };
-        let store = Store::open(&config, move |log, events| {
-            publisher.publish(log, events);
-            collected.lock().unwrap().extend_from_slice(events);
+        let store = Store::open(&config, move |log, commit| {
+            publisher.publish(log, commit);
+            collected.lock().unwrap().extend_from_slice(commit.events);
         });
         let store = Arc::new(store.unwrap());
         let service = Self { store, feed, committed, start: Instant::now(), _dir: dir };

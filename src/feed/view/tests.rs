@@ -23,7 +23,7 @@ fn segment(events: &[Vec<u8>]) -> Arc<Segment> {
     let mut filling = Filling::new(cursors());
     for (sequence, event) in (1..).zip(events) {
         let (sequence, mpid) = (Sequence::new(sequence).unwrap(), Mpid::new(1).unwrap());
-        filling.push(EventRef { sequence, mpid, kind: EventKind::Created, silent: false, event });
+        filling.push(EventRef { sequence, mpid, kind: EventKind::Created, silent: false, other: None, event });
     }
     Arc::new(filling.finish(Place::after(events.len() as u64)))
 }

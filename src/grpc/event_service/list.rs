@@ -123,7 +123,9 @@ impl Page<'_> {
     fn events(&self, after: Place, message: &mut Vec<u8>) -> Result<Reached, StoreError> {
         let (Selection { filter, mask, .. }, corrupt) = (&self.selection, || StoreError::corrupt("event"));
         let take = |event: EventRef<'_>| {
-            let Some(matched) = filter.judge_encoded(event.event).map_err(|_| corrupt())? else { return Ok(None) };
+            let Some(matched) = filter.judge_encoded(event.mpid, event.event).map_err(|_| corrupt())? else {
+                return Ok(None);
+            };
             let mut event = mask.event(event.event).map_err(|_| corrupt())?;
             if matched != FilterMatch::Unspecified {
                 int32::encode(MATCH, &i32::from(matched), event.to_mut());

@@ -243,7 +243,9 @@ impl Report {
         let count = match written.outcome {
             WriteOutcome::Created => &mut response.created,
             WriteOutcome::Updated => &mut response.updated,
-            WriteOutcome::Unchanged | WriteOutcome::Deleted | WriteOutcome::Unspecified => &mut response.unchanged,
+            WriteOutcome::Unchanged | WriteOutcome::Deleted | WriteOutcome::Erased | WriteOutcome::Unspecified => {
+                &mut response.unchanged
+            }
         };
         *count += 1;
         self.latest = self.latest.max(written.place.unwrap_or_default());
@@ -281,6 +283,15 @@ fn ends_import(error: &StoreError) -> bool {
         | StoreError::TakenOver
         | StoreError::TooManySubscriptions { .. }
         | StoreError::EventNotFound { .. }
+        | StoreError::AudienceNotFound { .. }
+        | StoreError::AudienceExists { .. }
+        | StoreError::AudienceDeleting { .. }
+        | StoreError::IdentityConflict { .. }
+        | StoreError::MergeSelf
+        | StoreError::MergeCycle { .. }
+        | StoreError::MergeNotFound { .. }
+        | StoreError::MergeNotReversible { .. }
+        | StoreError::TooManyEvents
         | StoreError::Corrupt { .. } => false,
     }
 }

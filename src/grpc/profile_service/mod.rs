@@ -2,8 +2,10 @@
 //!
 //! - `read`: the lookups of one profile, a batch and a page.
 //! - `write`: creates, updates and deletes, and the fields that all writes share.
+//! - `export`: all that is held on one person, as JSON.
 //! - `import`: the stream of writes. `places`: how many may run.
 
+mod export;
 mod import;
 mod places;
 mod read;
@@ -20,10 +22,11 @@ use super::server::profile_service_server::ProfileService;
 use crate::call::Call;
 use crate::model::Limits;
 use crate::proto::v1::{
-    BatchGetProfilesRequest, CreateProfileRequest, DeleteProfileRequest, DeleteProfileResponse, GetProfileRequest,
-    ImportProfilesRequest, ListProfilesRequest, UpdateProfileRequest,
+    BatchGetProfilesRequest, CreateProfileRequest, DeleteProfileRequest, DeleteProfileResponse, EraseProfileRequest,
+    ExportSubjectRequest, GetProfileRequest, ImportProfilesRequest, ListProfilesRequest, UpdateProfileRequest,
 };
 use crate::store::{ReadClass, Store};
+use export::{Export, Parts};
 use import::Importer;
 use read::{Batch, Get, List};
 use write::Write;
@@ -73,14 +76,15 @@ impl ProfileService for Profiles {
         let call = Call::of(request.extensions());
         let create = Write::create(request.into_inner(), &self.limits).map_err(|error| call.refuse(error))?;
         let (written, cursor) = create.run(&call, &self.store, &self.limits).await?;
-        Ok(Response::new(write::profile_response(written.profile, cursor.as_deref(), None)))
+        Ok(Response::new(write::profile_response(&written, cursor.as_deref(), None)))
     }
 
     async fn update_profile(&self, request: Request<UpdateProfileRequest>) -> Result<Response<Encoded>, Status> {
         let call = Call::of(request.extensions());
         let update = Write::update(request.into_inner(), &self.limits).map_err(|error| call.refuse(error))?;
+        let redirected = update.redirects();
         let (written, cursor) = update.run(&call, &self.store, &self.limits).await?;
-        Ok(Response::new(write::profile_response(written.profile, cursor.as_deref(), Some(written.outcome))))
+        Ok(Response::new(write::update_response(&written, cursor.as_deref(), redirected)))
     }
 
     async fn delete_profile(&self, request: Request<DeleteProfileRequest>) -> Result<Response<Encoded>, Status> {
@@ -90,6 +94,22 @@ impl ProfileService for Profiles {
         let outcome = written.outcome.into();
         let response = DeleteProfileResponse { cursor: cursor.unwrap_or_default(), outcome };
         Ok(Response::new(Encoded::new(&response)))
+    }
+
+    async fn erase_profile(&self, request: Request<EraseProfileRequest>) -> Result<Response<Encoded>, Status> {
+        let call = Call::of(request.extensions());
+        let erase = Write::erase(request.into_inner(), &self.limits).map_err(|error| call.refuse(error))?;
+        let (written, cursor) = erase.erase_with(&call, &self.store, &self.limits).await?;
+        Ok(Response::new(write::erase_response(&written, cursor)))
+    }
+
+    type ExportSubjectStream = Parts;
+
+    async fn export_subject(&self, request: Request<ExportSubjectRequest>) -> Result<Response<Parts>, Status> {
+        let call = Call::of(request.extensions());
+        let export = Export::parse(request.into_inner(), &self.limits).map_err(|error| call.refuse(error))?;
+        call.within(&export.workspace);
+        Ok(Response::new(export.run(&call, &self.store).await?))
     }
 
     async fn import_profiles(

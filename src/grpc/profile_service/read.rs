@@ -2,17 +2,18 @@
 
 use super::super::codec::Encoded;
 use crate::call::Call;
+use crate::model::audience_page::{self, Listed};
 use crate::model::page_token::{self, PageStart};
-use crate::model::{Invalid, Limits, Mask, Place, ProfileKey, Workspace, wire};
+use crate::model::{AudienceId, Invalid, Limits, Mask, Place, ProfileKey, Workspace, wire};
 use crate::proto::field::{
     batch_get_profiles_response::RESULTS,
-    batch_get_profiles_result::{ERROR, FOUND},
+    batch_get_profiles_result::{ERROR, FOUND, REDIRECTED_FROM},
     get_profile_response,
     list_profiles_response::{NEXT_PAGE_TOKEN, PROFILES},
 };
 use crate::proto::v1::{BatchGetProfilesRequest, GetProfileRequest, ListProfilesRequest};
 use crate::refusal::Refusal;
-use crate::store::{Lookups, PageSize, Past, Store, StoreError};
+use crate::store::{Found, Lookups, PageSize, Past, Store, StoreError};
 
 /// A parsed `GetProfileRequest`.
 pub(super) struct Get {
@@ -36,6 +37,8 @@ pub(super) struct Batch {
 /// A parsed `ListProfilesRequest`.
 pub(super) struct List {
     pub workspace: Workspace,
+    /// The audience whose members are listed. `None` means all profiles.
+    audience: Option<AudienceId>,
     start: PageStart,
     mask: Mask,
     size: PageSize,
@@ -54,11 +57,14 @@ impl Get {
     /// A `GetProfileResponse` with the profile as it is stored, or cut by the mask. Either way it is not decoded.
     pub fn run(&self, store: &Store) -> Result<Encoded, StoreError> {
         check_min_cursor(store, &self.workspace, &self.min_cursor)?;
-        store.find(&self.workspace, &self.key, |profile| {
-            use get_profile_response::PROFILE;
+        store.find(&self.workspace, &self.key, |Found { profile, redirected_from }| {
+            use get_profile_response::{PROFILE, REDIRECTED_FROM};
             let profile = self.mask.profile(profile).map_err(|_| StoreError::corrupt("profile"))?;
             let mut message = Vec::with_capacity(wire::delimited_len(PROFILE, profile.len()));
             wire::put_delimited(PROFILE, &profile, &mut message);
+            if let Some(mpid) = redirected_from {
+                prost::encoding::int64::encode(REDIRECTED_FROM, &mpid.get(), &mut message);
+            }
             Ok(message.into())
         })?
     }
@@ -99,13 +105,20 @@ impl Batch {
         message: &mut Vec<u8>,
     ) -> Result<(), Refusal> {
         let key = key.as_ref().map_err(|invalid| Refusal::from(invalid.clone()))?;
-        lookups.find(key, |profile| {
+        lookups.find(key, |Found { profile, redirected_from }| {
             let profile = self.mask.profile(profile).map_err(|_| StoreError::corrupt("profile"))?;
             let found = message.len() + profile.len();
             if found > self.response_bytes && !message.is_empty() {
                 return Err(Refusal::response_full(self.response_bytes, found));
             }
-            put_nested(FOUND, &profile, message);
+            let Some(mpid) = redirected_from else {
+                put_nested(FOUND, &profile, message);
+                return Ok(());
+            };
+            let mut result = Vec::new();
+            wire::put_delimited(FOUND, &profile, &mut result);
+            prost::encoding::int64::encode(REDIRECTED_FROM, &mpid.get(), &mut result);
+            wire::put_delimited(RESULTS, &result, message);
             Ok(())
         })?
     }
@@ -113,12 +126,14 @@ impl Batch {
 
 impl List {
     pub fn parse(request: ListProfilesRequest, limits: &Limits) -> Result<Self, Invalid> {
-        if request.audience_id != 0 {
-            return Err(Invalid::field("audience_id", "is not offered by this version"));
-        }
         let workspace = Workspace::parse(&request.workspace)?;
+        let (audience, token) = (AudienceId::new(request.audience_id), &request.page_token);
         Ok(Self {
-            start: page_token::parse(&workspace, &request.page_token)?,
+            start: match audience {
+                Some(id) => audience_page::parse_members(Listed::Profiles, &workspace, id, token)?,
+                None => page_token::parse(&workspace, token)?,
+            },
+            audience,
             workspace,
             mask: Mask::parse(request.read_mask, request.user_attribute_keys)?,
             size: PageSize { items: limits.page_size(request.page_size)?, bytes: limits.response_bytes },
@@ -128,12 +143,19 @@ impl List {
     /// A `ListProfilesResponse`.
     pub fn run(&self, store: &Store) -> Result<Encoded, Refusal> {
         let mut message = Vec::new();
-        let page = store.list_profiles(&self.workspace, self.start, self.size, |profile| {
+        let take = |profile: &[u8]| {
             let profile = self.mask.profile(profile).map_err(|_| StoreError::corrupt("profile"))?;
             wire::put_delimited(PROFILES, &profile, &mut message);
             Ok(profile.len())
-        });
-        let token = |start| page_token::encode(&self.workspace, start);
+        };
+        let page = match self.audience {
+            Some(id) => store.list_member_profiles(&self.workspace, id, self.start, self.size, take),
+            None => store.list_profiles(&self.workspace, self.start, self.size, take),
+        };
+        let token = |start| match self.audience {
+            Some(id) => audience_page::of_members(Listed::Profiles, &self.workspace, id, start),
+            None => page_token::encode(&self.workspace, start),
+        };
         let next = page.map_err(|error| match error {
             StoreError::Corrupt { table, past: Some(Past::Profile) } => {
                 Refusal::list_damaged(table, &token(PageStart { over_damage: true, ..self.start }))

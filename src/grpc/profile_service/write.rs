@@ -1,16 +1,22 @@
 //! The writes of one profile: each request becomes a command, and what was written becomes its response.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use prost::Message;
 
 use super::super::codec::Encoded;
 use super::super::large;
 use crate::call::Call;
-use crate::command::{Change, Command, Create, Delete, RequestId, Update};
-use crate::model::{Etag, Invalid, Limits, Mpid, NewProfile, Patch, ProfileKey, Workspace, wire};
-use crate::proto::field::{create_profile_response, update_profile_response};
+use crate::command::{Change, Command, Create, Delete, Erase, Identify, RequestId, Update};
+use crate::model::limits::ERASED_EVENTS;
+use crate::model::{Etag, Invalid, Limits, Mpid, NewProfile, Patch, Place, ProfileKey, Workspace, wire};
+use crate::proto::field::{
+    create_profile_response, identify_profile_response, merge_profiles_response, update_profile_response,
+};
 use crate::proto::v1::{
-    CreateProfileRequest, DeleteProfileRequest, ImportProfilesRequest, ProfilePatch, UpdateProfileRequest, WriteOutcome,
+    CreateProfileRequest, DeleteProfileRequest, EraseProfileRequest, EraseProfileResponse, ImportProfilesRequest,
+    ProfilePatch, UpdateProfileRequest, WriteOutcome,
 };
 use crate::refusal::Refusal;
 use crate::store::{Store, Written};
@@ -56,6 +62,7 @@ pub(in crate::grpc) use write_request;
 write_request!(CreateProfileRequest, "CreateProfile", silent: |_| false);
 write_request!(UpdateProfileRequest, "UpdateProfile", silent: |_| false);
 write_request!(DeleteProfileRequest, "DeleteProfile", silent: |_| false);
+write_request!(EraseProfileRequest, "EraseProfile", silent: |_| false);
 write_request!(ImportProfilesRequest, "ImportProfiles", silent: |request| request.silent);
 
 /// A parsed write request.
@@ -69,7 +76,10 @@ pub(in crate::grpc) struct Write {
 
 impl Write {
     /// Parses a request that names its own workspace. `change` parses what only this kind of request has.
-    fn parse<R: WriteRequest>(request: R, change: impl FnOnce(R) -> Result<Change, Invalid>) -> Result<Self, Invalid> {
+    pub fn parse<R: WriteRequest>(
+        request: R,
+        change: impl FnOnce(R) -> Result<Change, Invalid>,
+    ) -> Result<Self, Invalid> {
         let workspace = Workspace::parse(request.workspace())?;
         Self::within(workspace, request, change)
     }
@@ -129,9 +139,42 @@ impl Write {
         })
     }
 
+    pub fn erase(request: EraseProfileRequest, limits: &Limits) -> Result<Self, Invalid> {
+        Self::parse(request, |request| {
+            Ok(Change::Erase(Erase {
+                key: ProfileKey::parse("key", request.key, limits)?,
+                etag: Etag::parse(request.etag)?,
+                allow_missing: request.allow_missing,
+                most: ERASED_EVENTS,
+                read_to: Place::START,
+            }))
+        })
+    }
+
+    /// The mpid that an update names: the profile that it changes is another if that one was absorbed.
+    pub fn redirects(&self) -> Option<Mpid> {
+        match &self.change {
+            Change::Update(Update { key: ProfileKey::Mpid(mpid), .. }) => Some(*mpid),
+            _ => None,
+        }
+    }
+
     /// A change that no caller can repeat, and that is not validated only.
     pub fn of(workspace: Workspace, change: Change) -> Self {
         Self { workspace, request: None, silent: false, validate_only: false, change }
+    }
+
+    /// The workspace to write to.
+    pub fn workspace(&self) -> &Workspace {
+        &self.workspace
+    }
+
+    /// The call of `IdentifyProfile` that it is, if it has no request id.
+    pub fn identify(&self) -> Option<&Identify> {
+        match &self.change {
+            Change::Identify(identify) if self.request.is_none() => Some(identify),
+            _ => None,
+        }
     }
 
     /// Whether nothing is to be written.
@@ -157,6 +200,25 @@ impl Write {
         }
     }
 
+    /// Writes as [`Self::run`] does. An erasure may take several commands.
+    pub async fn erase_with(
+        self,
+        call: &Call,
+        store: &Arc<Store>,
+        limits: &Limits,
+    ) -> Result<(Written, Option<String>), Refusal> {
+        let Change::Erase(erase) = &self.change else { return self.run(call, store, limits).await };
+        call.within(&self.workspace);
+        let command = |change| {
+            let (workspace, request) = (self.workspace.clone(), self.request.clone());
+            Self { workspace, request, change, ..self }.command(store, limits)
+        };
+        let written = store.erase(erase, command).await.map_err(|error| call.refuse(error))?;
+        let cursors = store.cursors(&self.workspace);
+        let cursor = written.place.map(|place| cursors.at(place).to_string());
+        Ok((written, cursor))
+    }
+
     /// Writes, and returns what was written with the cursor of its event.
     pub async fn run(self, call: &Call, store: &Store, limits: &Limits) -> Result<(Written, Option<String>), Refusal> {
         call.within(&self.workspace);
@@ -168,19 +230,41 @@ impl Write {
 }
 
 /// Parses the required `patch` of a request.
-pub(super) fn parse_patch(patch: Option<ProfilePatch>, limits: &Limits) -> Result<Box<Patch>, Invalid> {
+pub(in crate::grpc) fn parse_patch(patch: Option<ProfilePatch>, limits: &Limits) -> Result<Box<Patch>, Invalid> {
     let patch = patch.ok_or_else(|| Invalid::field("patch", "must be set"))?;
     Patch::parse(patch, limits).map(Box::new)
 }
 
-/// A `CreateProfileResponse` or an `UpdateProfileResponse`, around a profile that is encoded already.
-pub(super) fn profile_response(profile: Option<Bytes>, cursor: Option<&str>, outcome: Option<WriteOutcome>) -> Encoded {
+/// A response around a profile that is encoded already: that of `CreateProfile`, `UpdateProfile`, `IdentifyProfile` or
+/// `MergeProfiles`, and of `CreateProfile` only with the detail that all of them have.
+pub(in crate::grpc) fn profile_response(
+    written: &Written,
+    cursor: Option<&str>,
+    outcome: Option<WriteOutcome>,
+) -> Encoded {
+    profile_message(written, cursor, outcome).into()
+}
+
+/// An `UpdateProfileResponse`. `named` is the mpid that the request names, if it names one.
+pub(super) fn update_response(written: &Written, cursor: Option<&str>, named: Option<Mpid>) -> Encoded {
+    let mut message = profile_message(written, cursor, Some(written.outcome));
+    if let Some(named) = named.filter(|named| Some(*named) != written.mpid) {
+        prost::encoding::int64::encode(update_profile_response::REDIRECTED_FROM, &named.get(), &mut message);
+    }
+    message.into()
+}
+
+fn profile_message(written: &Written, cursor: Option<&str>, outcome: Option<WriteOutcome>) -> Vec<u8> {
     use update_profile_response::{CURSOR, OUTCOME, PROFILE};
-    // The two responses have the same numbers for the fields that both have.
+    // The responses have the same numbers for the fields that all have.
     const { assert!(create_profile_response::PROFILE == PROFILE && create_profile_response::CURSOR == CURSOR) };
-    let mut message = Vec::with_capacity(profile.as_ref().map_or(0, Bytes::len) + 64);
+    const { assert!(identify_profile_response::PROFILE == PROFILE && identify_profile_response::CURSOR == CURSOR) };
+    const { assert!(identify_profile_response::OUTCOME == OUTCOME) };
+    const { assert!(merge_profiles_response::PROFILE == PROFILE && merge_profiles_response::CURSOR == CURSOR) };
+    let profile = written.profile.as_ref();
+    let mut message = Vec::with_capacity(profile.map_or(0, Bytes::len) + written.detail.len() + 64);
     if let Some(profile) = profile {
-        wire::put_delimited(PROFILE, &profile, &mut message);
+        wire::put_delimited(PROFILE, profile, &mut message);
     }
     if let Some(cursor) = cursor {
         wire::put_delimited(CURSOR, cursor.as_bytes(), &mut message);
@@ -188,6 +272,19 @@ pub(super) fn profile_response(profile: Option<Bytes>, cursor: Option<&str>, out
     if let Some(outcome) = outcome {
         prost::encoding::int32::encode(OUTCOME, &outcome.into(), &mut message);
     }
+    message.extend_from_slice(&written.detail);
+    message
+}
+
+/// An `EraseProfileResponse`.
+pub(super) fn erase_response(written: &Written, cursor: Option<String>) -> Encoded {
+    let response = EraseProfileResponse {
+        cursor: cursor.unwrap_or_default(),
+        outcome: written.outcome.into(),
+        ..EraseProfileResponse::default()
+    };
+    let mut message = response.encode_to_vec();
+    message.extend_from_slice(&written.detail);
     message.into()
 }
 

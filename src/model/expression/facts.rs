@@ -42,8 +42,9 @@ const PROFILE: [(&str, Kind); 12] = [
     ("attribution", Kind::Long),
     ("etag", Kind::Short),
 ];
-/// Without `profile` and `previous`, which are variables, and `match`, which follows from the expression.
-const EVENT: [(&str, Kind); 13] = [
+/// Without `profile` and `previous`, which are variables, `merged_profile`, for which `profile` stands too, and `match`,
+/// which follows from the expression.
+const EVENT: [(&str, Kind); 16] = [
     ("id", Kind::Short),
     ("sequence", Kind::Short),
     ("type", Kind::Short),
@@ -57,6 +58,9 @@ const EVENT: [(&str, Kind); 13] = [
     ("actor", Kind::Short),
     ("request_id", Kind::Short),
     ("silent", Kind::Bool),
+    ("taken_from_mpids", Kind::Long),
+    ("taken_by_mpid", Kind::Short),
+    ("redacted", Kind::Bool),
 ];
 
 /// The fields of a variable.
@@ -170,6 +174,9 @@ fn event(event: &Event) -> Object {
         ("actor", Some(string(&event.actor))),
         ("request_id", Some(string(&event.request_id))),
         ("silent", Some(boolean(event.silent))),
+        ("taken_from_mpids", Some(list(&event.taken_from_mpids, |mpid| int(*mpid)))),
+        ("taken_by_mpid", Some(int(event.taken_by_mpid))),
+        ("redacted", Some(boolean(event.redacted))),
     ])
 }
 

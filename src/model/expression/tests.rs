@@ -301,7 +301,7 @@ fn every_field_of_the_messages_is_known() {
     let fields = |all: &[(&'static str, u32)]| all.iter().map(|(name, _)| *name).collect::<Vec<_>>();
     assert_eq!(names("profile"), fields(field::profile::ALL));
     let mut event = fields(field::event::ALL);
-    event.retain(|name| !["profile", "previous", "match"].contains(name));
+    event.retain(|name| !["profile", "previous", "merged_profile", "match"].contains(name));
     assert_eq!(names("event"), event);
 }
 

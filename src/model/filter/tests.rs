@@ -28,7 +28,12 @@ fn profile(plan: &str, vip_until: Option<Micros>) -> Profile {
 
 /// The change from one profile to another, as it is read from the log.
 fn change(before: Option<&Profile>, after: Option<&Profile>) -> Transition {
-    let event = Event { time: Some(NOW.to_timestamp()), profile: after.cloned(), ..describe(before, after, NOW) };
+    let kind = match (before, after) {
+        (None, _) => EventKind::Created,
+        (_, None) => EventKind::Deleted,
+        _ => EventKind::Updated,
+    };
+    let event = Event { time: Some(NOW.to_timestamp()), profile: after.cloned(), ..describe(kind, before, after, NOW) };
     let change = Transition::decode(&event.encode_to_vec()).unwrap();
     assert_eq!(change.before.as_ref(), before, "an event tells all of the profile before it");
     change
@@ -151,12 +156,13 @@ fn the_header_tests_the_kind_the_profile_the_shard_and_silence() {
     };
     let filter = Filter::parse(Some(filter)).unwrap();
     assert!(!filter.tests_changes());
-    assert!(filter.matches(EventKind::Created, one, false));
-    assert!(!filter.matches(EventKind::Updated, one, false));
-    assert!(!filter.matches(EventKind::Created, two, false));
-    assert!(!filter.matches(EventKind::Created, one, true));
+    assert!(filter.matches(EventKind::Created, one, None, false));
+    assert!(!filter.matches(EventKind::Updated, one, None, false));
+    assert!(!filter.matches(EventKind::Created, two, None, false));
+    assert!(!filter.matches(EventKind::Created, one, None, true));
     let shards = [0, 1].map(|index| Shard::parse("shard", crate::proto::v1::Shard { index, count: 2 }).unwrap());
-    let matching = shards.map(|shard| filter.clone().of_shard(Some(shard)).matches(EventKind::Created, one, false));
+    let matching =
+        shards.map(|shard| filter.clone().of_shard(Some(shard)).matches(EventKind::Created, one, None, false));
     assert!(matching[0] != matching[1]);
 }
 
@@ -175,4 +181,43 @@ fn the_profile_before_is_restored_whole() {
     change(Some(&empty), Some(&full));
     change(Some(&full), Some(&profile("free", None)));
     change(Some(&full), None);
+}
+
+/// A snapshot may lack the profile, as what it was is not told any more. So a reader must get it now.
+#[test]
+fn what_an_erasure_left_of_an_event_enters_or_leaves_whatever_changed() {
+    let (pro, free) = (profile("pro", None), profile("free", None));
+    let judge = |filter: EventFilter, after: Option<&Profile>| {
+        let event = Event { redacted: true, previous: None, ..change(Some(&free), after).event };
+        Filter::parse(Some(filter)).unwrap().judge(&Transition::decode(&event.encode_to_vec()).unwrap())
+    };
+    let opted_out = Some(FieldMask { paths: vec!["is_opted_out".into()] });
+    let is_pro = "profile.user_attributes.plan == 'pro'";
+    for changed_fields in [None, opted_out] {
+        let any = EventFilter { changed_fields, ..EventFilter::default() };
+        let only_pro = EventFilter { expression: is_pro.into(), ..any.clone() };
+        assert_eq!(judge(any, Some(&pro)), Some(FilterMatch::Unspecified));
+        assert_eq!(judge(only_pro.clone(), Some(&pro)), Some(FilterMatch::Entered));
+        assert_eq!(judge(only_pro.clone(), Some(&free)), Some(FilterMatch::Left));
+        assert_eq!(judge(only_pro, None), Some(FilterMatch::Left));
+    }
+}
+
+#[test]
+fn an_absorbed_profile_leaves_only_if_the_filter_selects_it() {
+    let (pro, free) = (profile("pro", None), profile("free", None));
+    let merged = Event {
+        r#type: EventKind::Merged.name().to_owned(),
+        merged_mpid: 2,
+        merged_profile: Some(Profile { mpid: 2, ..pro }),
+        ..change(Some(&free), Some(&free)).event
+    };
+    let is_pro = "profile.user_attributes.plan == 'pro'";
+    for (mpids, expected) in
+        [(vec![], Some(FilterMatch::Left)), (vec![1], None), (vec![2], Some(FilterMatch::Left)), (vec![3], None)]
+    {
+        let filter = EventFilter { mpids, expression: is_pro.into(), ..EventFilter::default() };
+        let change = Transition::decode(&merged.encode_to_vec()).unwrap();
+        assert_eq!(Filter::parse(Some(filter.clone())).unwrap().judge(&change), expected, "{filter:?}");
+    }
 }

@@ -29,6 +29,22 @@ impl Method {
     }
 }
 
+/// How the names of writes begin.
+const WRITES: [&str; 12] = [
+    "Create",
+    "Update",
+    "Delete",
+    "Erase",
+    "Import",
+    "Identify",
+    "Merge",
+    "Unmerge",
+    "Add",
+    "Remove",
+    "Seek",
+    "Acknowledge",
+];
+
 static METHODS: LazyLock<Vec<Method>> = LazyLock::new(|| metrics::Method::all().map(describe).collect());
 
 /// The method at a path.
@@ -42,7 +58,7 @@ fn describe(counted: metrics::Method) -> Method {
     Method {
         counted,
         streams: counted.streams(),
-        is_write: starts_with(&["Create", "Update", "Delete", "Import", "Seek", "Acknowledge"]),
+        is_write: starts_with(&WRITES),
         is_health_check: counted.name() == "grpc.health.v1.Health/Check",
         size: match method {
             list if list.starts_with("List") => Size::Page,

@@ -17,11 +17,12 @@ pub(super) fn decide(context: &Context<'_, '_>, create: &Create) -> Result<Verdi
             return Err(StoreError::IdentityTaken { kind: key.kind().to_owned(), owner });
         }
     }
+    context.check_identities("profile", None, &profile.profile)?;
     let mut draft = Draft::new(context);
-    let profile = draft.create(mpid, profile.profile.clone(), last_event)?;
+    let profile = draft.create(mpid, profile.profile.clone(), last_event, Vec::new())?;
     let (effects, place) = draft.finish();
     let profile = (context.reply == Reply::WithProfile).then_some(profile);
-    Ok(Verdict { outcome: WriteOutcome::Created, mpid: Some(mpid), place, profile, subscription: None, effects })
+    Ok(Verdict { profile, ..Verdict::wrote(WriteOutcome::Created, mpid, place, effects) })
 }
 
 /// Returns the mpid for a new profile, and the latest event of an earlier profile with that mpid, if there was one. The
@@ -40,8 +41,8 @@ pub(super) fn free_mpid(
         match context.found(mpid)? {
             Found::Nothing => return Ok((mpid, None)),
             Found::Gone(last_event) => return Ok((mpid, Some(last_event))),
-            Found::Profile(_) | Found::Absorbed if drawn => mpid = mpid.next_drawn(),
-            Found::Profile(_) | Found::Absorbed => return Err(StoreError::ProfileExists { mpid }),
+            Found::Profile(_) | Found::Absorbed(..) if drawn => mpid = mpid.next_drawn(),
+            Found::Profile(_) | Found::Absorbed(..) => return Err(StoreError::ProfileExists { mpid }),
         }
     }
 }

@@ -1,9 +1,9 @@
-//! `DeleteProfile`. The profile's row stays as a tombstone.
+//! `DeleteProfile`. The profile's row stays as a tombstone, and so do those of the profiles that it had absorbed.
 
 use super::super::error::StoreError;
-use super::Verdict;
 use super::draft::Draft;
 use super::state::Context;
+use super::{Verdict, merge};
 use crate::command::Delete;
 use crate::proto::v1::WriteOutcome;
 
@@ -19,6 +19,7 @@ pub(super) fn decide(context: &Context<'_, '_>, delete: &Delete) -> Result<Verdi
     stored.check(etag.as_ref())?;
     let mut draft = Draft::new(context);
     draft.delete(mpid, &stored)?;
+    merge::bury_absorbed(context, &mut draft, mpid)?;
     let (effects, place) = draft.finish();
-    Ok(Verdict { outcome: WriteOutcome::Deleted, mpid: Some(mpid), place, profile: None, subscription: None, effects })
+    Ok(Verdict::wrote(WriteOutcome::Deleted, mpid, place, effects))
 }

@@ -3,9 +3,11 @@
 //! In reading order:
 //! - [`decide`] is the entry: it recognises repeated requests, and calls the file of the command.
 //! - `state` is what a decision may look at: the store and the command.
-//! - `create`, `update` and `delete` are the commands on profiles, one file each. `subscription` has those on durable
-//!   subscriptions. `trim` is one of the store's own.
-//! - `draft` makes the rows and the event of a profile's change.
+//! - `create`, `update`, `delete` and `erase` are the commands on profiles, `identify`, `merge`, `unmerge` and
+//!   `identity_settings` those on who is who, one file each. `audience` and `members` have those on audiences, and
+//!   `subscription` those on durable subscriptions. `trim`, `expire` and `work` are the store's own; the last two take
+//!   a `step`.
+//! - `draft` makes the rows and the event of a profile's change; `memberships` those of audiences.
 //! - `request` remembers the result of a request that has an id, so that a repeat gets the first result.
 //!
 //! What always holds:
@@ -27,18 +29,30 @@
 //!
 //! Deliberately absent: admission. A full queue and a full disk are refused in `write`.
 
+mod audience;
 mod create;
 mod delete;
 mod draft;
+mod erase;
+mod expire;
+mod identify;
+mod identity_settings;
+mod members;
+mod memberships;
+mod merge;
 mod request;
 mod state;
+mod step;
 mod subscription;
 mod trim;
+mod unmerge;
 mod update;
+mod work;
 
 use bytes::Bytes;
 use prost::Message;
 
+pub use members::MemberResult;
 pub(super) use state::State;
 pub use subscription::SubscriptionState;
 pub(super) use trim::TRIM_BYTES;
@@ -59,10 +73,15 @@ pub struct Written {
     /// or the end of the log if there is no profile. After a trim it is the floor of the log. `None` if the command was
     /// only validated.
     pub place: Option<Place>,
+    /// The profile that was changed or found. `None` if there is none.
+    pub mpid: Option<Mpid>,
     /// Encoded `Profile` after the command. `None` if there is no profile, or the caller does not read it.
     pub profile: Option<Bytes>,
     /// The subscription after the command. `None` if it was deleted, or the command is about none.
     pub subscription: Option<Box<SubscriptionState>>,
+    /// An encoded part of the response, which tells what else the command did. A repeat of the request gets it again. It
+    /// holds no value of a person.
+    pub detail: Bytes,
 }
 
 /// Whether the caller reads the profile. An import does not, so no copy is made for it.
@@ -86,6 +105,8 @@ struct Verdict {
     /// Encoded `Profile`, if the caller reads it.
     profile: Option<Bytes>,
     subscription: Option<Box<SubscriptionState>>,
+    /// See [`Written::detail`].
+    detail: Bytes,
     effects: Effects,
 }
 
@@ -110,6 +131,19 @@ pub(super) fn decide(state: &State<'_, '_>, command: &Command, reply: Reply) -> 
             decide_once(&context, |context| subscription::acknowledge(context, acknowledge))
         }
         Change::Trim(trim) => trim::decide(&context, trim),
+        Change::Erase(erase) => decide_once(&context, |context| erase::decide(context, erase)),
+        Change::EraseEvents(erase) => decide_once(&context, |context| erase::rewrite(context, erase)),
+        Change::Identify(identify) => decide_once(&context, |context| identify::decide(context, identify)),
+        Change::Merge(merge) => decide_once(&context, |context| merge::decide(context, merge)),
+        Change::Unmerge(unmerge) => decide_once(&context, |context| unmerge::decide(context, *unmerge)),
+        Change::UpdateIdentitySettings(update) => {
+            decide_once(&context, |context| identity_settings::decide(context, update))
+        }
+        Change::CreateAudience(create) => decide_once(&context, |context| audience::create(context, create)),
+        Change::DeleteAudience(delete) => decide_once(&context, |context| audience::delete(context, *delete)),
+        Change::ChangeMembers(change) => decide_once(&context, |context| members::decide(context, change)),
+        Change::WorkOnAudience(work) => decide_once(&context, |context| work::decide(context, *work)),
+        Change::Expire(expire) => decide_once(&context, |context| expire::decide(context, *expire)),
     }
 }
 
@@ -127,9 +161,8 @@ fn decide_once(
         context.found_workspace(&mut verdict.effects)?;
         return Ok(verdict.preview());
     }
-    let mpid = verdict.mpid;
     let mut decision = verdict.decided();
-    request::remember(context, earlier.as_ref(), mpid, &mut decision)?;
+    request::remember(context, earlier.as_ref(), &mut decision)?;
     context.found_workspace(&mut decision.effects)?;
     Ok(decision)
 }
@@ -138,12 +171,17 @@ impl Verdict {
     /// Nothing changes.
     fn unchanged(mpid: Option<Mpid>, place: Place, profile: Option<Bytes>) -> Self {
         let (outcome, effects) = (WriteOutcome::Unchanged, Effects::default());
-        Self { outcome, mpid, place, profile, subscription: None, effects }
+        Self { outcome, mpid, place, profile, subscription: None, detail: Bytes::new(), effects }
+    }
+
+    /// A profile changes, and the caller is not told how it is now.
+    fn wrote(outcome: WriteOutcome, mpid: Mpid, place: Place, effects: Effects) -> Self {
+        Self { outcome, effects, ..Self::unchanged(Some(mpid), place, None) }
     }
 
     fn decided(self) -> Decision {
-        let Self { outcome, place, profile, subscription, effects, .. } = self;
-        Decision { written: Written { outcome, place: Some(place), profile, subscription }, effects }
+        let Self { outcome, mpid, place, profile, subscription, detail, effects } = self;
+        Decision { written: Written { outcome, place: Some(place), mpid, profile, subscription, detail }, effects }
     }
 
     /// Makes the result of `validate_only`: that of the write, without the place and the etag that only a write gives.
@@ -155,7 +193,8 @@ impl Verdict {
             Bytes::from(profile.encode_to_vec())
         };
         let profile = if changes { self.profile.map(without_etag) } else { self.profile };
-        let (outcome, subscription) = (self.outcome, self.subscription);
-        Decision { written: Written { outcome, place: None, profile, subscription }, effects: Effects::default() }
+        let Self { outcome, mpid, subscription, detail, .. } = self;
+        let written = Written { outcome, place: None, mpid, profile, subscription, detail };
+        Decision { written, effects: Effects::default() }
     }
 }

@@ -46,21 +46,22 @@ pub(super) fn first_answer(
     if row.fingerprint != request.fingerprint {
         return Err(StoreError::RequestIdReused);
     }
+    let is_gone = matches!(row.outcome, WriteOutcome::Deleted | WriteOutcome::Erased);
     let profile = match (row.mpid, row.place.last()) {
-        (Some(mpid), Some(event)) if row.outcome != WriteOutcome::Deleted && context.reply == Reply::WithProfile => {
+        (Some(mpid), Some(event)) if !is_gone && context.reply == Reply::WithProfile => {
             profile_as_of(context, mpid, event)?.map(|profile| as_answered(profile, row.time)).transpose()?
         }
         _ => None,
     };
     let subscription = subscription::state_of(context)?;
-    Ok(Some(Written { outcome: row.outcome, place: Some(row.place), profile, subscription }))
+    let (outcome, mpid, place, detail) = (row.outcome, row.mpid, Some(row.place), row.detail.clone());
+    Ok(Some(Written { outcome, place, mpid, profile, subscription, detail }))
 }
 
 /// Remembers the result of the command, and forgets a few expired ids.
 pub(super) fn remember(
     context: &Context<'_, '_>,
     earlier: Option<&RequestRow>,
-    mpid: Option<Mpid>,
     decision: &mut Decision,
 ) -> Result<(), StoreError> {
     let Some(request) = &context.command.request else { return Ok(()) };
@@ -70,9 +71,10 @@ pub(super) fn remember(
         fingerprint: request.fingerprint,
         time: context.now(),
         uptime,
-        mpid,
+        mpid: decision.written.mpid,
         place: decision.written.place.unwrap_or_default(),
         outcome: decision.written.outcome,
+        detail: decision.written.detail.clone(),
     };
     let replaces = earlier.map(|earlier| AgeKey::new(earlier.uptime, &key));
     let age = AgeKey::new(uptime, &key);

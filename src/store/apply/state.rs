@@ -5,19 +5,24 @@
 use std::borrow::Cow;
 
 use prost::Message;
+use redb::ReadableTableMetadata;
 
 use super::super::WorkspaceId;
 use super::super::effects::Effects;
 use super::super::error::StoreError;
 use super::super::logs::Logs;
-use super::super::rows::{Head, Held, IdentityHash, Kind, Origin};
-use super::super::tables::Tables;
+use super::super::rows::{
+    AbsorbedRow, AudienceRow, EventRow, Head, Held, IdentityHash, IdentitySettingsRow, Kind, MergeRow, Origin,
+    audience_key, identity_settings_key, merge_key, survivor_key,
+};
+use super::super::tables::{self, Tables, with_prefix};
 use super::Reply;
 use crate::command::Command;
-use crate::model::identity::ParsedIdentity;
+use crate::model::identity::{ParsedIdentity, keys_of};
 use crate::model::profile::remove_expired;
-use crate::model::{Etag, IdentityKey, Micros, Mpid, ProfileKey, Sequence};
-use crate::proto::v1::Profile;
+use crate::model::{AudienceId, Etag, IdentityKey, IdentitySettings, Micros, Mpid, ProfileKey, Sequence};
+use crate::proto::storage::MergeRecord;
+use crate::proto::v1::{self, Event, Profile};
 
 /// The store before the command.
 pub(in crate::store) struct State<'a, 'txn> {
@@ -52,8 +57,8 @@ pub(super) enum Found {
     Nothing,
     /// The profile was deleted. This is its latest event.
     Gone(Sequence),
-    /// The profile was absorbed by another.
-    Absorbed,
+    /// The profile was absorbed, directly or not, by the one with this mpid. The sequence is its latest event.
+    Absorbed(Mpid, Sequence),
     Profile(Box<Stored>),
 }
 
@@ -98,10 +103,19 @@ impl<'a, 'txn> Context<'a, 'txn> {
         self.state.origin.secret.hash(self.workspace, key)
     }
 
-    /// Returns the profile that a key names.
+    /// Returns the profile with an mpid, or the one that has absorbed it.
+    fn survivor(&self, mpid: Mpid) -> Result<Option<(Mpid, Stored)>, StoreError> {
+        match self.found(mpid)? {
+            Found::Profile(stored) => Ok(Some((mpid, *stored))),
+            Found::Absorbed(into, _) => Ok(Some((into, self.stored(into)?.ok_or(Kind::Profile.corrupt())?))),
+            Found::Nothing | Found::Gone(_) => Ok(None),
+        }
+    }
+
+    /// Returns the profile that a key names: of an absorbed one, the survivor.
     pub fn find(&self, key: &ProfileKey) -> Result<Option<(Mpid, Stored)>, StoreError> {
         match key {
-            ProfileKey::Mpid(mpid) => Ok(self.stored(*mpid)?.map(|stored| (*mpid, stored))),
+            ProfileKey::Mpid(mpid) => self.survivor(*mpid),
             ProfileKey::Identity(ParsedIdentity { key, .. }) => self.find_by_identity(key),
         }
     }
@@ -124,7 +138,7 @@ impl<'a, 'txn> Context<'a, 'txn> {
     pub fn stored(&self, mpid: Mpid) -> Result<Option<Stored>, StoreError> {
         Ok(match self.found(mpid)? {
             Found::Profile(stored) => Some(*stored),
-            Found::Nothing | Found::Gone(_) | Found::Absorbed => None,
+            Found::Nothing | Found::Gone(_) | Found::Absorbed(..) => None,
         })
     }
 
@@ -137,11 +151,63 @@ impl<'a, 'txn> Context<'a, 'txn> {
             let profile = match row.held {
                 Held::Profile(profile) => Profile::decode(profile).map_err(|_| Kind::Profile.corrupt())?,
                 Held::Tombstone => return Ok(Found::Gone(last_event)),
-                Held::Redirect(_) => return Ok(Found::Absorbed),
+                Held::Redirect(into) => return Ok(Found::Absorbed(into, last_event)),
             };
             Ok(Found::Profile(Box::new(Stored { profile, last_event, next_expiry })))
         })?;
         Ok(found.unwrap_or(Found::Nothing))
+    }
+
+    /// Returns the row of an audience. `None` if it is not registered and has no members.
+    pub fn audience(&self, id: AudienceId) -> Result<Option<AudienceRow>, StoreError> {
+        let key = audience_key(self.workspace, id);
+        tables::row(&self.state.tables.audiences, Kind::Audience, &key, AudienceRow::read)
+    }
+
+    /// Returns what a merge needs to be undone.
+    pub fn merge(&self, absorbed: Mpid) -> Result<Option<MergeRecord>, StoreError> {
+        tables::row(&self.state.tables.merges, Kind::Merge, &merge_key(self.workspace, absorbed), MergeRow::read)
+    }
+
+    /// Returns the profiles that one has absorbed, directly or not, in the order of their mpids; each with the one that
+    /// it was merged into directly.
+    pub fn absorbed(&self, survivor: Mpid) -> Result<Vec<(Mpid, Mpid)>, StoreError> {
+        let range = with_prefix(&survivor_key(self.workspace, survivor), None);
+        tables::rows(&self.state.tables.absorbed, Kind::Absorbed, &range, usize::MAX, AbsorbedRow::read)
+    }
+
+    /// Returns an event of a profile's chain, and the event before it on that chain.
+    pub fn event(&self, mpid: Mpid, sequence: Sequence) -> Result<(Event, Option<Sequence>), StoreError> {
+        let read = |row: EventRow<'_>| {
+            let event = Event::decode(row.event).map_err(|_| Kind::Event.corrupt())?;
+            Ok((event, row.before(mpid, sequence)?))
+        };
+        self.state.tables.event(self.workspace, sequence, read)?.ok_or(Kind::Event.corrupt())
+    }
+
+    /// Returns the identity settings of the workspace as they are stored. `None` if they never changed.
+    pub fn stored_identity_settings(&self) -> Result<Option<v1::IdentitySettings>, StoreError> {
+        let (key, tables) = (identity_settings_key(self.workspace), self.state.tables);
+        if tables.identity_settings.is_empty()? {
+            return Ok(None); // The common case costs no search.
+        }
+        tables::row(&tables.identity_settings, Kind::IdentitySettings, &key, IdentitySettingsRow::read)
+    }
+
+    /// Returns the identity settings of the workspace.
+    pub fn identity_settings(&self) -> Result<IdentitySettings, StoreError> {
+        let parsed =
+            self.stored_identity_settings()?.map(|settings| IdentitySettings::parse("settings", settings)).transpose();
+        Ok(parsed.map_err(|_| Kind::IdentitySettings.corrupt())?.unwrap_or_default())
+    }
+
+    /// Refuses identities that a write links to a profile, if the settings of the workspace do. `field` is the one that has them.
+    pub fn check_identities(&self, field: &str, before: Option<&Profile>, after: &Profile) -> Result<(), StoreError> {
+        let (old, new) = (before.map(keys_of).unwrap_or_default(), keys_of(after));
+        if new.iter().all(|key| old.contains(key)) {
+            return Ok(());
+        }
+        Ok(self.identity_settings()?.check_links(field, &old, &new)?)
     }
 
     /// Returns the profile as a reader sees it: without expired memberships.

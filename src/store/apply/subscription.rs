@@ -12,7 +12,7 @@ use std::ops::Bound;
 use redb::ReadableTable;
 
 use super::super::WorkspaceId;
-use super::super::effects::{Effects, SubscriptionRow, SubscriptionWrite};
+use super::super::effects::{Effects, RowTable, RowWrite};
 use super::super::error::StoreError;
 use super::super::rows::{Kind, ProgressRow, SettingsRow, SkippedRow, skipped_key, subscription_key};
 use super::super::tables::{self, KeyRange, Tables, borrowed, guarded, with_prefix};
@@ -67,7 +67,7 @@ pub(super) fn create(context: &Context<'_, '_>, create: &CreateSubscription) -> 
     message.create_time = Some(context.now().to_timestamp());
     let key = subscription_key(context.workspace, name);
     let mut effects = Effects::default();
-    effects.subscriptions.push(settings_write(&key, &message));
+    effects.rows.push(settings_write(&key, &message));
     let known = Known { key, settings: message, progress: ProgressRow { acknowledged, stream: 0, skipped: 0 } };
     let progress = known.progress;
     Ok(known.changed(context, WriteOutcome::Created, progress, effects))
@@ -81,7 +81,7 @@ pub(super) fn update(context: &Context<'_, '_>, update: &UpdateSubscription) -> 
         return Ok(known.unchanged(context));
     }
     let mut effects = Effects::default();
-    effects.subscriptions.push(settings_write(&known.key, &message));
+    effects.rows.push(settings_write(&known.key, &message));
     known.settings = message;
     let progress = known.progress.next_stream();
     Ok(known.changed(context, WriteOutcome::Updated, progress, effects))
@@ -97,9 +97,9 @@ pub(super) fn delete(context: &Context<'_, '_>, delete: &DeleteSubscription) -> 
     };
     let skipped = skipped(context.state.tables, &key, Place::START, Place::LAST, usize::MAX)?;
     let mut effects = Effects::default();
-    effects.subscriptions.extend(skipped.into_iter().map(|key| removal(SubscriptionRow::Skipped, key)));
-    effects.subscriptions.push(removal(SubscriptionRow::Progress, key.clone()));
-    effects.subscriptions.push(removal(SubscriptionRow::Settings, key));
+    effects.rows.extend(skipped.into_iter().map(|key| removal(RowTable::Skipped, key)));
+    effects.rows.push(removal(RowTable::Progress, key.clone()));
+    effects.rows.push(removal(RowTable::Settings, key));
     Ok(Verdict { effects, outcome: WriteOutcome::Deleted, ..Verdict::unchanged(None, context.head.place, None) })
 }
 
@@ -110,7 +110,7 @@ pub(super) fn seek(context: &Context<'_, '_>, seek: &SeekSubscription) -> Result
     let again = skipped(context.state.tables, &known.key, acknowledged.place(), Place::LAST, usize::MAX)?;
     let progress = ProgressRow { acknowledged, ..known.progress.next_stream().without_skipped(again.len()) };
     let mut effects = Effects::default();
-    effects.subscriptions.extend(again.into_iter().map(|key| removal(SubscriptionRow::Skipped, key)));
+    effects.rows.extend(again.into_iter().map(|key| removal(RowTable::Skipped, key)));
     Ok(known.changed(context, WriteOutcome::Updated, progress, effects))
 }
 
@@ -149,12 +149,12 @@ pub(super) fn acknowledge(context: &Context<'_, '_>, acknowledge: &Acknowledge) 
     if progress == known.progress {
         return Ok(known.unchanged(context));
     }
-    let effects = Effects { subscriptions: skips, ..Effects::default() };
+    let effects = Effects { rows: skips, ..Effects::default() };
     Ok(known.changed(context, WriteOutcome::Updated, progress, effects))
 }
 
 /// Returns the rows to remove of skipped events that the log is about to lose, and the progress rows without them.
-pub(super) fn forget_skipped(context: &Context<'_, '_>, floor: Place) -> Result<Vec<SubscriptionWrite>, StoreError> {
+pub(super) fn forget_skipped(context: &Context<'_, '_>, floor: Place) -> Result<Vec<RowWrite>, StoreError> {
     let tables = context.state.tables;
     let mut writes = Vec::new();
     let with_skips = guarded(Kind::Progress, || {
@@ -176,8 +176,8 @@ pub(super) fn forget_skipped(context: &Context<'_, '_>, floor: Place) -> Result<
             continue;
         }
         let row = Some(progress.without_skipped(lost.len()).encode(&subscription));
-        writes.push(SubscriptionWrite { kind: SubscriptionRow::Progress, key: subscription, row });
-        writes.extend(lost.into_iter().map(|key| removal(SubscriptionRow::Skipped, key)));
+        writes.push(RowWrite { table: RowTable::Progress, key: subscription, row });
+        writes.extend(lost.into_iter().map(|key| removal(RowTable::Skipped, key)));
     }
     Ok(writes)
 }
@@ -223,9 +223,9 @@ impl Known {
         progress: ProgressRow,
         mut effects: Effects,
     ) -> Verdict {
-        let (kind, key) = (SubscriptionRow::Progress, self.key.clone());
+        let (table, key) = (RowTable::Progress, self.key.clone());
         let row = Some(progress.encode(&key));
-        effects.subscriptions.push(SubscriptionWrite { kind, key, row });
+        effects.rows.push(RowWrite { table, key, row });
         Verdict { effects, outcome, subscription: Some(self.state(progress)), ..self.unchanged(context) }
     }
 }
@@ -253,13 +253,13 @@ fn existing(context: &Context<'_, '_>, name: &SubscriptionName) -> Result<Known,
     known(context, name)?.ok_or_else(|| StoreError::SubscriptionNotFound { name: name.clone() })
 }
 
-fn settings_write(key: &[u8], settings: &Subscription) -> SubscriptionWrite {
+fn settings_write(key: &[u8], settings: &Subscription) -> RowWrite {
     let row = Some(SettingsRow::encode(key, settings));
-    SubscriptionWrite { kind: SubscriptionRow::Settings, key: key.to_vec(), row }
+    RowWrite { table: RowTable::Settings, key: key.to_vec(), row }
 }
 
-fn removal(kind: SubscriptionRow, key: Vec<u8>) -> SubscriptionWrite {
-    SubscriptionWrite { kind, key, row: None }
+fn removal(table: RowTable, key: Vec<u8>) -> RowWrite {
+    RowWrite { table, key, row: None }
 }
 
 fn of_workspace(workspace: WorkspaceId) -> KeyRange {
@@ -301,7 +301,7 @@ fn new_skips(
     subscription: &[u8],
     position: Position,
     skipped: &[(Sequence, String)],
-) -> Result<Vec<SubscriptionWrite>, StoreError> {
+) -> Result<Vec<RowWrite>, StoreError> {
     let (mut seen, mut rows) = (BTreeSet::new(), Vec::new());
     for (index, (sequence, reason)) in skipped.iter().enumerate() {
         let place = Place::from(*sequence);
@@ -318,7 +318,7 @@ fn new_skips(
             continue;
         }
         let row = SkippedRow { time: context.now(), reason: reason.clone() }.encode(&key);
-        rows.push(SubscriptionWrite { kind: SubscriptionRow::Skipped, key, row: Some(row) });
+        rows.push(RowWrite { table: RowTable::Skipped, key, row: Some(row) });
     }
     Ok(rows)
 }

@@ -8,6 +8,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use redb::ReadableTable;
 
 use super::super::effects::Effects;
@@ -45,16 +46,16 @@ pub(super) fn decide(context: &Context<'_, '_>, trim: &Trim) -> Result<Decision,
     let head = context.head;
     let cut = if context.exists { cut(context, trim)? } else { Cut::none(head) };
     let outcome = if cut.floor > head.floor { WriteOutcome::Updated } else { WriteOutcome::Unchanged };
+    let place = (!context.command.validate_only).then_some(cut.floor);
+    let written = Written { outcome, place, mpid: None, profile: None, subscription: None, detail: Bytes::new() };
     if context.command.validate_only {
-        let written = Written { outcome, place: None, profile: None, subscription: None };
         return Ok(Decision { written, effects: Effects::default() });
     }
-    let written = Written { outcome, place: Some(cut.floor), profile: None, subscription: None };
     let mut effects = Effects::default();
     if cut.floor > head.floor {
         effects.workspace = Some(context.workspace);
         effects.trimmed = cut.rows;
-        effects.subscriptions = subscription::forget_skipped(context, cut.floor)?;
+        effects.rows = subscription::forget_skipped(context, cut.floor)?;
         effects.head = Some(Head { floor: cut.floor, bytes: cut.bytes, ..head });
     }
     Ok(Decision { written, effects })

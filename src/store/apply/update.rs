@@ -11,14 +11,14 @@ use prost::Message;
 use super::super::error::StoreError;
 use super::super::rows::Kind;
 use super::create::free_mpid;
-use super::draft::Draft;
+use super::draft::{Draft, Told};
 use super::state::{Context, Stored};
 use super::{Reply, Verdict};
 use crate::command::Update;
 use crate::model::identity::{ParsedIdentity, keys_of};
 use crate::model::limits::TAKEN_PROFILES;
-use crate::model::{IdentityKey, Invalid, Mpid, Patch, ProfileKey, Sequence, patch};
-use crate::proto::v1::{Profile, WriteOutcome};
+use crate::model::{EventKind, IdentityKey, Invalid, Mpid, Patch, ProfileKey, Sequence, patch};
+use crate::proto::v1::{Profile, TakenFrom, UpdateProfileResponse, WriteOutcome};
 
 pub(super) fn decide(context: &Context<'_, '_>, update: &Update) -> Result<Verdict, StoreError> {
     let Update { key, patch, etag, create_as } = update;
@@ -39,14 +39,17 @@ fn change(context: &Context<'_, '_>, mpid: Mpid, stored: &Stored, patch: &Patch)
     let served = context.served(stored);
     let mut after = Profile::clone(&served);
     patch.apply(&mut after, &context.command.limits)?;
+    let mut draft = Draft::new(context);
+    draft.name_memberships(Some(&stored.profile), &mut after)?; // First: another name than the registered is no change.
     if after == *served {
         let profile = (context.reply == Reply::WithProfile).then(|| Bytes::from(after.encode_to_vec()));
         return Ok(Verdict::unchanged(Some(mpid), stored.last_event.into(), profile));
     }
-    let mut draft = Draft::new(context);
-    lose(context, &mut draft, taken)?;
-    let profile = draft.update(mpid, stored, after)?;
-    Ok(verdict(context, draft, WriteOutcome::Updated, mpid, profile))
+    context.check_identities("patch.add_identities", Some(&stored.profile), &after)?;
+    let losers = lose(context, &mut draft, mpid, taken)?;
+    let told = Told { taken_from: losers.mpids(), ..Told::of(EventKind::Updated) };
+    let profile = draft.update(mpid, stored, after, &told)?;
+    Ok(verdict(context, draft, WriteOutcome::Updated, mpid, profile, &losers))
 }
 
 /// Creates the profile that the patch should change but that does not exist.
@@ -64,10 +67,11 @@ fn create(context: &Context<'_, '_>, key: &ProfileKey, patch: &Patch, drawn: Mpi
         let field = patch.removal_of(key);
         return Err(Invalid::field(field, "is the identity that names the profile").into());
     }
+    context.check_identities("patch.add_identities", None, &after)?;
     let mut draft = Draft::new(context);
-    lose(context, &mut draft, taken)?;
-    let profile = draft.create(mpid, after, last_event)?;
-    Ok(verdict(context, draft, WriteOutcome::Created, mpid, profile))
+    let losers = lose(context, &mut draft, mpid, taken)?;
+    let profile = draft.create(mpid, after, last_event, losers.mpids())?;
+    Ok(verdict(context, draft, WriteOutcome::Created, mpid, profile, &losers))
 }
 
 /// Returns an empty profile for a key that names none, its mpid, and the latest event of an earlier profile with that
@@ -104,19 +108,32 @@ fn taken(context: &Context<'_, '_>, patch: &Patch, to: Mpid) -> Result<BTreeMap<
     Ok(taken)
 }
 
+/// The profiles that lost identities, in the order of their mpids.
+struct Losers(Vec<TakenFrom>);
+
+impl Losers {
+    fn mpids(&self) -> Vec<Mpid> {
+        self.0.iter().filter_map(|loser| Mpid::new(loser.mpid)).collect()
+    }
+}
+
 /// Changes the profiles that lose identities. Their events come before the command's own.
 fn lose(
     context: &Context<'_, '_>,
     draft: &mut Draft<'_, '_, '_>,
+    to: Mpid,
     taken: BTreeMap<Mpid, Vec<IdentityKey>>,
-) -> Result<(), StoreError> {
+) -> Result<Losers, StoreError> {
+    let mut losers = Vec::new();
     for (loser, keys) in taken {
         let stored = context.stored(loser)?.ok_or(Kind::Identity.corrupt())?;
         let mut after = context.served(&stored).into_owned();
         patch::unlink(&mut after, &keys);
-        draft.update(loser, &stored, after)?;
+        let identities_left = i32::try_from(keys_of(&after).len()).unwrap_or(i32::MAX);
+        losers.push(TakenFrom { mpid: loser.get(), identities_left });
+        draft.update(loser, &stored, after, &Told { taken_by: Some(to), ..Told::of(EventKind::Updated) })?;
     }
-    Ok(())
+    Ok(Losers(losers))
 }
 
 fn verdict(
@@ -125,8 +142,10 @@ fn verdict(
     outcome: WriteOutcome,
     mpid: Mpid,
     profile: Bytes,
+    losers: &Losers,
 ) -> Verdict {
     let (effects, place) = draft.finish();
     let profile = (context.reply == Reply::WithProfile).then_some(profile);
-    Verdict { outcome, mpid: Some(mpid), place, profile, subscription: None, effects }
+    let detail = UpdateProfileResponse { taken_from: losers.0.clone(), ..UpdateProfileResponse::default() };
+    Verdict { profile, detail: detail.encode_to_vec().into(), ..Verdict::wrote(outcome, mpid, place, effects) }
 }

@@ -13,12 +13,12 @@ use redb::{
 
 use super::super::error::StoreError;
 use super::super::rows::{
-    AgeRow, EventRow, HeadRow, Kind, OwnerRow, ProfileRow, ProgressRow, RequestRow, SettingsRow, SkippedRow,
-    WorkspaceRow, stored_mpid,
+    AbsorbedRow, AgeRow, AudienceRow, EventRow, ExpiryRow, HeadRow, IdentitySettingsRow, Kind, MemberRow, MergeRow,
+    OwnerRow, ProfileRow, ProgressRow, RequestRow, SettingsRow, SkippedRow, WorkspaceRow, stored_mpid,
 };
 use super::super::tables::{
-    EVENTS, HEADS, IDENTITIES, META, PROFILES, PROGRESS, REQUEST_AGES, REQUESTS, SKIPPED, SUBSCRIPTIONS, Tables,
-    WORKSPACES, guarded,
+    ABSORBED, AUDIENCES, EVENTS, EXPIRIES, HEADS, IDENTITIES, IDENTITY_SETTINGS, MEMBERS, MERGES, META, PROFILES,
+    PROGRESS, REQUEST_AGES, REQUESTS, SKIPPED, SUBSCRIPTIONS, Tables, WORKSPACES, guarded,
 };
 use super::super::{WorkspaceId, migrate};
 use super::tail::Batch;
@@ -99,6 +99,14 @@ impl Step<'_> {
             Kind::Subscription => self.table(SUBSCRIPTIONS, |key, row| SettingsRow::read(key, row).is_ok()),
             Kind::Progress => self.table(PROGRESS, |key, row| ProgressRow::read(key, row).is_ok()),
             Kind::Skipped => self.table(SKIPPED, |key, row| SkippedRow::read(key, row).is_ok()),
+            Kind::Audience => self.table(AUDIENCES, |key, row| AudienceRow::read(key, row).is_ok()),
+            Kind::Member => self.table(MEMBERS, |key, row| MemberRow::read(key, row).is_ok()),
+            Kind::Expiry => self.table(EXPIRIES, |key, row| ExpiryRow::read(key, row).is_ok()),
+            Kind::Merge => self.table(MERGES, |key, row| MergeRow::read(key, row).is_ok()),
+            Kind::Absorbed => self.table(ABSORBED, |key, row| AbsorbedRow::read(key, row).is_ok()),
+            Kind::IdentitySettings => {
+                self.table(IDENTITY_SETTINGS, |key, row| IdentitySettingsRow::read(key, row).is_ok())
+            }
         }
     }
 

@@ -18,6 +18,16 @@ use super::{PageSize, Snapshot};
 use crate::model::page_token::PageStart;
 use crate::model::profile::remove_expired;
 use crate::model::{Filter, Micros, Mpid, Place, Position, Sequence, Transition};
+use crate::proto::v1::Profile;
+
+/// Returns a profile before an event of its chain. `None` if there was none, or an erasure has removed what it was: then a
+/// later event has it, if it still exists.
+fn before(event: Transition, mpid: Mpid) -> Option<Profile> {
+    match event.event.merged_profile {
+        _ if event.event.mpid == mpid.get() => event.before,
+        absorbed => absorbed,
+    }
+}
 
 /// Which profiles to read, as of when.
 #[derive(Debug, Clone, Copy)]
@@ -147,9 +157,8 @@ impl Snapshot {
         if Place::from(row.last_event) <= of {
             return Ok(served(row, now, |profile| take(mpid, profile))?.flatten());
         }
-        let Some(mut before) = self.first_change_after(workspace, mpid, row.last_event, of, budget)?.before else {
-            return Ok(None);
-        };
+        let first = self.first_change_after(workspace, mpid, row.last_event, of, budget)?;
+        let Some(mut before) = before(first, mpid) else { return Ok(None) };
         remove_expired(&mut before, now);
         take(mpid, &before.encode_to_vec())
     }

@@ -99,10 +99,10 @@ impl Snapshot {
     ) -> Result<HistoryPage, StoreError> {
         let mut first = None;
         let page = self.every_event(workspace, after, through, size, |event| {
-            if event.mpid == mpid {
+            if event.mpid == mpid || event.other == Some(mpid) {
                 first.get_or_insert(event.sequence);
             }
-            if filter.matches(event.kind, event.mpid, event.silent) { take(event) } else { Ok(None) }
+            if filter.matches(event.kind, event.mpid, event.other, event.silent) { take(event) } else { Ok(None) }
         })?;
         Ok(HistoryPage { page, first })
     }
@@ -123,7 +123,7 @@ impl Snapshot {
                 return Ok(EventPage { through: last, complete: false });
             }
             let delivered = self.event(workspace, event, |event| {
-                if filter.matches(event.kind, event.mpid, event.silent) { take(event) } else { Ok(None) }
+                if filter.matches(event.kind, event.mpid, event.other, event.silent) { take(event) } else { Ok(None) }
             });
             match delivered {
                 Ok(bytes) => budget.deliver(bytes),
@@ -202,10 +202,7 @@ impl Snapshot {
         mpid: Mpid,
         sequence: Sequence,
     ) -> Result<Option<Sequence>, StoreError> {
-        let previous = tables::event(&self.0.events, workspace, sequence, |row| {
-            let linked = row.mpid == mpid && row.previous.is_none_or(|previous| previous < sequence);
-            if linked { Ok(row.previous) } else { Err(Kind::Event.corrupt()) }
-        })?;
+        let previous = tables::event(&self.0.events, workspace, sequence, |row| row.before(mpid, sequence))?;
         previous.ok_or(Kind::Event.corrupt())
     }
 }

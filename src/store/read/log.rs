@@ -40,6 +40,8 @@ pub struct EventRef<'a> {
     pub kind: EventKind,
     /// See `Event.silent`.
     pub silent: bool,
+    /// The profile that was absorbed, if the event is that of a merge.
+    pub other: Option<Mpid>,
     /// Encoded `Event`.
     pub event: &'a [u8],
 }
@@ -86,7 +88,7 @@ impl Snapshot {
         mut take: impl FnMut(EventRef<'_>) -> Result<Option<usize>, StoreError>,
     ) -> Result<EventPage, StoreError> {
         self.every_event(workspace, after, through, size, |event| {
-            if filter.matches(event.kind, event.mpid, event.silent) { take(event) } else { Ok(None) }
+            if filter.matches(event.kind, event.mpid, event.other, event.silent) { take(event) } else { Ok(None) }
         })
     }
 
@@ -265,6 +267,7 @@ impl Snapshot {
 
 impl<'a> EventRef<'a> {
     fn new(sequence: Sequence, row: &EventRow<'a>) -> Self {
-        Self { sequence, mpid: row.mpid, kind: row.kind, silent: row.silent, event: row.event }
+        let other = row.other.map(|other| other.mpid);
+        Self { sequence, mpid: row.mpid, kind: row.kind, silent: row.silent, other, event: row.event }
     }
 }

@@ -5,7 +5,9 @@
 //! - `page`: the bounds of one page of a list.
 //! - `pool`: how many reads run at a time, and whose turn it is.
 //! - `log`: the events of a workspace. `history`: the events of one profile. `workspaces`: the list of workspaces.
-//!   `subscriptions`: durable subscriptions.
+//!   `subscriptions`: durable subscriptions. `audiences`: audiences and their members, in pages of
+//!   `numbered` rows.
+//! - `people`: who owns which identities, and what an erasure would remove.
 //! - `listing`: all reads of one page of a list, in one state.
 //!
 //! What always holds:
@@ -19,10 +21,13 @@
 //! Deliberately absent: a cache of pages or profiles, because redb has one.
 
 mod as_of;
+mod audiences;
 mod history;
 mod listing;
 mod log;
+mod numbered;
 mod page;
+mod people;
 mod pool;
 mod profiles;
 mod subscriptions;
@@ -40,15 +45,19 @@ pub(super) use history::{History, Walks};
 pub use listing::{ListedEvents, Listing};
 pub use log::{EventPage, EventRef, LogBounds};
 pub use page::PageSize;
+pub use people::{Identified, Subject};
 pub(super) use pool::Pool;
 pub use pool::ReadClass;
-pub use profiles::Lookups;
+pub use profiles::{Found, Lookups};
 pub use subscriptions::SubscriptionView;
 
 use super::WorkspaceId;
 use super::error::StoreError;
 use super::rows::{OwnerRow, Secret};
-use super::tables::{self, EVENTS, HEADS, IDENTITIES, PROFILES, PROGRESS, SKIPPED, SUBSCRIPTIONS, WORKSPACES};
+use super::tables::{
+    self, ABSORBED, AUDIENCES, EVENTS, EXPIRIES, HEADS, IDENTITIES, IDENTITY_SETTINGS, MEMBERS, MERGES, PROFILES,
+    PROGRESS, SKIPPED, SUBSCRIPTIONS, WORKSPACES,
+};
 
 /// The open tables of one committed state.
 pub(super) struct SnapshotTables {
@@ -60,6 +69,12 @@ pub(super) struct SnapshotTables {
     subscriptions: ReadOnlyTable<&'static [u8], &'static [u8]>,
     progress: ReadOnlyTable<&'static [u8], &'static [u8]>,
     skipped: ReadOnlyTable<&'static [u8], &'static [u8]>,
+    audiences: ReadOnlyTable<&'static [u8], &'static [u8]>,
+    members: ReadOnlyTable<&'static [u8], &'static [u8]>,
+    expiries: ReadOnlyTable<&'static [u8], &'static [u8]>,
+    merges: ReadOnlyTable<&'static [u8], &'static [u8]>,
+    absorbed: ReadOnlyTable<&'static [u8], &'static [u8]>,
+    identity_settings: ReadOnlyTable<&'static [u8], &'static [u8]>,
     secret: Secret,
     /// Keeps the file open. Dropped last.
     _reader: Reader,
@@ -88,6 +103,12 @@ impl SnapshotTables {
             subscriptions: transaction.open_table(SUBSCRIPTIONS)?,
             progress: transaction.open_table(PROGRESS)?,
             skipped: transaction.open_table(SKIPPED)?,
+            audiences: transaction.open_table(AUDIENCES)?,
+            members: transaction.open_table(MEMBERS)?,
+            expiries: transaction.open_table(EXPIRIES)?,
+            merges: transaction.open_table(MERGES)?,
+            absorbed: transaction.open_table(ABSORBED)?,
+            identity_settings: transaction.open_table(IDENTITY_SETTINGS)?,
             secret,
             _reader: reader,
         })

@@ -8,7 +8,7 @@ use std::ops::Bound;
 
 use super::super::WorkspaceId;
 use super::super::error::{Past, StoreError};
-use super::super::rows::{Kind, ProfileRow, stored_mpid};
+use super::super::rows::{Held, Kind, ProfileRow, stored_mpid};
 use super::super::tables::{self, guarded};
 use super::Snapshot;
 use super::page::{Budget, PageSize, ROWS};
@@ -18,6 +18,21 @@ use crate::model::profile::remove_expired;
 use crate::model::{IdentityKey, Micros, Mpid, ProfileKey};
 use crate::proto::v1::Profile;
 use prost::Message;
+
+/// A profile that a key names.
+#[derive(Debug, Clone, Copy)]
+pub struct Found<'a> {
+    /// Encoded `Profile`.
+    pub profile: &'a [u8],
+    /// The mpid in the key, if that profile was absorbed by this one.
+    pub redirected_from: Option<Mpid>,
+}
+
+/// What a row leads to.
+enum Led<T> {
+    To(Mpid),
+    Read(Option<T>),
+}
 
 /// Lookups in one state of one workspace.
 #[derive(Debug)]
@@ -37,7 +52,7 @@ impl Lookups {
     ///
     /// # Errors
     /// [`StoreError::ProfileNotFound`] or [`StoreError::Corrupt`].
-    pub fn find<T>(&self, key: &ProfileKey, read: impl FnOnce(&[u8]) -> T) -> Result<T, StoreError> {
+    pub fn find<T>(&self, key: &ProfileKey, read: impl FnOnce(Found<'_>) -> T) -> Result<T, StoreError> {
         let workspace = self.workspace.ok_or_else(|| StoreError::not_found(key))?;
         self.snapshot.find(workspace, key, self.now, read)
     }
@@ -59,7 +74,7 @@ impl Snapshot {
         self.served_profile(workspace, mpid, now, |profile| Ok(read(profile)))
     }
 
-    /// Does the same as [`Snapshot::profile`], by mpid or by identity.
+    /// Does the same as [`Snapshot::profile`], by mpid or by identity. The mpid of an absorbed profile names the survivor.
     ///
     /// # Errors
     /// [`StoreError::ProfileNotFound`] or [`StoreError::Corrupt`].
@@ -68,13 +83,42 @@ impl Snapshot {
         workspace: WorkspaceId,
         key: &ProfileKey,
         now: Micros,
-        read: impl FnOnce(&[u8]) -> T,
+        read: impl FnOnce(Found<'_>) -> T,
     ) -> Result<T, StoreError> {
         let found = match key {
-            ProfileKey::Mpid(mpid) => self.profile(workspace, *mpid, now, read)?,
-            ProfileKey::Identity(ParsedIdentity { key, .. }) => self.find_by_identity(workspace, key, now, read)?,
+            ProfileKey::Mpid(mpid) => self.find_by_mpid(workspace, *mpid, now, read)?,
+            ProfileKey::Identity(ParsedIdentity { key, .. }) => {
+                let read = |profile: &[u8]| read(Found { profile, redirected_from: None });
+                self.find_by_identity(workspace, key, now, read)?
+            }
         };
         found.ok_or_else(|| StoreError::not_found(key))
+    }
+
+    fn find_by_mpid<T>(
+        &self,
+        workspace: WorkspaceId,
+        mpid: Mpid,
+        now: Micros,
+        read: impl FnOnce(Found<'_>) -> T,
+    ) -> Result<Option<T>, StoreError> {
+        let mut read = Some(read);
+        let mut found = |profile: &[u8], redirected_from| {
+            let read = read.take().expect("a profile is found once");
+            Ok(read(Found { profile, redirected_from }))
+        };
+        let led = tables::profile(&self.0.profiles, workspace, mpid, |row| match row.held {
+            Held::Redirect(to) => Ok(Led::To(to)),
+            _ => served(&row, now, |profile| found(profile, None)).map(Led::Read),
+        })?;
+        match led {
+            None => Ok(None),
+            Some(Led::Read(read)) => Ok(read),
+            Some(Led::To(to)) => {
+                let survivor = self.served_profile(workspace, to, now, |profile| found(profile, Some(mpid)))?;
+                survivor.map_or(Err(Kind::Profile.corrupt()), |survivor| Ok(Some(survivor)))
+            }
+        }
     }
 
     /// The index has only the identity's hash, so the profile that it leads to is checked for the identity.

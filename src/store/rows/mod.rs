@@ -1,6 +1,7 @@
 //! The values of the tables, and how they are encoded.
 //!
-//! - `profile`, `identity`, `event`: what the service stores. `head`, `workspace`: where each log ends, and its number.
+//! - `profile`, `identity`, `event`: what the service stores. `audience`, `merge`: the rows of audiences and their
+//!   members, and those of merges. `head`, `workspace`: where each log ends, and its number.
 //!   `request`: the results of requests with an id. `subscription`: durable subscriptions. `meta`: facts about the
 //!   file itself.
 //! - A row is a format byte, a checksum of the body, and the body. The first two are the row's seal.
@@ -10,9 +11,11 @@
 //! - An unknown format byte counts as damage here. `open` refuses a file with a newer format before any of its rows is
 //!   read.
 
+mod audience;
 mod event;
 mod head;
 mod identity;
+mod merge;
 mod meta;
 mod profile;
 mod request;
@@ -21,9 +24,13 @@ mod workspace;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-pub(super) use event::EventRow;
+pub(super) use audience::{AudienceRow, ExpiryRow, MemberRow, Work, audience_key, expiry_key, member_key};
+pub(super) use event::{EventRow, Other};
 pub(super) use head::{Head, HeadRow};
 pub(super) use identity::{IdentityHash, OwnerKey, OwnerRow, Secret};
+pub(super) use merge::{
+    AbsorbedRow, IdentitySettingsRow, MergeRow, absorbed_key, identity_settings_key, merge_key, survivor_key,
+};
 pub(super) use meta::{FormatsRow, LogRow, Origin, SecretRow};
 pub(super) use profile::{Held, ProfileRow};
 pub(super) use request::{AgeKey, AgeRow, RequestRow, request_key};
@@ -57,10 +64,16 @@ pub(super) enum Kind {
     Subscription = 9,
     Progress = 10,
     Skipped = 11,
+    Audience = 12,
+    Member = 13,
+    Expiry = 14,
+    Merge = 15,
+    Absorbed = 16,
+    IdentitySettings = 17,
 }
 
 impl Kind {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 17] = [
         Self::Meta,
         Self::Workspace,
         Self::Head,
@@ -72,6 +85,12 @@ impl Kind {
         Self::Subscription,
         Self::Progress,
         Self::Skipped,
+        Self::Audience,
+        Self::Member,
+        Self::Expiry,
+        Self::Merge,
+        Self::Absorbed,
+        Self::IdentitySettings,
     ];
 
     /// The name in errors and logs.
@@ -88,6 +107,12 @@ impl Kind {
             Self::Subscription => "subscription",
             Self::Progress => "progress",
             Self::Skipped => "skipped event",
+            Self::Audience => "audience",
+            Self::Member => "member",
+            Self::Expiry => "expiry",
+            Self::Merge => "merge",
+            Self::Absorbed => "absorbed profile",
+            Self::IdentitySettings => "identity settings",
         }
     }
 
@@ -103,7 +128,13 @@ impl Kind {
             | Self::RequestAge
             | Self::Subscription
             | Self::Progress
-            | Self::Skipped => 1,
+            | Self::Skipped
+            | Self::Audience
+            | Self::Member
+            | Self::Expiry
+            | Self::Merge
+            | Self::Absorbed
+            | Self::IdentitySettings => 1,
         }
     }
 
@@ -152,6 +183,15 @@ fn numbered_key(workspace: super::WorkspaceId, number: u64) -> [u8; NUMBERED_KEY
     key[..4].copy_from_slice(&workspace.0.to_be_bytes());
     key[4..].copy_from_slice(&number.to_be_bytes());
     key
+}
+
+/// The bytes of a signed number in a key, which sort as the numbers do.
+pub(super) fn sorted(number: i64) -> [u8; 8] {
+    (number.cast_unsigned() ^ 1 << 63).to_be_bytes()
+}
+
+fn unsorted(bytes: [u8; 8]) -> i64 {
+    (u64::from_be_bytes(bytes) ^ 1 << 63).cast_signed()
 }
 
 /// Returns the bytes at `at`. The caller has checked that the row is long enough.

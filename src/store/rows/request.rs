@@ -1,16 +1,18 @@
 //! The rows of requests that had an id: the result of each, and an index by age.
 
+use bytes::Bytes;
+
 use super::super::WorkspaceId;
 use super::super::error::StoreError;
 use super::{Kind, begin, number, seal, unseal};
 use crate::model::{Micros, Mpid, Place};
 use crate::proto::v1::WriteOutcome;
 
-/// The result of a request that had an id. It holds no personal data: the profile that was returned is read back from
+/// The result of a request that had an id. It holds no value of a person: the profile that was returned is read back from
 /// its event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::store) struct RequestRow {
-    /// A hash of the request without its id.
+    /// A hash of the request without its id. No request has the hash 0, which stands for one whose profile was erased.
     pub fingerprint: u128,
     /// The command's time.
     pub time: Micros,
@@ -21,10 +23,12 @@ pub(in crate::store) struct RequestRow {
     /// See `Written.place`.
     pub place: Place,
     pub outcome: WriteOutcome,
+    /// See `Written.detail`.
+    pub detail: Bytes,
 }
 
 const KIND: Kind = Kind::Request;
-/// Where each field of the body begins, and its length.
+/// Where each field of the body begins, and their length. The detail follows.
 const FINGERPRINT: usize = 0;
 const TIME: usize = 16;
 const UPTIME: usize = 24;
@@ -42,13 +46,14 @@ pub(in crate::store) fn request_key(workspace: WorkspaceId, id: &str) -> Vec<u8>
 
 impl RequestRow {
     pub fn encode(&self, key: &[u8]) -> Vec<u8> {
-        let mut row = begin(KIND, BODY);
+        let mut row = begin(KIND, BODY + self.detail.len());
         row.extend_from_slice(&self.fingerprint.to_le_bytes());
         row.extend_from_slice(&self.time.get().to_le_bytes());
         row.extend_from_slice(&self.uptime.get().to_le_bytes());
         row.extend_from_slice(&self.mpid.map_or(0, Mpid::get).to_le_bytes());
         row.extend_from_slice(&self.place.get().to_le_bytes());
         row.push(self.outcome as u8);
+        row.extend_from_slice(&self.detail);
         seal(KIND, key, row)
     }
 
@@ -61,6 +66,7 @@ impl RequestRow {
             mpid: Mpid::new(i64::from_le_bytes(number(body, MPID))),
             place: Place::after(u64::from_le_bytes(number(body, PLACE))),
             outcome: WriteOutcome::try_from(i32::from(body[OUTCOME])).map_err(|_| KIND.corrupt())?,
+            detail: Bytes::copy_from_slice(&body[BODY..]),
         })
     }
 }

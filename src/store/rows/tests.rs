@@ -1,6 +1,8 @@
 //! Every row reads back, but only if it is intact and under its own key.
 
 use super::super::WorkspaceId;
+use bytes::Bytes;
+
 use super::*;
 use crate::model::{EventKind, IdentityKey, LogId, Micros, Place, Sequence};
 use crate::proto::v1::{Identity, WriteOutcome};
@@ -46,7 +48,7 @@ fn a_profile_row_reads_back_only_whole_and_in_its_place() {
 fn an_event_row_reads_back_only_whole_and_in_its_place() {
     for (silent, previous) in [(false, None), (true, Some(sequence(3)))] {
         let (time, kind) = (Micros::new(-4), EventKind::Deleted);
-        let written = EventRow { previous, mpid: ada(), time, kind, silent, event: b"event" };
+        let written = EventRow { previous, mpid: ada(), time, kind, silent, other: None, event: b"event" };
         let row = written.encode(HERE, sequence(5));
         assert_eq!(EventRow::read(HERE, sequence(5), &row).unwrap(), written);
         assert_sealed(&row, |row| EventRow::read(HERE, sequence(5), row).map(|_| ()));
@@ -60,7 +62,8 @@ fn an_event_row_reads_back_only_whole_and_in_its_place() {
 fn a_row_of_another_table_is_refused() {
     let mpid = Mpid::new(5).unwrap();
     let kind = EventKind::Created;
-    let event = EventRow { previous: None, mpid, time: Micros::new(1), kind, silent: false, event: b"event" };
+    let event =
+        EventRow { previous: None, mpid, time: Micros::new(1), kind, silent: false, other: None, event: b"event" };
     assert!(ProfileRow::read(HERE, mpid, &event.encode(HERE, sequence(5))).is_err());
 }
 
@@ -81,6 +84,7 @@ fn the_other_rows_read_back_only_whole_and_in_their_place() {
         mpid: None,
         place: Place::after(8),
         outcome: WriteOutcome::Unchanged,
+        detail: Bytes::from_static(b"detail"),
     };
     let (key, other) = (request_key(HERE, "r"), request_key(HERE, "s"));
     let row = request.encode(&key);

@@ -85,7 +85,7 @@ async fn a_batch_is_bounded_by_the_pages_that_its_identities_make_dirty() {
     const PAGES: usize = IDENTITIES + 2; // One more for the profile, and one for its event.
     let batches = Arc::new(Mutex::new(Vec::new()));
     let told = Arc::clone(&batches);
-    let store = store_on(&Disk::default(), move |_, events| told.lock().unwrap().push(events.len()));
+    let store = store_on(&Disk::default(), move |_, commit| told.lock().unwrap().push(commit.events.len()));
     let record = |mpid| {
         let emails: Vec<_> = (0..IDENTITIES).map(|n| format!("{mpid}-{n}@x")).collect();
         command(1, create_with(mpid, with_emails(emails.iter().map(String::as_str))))
@@ -107,8 +107,8 @@ async fn a_disk_with_too_little_free_space_refuses_writes_but_not_checks() {
     let batches = Arc::new(Mutex::new(Vec::new()));
     let told = Arc::clone(&batches);
     let config = StoreConfig { min_free_bytes: free.saturating_sub(ROOM_FOR_OTHERS), ..config() };
-    let store = start(database(&Disk::default()), &config, move |_, events| {
-        told.lock().unwrap().push(events.len());
+    let store = start(database(&Disk::default()), &config, move |_, commit| {
+        told.lock().unwrap().push(commit.events.len());
     });
     let store = store.unwrap();
     assert!(store.write(command(1, create(ADA))).await.is_ok());
@@ -244,8 +244,8 @@ async fn a_small_write_does_not_wait_for_the_large_ones_of_others() {
     let (go, goes) = std::sync::mpsc::channel::<()>();
     let commits = Arc::new(Mutex::new(Vec::new()));
     let told = Arc::clone(&commits);
-    let store = store_on(&Disk::default(), move |_, events| {
-        told.lock().unwrap().push(events.iter().map(|event| event.workspace.clone()).collect::<Vec<_>>());
+    let store = store_on(&Disk::default(), move |_, commit| {
+        told.lock().unwrap().push(commit.events.iter().map(|event| event.workspace.clone()).collect::<Vec<_>>());
         let _ = begun.send(());
         let _ = goes.recv(); // The first commit waits here, and what follows queues up.
     });

@@ -207,9 +207,9 @@ impl Recording {
     fn check_answers(&self) {
         let last = &self.untrimmed;
         for Answered { command, answer, is_first, .. } in &self.answered {
-            let has_no_event = matches!(command.change, Change::Trim(_)) || command.change.subscription().is_some();
+            let is_of_a_profile = matches!(command.change, Change::Create(_) | Change::Update(_) | Change::Delete(_));
             let is_forgotten = command.request.is_some() && !is_first && answer.profile.is_none();
-            if has_no_event
+            if !is_of_a_profile
                 || is_forgotten
                 || command.validate_only
                 || !matches!(answer.outcome, WriteOutcome::Created | WriteOutcome::Updated)

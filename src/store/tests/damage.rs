@@ -88,7 +88,7 @@ fn is_corrupt<T>(result: &Result<T, StoreError>) -> bool {
 
 fn find(store: &Store, email_value: &str) -> Result<i64, StoreError> {
     let key = ProfileKey::Identity(ParsedIdentity::parse("identity", email(email_value), &Limits::default()).unwrap());
-    store.find(&workspace(), &key, |profile| Profile::decode(profile).unwrap().mpid)
+    store.find(&workspace(), &key, |found| Profile::decode(found.profile).unwrap().mpid)
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Two stores that apply the same commands hold the same rows, whatever their batches and restarts are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -9,17 +9,25 @@ use uuid::Uuid;
 
 use super::disk::Disk;
 use super::harness::*;
+use super::memberships::check_index;
 use crate::command::{
-    Acknowledge, Begin, Change, Command, Create, CreateSubscription, Delete, DeleteSubscription, RequestId,
-    SeekSubscription, Stamp, Trim, Update, UpdateSubscription,
+    Acknowledge, Begin, Change, ChangeMembers, Command, Create, CreateAudience, CreateSubscription, Delete,
+    DeleteAudience, DeleteSubscription, Erase, EraseEvents, Expire, Identify, MemberChange, Merge, Removal, RequestId,
+    Rewrite, SeekSubscription, Stamp, Trim, Unmerge, Update, UpdateIdentitySettings, UpdateSubscription,
+    WorkOnAudience,
 };
+use crate::model::audience::NewAudience;
 use crate::model::identity::ParsedIdentity;
 use crate::model::{
-    Etag, Limits, Micros, Mpid, Patch, Place, Position, ProfileKey, Settings, SubscriptionName, Workspace,
+    self, AudienceId, Etag, IdentityKey, Limits, Micros, Mpid, Patch, Place, Position, ProfileKey, Settings,
+    SubscriptionName, Workspace,
 };
-use crate::proto::v1::{AudienceMembership, EventFilter, Identity, Profile, ProfilePatch, Subscription};
+use crate::proto::v1::{
+    AudienceMembership, EventFilter, Identity, IdentitySettings, OnConflict, Profile, ProfilePatch, Subscription,
+};
 use crate::store::tables::{
-    EVENTS, HEADS, IDENTITIES, META, PROFILES, PROGRESS, REQUEST_AGES, REQUESTS, SKIPPED, SUBSCRIPTIONS, WORKSPACES,
+    ABSORBED, AUDIENCES, EVENTS, EXPIRIES, HEADS, IDENTITIES, IDENTITY_SETTINGS, MEMBERS, MERGES, META, PROFILES,
+    PROGRESS, REQUEST_AGES, REQUESTS, SKIPPED, SUBSCRIPTIONS, WORKSPACES,
 };
 
 /// Every row of every table: table, key, value.
@@ -37,6 +45,12 @@ pub(super) fn rows(disk: &Disk) -> Rows {
         ("subscriptions", SUBSCRIPTIONS),
         ("progress", PROGRESS),
         ("skipped", SKIPPED),
+        ("audiences", AUDIENCES),
+        ("members", MEMBERS),
+        ("expiries", EXPIRIES),
+        ("merges", MERGES),
+        ("absorbed", ABSORBED),
+        ("identity settings", IDENTITY_SETTINGS),
     ] {
         for row in transaction.open_table(table).unwrap().iter().unwrap() {
             let (key, value) = row.unwrap();
@@ -183,6 +197,102 @@ fn subscription() -> impl Strategy<Value = Change> {
     ]
 }
 
+fn identify() -> impl Strategy<Value = Change> {
+    let on_conflict = prop::sample::select(vec![OnConflict::Keep, OnConflict::Merge, OnConflict::Fail]);
+    let numbers = prop::collection::btree_set(0_u8..6, 1..3);
+    (numbers, patch(), any::<bool>(), on_conflict, mpid()).prop_map(
+        |(numbers, patch, is_patched, on_conflict, create_as)| {
+            let parse = |number| ParsedIdentity::parse("identity", identity(number), &Limits::default()).unwrap();
+            let identities = numbers.into_iter().map(parse).collect();
+            let patch = if is_patched && patch.changes_identities().is_none() { patch } else { empty_patch() };
+            Change::Identify(Identify { identities, patch, on_conflict, create_as })
+        },
+    )
+}
+
+fn empty_patch() -> Box<Patch> {
+    Box::new(Patch::parse(ProfilePatch::default(), &Limits::default()).unwrap())
+}
+
+fn identity_settings() -> impl Strategy<Value = Change> {
+    let kinds = || prop::collection::btree_set(prop::sample::select(vec!["email", "ios_idfa"]), 0..2);
+    let paths = prop::sample::subsequence(vec!["priority", "unique_types", "type_limits", "never_link_types"], 0..4);
+    (kinds(), kinds(), kinds(), prop::option::of(1_i32..3), etag(), paths).prop_map(
+        |(priority, unique, never, limit, etag, paths)| {
+            let named = |kinds: BTreeSet<&str>| kinds.into_iter().map(str::to_owned).collect();
+            let settings = IdentitySettings {
+                priority: named(priority),
+                unique_types: named(unique),
+                never_link_types: named(never),
+                type_limits: limit.map(|limit| ("email".to_owned(), limit)).into_iter().collect(),
+                etag: etag.map(Etag::into_string).unwrap_or_default(),
+                ..IdentitySettings::default()
+            };
+            let settings = Box::new(model::IdentitySettings::parse("settings", settings).unwrap());
+            let paths = paths.into_iter().map(str::to_owned).collect();
+            Change::UpdateIdentitySettings(UpdateIdentitySettings { settings, paths })
+        },
+    )
+}
+
+fn erase_events() -> impl Strategy<Value = Change> {
+    let keys = prop::collection::btree_set(0_u8..6, 1..3);
+    let keys = keys.prop_map(|numbers| numbers.into_iter().map(|number| IdentityKey::of(&identity(number))).collect());
+    let what = prop_oneof![
+        Just(Removal::All),
+        Just(Removal::Profiles),
+        Just(Removal::Previous),
+        keys.prop_map(Removal::Identities)
+    ];
+    let rewrites = prop::collection::btree_map(1_u64..12, what, 0..4);
+    // Those past the head of the log are refused: no plan names them.
+    rewrites.prop_map(|rewrites| {
+        let rewrite = |(number, what)| Rewrite { sequence: sequence(number), what };
+        Change::EraseEvents(EraseEvents { rewrites: rewrites.into_iter().map(rewrite).collect() })
+    })
+}
+
+fn who_is_who() -> impl Strategy<Value = Change> {
+    let merge =
+        (key(), key(), any::<bool>(), etag(), etag()).prop_map(|(into, from, prefer_newer, into_etag, from_etag)| {
+            Change::Merge(Merge { into, from, prefer_newer, into_etag, from_etag })
+        });
+    let unmerge = mpid().prop_map(|merged| Change::Unmerge(Unmerge { merged }));
+    let most = prop::sample::select(vec![2_usize, 1_000]);
+    let erase = (key(), etag(), any::<bool>(), most, 0_u64..4).prop_map(|(key, etag, allow_missing, most, read_to)| {
+        Change::Erase(Erase { key, etag, allow_missing, most, read_to: Place::after(read_to) })
+    });
+    prop_oneof![
+        3 => identify(),
+        4 => merge,
+        2 => unmerge,
+        2 => erase,
+        1 => erase_events(),
+        1 => identity_settings(),
+    ]
+}
+
+/// Few audiences, so that commands meet.
+fn audience() -> impl Strategy<Value = Change> {
+    let id = || (1_i64..3).prop_map(|id| AudienceId::new(id).unwrap());
+    let end = || prop::option::of((5_i64..200).prop_map(|second| Micros::new(second * SECOND)));
+    let members = prop_oneof![2 => end().prop_map(MemberChange::Join), 1 => Just(MemberChange::Leave)];
+    prop_oneof![
+        2 => (id(), prop::sample::select(vec!["a", "b"]), any::<bool>()).prop_map(|(id, name, drawn)| {
+            let audience = Box::new(NewAudience { id, name: name.into(), description: String::new() });
+            Change::CreateAudience(CreateAudience { audience, drawn })
+        }),
+        1 => (id(), any::<bool>()).prop_map(|(id, allow_missing)| {
+            Change::DeleteAudience(DeleteAudience { id, allow_missing })
+        }),
+        4 => (id(), prop::collection::vec(key(), 1..5), members).prop_map(|(id, keys, change)| {
+            Change::ChangeMembers(ChangeMembers { id, keys, change })
+        }),
+        2 => (id(), 1_usize..4).prop_map(|(id, most)| Change::WorkOnAudience(WorkOnAudience { id, most })),
+        2 => (1_usize..4).prop_map(|most| Change::Expire(Expire { most })),
+    ]
+}
+
 fn change() -> impl Strategy<Value = Change> {
     let drawn = (mpid(), any::<bool>())
         .prop_map(|(mpid, drawn)| Change::Create(Create { mpid, drawn, ..create_with(1, Profile::default()) }));
@@ -190,7 +300,16 @@ fn change() -> impl Strategy<Value = Change> {
         .prop_map(|(key, patch, etag, create_as)| Change::Update(Update { key, patch, etag, create_as }));
     let delete = (key(), etag(), any::<bool>())
         .prop_map(|(key, etag, allow_missing)| Change::Delete(Delete { key, etag, allow_missing }));
-    prop_oneof![2 => drawn, 6 => update, 1 => delete, 1 => trim().prop_map(Change::Trim), 4 => subscription()]
+    let trim = trim().prop_map(Change::Trim);
+    prop_oneof![
+        2 => drawn,
+        6 => update,
+        1 => delete,
+        1 => trim,
+        4 => subscription(),
+        8 => who_is_who(),
+        5 => audience(),
+    ]
 }
 
 prop_compose! {
@@ -240,6 +359,7 @@ proptest! {
             apply(&in_batches, &encoded, 7, true).await;
         });
         prop_assert_eq!(rows(&one_by_one), rows(&in_batches));
+        check_index(&one_by_one);
     }
 
     #[test]

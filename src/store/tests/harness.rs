@@ -21,7 +21,7 @@ use crate::store::backend::Backend;
 use crate::store::open::{self, Opened};
 use crate::store::rows::{Origin, Secret};
 use crate::store::tables::META;
-use crate::store::{Committed, LogBounds, OpenError, PageSize, Store, StoreError, Written};
+use crate::store::{Commit, LogBounds, OpenError, PageSize, Store, StoreError, Written};
 
 pub const SECOND: i64 = 1_000_000;
 pub const HOUR: i64 = 60 * 60 * SECOND;
@@ -38,13 +38,13 @@ pub fn database(disk: &Disk) -> Database {
     Database::builder().create_with_backend(Backend::new(disk.clone())).unwrap()
 }
 
-pub fn store_on(disk: &Disk, on_commit: impl FnMut(LogId, &[Committed]) + Send + 'static) -> Store {
+pub fn store_on(disk: &Disk, on_commit: impl FnMut(LogId, Commit<'_>) + Send + 'static) -> Store {
     try_store_on(disk, on_commit).unwrap()
 }
 
 pub fn try_store_on(
     disk: &Disk,
-    on_commit: impl FnMut(LogId, &[Committed]) + Send + 'static,
+    on_commit: impl FnMut(LogId, Commit<'_>) + Send + 'static,
 ) -> Result<Store, OpenError> {
     start(database(disk), &config(), on_commit)
 }
@@ -58,7 +58,7 @@ pub fn config() -> StoreConfig {
 pub fn start(
     database: Database,
     config: &StoreConfig,
-    on_commit: impl FnMut(LogId, &[Committed]) + Send + 'static,
+    on_commit: impl FnMut(LogId, Commit<'_>) + Send + 'static,
 ) -> Result<Store, OpenError> {
     let opened = open(database)?;
     Store::start(opened, config, on_commit)

@@ -9,7 +9,7 @@ use super::harness::*;
 use super::script::identities;
 use crate::model::identity::keys_of;
 use crate::model::page_token::PageStart;
-use crate::model::{Filter, IdentityKey, Micros, Mpid, Workspace};
+use crate::model::{EventKind, Filter, IdentityKey, Micros, Mpid, Workspace};
 use crate::proto::v1::Event;
 use crate::store::read::{History, Walks};
 use crate::store::{EventPage, EventRef, LogBounds, Store};
@@ -76,9 +76,14 @@ impl Holdings {
     /// Adds an event and its consequences: the profile is as the event has it, and owns its identities.
     pub fn append(&mut self, event: &Bytes) {
         self.log.push(event.clone());
-        let Event { sequence, mpid, profile, .. } = Event::decode(event.clone()).unwrap();
+        let Event { sequence, mpid, profile, merged_mpid, r#type, .. } = Event::decode(event.clone()).unwrap();
         assert_eq!(sequence, self.head(), "there are no holes");
         self.histories.entry(mpid).or_default().push(sequence);
+        if r#type == EventKind::Merged.name() {
+            self.histories.entry(merged_mpid).or_default().push(sequence);
+            self.owners.retain(|_, owner| *owner != merged_mpid);
+            self.profiles.remove(&merged_mpid);
+        }
         self.owners.retain(|_, owner| *owner != mpid);
         self.profiles.remove(&mpid);
         if let Some(profile) = profile {

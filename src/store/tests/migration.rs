@@ -62,7 +62,7 @@ async fn a_file_of_layout_2_continues_where_it_was() {
         let key = ProfileKey::Identity(
             ParsedIdentity::parse("identity", customer("customerid", "grace"), &Limits::default()).unwrap(),
         );
-        let found = store.find(&workspace(), &key, |profile| Profile::decode(profile).unwrap().mpid);
+        let found = store.find(&workspace(), &key, |found| Profile::decode(found.profile).unwrap().mpid);
         assert_eq!(found.unwrap(), GRACE);
         assert_eq!(stored(&store, ALAN).unwrap(), None);
         assert_eq!(events(&store)[..2].iter().map(|event| event.mpid).collect::<Vec<_>>(), [ADA, GRACE]);

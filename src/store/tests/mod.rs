@@ -7,12 +7,15 @@
 //! - `damage`: damaged rows and pages, and disks that fail. `rot`: damage in redb's own pages.
 //! - `compacting`: the file is rewritten, while the store is closed and while it is open.
 //! - `as_of`: profiles as they were at a place in the log.
+//! - `people`: who is who, against a model. `memberships`: the index of memberships. `audiences`: the commands on audiences.
+//!   `expiry`: memberships that end. `member_lists`: damage in lists of members.
 //! - `bounds`, `clocks`, `determinism`, `due`, `lists`, `migration`, `opening`, `retention`: as their names say.
 //!
 //! Deliberately absent: what can be tested through the API. Those tests are in `tests/it`.
 
 mod acknowledging;
 mod as_of;
+mod audiences;
 mod bounds;
 mod clocks;
 mod compacting;
@@ -21,12 +24,16 @@ mod damage;
 mod determinism;
 mod disk;
 mod due;
+mod expiry;
 mod former;
 mod harness;
 mod holdings;
 mod lists;
+mod member_lists;
+mod memberships;
 mod migration;
 mod opening;
+mod people;
 mod retention;
 mod rot;
 mod script;
@@ -72,7 +79,7 @@ async fn durable_before_visible() {
     let disk = Disk::default();
     let (log, heard) = (disk.clone(), Arc::new(Mutex::new(0)));
     let told = Arc::clone(&heard);
-    let check = move |_: LogId, events: &[Committed]| {
+    let check = move |_: LogId, Commit { events, .. }: Commit<'_>| {
         let survivor = store_on(&log.after_power_loss(), |_, _| {});
         let id = survivor.workspace_id(&workspace()).unwrap();
         let head = survivor.snapshot().unwrap().log_bounds(id).unwrap().head;
@@ -174,8 +181,8 @@ async fn a_log_continues_where_it_was_after_an_orderly_restart_and_after_a_crash
 async fn calls_and_imports_past_the_bytes_of_a_batch_all_get_their_results() {
     let batches = Arc::new(Mutex::new(Vec::new()));
     let told = Arc::clone(&batches);
-    let store = store_on(&Disk::default(), move |_, events| {
-        told.lock().unwrap().push(events.iter().map(|event| event.event.len()).sum::<usize>());
+    let store = store_on(&Disk::default(), move |_, commit| {
+        told.lock().unwrap().push(commit.events.iter().map(|event| event.event.len()).sum::<usize>());
     });
     let call = |mpid| store.write(command(1, set_large_attributes(mpid)));
     let import = async |mpid| store.import(command(1, set_large_attributes(mpid))).await?.await;

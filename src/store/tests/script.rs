@@ -8,11 +8,15 @@ use rand::{RngExt, SeedableRng};
 
 use super::harness::*;
 use crate::command::{
-    Begin, Change, Command, Create, CreateSubscription, Delete, DeleteSubscription, SeekSubscription, Trim, Update,
+    Begin, Change, ChangeMembers, Command, Create, CreateAudience, CreateSubscription, Delete, DeleteAudience,
+    DeleteSubscription, Expire, Identify, MemberChange, Merge, SeekSubscription, Trim, Unmerge, Update, WorkOnAudience,
 };
+use crate::model::audience::NewAudience;
 use crate::model::identity::ParsedIdentity;
-use crate::model::{Limits, Mpid, NewProfile, Patch, ProfileKey, Settings, SubscriptionName, Workspace};
-use crate::proto::v1::{Identity, Profile, ProfilePatch, Subscription};
+use crate::model::{
+    AudienceId, Limits, Micros, Mpid, NewProfile, Patch, ProfileKey, Settings, SubscriptionName, Workspace,
+};
+use crate::proto::v1::{Identity, OnConflict, Profile, ProfilePatch, Subscription};
 
 pub const WORKSPACES: [&str; 3] = ["a/b/1", "a/b/2", "a/b/3"];
 /// An mpid that no command of a script uses.
@@ -49,17 +53,19 @@ impl Script {
         if !self.with_id.is_empty() && self.random.random_bool(0.05) {
             return self.with_id.choose(&mut self.random).unwrap().clone();
         }
-        let change = match self.random.random_range(0..22) {
+        let change = match self.random.random_range(0..30) {
             0..6 => self.create(),
             6..17 => self.update(),
             17..19 => self.delete(),
             19..21 => self.subscription(),
+            21..25 => self.who_is_who(),
+            25..29 => self.audience(),
             _ => self.trim(),
         };
         let workspace = Workspace::parse(WORKSPACES.choose(&mut self.random).unwrap()).unwrap();
         let (silent, validate_only) = (self.random.random_bool(0.2), self.random.random_bool(0.1));
         let command = Command { workspace, silent, validate_only, ..command(self.time, change) };
-        let is_of_a_profile = !matches!(command.change, Change::Trim(_)) && command.change.subscription().is_none();
+        let is_of_a_profile = matches!(command.change, Change::Create(_) | Change::Update(_) | Change::Delete(_));
         if !is_of_a_profile || validate_only || self.random.random_bool(0.5) {
             return command;
         }
@@ -94,6 +100,27 @@ impl Script {
         Change::Delete(Delete { key: self.key(), etag: None, allow_missing: self.random.random_bool(0.5) })
     }
 
+    /// Deliberately absent: an erasure, which changes events that were published before.
+    fn who_is_who(&mut self) -> Change {
+        match self.random.random_range(0..4) {
+            0 => Change::Unmerge(Unmerge { merged: self.mpid() }),
+            1 => {
+                let parse = |identity| ParsedIdentity::parse("identity", identity, &Limits::default()).unwrap();
+                let mut identities: Vec<_> = self.identities(3).into_iter().map(parse).collect();
+                if identities.is_empty() {
+                    identities.push(parse(self::identities().remove(0)));
+                }
+                let patch = Box::new(Patch::parse(ProfilePatch::default(), &Limits::default()).unwrap());
+                let on_conflict = if self.random.random_bool(0.7) { OnConflict::Merge } else { OnConflict::Keep };
+                Change::Identify(Identify { identities, patch, on_conflict, create_as: self.mpid() })
+            }
+            _ => {
+                let (into, from) = (self.key(), self.key());
+                Change::Merge(Merge { into, from, prefer_newer: true, into_etag: None, from_etag: None })
+            }
+        }
+    }
+
     /// Most logs keep most of their events, so that later crashes find some.
     fn trim(&mut self) -> Change {
         let most = self.random.random_range(1..=8);
@@ -119,6 +146,27 @@ impl Script {
         }
     }
 
+    fn audience(&mut self) -> Change {
+        let id = AudienceId::new(self.random.random_range(1..=3)).unwrap();
+        let most = self.random.random_range(1..=4);
+        match self.random.random_range(0..8) {
+            0..2 => {
+                let audience = Box::new(NewAudience { id, name: "crm".into(), description: String::new() });
+                Change::CreateAudience(CreateAudience { audience, drawn: false })
+            }
+            2 => Change::DeleteAudience(DeleteAudience { id, allow_missing: false }),
+            3 => Change::WorkOnAudience(WorkOnAudience { id, most }),
+            4 => Change::Expire(Expire { most }),
+            _ => {
+                let keys = (0..most).map(|_| ProfileKey::Mpid(self.mpid())).collect();
+                let end = self.time + self.random.random_range(1..20) * SECOND;
+                let joins = self.random.random_bool(0.8);
+                let change = if joins { MemberChange::Join(Some(Micros::new(end))) } else { MemberChange::Leave };
+                Change::ChangeMembers(ChangeMembers { id, keys, change })
+            }
+        }
+    }
+
     fn key(&mut self) -> ProfileKey {
         match self.identities(1).pop() {
             Some(identity) => {
@@ -134,7 +182,7 @@ impl Script {
 
     fn identities(&mut self, most: usize) -> Vec<Identity> {
         let some = self.random.random_range(0..=most);
-        identities().sample(&mut self.random, some).cloned().collect()
+        identities()[..].sample(&mut self.random, some).cloned().collect()
     }
 
     fn note(&mut self) -> Struct {

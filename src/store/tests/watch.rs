@@ -8,7 +8,7 @@ use std::thread::{self, Thread};
 use super::disk::Disk;
 use crate::command::Command;
 use crate::model::LogId;
-use crate::store::{Committed, Store, StoreError, Written};
+use crate::store::{Commit, Committed, Store, StoreError, Written};
 
 /// A moment in the run of a store.
 #[derive(Debug, Clone, Copy)]
@@ -41,9 +41,11 @@ impl Watch {
     }
 
     /// The `on_commit` to give to the store.
-    pub fn listener(&self) -> impl FnMut(LogId, &[Committed]) + Send + 'static {
+    pub fn listener(&self) -> impl FnMut(LogId, Commit<'_>) + Send + 'static {
         let Self { disk, told } = self.clone();
-        move |_, events| told.lock().unwrap().push(Told { operations: disk.operations(), events: events.to_vec() })
+        move |_, commit| {
+            told.lock().unwrap().push(Told { operations: disk.operations(), events: commit.events.to_vec() });
+        }
     }
 
     fn now(&self) -> Moment {

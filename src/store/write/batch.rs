@@ -10,6 +10,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
+use bytes::Bytes;
 use redb::{Database, WriteTransaction};
 
 use super::super::apply::{State, Written, decide};
@@ -17,11 +18,13 @@ use super::super::disk::Disk;
 use super::super::effects::Effects;
 use super::super::error::StoreError;
 use super::super::logs::Logs;
-use super::super::rows::Origin;
+use super::super::rows::{EventRow, Origin};
 use super::super::tables::Tables;
-use super::super::{Committed, PAGE};
+use super::super::upkeep::Due;
+use super::super::{Committed, PAGE, WorkspaceId};
 use super::queue::Taking;
 use crate::command::Command;
+use crate::model::Workspace;
 use crate::telemetry::metrics::StoreMetrics;
 
 /// The most bytes of events and replies that a batch holds until its callers have their replies.
@@ -33,8 +36,9 @@ const DIRTY_BYTES: usize = 128 << 20;
 /// The disk space that a batch may use.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Room {
-    /// The batch may make pages of this many bytes dirty.
-    Enough(usize),
+    /// The batch may make pages of this many bytes dirty, `pages`. Its last command may exceed that, but not `spare`, what
+    /// the disk has room for.
+    Enough { pages: usize, spare: u64, free: u64, required: u64 },
     /// Nothing may be written: `free` bytes are left, and `required` bytes must stay free.
     Full { free: u64, required: u64 },
 }
@@ -46,6 +50,10 @@ pub(super) enum Batch {
     Done {
         answers: Vec<Result<Written, StoreError>>,
         committed: Vec<Committed>,
+        /// The workspaces whose logs have lost values.
+        erased: Vec<Workspace>,
+        /// What it leaves to do for the upkeep.
+        due: Vec<Due>,
         trimmed: usize,
         wrote: bool,
         effects: Vec<Effects>,
@@ -55,11 +63,14 @@ pub(super) enum Batch {
 }
 
 /// A batch while it fills.
+#[derive(Default)]
 struct Filling {
     answers: Vec<Result<Written, StoreError>>,
     committed: Vec<Committed>,
+    erased: Vec<Workspace>,
     /// What the commands wrote. `None` if it is not kept.
     effects: Option<Vec<Effects>>,
+    due: Vec<Due>,
     trimmed: usize,
     held: usize,
     dirty: usize,
@@ -78,12 +89,26 @@ impl Room {
     /// of that space. The other half is kept because the size of a batch is only estimated.
     pub fn on(disk: &Disk) -> Self {
         let required = disk.min_free_bytes;
-        let Some(free) = disk.free_bytes() else { return Self::Enough(DIRTY_BYTES) };
+        let Some(free) = disk.free_bytes() else {
+            return Self::Enough { pages: DIRTY_BYTES, spare: u64::MAX, free: u64::MAX, required };
+        };
         if free < required {
             return Self::Full { free, required };
         }
         let spare = (free - required).saturating_add(required / 2);
-        Self::Enough(usize::try_from(spare).map_or(DIRTY_BYTES, |spare| spare.min(DIRTY_BYTES)))
+        let pages = usize::try_from(spare).map_or(DIRTY_BYTES, |spare| spare.min(DIRTY_BYTES));
+        Self::Enough { pages, spare, free, required }
+    }
+
+    /// Refuses what the disk has no room for. A command may be large: it may change a thousand profiles.
+    fn of(self, filling: &Filling, effects: &Effects) -> Result<(), StoreError> {
+        match self {
+            Self::Full { free, required } => Err(StoreError::DiskFull { free, required }),
+            Self::Enough { spare, free, required, .. } => {
+                let dirty = (filling.dirty + effects.dirty_bytes()) as u64;
+                if dirty <= spare { Ok(()) } else { Err(StoreError::DiskFull { free, required }) }
+            }
+        }
     }
 }
 
@@ -110,7 +135,7 @@ pub(super) fn commit(
     transaction.set_quick_repair(true);
     let filled = catch_unwind(AssertUnwindSafe(|| fill(&transaction, origin, logs, room, commands, keep)));
     match filled.unwrap_or(Err(Stop::Damaged)) {
-        Ok(Filling { answers, committed, effects, trimmed, dirty, .. }) => {
+        Ok(Filling { answers, committed, erased, due, effects, trimmed, dirty, .. }) => {
             let wrote = dirty > 0;
             if wrote {
                 let begun = Instant::now();
@@ -119,7 +144,8 @@ pub(super) fn commit(
             } else {
                 transaction.abort()?;
             }
-            Ok(Batch::Done { answers, committed, trimmed, wrote, effects: effects.unwrap_or_default() })
+            let effects = effects.unwrap_or_default();
+            Ok(Batch::Done { answers, committed, erased, due, trimmed, wrote, effects })
         }
         Err(Stop::Damaged) => {
             logs.discard();
@@ -140,16 +166,16 @@ fn fill(
     keep: bool,
 ) -> Result<Filling, Stop> {
     let mut tables = Tables::open(transaction).map_err(|error| Stop::of(error.into()))?;
-    let effects = keep.then(Vec::new);
-    let mut filling = Filling { answers: Vec::new(), committed: Vec::new(), effects, trimmed: 0, held: 0, dirty: 0 };
+    let mut filling = Filling { effects: keep.then(Vec::new), ..Filling::default() };
     while let Some((command, reply)) = commands.next() {
         let state = State { origin, tables: &tables, logs };
         let decided = catch_unwind(AssertUnwindSafe(|| decide(&state, command, reply)));
         match decided.unwrap_or(Err(StoreError::Panicked)) {
             Ok(decision) if decision.effects.is_empty() => filling.answer(decision.written),
-            Ok(decision) => match room {
-                Room::Full { free, required } => filling.answers.push(Err(StoreError::DiskFull { free, required })),
-                Room::Enough(_) => {
+            Ok(decision) => {
+                if let Err(full) = room.of(&filling, &decision.effects) {
+                    filling.answers.push(Err(full));
+                } else {
                     tables.write(&decision.effects).map_err(|error| Stop::of(error.into()))?;
                     if let Some(workspace) = decision.effects.workspace {
                         logs.apply(workspace, decision.effects.born.as_ref(), decision.effects.head);
@@ -157,7 +183,7 @@ fn fill(
                     filling.take(command, decision.effects);
                     filling.answer(decision.written);
                 }
-            },
+            }
             Err(error @ (StoreError::Storage(_) | StoreError::Failed)) => return Err(Stop::Failed(error)),
             Err(refusal) => filling.answers.push(Err(refusal)),
         }
@@ -174,7 +200,7 @@ fn fill(
 
 impl Filling {
     fn answer(&mut self, written: Written) {
-        self.held += written.profile.as_ref().map_or(0, bytes::Bytes::len);
+        self.held += written.profile.as_ref().map_or(0, Bytes::len);
         self.answers.push(Ok(written));
     }
 
@@ -183,6 +209,11 @@ impl Filling {
         self.held += effects.held_bytes();
         self.trimmed += effects.trimmed.len();
         let Some(id) = effects.workspace else { return };
+        self.strip(id, command, &effects);
+        if effects.next_end.is_some() || !effects.works.is_empty() {
+            let (workspace, next_end, works) = (command.workspace.clone(), effects.next_end, effects.works.clone());
+            self.due.push(Due { workspace, id, next_end, works });
+        }
         self.committed.extend(effects.events.iter().map(|event| Committed {
             workspace: command.workspace.clone(),
             id,
@@ -190,6 +221,7 @@ impl Filling {
             mpid: event.mpid,
             kind: event.kind,
             silent: event.silent,
+            other: event.other,
             event: event.event.clone(),
         }));
         if let Some(kept) = &mut self.effects {
@@ -197,9 +229,23 @@ impl Filling {
         }
     }
 
+    /// Events of this batch that lose values before the feed has them.
+    fn strip(&mut self, id: WorkspaceId, command: &Command, effects: &Effects) {
+        if effects.rewritten.is_empty() {
+            return;
+        }
+        self.erased.push(command.workspace.clone());
+        for (sequence, row) in &effects.rewritten {
+            let committed = self.committed.iter_mut().find(|event| event.id == id && event.sequence == *sequence);
+            if let (Some(event), Ok(row)) = (committed, EventRow::read(id, *sequence, row)) {
+                (event.kind, event.event) = (row.kind, Bytes::copy_from_slice(row.event));
+            }
+        }
+    }
+
     fn is_full(&self, room: Room) -> bool {
         let pages = match room {
-            Room::Enough(pages) => pages,
+            Room::Enough { pages, .. } => pages,
             Room::Full { .. } => usize::MAX,
         };
         self.held >= HELD_BYTES || self.dirty >= pages

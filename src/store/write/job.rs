@@ -48,7 +48,8 @@ impl Waiting {
     }
 
     pub fn answer(self, metrics: &StoreMetrics, answer: Result<Written, StoreError>) {
-        if !matches!(self.command.change, Change::Trim(_)) {
+        let is_upkeep = matches!(self.command.change, Change::Trim(_) | Change::Expire(_) | Change::WorkOnAudience(_));
+        if !is_upkeep {
             metrics.command(outcome_of(&answer)); // Before the reply, so that a caller with its reply finds it counted.
         }
         drop(self.ticket); // First, so that a caller with its reply finds its place in the queue free.
@@ -80,6 +81,15 @@ fn outcome_of(answer: &Result<Written, StoreError>) -> CommandOutcome {
             | StoreError::TakenOver
             | StoreError::TooManySubscriptions { .. }
             | StoreError::EventNotFound { .. }
+            | StoreError::AudienceNotFound { .. }
+            | StoreError::AudienceExists { .. }
+            | StoreError::AudienceDeleting { .. }
+            | StoreError::IdentityConflict { .. }
+            | StoreError::MergeSelf
+            | StoreError::MergeCycle { .. }
+            | StoreError::MergeNotFound { .. }
+            | StoreError::MergeNotReversible { .. }
+            | StoreError::TooManyEvents
             | StoreError::TooManyWorkspaces { .. },
         ) => CommandOutcome::Refused,
     }

@@ -20,7 +20,7 @@ use super::super::error::StoreError;
 use super::super::logs::Logs;
 use super::super::open::DirectoryLock;
 use super::super::rows::Origin;
-use super::super::{Committed, Shared};
+use super::super::{Commit, Shared};
 use super::batch::{self, Batch, Room};
 use super::job::{Job, Waiting};
 use super::queue::Queue;
@@ -28,7 +28,7 @@ use crate::model::LogId;
 use crate::telemetry::metrics::StoreMetrics;
 
 /// See [`super::super::Store::open`].
-pub(in crate::store) type OnCommit = Box<dyn FnMut(LogId, &[Committed]) + Send>;
+pub(in crate::store) type OnCommit = Box<dyn FnMut(LogId, Commit<'_>) + Send>;
 
 pub(in crate::store) struct Writer {
     pub held: Held,
@@ -126,13 +126,16 @@ impl Work {
         let tail = tail.upgrade();
         let mut commands = self.queue.batch(&mut self.taken);
         match batch::commit(&held.database, *origin, logs, room, metrics, &mut commands, tail.is_some())? {
-            Batch::Done { answers, committed, trimmed, wrote, effects } => {
+            Batch::Done { answers, committed, erased, due, trimmed, wrote, effects } => {
                 if wrote {
                     if let Some(tail) = tail {
                         let heads = logs.changed().map(|(workspace, head)| (workspace, *head)).collect();
                         tail.push(compact::Batch { effects, heads });
                     }
-                    self.publish(&committed)?;
+                    self.publish(Commit { events: &committed, erased: &erased })?;
+                    for due in due {
+                        self.writer.shared.agenda.add(due);
+                    }
                 }
                 self.queue.widen();
                 let metrics = &self.writer.metrics;
@@ -151,13 +154,13 @@ impl Work {
         Ok(())
     }
 
-    fn publish(&mut self, committed: &[Committed]) -> Result<(), StoreError> {
+    fn publish(&mut self, commit: Commit<'_>) -> Result<(), StoreError> {
         let Writer { held, shared, origin, logs, on_commit, metrics, .. } = &mut self.writer;
-        metrics.events(committed.len());
+        metrics.events(commit.events.len());
         let snapshot = held.snapshot(origin.secret)?;
         shared.snapshot.store(Some(Arc::new(snapshot)));
         logs.commit(); // After the snapshot, so that it has every workspace that a reader can find.
-        on_commit(origin.log, committed);
+        on_commit(origin.log, commit);
         Ok(())
     }
 }

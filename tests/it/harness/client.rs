@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use cameo::proto::v1::admin_service_client::AdminServiceClient;
+use cameo::proto::v1::audience_service_client::AudienceServiceClient;
 use cameo::proto::v1::event_service_client::EventServiceClient;
+use cameo::proto::v1::identity_service_client::IdentityServiceClient;
 use cameo::proto::v1::profile_service_client::ProfileServiceClient;
 use cameo::proto::v1::*;
 use tonic::Status;
@@ -15,21 +17,29 @@ use super::*;
 /// How long [`Client::until_oldest`] waits between two looks.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// A connection to the three services. Its short methods work in [`WORKSPACE`] unless the request names another.
+/// A connection to the services. Its short methods work in [`WORKSPACE`] unless the request names another.
 #[derive(Clone)]
 pub struct Client {
     pub profiles: ProfileServiceClient<Channel>,
     pub events: EventServiceClient<Channel>,
     pub admin: AdminServiceClient<Channel>,
+    pub identities: IdentityServiceClient<Channel>,
+    pub audiences: AudienceServiceClient<Channel>,
 }
 
 impl Client {
     pub async fn connect(addr: SocketAddr) -> Self {
-        let channel = channel(addr).await;
+        Self::on(channel(addr).await)
+    }
+
+    /// The services on a channel.
+    pub fn on(channel: Channel) -> Self {
         Self {
             profiles: ProfileServiceClient::new(channel.clone()),
             events: EventServiceClient::new(channel.clone()),
-            admin: AdminServiceClient::new(channel),
+            admin: AdminServiceClient::new(channel.clone()),
+            identities: IdentityServiceClient::new(channel.clone()),
+            audiences: AudienceServiceClient::new(channel),
         }
     }
 
@@ -71,6 +81,114 @@ impl Client {
 
     pub async fn delete_with(&self, request: DeleteProfileRequest) -> Result<DeleteProfileResponse, Status> {
         Ok(self.profiles.clone().delete_profile(request).await?.into_inner())
+    }
+
+    pub async fn identify(&self, request: IdentifyProfileRequest) -> Result<IdentifyProfileResponse, Status> {
+        let request = IdentifyProfileRequest { workspace: WORKSPACE.into(), ..request };
+        Ok(self.identities.clone().identify_profile(request).await?.into_inner())
+    }
+
+    /// Merges the second profile into the first.
+    pub async fn merge(&self, into: i64, from: i64) -> Result<MergeProfilesResponse, Status> {
+        self.merge_with(MergeProfilesRequest {
+            into: Some(by_mpid(into)),
+            from: Some(by_mpid(from)),
+            ..MergeProfilesRequest::default()
+        })
+        .await
+    }
+
+    pub async fn merge_with(&self, request: MergeProfilesRequest) -> Result<MergeProfilesResponse, Status> {
+        let request = MergeProfilesRequest { workspace: WORKSPACE.into(), ..request };
+        Ok(self.identities.clone().merge_profiles(request).await?.into_inner())
+    }
+
+    pub async fn unmerge(&self, merged_mpid: i64) -> Result<UnmergeProfilesResponse, Status> {
+        let request = UnmergeProfilesRequest { workspace: WORKSPACE.into(), merged_mpid, ..Default::default() };
+        Ok(self.identities.clone().unmerge_profiles(request).await?.into_inner())
+    }
+
+    /// Registers an audience. An id of 0 leaves it to the server.
+    pub async fn register(&self, audience_id: i64, name: &str) -> Result<Audience, Status> {
+        let audience = Some(Audience { audience_id, name: name.into(), ..Audience::default() });
+        let response = self.register_with(CreateAudienceRequest { audience, ..Default::default() }).await?;
+        Ok(response.audience.unwrap())
+    }
+
+    pub async fn register_with(&self, request: CreateAudienceRequest) -> Result<CreateAudienceResponse, Status> {
+        let request = CreateAudienceRequest { workspace: WORKSPACE.into(), ..request };
+        Ok(self.audiences.clone().create_audience(request).await?.into_inner())
+    }
+
+    pub async fn audience(&self, audience_id: i64) -> Result<Audience, Status> {
+        let request = GetAudienceRequest { workspace: WORKSPACE.into(), audience_id };
+        Ok(self.audiences.clone().get_audience(request).await?.into_inner().audience.unwrap())
+    }
+
+    pub async fn list_audiences(&self, request: ListAudiencesRequest) -> Result<ListAudiencesResponse, Status> {
+        let request = ListAudiencesRequest { workspace: WORKSPACE.into(), ..request };
+        Ok(self.audiences.clone().list_audiences(request).await?.into_inner())
+    }
+
+    pub async fn unregister(&self, audience_id: i64) -> Result<DeleteAudienceResponse, Status> {
+        self.unregister_with(DeleteAudienceRequest { audience_id, ..DeleteAudienceRequest::default() }).await
+    }
+
+    pub async fn unregister_with(&self, request: DeleteAudienceRequest) -> Result<DeleteAudienceResponse, Status> {
+        let request = DeleteAudienceRequest { workspace: WORKSPACE.into(), ..request };
+        Ok(self.audiences.clone().delete_audience(request).await?.into_inner())
+    }
+
+    pub async fn add_members(&self, request: AddAudienceMembersRequest) -> Result<AddAudienceMembersResponse, Status> {
+        let request = AddAudienceMembersRequest { workspace: WORKSPACE.into(), ..request };
+        Ok(self.audiences.clone().add_audience_members(request).await?.into_inner())
+    }
+
+    pub async fn remove_members(
+        &self,
+        request: RemoveAudienceMembersRequest,
+    ) -> Result<RemoveAudienceMembersResponse, Status> {
+        let request = RemoveAudienceMembersRequest { workspace: WORKSPACE.into(), ..request };
+        Ok(self.audiences.clone().remove_audience_members(request).await?.into_inner())
+    }
+
+    pub async fn list_members(
+        &self,
+        request: ListAudienceMembersRequest,
+    ) -> Result<ListAudienceMembersResponse, Status> {
+        let request = ListAudienceMembersRequest { workspace: WORKSPACE.into(), ..request };
+        Ok(self.audiences.clone().list_audience_members(request).await?.into_inner())
+    }
+
+    /// Changes all identity settings.
+    pub async fn set_identity_settings(&self, settings: IdentitySettings) -> Result<IdentitySettings, Status> {
+        let request = UpdateIdentitySettingsRequest {
+            workspace: WORKSPACE.into(),
+            settings: Some(settings),
+            ..UpdateIdentitySettingsRequest::default()
+        };
+        let response = self.identities.clone().update_identity_settings(request).await?.into_inner();
+        Ok(response.settings.unwrap())
+    }
+
+    pub async fn erase(&self, mpid: i64) -> Result<EraseProfileResponse, Status> {
+        self.erase_with(EraseProfileRequest { key: Some(by_mpid(mpid)), ..EraseProfileRequest::default() }).await
+    }
+
+    pub async fn erase_with(&self, request: EraseProfileRequest) -> Result<EraseProfileResponse, Status> {
+        let request = EraseProfileRequest { workspace: WORKSPACE.into(), ..request };
+        Ok(self.profiles.clone().erase_profile(request).await?.into_inner())
+    }
+
+    /// All that the service holds on a person.
+    pub async fn export(&self, mpid: i64) -> Result<serde_json::Value, Status> {
+        let request = ExportSubjectRequest { workspace: WORKSPACE.into(), key: Some(by_mpid(mpid)) };
+        let mut parts = self.profiles.clone().export_subject(request).await?.into_inner();
+        let mut document = String::new();
+        while let Some(part) = parts.message().await? {
+            document.push_str(&part.document);
+        }
+        Ok(serde_json::from_str(&document).expect("a JSON document"))
     }
 
     /// The result of each key, in order.

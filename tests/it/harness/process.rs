@@ -30,8 +30,10 @@ impl TestProcess {
 
     /// The same; how the process ended if it does not listen.
     pub async fn try_start_as(binary: &mut Command, dir: &Path, flags: &[&str]) -> Result<Self, ExitStatus> {
+        let log: &[&str] = if flags.contains(&"--log") { &[] } else { &["--log", "warn"] };
         let mut child = binary
-            .args(["--addr", "127.0.0.1:0", "--log", "warn"])
+            .args(["--addr", "127.0.0.1:0"])
+            .args(log)
             .arg("--data-dir")
             .arg(dir)
             .args(flags)

@@ -27,6 +27,14 @@ pub fn metadata(status: &Status, key: &str) -> String {
     status.get_details_error_info().unwrap().metadata.get(key).cloned().unwrap_or_default()
 }
 
+/// The field that a refusal names.
+#[track_caller]
+pub fn violated_field(status: &Status) -> String {
+    let violations = status.get_details_bad_request().map(|details| details.field_violations).unwrap_or_default();
+    let [violation] = &*violations else { panic!("it should name one field: {status:?}") };
+    violation.field.clone()
+}
+
 /// Asserts the code and the reason, and that the details name `field` unless that is empty.
 #[track_caller]
 pub fn assert_refused<T: Debug>(response: Result<T, Status>, code: Code, expected: &str, field: &str) {

@@ -9,9 +9,6 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use cameo::proto::v1::admin_service_client::AdminServiceClient;
-use cameo::proto::v1::event_service_client::EventServiceClient;
-use cameo::proto::v1::profile_service_client::ProfileServiceClient;
 use rustix::process::Signal;
 use tonic::transport::Endpoint;
 
@@ -63,11 +60,7 @@ impl Served {
     pub fn client(&self) -> Client {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.process.addr)).unwrap();
         let channel = endpoint.timeout(PATIENCE).connect_lazy();
-        Client {
-            profiles: ProfileServiceClient::new(channel.clone()),
-            events: EventServiceClient::new(channel.clone()),
-            admin: AdminServiceClient::new(channel),
-        }
+        Client::on(channel)
     }
 
     /// Stops the server, unless it has ended by itself.

@@ -14,9 +14,10 @@ use tonic::Status;
 use super::draw::{self, one_in};
 use super::durable::Durable;
 use super::gone::is_gone;
-use super::recording::{Connection, Recording, View};
+use super::recording::{Connection, Received, Recording};
 use super::retention::{self, Expired};
 use super::run::{Shared, Stage, connect, next_server};
+use super::view::View;
 use crate::harness::*;
 
 /// The most messages that it reads of a stream before it goes away.
@@ -186,6 +187,7 @@ impl Subscriber {
     }
 
     async fn took(&mut self, message: SubscribeResponse) {
+        let at = SystemTime::now();
         self.cursor = Some(message.cursor.clone());
         if let Some(Message::Opened(opened)) = &message.message {
             let before = *self.last().floors.start();
@@ -202,7 +204,7 @@ impl Subscriber {
         if let Some(durable) = &mut self.durable {
             durable.was_sent(&message.cursor);
         }
-        self.last().messages.push(message);
+        self.last().messages.push(Received { response: message, at });
         if self.durable.is_some() && one_in(&mut self.rng, 8) {
             self.acknowledge().await;
         }

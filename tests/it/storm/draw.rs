@@ -10,14 +10,18 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, RngExt};
 
 use super::conditions::CONDITIONS;
-use super::recording::View;
+use super::view::View;
 
 /// The mpids of the storm are 1 to this one.
 pub const PROFILES: i64 = 24;
 /// The audiences are 1 to this one.
 pub const AUDIENCES: i64 = 4;
+/// The one of them that is deleted at times.
+pub const DELETED_AUDIENCE: i64 = AUDIENCES;
 /// The attributes that writers set.
 pub const KEYS: [&str; 3] = ["plan", "city", "visits"];
+const TYPES: [&str; 6] =
+    ["profile.created", "profile.updated", "profile.deleted", "profile.merged", "profile.unmerged", "profile.erased"];
 /// The numbers of shards that subscribers ask for.
 pub const SHARD_COUNTS: [u32; 2] = [2, 3];
 
@@ -45,7 +49,7 @@ pub fn view(rng: &mut StdRng) -> View {
         Shard { index: rng.random_range(0..count), count }
     });
     let view = View { filter: filter(rng), mask: Vec::new(), keys, shard };
-    if view.has_condition() && !mask.is_empty() && !mask.iter().any(|field| field == "mpid") {
+    if !mask.is_empty() && !mask.iter().any(|field| field == "mpid") {
         mask.push("mpid".into()); // Or it could not be told which profiles of a snapshot are there: see `snapshot`.
     }
     View { mask, ..view }
@@ -54,8 +58,7 @@ pub fn view(rng: &mut StdRng) -> View {
 fn filter(rng: &mut StdRng) -> EventFilter {
     let mut filter = EventFilter { omit_silent: one_in(rng, 4), ..EventFilter::default() };
     if one_in(rng, 4) {
-        let types = ["profile.created", "profile.updated", "profile.deleted"];
-        filter.types = some(rng, &types.map(str::to_owned), 2);
+        filter.types = some(rng, &TYPES.map(str::to_owned), 3);
     }
     if one_in(rng, 4) {
         filter.mpids = some(rng, &(1..=PROFILES).collect::<Vec<_>>(), 8);

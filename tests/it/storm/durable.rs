@@ -10,7 +10,8 @@ use tonic::Code;
 use super::clients::Subscriber;
 use super::draw::one_in;
 use super::gone::is_gone;
-use super::recording::{Acknowledged, View};
+use super::recording::Acknowledged;
+use super::view::View;
 use crate::harness::*;
 
 /// Most say nothing, and are then refused.

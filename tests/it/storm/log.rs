@@ -1,62 +1,118 @@
 //! The truth that recordings are compared with: the whole log, and what it makes of the profiles.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use cameo::proto::v1::*;
-use prost_types::{Struct, Timestamp};
+use prost_types::Timestamp;
 
+use super::changes::nanos;
+use super::erasures::{Removal, left_by};
+use super::merges::Merges;
 use super::violation::Violation;
+
+/// The profiles at a place, by their mpids.
+pub type Profiles = BTreeMap<i64, Arc<Profile>>;
 
 /// The log of a workspace from its first event, and the profiles before and after each of them.
 pub struct Log {
-    events: Vec<Event>,
+    /// Each event as it was written, and then as each erasure left it that changed it.
+    events: Vec<Vec<Version>>,
     /// The profiles before each event, and those after the last.
-    profiles: Vec<BTreeMap<i64, Profile>>,
+    profiles: Vec<Profiles>,
+    merges: Merges,
+    /// See [`Self::is_unknown`].
+    unknown: BTreeSet<u64>,
+    erasures: Vec<Erasure>,
     /// The sequence of the event before each cursor.
     places: HashMap<String, u64>,
     /// The shards of the profiles, by the number of shards and the mpid.
     shards: HashMap<(u32, i64), u32>,
 }
 
+/// What was once read of an event.
+#[derive(Clone)]
+pub struct Version {
+    pub event: Event,
+    /// The profile before it. `None` if there was none, or nobody can tell.
+    pub before: Option<Arc<Profile>>,
+    /// The profile that was absorbed.
+    pub absorbed: Option<i64>,
+    /// The erasure that left it so: when, and the place of its event. `None` of the event as it was written.
+    since: Option<(Period, u64)>,
+}
+
+/// When something happened: not before the first time, and not after the second.
+#[derive(Debug, Clone, Copy)]
+pub struct Period {
+    pub asked: SystemTime,
+    pub answered: SystemTime,
+}
+
+/// An erasure whose response has come.
+#[derive(Debug, Clone)]
+pub struct Erasure {
+    pub period: Period,
+    pub response: EraseProfileResponse,
+}
+
+/// When something was read: not before the first time, and not after the second.
+pub type Window = RangeInclusive<SystemTime>;
+
 impl Log {
     /// An empty log. `start` is the cursor before its first event.
     pub fn new(start: String) -> Self {
-        let places = HashMap::from([(start, 0)]);
-        Self { events: Vec::new(), profiles: vec![BTreeMap::new()], places, shards: HashMap::new() }
+        Self {
+            events: Vec::new(),
+            profiles: vec![BTreeMap::new()],
+            merges: Merges::default(),
+            unknown: BTreeSet::new(),
+            erasures: Vec::new(),
+            places: HashMap::from([(start, 0)]),
+            shards: HashMap::new(),
+        }
     }
 
     /// Adds the next event, and the cursor of the place after it. Checks that it says what changed.
     pub fn push(&mut self, event: &Event, cursor: String) -> Result<(), Violation> {
         let sequence = self.head() + 1;
-        let time_before = self.events.last().and_then(|event| event.time);
+        let time_before = self.events.last().and_then(|versions| versions[0].event.time);
         if event.sequence != sequence || nanos(time_before) > nanos(event.time) {
             return Err(Violation::LogBroken { sequence });
         }
         let mut profiles = self.profiles.last().expect("there is one more than events").clone();
-        if let Some(what) = wrong_change(profiles.get(&event.mpid), event) {
+        let before = profiles.get(&event.mpid).cloned();
+        let absorbed = Some(event.merged_mpid).filter(|_| event.r#type == "profile.merged");
+        if is_unseen(event) {
+            self.unknown.insert(sequence);
+        } else if let Some(what) = self.merges.wrong_change(&profiles, event) {
             return Err(Violation::WrongChange { sequence, what });
+        } else {
+            absorbed.and_then(|absorbed| profiles.remove(&absorbed));
+            match &event.profile {
+                Some(profile) => profiles.insert(event.mpid, Arc::new(profile.clone())),
+                None => profiles.remove(&event.mpid),
+            };
         }
-        match &event.profile {
-            Some(profile) => profiles.insert(event.mpid, profile.clone()),
-            None => profiles.remove(&event.mpid),
-        };
         self.profiles.push(profiles);
-        self.events.push(event.clone());
         self.places.insert(cursor, sequence);
+        self.events.push(vec![Version { event: event.clone(), before, absorbed, since: None }]);
         Ok(())
     }
 
-    /// Notes which shard each profile is in, as the server says when it is asked for each shard.
-    pub fn learn_shards(&mut self, count: u32, mpids_of: &[BTreeSet<i64>]) -> Result<(), Violation> {
-        for (index, mpids) in (0..count).zip(mpids_of) {
-            for mpid in mpids {
-                if self.shards.insert((count, *mpid), index).is_some() {
-                    return Err(Violation::ShardsOverlap { mpid: *mpid, count });
-                }
-            }
-        }
-        let outside = self.events.iter().find(|event| !self.shards.contains_key(&(count, event.mpid)));
-        outside.map_or(Ok(()), |event| Err(Violation::ShardsOverlap { mpid: event.mpid, count }))
+    /// Whether nobody can tell what an event is. Memberships end while a profile is erased: of such an event, only what
+    /// the erasure has left of it is known. Of others, it is not certain that an erasure has left anything.
+    pub fn is_unknown(&self, sequence: u64) -> bool {
+        self.unknown.contains(&sequence)
+    }
+
+    /// Notes which shard a profile is in, as the server says when it is asked for each shard.
+    pub fn learn_shards(&mut self, count: u32, mpid: i64, indexes: &[u32]) -> Result<(), Violation> {
+        let [index] = *indexes else { return Err(Violation::ShardsOverlap { mpid, count }) };
+        self.shards.insert((count, mpid), index);
+        Ok(())
     }
 
     pub fn is_in(&self, shard: Shard, mpid: i64) -> bool {
@@ -68,16 +124,45 @@ impl Log {
         self.events.len() as u64
     }
 
-    /// An event, and the profile before it.
-    pub fn event(&self, sequence: u64) -> Option<(&Event, Option<&Profile>)> {
-        let at = usize::try_from(sequence.checked_sub(1)?).ok()?;
-        let event = self.events.get(at)?;
-        Some((event, self.profiles[at].get(&event.mpid)))
+    /// An event as it was written.
+    pub fn event(&self, sequence: u64) -> Option<&Version> {
+        self.history(sequence).first()
+    }
+
+    /// All that an event has ever been.
+    pub fn history(&self, sequence: u64) -> &[Version] {
+        let at = sequence.checked_sub(1).and_then(|at| usize::try_from(at).ok());
+        at.and_then(|at| self.events.get(at)).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// What an event may have been when it was read.
+    pub fn versions(&self, sequence: u64, read: &Window) -> &[Version] {
+        let all = self.history(sequence);
+        let is_since = |version: &Version, is: fn(&Period, &Window) -> bool| {
+            version.since.as_ref().is_none_or(|(since, _)| is(since, read))
+        };
+        let first = all.iter().rposition(|version| is_since(version, |since, read| since.answered <= *read.start()));
+        let last = all.iter().rposition(|version| is_since(version, |since, read| since.asked <= *read.end()));
+        first.zip(last).map(|(first, last)| &all[first..=last.max(first)]).unwrap_or_default()
     }
 
     /// The profiles as of a sequence.
-    pub fn profiles(&self, of: u64) -> &BTreeMap<i64, Profile> {
+    pub fn profiles(&self, of: u64) -> &Profiles {
         &self.profiles[usize::try_from(of).unwrap()]
+    }
+
+    /// The first event after a sequence that is one of a profile: its own, or the one by which it was absorbed.
+    pub fn next_of(&self, mpid: i64, after: u64) -> Option<u64> {
+        (after + 1..=self.head()).find(|sequence| {
+            let version = self.event(*sequence).expect("it is in the log");
+            version.event.mpid == mpid || version.absorbed == Some(mpid)
+        })
+    }
+
+    /// When an event of an erasure was written; `None` of any other event.
+    pub fn erased_by(&self, sequence: u64) -> Option<Period> {
+        let is_own = |erasure: &&Erasure| self.place(&erasure.response.cursor) == Some(sequence);
+        self.erasures.iter().find(is_own).map(|erasure| erasure.period)
     }
 
     /// The sequence of the event before a cursor.
@@ -87,141 +172,82 @@ impl Log {
 
     /// How many events are before a time.
     pub fn before(&self, time: Timestamp) -> u64 {
-        self.events.partition_point(|event| nanos(event.time) < nanos(Some(time))) as u64
+        let is_before = |versions: &Vec<Version>| nanos(versions[0].event.time) < nanos(Some(time));
+        self.events.partition_point(is_before) as u64
     }
 }
 
-fn nanos(time: Option<Timestamp>) -> (i64, i32) {
-    time.map_or((i64::MIN, 0), |time| (time.seconds, time.nanos))
-}
-
-/// Which part of the event does not say how the profile changed, if one does not.
-fn wrong_change(before: Option<&Profile>, event: &Event) -> Option<&'static str> {
-    let after = event.profile.as_ref();
-    let kind = match (before, after) {
-        (None, Some(_)) => "profile.created",
-        (Some(_), Some(_)) => "profile.updated",
-        (Some(_), None) => "profile.deleted",
-        (None, None) => "",
-    };
-    let nothing = Profile::default();
-    let (old, new) = (before.unwrap_or(&nothing), after.unwrap_or(&nothing));
-    let previous = match (before, after) {
-        (Some(before), Some(after)) => Some(previous(before, after)),
-        (before, _) => before.cloned(),
-    };
-    let changed = changed_fields(old, new);
-    let keys: Vec<_> = changed_keys(old.user_attributes.as_ref(), new.user_attributes.as_ref()).into_iter().collect();
-    let (was, is) = (audiences(old), audiences(new));
-    let checks = [
-        ("update_time", after.is_none_or(|after| after.update_time == event.time)),
-        ("type", event.r#type == kind),
-        ("previous", event.previous == previous),
-        ("changed_fields", event.changed_fields.clone().unwrap_or_default().paths == changed),
-        ("changed_user_attributes", event.changed_user_attributes == keys),
-        (
-            "entered_audience_ids",
-            event.entered_audience_ids.iter().copied().collect::<BTreeSet<_>>() == &is - &still_in(old, event),
-        ),
-        ("exited_audience_ids", event.exited_audience_ids.iter().copied().collect::<BTreeSet<_>>() == &was - &is),
-        ("etag", after.is_none() || old.etag != new.etag),
-    ];
-    checks.into_iter().find_map(|(what, holds)| (!holds).then_some(what))
-}
-
-/// The old values of what changed.
-fn previous(before: &Profile, after: &Profile) -> Profile {
-    let mut previous = before.clone();
-    for field in FIELDS {
-        if (field.is_equal)(before, after) {
-            (field.clear)(&mut previous);
+impl Log {
+    /// Notes what an erasure has left of the events that were there. Erasures come in their order.
+    pub fn erase(&mut self, erasure: Erasure) -> Result<(), Violation> {
+        let Erasure { period, ref response } = erasure;
+        let place = self.place(&response.cursor);
+        let place = place.ok_or_else(|| Violation::UnknownCursor { cursor: response.cursor.clone() })?;
+        let mpid = *response.mpids.first().ok_or(Violation::WrongErasure { place })?;
+        let Some(root) = self.event(place) else { return Err(Violation::WrongErasure { place }) };
+        let has_own = root.event.mpid == mpid && root.event.r#type == "profile.erased";
+        if !has_own && self.profiles(place).contains_key(&mpid) {
+            return Err(Violation::WrongErasure { place });
         }
-    }
-    keep_changed(&mut previous.user_attributes, after.user_attributes.as_ref());
-    keep_changed(&mut previous.account_user_attributes, after.account_user_attributes.as_ref());
-    previous
-}
-
-fn keep_changed(previous: &mut Option<Struct>, after: Option<&Struct>) {
-    if let Some(map) = previous {
-        map.fields.retain(|key, value| after.and_then(|after| after.fields.get(key)) != Some(value));
-    }
-    if previous.as_ref().is_some_and(|map| map.fields.is_empty()) {
-        *previous = None;
-    }
-}
-
-fn changed_keys(before: Option<&Struct>, after: Option<&Struct>) -> BTreeSet<String> {
-    let of = |map: Option<&Struct>| map.map(|map| map.fields.clone()).unwrap_or_default();
-    let (before, after) = (of(before), of(after));
-    before.keys().chain(after.keys()).filter(|key| before.get(*key) != after.get(*key)).cloned().collect()
-}
-
-/// The audiences that a person was in just before the event. A membership that has ended does not count. One that the
-/// event leaves as it is had not ended: the write's own time may be a little before that of its event.
-fn still_in(before: &Profile, event: &Event) -> BTreeSet<i64> {
-    let after = event.profile.iter().flat_map(|profile| &profile.audience_memberships).collect::<Vec<_>>();
-    let memberships = before.audience_memberships.iter();
-    let counting = memberships.filter(|membership| after.contains(membership) || !has_ended(membership, event.time));
-    counting.map(|membership| membership.audience_id).collect()
-}
-
-fn audiences(profile: &Profile) -> BTreeSet<i64> {
-    profile.audience_memberships.iter().map(|membership| membership.audience_id).collect()
-}
-
-/// Whether a membership has ended at a time.
-pub fn has_ended(membership: &AudienceMembership, time: Option<Timestamp>) -> bool {
-    membership.expire_time.is_some() && nanos(membership.expire_time) <= nanos(time)
-}
-
-/// A field whose changes an event names.
-struct Field {
-    name: &'static str,
-    is_equal: fn(&Profile, &Profile) -> bool,
-    clear: fn(&mut Profile),
-}
-
-macro_rules! field {
-    ($name:ident) => {
-        Field {
-            name: stringify!($name),
-            is_equal: |one, other| one.$name == other.$name,
-            clear: |profile| profile.$name = Default::default(),
+        let left = left_by(self, mpid, place);
+        let is_certain = |sequence: &u64| left.removals.get(sequence) == Some(&Removal::All);
+        self.unknown.extend(left.uncertain.iter().filter(|sequence| !is_certain(sequence)));
+        for (sequence, removal) in left.removals {
+            let versions = &mut self.events[usize::try_from(sequence - 1).unwrap()];
+            let last = versions.last().expect("there is the first");
+            let left = last.without(&removal);
+            if left.event != last.event {
+                versions.push(Version { since: Some((period, place)), ..left });
+            }
         }
-    };
+        self.erasures.push(erasure);
+        Ok(())
+    }
+
+    /// An absorbed profile that is restored has those identities that it had and that were not erased since.
+    pub fn check_restored(&self) -> Result<(), Violation> {
+        let wrong = self.merges.restored.iter().find(|(restored, merged)| {
+            let is_before = |version: &&Version| version.since.is_none_or(|(_, place)| place < *restored);
+            let was = self.history(*merged).iter().rfind(is_before).and_then(|was| was.event.merged_profile.as_ref());
+            let is = self.event(*restored).and_then(|version| version.event.profile.as_ref());
+            was.zip(is).is_some_and(|(was, is)| {
+                was.user_identities != is.user_identities || was.device_identities != is.device_identities
+            })
+        });
+        wrong.map_or(Ok(()), |(sequence, _)| Err(Violation::ErasedValue { sequence: *sequence }))
+    }
+
+    /// Compares what is left of the log with what should be.
+    pub fn check_rest(&self, rest: &[Event]) -> Result<(), Violation> {
+        let known = rest.iter().filter(|event| event.sequence <= self.head()); // Memberships still end.
+        let is_wrong = |event: &&Event| self.history(event.sequence).last().is_none_or(|is| is.event != **event);
+        let wrong = known.filter(|event| !self.is_unknown(event.sequence)).find(is_wrong);
+        let Some(event) = wrong else { return Ok(()) };
+        let sequence = event.sequence;
+        let is_old = self.history(sequence).iter().any(|version| version.event == *event);
+        Err(if is_old { Violation::ErasedValue { sequence } } else { Violation::Altered { sequence } })
+    }
 }
 
-/// In the order of their numbers.
-const FIELDS: [Field; 8] = [
-    field!(is_opted_out),
-    field!(limit_ad_tracking),
-    field!(device_identities),
-    field!(user_identities),
-    field!(account_user_attributes),
-    field!(user_attributes),
-    field!(audience_memberships),
-    field!(attribution),
-];
+impl Version {
+    /// What an erasure leaves of it.
+    fn without(&self, removal: &Removal) -> Self {
+        let event = removal.applied(&self.event);
+        let before = match removal {
+            Removal::Identities(keys) => self.before.as_ref().map(|before| Arc::new(keys.removed_from(before))),
+            _ if event == self.event => self.before.clone(),
+            Removal::All | Removal::Profiles | Removal::Previous => None,
+        };
+        Self { event, before, ..self.clone() }
+    }
 
-fn changed_fields(before: &Profile, after: &Profile) -> Vec<&'static str> {
-    FIELDS.iter().filter(|field| !(field.is_equal)(before, after)).map(|field| field.name).collect()
+    /// Whether nobody can tell what the profile was before it.
+    pub fn is_stripped(&self) -> bool {
+        self.event.redacted || self.event.r#type == "profile.erased"
+    }
 }
 
-/// What a mask leaves of a profile.
-pub fn trimmed(profile: &Profile, paths: &[String], keys: &[String]) -> Profile {
-    let has = |name: &str| paths.is_empty() || paths.iter().any(|path| path == name);
-    let mut trimmed = profile.clone();
-    FIELDS.iter().filter(|field| !has(field.name)).for_each(|field| (field.clear)(&mut trimmed));
-    trimmed.mpid = if has("mpid") { profile.mpid } else { 0 };
-    trimmed.create_time = profile.create_time.filter(|_| has("create_time"));
-    trimmed.update_time = profile.update_time.filter(|_| has("update_time"));
-    trimmed.etag = if has("etag") { profile.etag.clone() } else { String::new() };
-    if let Some(map) = trimmed.user_attributes.as_mut().filter(|_| !keys.is_empty()) {
-        map.fields.retain(|key, _| keys.contains(key));
-    }
-    if trimmed.user_attributes.as_ref().is_some_and(|map| map.fields.is_empty()) {
-        trimmed.user_attributes = None; // An empty map and none are the same to a reader.
-    }
-    trimmed
+/// Whether it is what an erasure left of an event, rather than the event of the erasure.
+fn is_unseen(event: &Event) -> bool {
+    event.r#type == "profile.erased" && event.changed_fields.is_none()
 }

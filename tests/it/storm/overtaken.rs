@@ -85,7 +85,7 @@ impl Validator<'_> {
     fn ends(&self, connection: &Connection, expired: &Expired) -> Result<(), Violation> {
         let Expired { oldest, head, ref oldest_time, floor_after } = *expired;
         let written = self.place(&connection.written)?.sequence();
-        let time = self.log.event(oldest).and_then(|(event, _)| event.time).filter(|_| oldest <= head);
+        let time = self.log.event(oldest).and_then(|version| version.event.time).filter(|_| oldest <= head);
         let time = time.map(|time| time.to_string()).unwrap_or_default();
         let checks = [
             ("oldest_sequence", (*connection.floors.start()..=floor_after).contains(&expired.floor())),

@@ -51,7 +51,7 @@ impl Expired {
     /// Whether the events that are gone made the log larger than so many bytes. It has not shrunk since.
     pub fn exceeds(&self, log: &Log, bytes: u64) -> bool {
         let from_the_last = (self.floor()..=self.head).filter_map(|sequence| log.event(sequence));
-        from_the_last.map(|(event, _)| encoded_bytes(event) + MOST_ROW_BYTES).sum::<u64>() > bytes
+        from_the_last.map(|version| encoded_bytes(&version.event) + MOST_ROW_BYTES).sum::<u64>() > bytes
     }
 }
 

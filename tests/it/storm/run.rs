@@ -1,17 +1,15 @@
 //! The storm: writers, subscribers, and a server that is restarted under them.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use cameo::proto::v1::admin_service_client::AdminServiceClient;
-use cameo::proto::v1::event_service_client::EventServiceClient;
-use cameo::proto::v1::profile_service_client::ProfileServiceClient;
-use tokio::sync::watch;
+use tokio::sync::{RwLock, watch};
 use tokio::task::JoinSet;
 use tonic::transport::Endpoint;
 
 use super::clients::Subscriber;
+use super::log::Erasure;
 use super::retention;
 use super::seen::Seen;
 use super::truth::Truth;
@@ -57,6 +55,11 @@ pub struct Shared {
     /// How many writes were made, and how many of them the reader of the truth has seen.
     pub writes: Arc<watch::Sender<usize>>,
     pub known: Arc<watch::Sender<usize>>,
+    /// Writers hold it shared while they write, and those that erase exclusively.
+    pub turn: Arc<RwLock<()>>,
+    erasures: Arc<Mutex<Vec<Erasure>>>,
+    /// Whether nobody subscribes any more. Memberships still end.
+    pub is_read: Arc<AtomicBool>,
     written: Arc<Mutex<String>>,
     floor: Arc<AtomicU64>,
 }
@@ -67,6 +70,9 @@ impl Shared {
             stages: Arc::new(watch::Sender::new(Stage { addr, is_over: false })),
             writes: Arc::default(),
             known: Arc::default(),
+            turn: Arc::default(),
+            erasures: Arc::default(),
+            is_read: Arc::default(),
             written: Arc::default(),
             floor: Arc::default(),
         }
@@ -79,6 +85,15 @@ impl Shared {
     /// The cursor of a recent write whose response has come.
     pub fn written(&self) -> String {
         self.written.lock().unwrap().clone()
+    }
+
+    pub fn note_erasure(&self, erasure: Erasure) {
+        self.erasures.lock().unwrap().push(erasure);
+    }
+
+    /// All erasures so far, in order.
+    pub fn erasures(&self) -> Vec<Erasure> {
+        self.erasures.lock().unwrap().clone()
     }
 
     pub fn note_floor(&self, floor: u64) {
@@ -96,11 +111,7 @@ pub fn connect(stages: &mut watch::Receiver<Stage>) -> Client {
     let addr = stages.borrow_and_update().addr;
     let endpoint = Endpoint::from_shared(format!("http://{addr}")).unwrap().initial_stream_window_size(WINDOW_BYTES);
     let channel = endpoint.connect_lazy();
-    Client {
-        profiles: ProfileServiceClient::new(channel.clone()),
-        events: EventServiceClient::new(channel.clone()),
-        admin: AdminServiceClient::new(channel),
-    }
+    Client::on(channel)
 }
 
 /// A connection to the server that follows one that has gone. After the last there is no other.
@@ -135,8 +146,9 @@ pub async fn storm(size: Size) -> Result<Seen, (String, Violation)> {
     }
     within(writers.join_all()).await;
     shared.stages.send_modify(|stage| stage.is_over = true);
-    let log = within(truth).await.unwrap().map_err(of_the_log)?;
     let recordings = within(subscribers.join_all()).await;
+    shared.is_read.store(true, Ordering::SeqCst);
+    let log = within(truth).await.unwrap().map_err(of_the_log)?;
     server.stop().await;
     let mut seen = Seen::default();
     for (name, recording) in recordings {

@@ -4,7 +4,7 @@ use cameo::proto::v1::subscribe_request::Start;
 use cameo::proto::v1::subscribe_response::Message;
 use cameo::proto::v1::*;
 
-use super::log::has_ended;
+use super::changes::has_ended;
 use super::recording::Recording;
 
 /// What the subscribers of a storm read, so that a storm without wind is noticed.
@@ -16,6 +16,12 @@ pub struct Seen {
     pub events: usize,
     pub left: usize,
     pub deleted: usize,
+    pub merged: usize,
+    /// Merges that were told of only because the absorbed profile was one that the subscriber had asked for.
+    pub merged_away: usize,
+    pub unmerged: usize,
+    pub erased: usize,
+    pub redacted: usize,
     /// Events and profiles of snapshots that a CEL expression selected.
     pub by_expression: usize,
     /// Events that end a membership that had expired, of streams with a filter by audience.
@@ -44,10 +50,10 @@ impl Seen {
                 self.lost += usize::from(is_expired);
                 let first = connection.messages.first();
                 self.begun_again +=
-                    usize::from(first.is_some_and(|opened| !acknowledged.places.contains(&opened.cursor)));
+                    usize::from(first.is_some_and(|opened| !acknowledged.places.contains(&opened.response.cursor)));
             }
             let is_resumed = matches!(connection.start, Some(Start::Cursor(_)));
-            for message in connection.messages.iter().filter_map(|response| response.message.as_ref()) {
+            for message in connection.messages.iter().filter_map(|received| received.response.message.as_ref()) {
                 let is_selected = matches!(message, Message::Event(_) | Message::SnapshotProfile(_));
                 self.by_expression += usize::from(is_selected && !connection.view.filter.expression.is_empty());
                 match message {
@@ -57,7 +63,14 @@ impl Seen {
                         self.left += usize::from(event.r#match() == FilterMatch::Left);
                         let has_audiences = !connection.view.filter.audience_ids.is_empty();
                         self.ended += usize::from(has_audiences && ends_a_membership(event));
-                        self.deleted += usize::from(event.profile.is_none());
+                        let is = |kind| usize::from(event.r#type == kind);
+                        self.deleted += is("profile.deleted");
+                        self.merged += is("profile.merged");
+                        let is_left = event.r#match() == FilterMatch::Left;
+                        self.merged_away += is("profile.merged") & usize::from(is_left);
+                        self.unmerged += is("profile.unmerged");
+                        self.erased += is("profile.erased");
+                        self.redacted += usize::from(event.redacted);
                     }
                     Message::SnapshotComplete(_) => self.snapshots += 1,
                     Message::Heartbeat(_) => self.heartbeats += 1,

@@ -2,7 +2,7 @@
 //!
 //! A snapshot leaves out memberships that have ended when it is read, and the recording tells that time only from when
 //! to when. If a membership ends in between, the profile may be served with it or without it, and a filter by that
-//! audience may select it or not. Each is then right, and nothing else.
+//! audience may select it or not. Each is then right, and nothing else. So it is with a profile that is erased in between.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -10,7 +10,8 @@ use std::time::SystemTime;
 use cameo::proto::v1::*;
 use prost_types::Timestamp;
 
-use super::log::{Log, has_ended};
+use super::changes::has_ended;
+use super::log::{Log, Version};
 use super::recording::Connection;
 
 /// What a stream may be sent of a profile of its snapshot.
@@ -24,17 +25,48 @@ pub struct Choices {
 /// The profiles of the snapshot of a stream, as of a sequence, by their mpids.
 pub fn snapshot(log: &Log, connection: &Connection, of: u64) -> BTreeMap<i64, Choices> {
     let profiles = log.profiles(of).iter().filter(|(mpid, _)| connection.view.has_profile(log, **mpid));
-    profiles.filter_map(|(mpid, profile)| Some((*mpid, choices(connection, profile)?))).collect()
+    profiles.filter_map(|(mpid, profile)| Some((*mpid, choices(log, connection, of, profile)?))).collect()
 }
 
-fn choices(connection: &Connection, profile: &Profile) -> Option<Choices> {
-    let moments = moments(connection, profile);
-    let served = moments.iter().map(|moment| (served(profile, *moment), Some(*moment)));
+fn choices(log: &Log, connection: &Connection, of: u64, profile: &Profile) -> Option<Choices> {
+    let (mut profiles, mut is_certain) = (Vec::new(), true);
     let no_event = Event::default();
-    let selected = served.filter(|(profile, moment)| connection.view.selects(profile, &no_event, *moment));
-    let profiles: Vec<_> = selected.map(|(profile, _)| profile).collect();
-    let is_certain = profiles.len() == moments.len();
+    for stored in stored(log, connection, of, profile) {
+        let Some(stored) = stored else {
+            is_certain = false;
+            continue;
+        };
+        for moment in moments(connection, &stored) {
+            let served = served(&stored, moment);
+            if connection.view.selects(&served, &no_event, Some(moment)) {
+                profiles.push(served);
+            } else {
+                is_certain = false;
+            }
+        }
+    }
     (!profiles.is_empty()).then_some(Choices { profiles, is_certain })
+}
+
+/// What the log may tell of a profile as of a sequence: it is what the next event of the profile says that it was. An
+/// erasure may have removed that, and then it is not in the snapshot: a later event has it, if it still exists.
+fn stored(log: &Log, connection: &Connection, of: u64, profile: &Profile) -> Vec<Option<Profile>> {
+    let Some(next) = log.next_of(profile.mpid, of) else { return vec![Some(profile.clone())] };
+    if log.is_unknown(next) {
+        return vec![Some(profile.clone()), None];
+    }
+    let read = &connection.snapshot_read;
+    if let Some(erased) = log.erased_by(next) {
+        let (may_be_there, may_be_gone) = (erased.answered > *read.start(), erased.asked <= *read.end());
+        let there = may_be_there.then(|| Some(profile.clone()));
+        return there.into_iter().chain(may_be_gone.then_some(None)).collect();
+    }
+    log.versions(next, read).iter().map(|version| stored_before(version, profile.mpid)).collect()
+}
+
+/// A profile before an event of its own, or one by which it was absorbed.
+fn stored_before(version: &Version, mpid: i64) -> Option<Profile> {
+    if version.event.mpid == mpid { version.before.as_deref().cloned() } else { version.event.merged_profile.clone() }
 }
 
 /// When the snapshot may have been read, as far as it makes a difference: at first, and when a membership had just ended.

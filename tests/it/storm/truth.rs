@@ -1,6 +1,7 @@
 //! The reader that makes the truth: it sees every event before retention may remove it.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use cameo::proto::v1::seek_subscription_request::To;
@@ -10,7 +11,7 @@ use tonic::Status;
 
 use super::draw::{PROFILES, SHARD_COUNTS};
 use super::gone::is_gone;
-use super::log::Log;
+use super::log::{Erasure, Log};
 use super::run::{Shared, connect, next_server};
 use super::violation::Violation;
 use crate::harness::*;
@@ -24,6 +25,8 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub struct Truth {
     log: Log,
     cursor: String,
+    /// The profiles of all events so far.
+    mpids: BTreeSet<i64>,
 }
 
 /// Why a look ended early.
@@ -33,10 +36,10 @@ enum Stop {
 }
 
 impl Truth {
-    /// Creates all profiles, and learns which shards they are in while the log holds an event of each.
+    /// Creates all profiles.
     pub async fn begin(client: &Client) -> Result<Self, Violation> {
         let cursor = client.list(list_request()).await.unwrap().cursor;
-        let mut truth = Self { log: Log::new(cursor.clone()), cursor };
+        let mut truth = Self { log: Log::new(cursor.clone()), cursor, mpids: BTreeSet::new() };
         let subscription = Some(Subscription { name: SUBSCRIPTION.into(), ..Subscription::default() });
         let workspace = WORKSPACE.into();
         let request = CreateSubscriptionRequest { workspace, subscription, ..CreateSubscriptionRequest::default() };
@@ -49,20 +52,17 @@ impl Truth {
             Err(Stop::Found(violation)) => return Err(violation),
             Err(Stop::Failed(status)) => panic!("{status:?}"),
         }
-        for count in SHARD_COUNTS {
-            truth.log.learn_shards(count, &shards(client, count).await)?;
-        }
         Ok(truth)
     }
 
-    /// Reads until nothing more is written, over the restarts of the server.
+    /// Reads until nothing more is read, over the restarts of the server.
     pub async fn read_all(mut self, shared: Shared) -> Result<Log, Violation> {
         let mut stages = shared.stages.subscribe();
         let mut client = connect(&mut stages);
         loop {
-            let (is_over, writes) = (stages.borrow().is_over, *shared.writes.borrow());
+            let (is_over, writes) = (shared.is_read.load(Ordering::SeqCst), *shared.writes.borrow());
             match self.read_on(&client).await {
-                Ok(()) if is_over => return Ok(self.log),
+                Ok(()) if is_over => return self.finish(&client, shared.erasures()).await,
                 Ok(()) => {
                     shared.known.send_replace(writes);
                     tokio::time::sleep(PAUSE).await;
@@ -88,6 +88,9 @@ impl Truth {
                 if found.event.as_ref() != Some(event) {
                     return Err(Stop::Found(Violation::Altered { sequence: event.sequence }));
                 }
+                if self.mpids.insert(event.mpid) {
+                    self.learn_shards(client, event.mpid).await?;
+                }
                 self.log.push(event, found.cursor.clone())?;
                 self.cursor = found.cursor;
             }
@@ -96,6 +99,32 @@ impl Truth {
                 return Ok(());
             }
         }
+    }
+
+    /// Asks which shards the profile of the next event is in, before retention may remove the event.
+    async fn learn_shards(&mut self, client: &Client, mpid: i64) -> Result<(), Stop> {
+        for count in SHARD_COUNTS {
+            let mut indexes = Vec::new();
+            for index in 0..count {
+                let (start, filter) = (page_after(&self.cursor), of_profiles(&[mpid]));
+                let shard = Some(Shard { index, count });
+                let page = client.list(ListEventsRequest { start, filter, shard, ..list_request() }).await?;
+                indexes.extend((!page.events.is_empty()).then_some(index));
+            }
+            self.log.learn_shards(count, mpid, &indexes)?;
+        }
+        Ok(())
+    }
+
+    /// Notes what erasures have left of the log, and compares it with what the log holds at last.
+    async fn finish(mut self, client: &Client, erasures: Vec<Erasure>) -> Result<Log, Violation> {
+        for erasure in erasures {
+            self.log.erase(erasure)?;
+        }
+        self.log.check_restored()?;
+        let rest = client.list(ListEventsRequest { page_size: LARGEST_PAGE, ..list_request() }).await.unwrap();
+        self.log.check_rest(&rest.events)?;
+        Ok(self.log)
     }
 
     /// Lets retention remove what was read.
@@ -125,16 +154,4 @@ impl From<Violation> for Stop {
 async fn get_event(client: &Client, sequence: u64) -> Result<GetEventResponse, Status> {
     let request = GetEventRequest { workspace: WORKSPACE.into(), sequence, ..GetEventRequest::default() };
     Ok(client.events.clone().get_event(request).await?.into_inner())
-}
-
-/// The profiles of the events that each shard lists.
-async fn shards(client: &Client, count: u32) -> Vec<BTreeSet<i64>> {
-    let mut shards = Vec::new();
-    for index in 0..count {
-        let request =
-            ListEventsRequest { shard: Some(Shard { index, count }), page_size: LARGEST_PAGE, ..list_request() };
-        let events = client.pages(request).await.concat();
-        shards.push(events.iter().map(|event| event.mpid).collect());
-    }
-    shards
 }

@@ -6,14 +6,15 @@
 //! What retention has overtaken is checked in [`super::overtaken`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::SystemTime;
 
 use cameo::proto::v1::subscribe_request::Start;
 use cameo::proto::v1::subscribe_response::Message;
 use cameo::proto::v1::*;
 
-use super::log::Log;
+use super::log::{Log, Version, Window};
 use super::overtaken::as_held;
-use super::recording::{Connection, Recording};
+use super::recording::{Connection, Received, Recording};
 use super::snapshot::{Choices, snapshot};
 use super::violation::Violation;
 
@@ -50,13 +51,14 @@ impl Validator<'_> {
         let Some((first, rest)) = connection.messages.split_first() else {
             return self.refusal(connection);
         };
-        let Some(Message::Opened(opened)) = &first.message else {
-            return Err(out_of_phase(first));
+        let Some(Message::Opened(opened)) = &first.response.message else {
+            return Err(out_of_phase(&first.response));
         };
         is_in_order(rest)?;
-        let at = self.opened(connection, &first.cursor, opened)?;
+        let at = self.opened(connection, &first.response.cursor, opened)?;
         let delivered = rest.iter().filter_map(event_of).map(|event| event.sequence).collect();
-        let mut walk = Walk { validator: self, connection, opened, delivered, at, is_caught_up: false };
+        let read = *connection.snapshot_read.start()..=first.at;
+        let mut walk = Walk { validator: self, connection, opened, delivered, at, is_caught_up: false, read };
         rest.iter().try_for_each(|message| walk.message(message))?;
         let reached = walk.at.sequence();
         connection.expired.as_ref().map_or(Ok(()), |expired| self.expired(connection, expired, reached))
@@ -119,10 +121,14 @@ struct Walk<'v, 'a> {
     delivered: BTreeSet<u64>,
     at: Place,
     is_caught_up: bool,
+    /// When the server read what it sent last: not before the stream was asked for, or before it sent a heartbeat, and
+    /// not after the message came.
+    read: Window,
 }
 
 impl Walk<'_, '_> {
-    fn message(&mut self, response: &SubscribeResponse) -> Result<(), Violation> {
+    fn message(&mut self, Received { response, at }: &Received) -> Result<(), Violation> {
+        self.read = *self.read.start()..=*at;
         match (&response.message, self.at) {
             (Some(Message::SnapshotProfile(profile)), Place::Snapshot { of, after }) => {
                 self.profile(&response.cursor, profile, of, after)
@@ -146,7 +152,13 @@ impl Walk<'_, '_> {
                 }
                 Ok(())
             }
-            (Some(Message::Heartbeat(_)), Place::Log(at)) => self.notice(&response.cursor, at).map(|_| ()),
+            (Some(Message::Heartbeat(heartbeat)), Place::Log(at)) => {
+                self.notice(&response.cursor, at)?;
+                // What follows is read after it.
+                let sent = heartbeat.time.and_then(|time| SystemTime::try_from(time).ok());
+                self.read = sent.unwrap_or(*self.read.start()).max(*self.read.start())..=*self.read.end();
+                Ok(())
+            }
             (Some(Message::Heartbeat(_)), Place::Snapshot { .. })
                 if self.validator.log.place(&response.cursor).is_none() =>
             {
@@ -167,7 +179,7 @@ impl Walk<'_, '_> {
         let mpid = if profile.mpid == 0 { next.unwrap_or_default() } else { profile.mpid };
         is_complete(&snapshot, of, after, Some(mpid))?;
         let Some(choices) = snapshot.get(&mpid).filter(|_| Some(mpid) > after) else {
-            return Err(Violation::SnapshotUnwanted { of, mpid });
+            return Err(self.unwanted_profile(of, mpid, after));
         };
         let got = view.cut(profile);
         if !choices.profiles.iter().any(|choice| view.cut(choice) == got) || !is_trimmed(&got, profile) {
@@ -188,30 +200,39 @@ impl Walk<'_, '_> {
         if let Some(missing) = self.undelivered(at, sequence - 1).next() {
             return Err(self.missing(missing));
         }
-        let view = &self.connection.view;
-        let Some((original, before)) = self.validator.log.event(sequence) else {
-            return Err(Violation::Altered { sequence });
-        };
-        let Some(matched) = view.verdict(self.validator.log, original, before) else {
-            return Err(Violation::Unwanted { sequence });
-        };
-        if event.r#match != matched as i32 {
-            return Err(Violation::WrongMatch { sequence, expected: matched as i32, got: event.r#match });
+        let (log, view) = (self.validator.log, &self.connection.view);
+        if log.is_unknown(sequence) {
+            return Ok(());
         }
         let got = Event { r#match: 0, ..event.clone() };
-        let is_cut = |cut: &Option<Profile>, whole: &Option<Profile>| match (cut, whole) {
-            (Some(cut), Some(whole)) => is_trimmed(cut, whole),
-            (None, None) => true,
-            _ => false,
-        };
         let cut = view.cut_event(&got);
-        if cut != view.cut_event(original)
-            || !is_cut(&cut.profile, &got.profile)
-            || !is_cut(&cut.previous, &got.previous)
-        {
+        let is_equal = |version: &&Version| cut == view.cut_event(&version.event);
+        let versions: Vec<_> = log.versions(sequence, &self.read).iter().filter(is_equal).collect();
+        if versions.is_empty() && log.history(sequence).iter().any(|version| is_equal(&version)) {
+            return Err(Violation::ErasedValue { sequence });
+        }
+        if versions.is_empty() || !is_event_trimmed(&cut, &got) {
             return Err(Violation::Altered { sequence });
         }
-        Ok(())
+        let matches: Vec<_> = versions.into_iter().filter_map(|version| view.verdict(log, version)).collect();
+        match matches.first() {
+            None => Err(Violation::Unwanted { sequence }),
+            Some(_) if matches.iter().any(|matched| event.r#match == *matched as i32) => Ok(()),
+            Some(matched) => Err(Violation::WrongMatch { sequence, expected: *matched as i32, got: event.r#match }),
+        }
+    }
+
+    fn unwanted_profile(&self, of: u64, mpid: i64, after: Option<i64>) -> Violation {
+        let (log, view) = (self.validator.log, &self.connection.view);
+        let existed = log.profiles(of).contains_key(&mpid) && view.has_profile(log, mpid) && Some(mpid) > after;
+        let next = log.next_of(mpid, of).filter(|_| existed);
+        let is_stripped = |next: &u64| {
+            log.erased_by(*next).is_some() || log.versions(*next, &self.read).iter().any(Version::is_stripped)
+        };
+        match next.filter(is_stripped) {
+            Some(_) => Violation::ErasedProfile { of, mpid },
+            None => Violation::SnapshotUnwanted { of, mpid },
+        }
     }
 
     /// The place of a heartbeat or of `caught_up`: every event that matches up to it has been delivered.
@@ -241,17 +262,21 @@ impl Walk<'_, '_> {
         }
     }
 
-    /// The events that match, after one place and up to another.
+    /// The events that match, after one place and up to another. One that was erased meanwhile matches if it did before
+    /// and does since.
     fn undelivered(&self, after: u64, through: u64) -> impl Iterator<Item = u64> {
         let (log, view) = (self.validator.log, &self.connection.view);
+        let matches = move |version: &Version| view.verdict(log, version).is_some();
         (after + 1..=through).filter(move |sequence| {
-            log.event(*sequence).is_some_and(|(event, before)| view.verdict(log, event, before).is_some())
+            let versions = log.versions(*sequence, &self.read);
+            !versions.is_empty() && versions.iter().all(matches) && !log.is_unknown(*sequence)
         })
     }
 
     fn missing(&self, sequence: u64) -> Violation {
         let (log, view) = (self.validator.log, &self.connection.view);
-        let matched = log.event(sequence).and_then(|(event, before)| view.verdict(log, event, before));
+        let last = log.versions(sequence, &self.read).last();
+        let matched = last.and_then(|version| view.verdict(log, version));
         if matched == Some(FilterMatch::Left) {
             Violation::LeftForgotten { sequence }
         } else {
@@ -290,7 +315,7 @@ fn is_complete(
 }
 
 /// No event comes twice, or after one that follows it. The rest of the checks may then take the order for granted.
-fn is_in_order(messages: &[SubscribeResponse]) -> Result<(), Violation> {
+fn is_in_order(messages: &[Received]) -> Result<(), Violation> {
     let mut seen = BTreeSet::new();
     for sequence in messages.iter().filter_map(event_of).map(|event| event.sequence) {
         if let Some(after) = seen.last().copied().filter(|last| *last > sequence && !seen.contains(&sequence)) {
@@ -303,16 +328,25 @@ fn is_in_order(messages: &[SubscribeResponse]) -> Result<(), Violation> {
     Ok(())
 }
 
-fn event_of(response: &SubscribeResponse) -> Option<&Event> {
-    match &response.message {
+fn event_of(received: &Received) -> Option<&Event> {
+    match &received.response.message {
         Some(Message::Event(event)) => Some(event),
         _ => None,
     }
 }
 
+fn is_event_trimmed(cut: &Event, got: &Event) -> bool {
+    let profiles = |event: &Event| [event.profile.clone(), event.previous.clone(), event.merged_profile.clone()];
+    profiles(cut).iter().zip(&profiles(got)).all(|(cut, got)| match (cut, got) {
+        (Some(cut), Some(got)) => is_trimmed(cut, got),
+        (None, None) => true,
+        _ => false,
+    })
+}
+
 /// Whether the server had trimmed it as far as a mask does.
 fn is_trimmed(cut: &Profile, got: &Profile) -> bool {
-    *cut == super::log::trimmed(got, &[], &[])
+    *cut == super::changes::trimmed(got, &[], &[])
 }
 
 fn is_named(expected: u64, named: u64) -> Result<(), Violation> {

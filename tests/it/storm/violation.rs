@@ -47,6 +47,12 @@ pub enum Violation {
     Reordered { sequence: u64, after: u64 },
     /// An event differs from that of the log.
     Altered { sequence: u64 },
+    /// A value that had been erased before the stream was opened was delivered, or is still in the log.
+    ErasedValue { sequence: u64 },
+    /// A snapshot has a profile that had been erased before the stream was opened.
+    ErasedProfile { of: u64, mpid: i64 },
+    /// The response of an erasure does not name its event.
+    WrongErasure { place: u64 },
     /// An event that does not match was delivered.
     Unwanted { sequence: u64 },
     /// `Event.match` is wrong.

@@ -7,16 +7,23 @@ use cameo::proto::v1::*;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
+use tokio::sync::watch;
 use tonic::{Code, Status};
 
 use super::draw::{AUDIENCES, KEYS, PROFILES, one_in};
+use super::erasers::erase;
 use super::gone::is_gone;
-use super::run::{Shared, connect, next_server};
+use super::run::{Shared, Stage, connect, next_server};
 use crate::harness::*;
 
 /// The most writes whose events the reader of the truth has not seen. They are less than half of what a subscription may
 /// hold.
-const MOST_UNKNOWN: usize = 64;
+const MOST_UNKNOWN: usize = 48;
+
+/// One in so many writes is an erasure.
+const ERASURES: u32 = 24;
+
+const ON_CONFLICT: [OnConflict; 4] = [OnConflict::Merge, OnConflict::Merge, OnConflict::Keep, OnConflict::Fail];
 
 /// How long a membership lasts that ends, in milliseconds.
 const MEMBERSHIP: RangeInclusive<u64> = 50..=2_000;
@@ -28,17 +35,25 @@ pub async fn write(seed: u64, writes: usize, shared: Shared) {
     let mut client = connect(&mut stages);
     for _ in 0..writes {
         wait_for_truth(&shared).await;
-        let written = within(write_one(&mut rng, &client)).await;
-        match written {
-            Ok(cursor) => shared.note_written(cursor),
-            Err(status) if is_refusal(&status) => {}
-            Err(status) => {
-                assert!(is_gone(&status), "{status:?}");
-                client = next_server(&mut stages).await;
+        if one_in(&mut rng, ERASURES) {
+            client = Box::pin(erase(&mut rng, &shared, &mut stages, client)).await;
+        } else {
+            let _turn = shared.turn.read().await;
+            match within(write_one(&mut rng, &client)).await {
+                Ok(cursor) => shared.note_written(cursor),
+                Err(status) if is_refusal(&status) => {}
+                // What was asked for may be written until the server has gone.
+                Err(status) => client = gone(&status, &mut stages).await,
             }
         }
         shared.writes.send_modify(|writes| *writes += 1);
     }
+}
+
+/// Waits for the server that follows one that has gone.
+pub async fn gone(status: &Status, stages: &mut watch::Receiver<Stage>) -> Client {
+    assert!(is_gone(status), "{status:?}");
+    next_server(stages).await
 }
 
 /// Lets the reader of the truth catch up: retention may remove what is far behind, held or not.
@@ -48,17 +63,24 @@ async fn wait_for_truth(shared: &Shared) {
 }
 
 /// What a race of writers may lead to. A membership may have ended before it is written.
-fn is_refusal(status: &Status) -> bool {
+pub fn is_refusal(status: &Status) -> bool {
+    const REASONS: [&str; 5] =
+        ["FIELD_INVALID", "MERGE_SELF", "MERGE_CYCLE", "MERGE_NOT_REVERSIBLE", "IDENTITY_CONFLICT"];
     matches!(status.code(), Code::NotFound | Code::AlreadyExists | Code::Aborted)
-        || status.code() == Code::InvalidArgument && reason(status) == "FIELD_INVALID"
+        || matches!(status.code(), Code::InvalidArgument | Code::FailedPrecondition)
+            && REASONS.contains(&&*reason(status))
 }
 
 async fn write_one(rng: &mut StdRng, client: &Client) -> Result<String, Status> {
     let mpid = rng.random_range(1..=PROFILES);
-    match rng.random_range(0..10) {
-        0 => Ok(client.create(owner_of(email(&mpid.to_string()), mpid)).await?.cursor),
-        1 => Ok(client.delete(mpid).await?.cursor),
-        2 => {
+    match rng.random_range(0..20) {
+        0 | 1 => Ok(client.create(owner_of(drawn_email(rng), mpid)).await?.cursor),
+        2 => Ok(client.delete(mpid).await?.cursor),
+        3 => Ok(client.merge_with(merge(rng)).await?.cursor),
+        4 => Ok(client.merge(mpid, rng.random_range(1..=PROFILES)).await?.cursor),
+        5 | 6 => Ok(client.unmerge(mpid).await?.cursor),
+        7 => Ok(client.identify(identification(rng)).await?.cursor),
+        8 | 9 => {
             let mut records = Vec::new();
             for mpid in [mpid, rng.random_range(1..=PROFILES)] {
                 let silent = !one_in(rng, 3);
@@ -70,13 +92,39 @@ async fn write_one(rng: &mut StdRng, client: &Client) -> Result<String, Status> 
     }
 }
 
+/// Of profiles that are named by their identities: some have an mpid that the server has drawn.
+fn merge(rng: &mut StdRng) -> MergeProfilesRequest {
+    MergeProfilesRequest {
+        workspace: WORKSPACE.into(),
+        into: Some(by_identity(drawn_email(rng))),
+        from: Some(by_identity(drawn_email(rng))),
+        prefer_newer: one_in(rng, 2),
+        ..MergeProfilesRequest::default()
+    }
+}
+
+fn identification(rng: &mut StdRng) -> IdentifyProfileRequest {
+    let on_conflict = *ON_CONFLICT.choose(rng).expect("there are some");
+    IdentifyProfileRequest {
+        workspace: WORKSPACE.into(),
+        identities: vec![drawn_email(rng), drawn_email(rng)],
+        patch: Some(set([("plan", text("5"))])),
+        on_conflict: on_conflict.into(),
+        ..IdentifyProfileRequest::default()
+    }
+}
+
+pub fn drawn_email(rng: &mut StdRng) -> Identity {
+    email(&rng.random_range(1..=PROFILES).to_string())
+}
+
 fn patch(rng: &mut StdRng) -> ProfilePatch {
     let audience = rng.random_range(1..=AUDIENCES);
     let key = *KEYS.choose(rng).expect("there are some");
     match rng.random_range(0..6) {
         0 => set([(key, text(&rng.random_range(0..9).to_string()))]),
         1 => ProfilePatch { remove_user_attributes: vec![key.into()], ..ProfilePatch::default() },
-        2 => take([email(&rng.random_range(1..=PROFILES).to_string())]),
+        2 => take([drawn_email(rng)]),
         3 => ProfilePatch { leave_audiences: vec![audience], ..ProfilePatch::default() },
         4 => ProfilePatch { is_opted_out: Some(one_in(rng, 2)), ..increment("count") },
         _ => {

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
 
-use crate::proto::{self, v1 as pb};
+use super::{DESCRIPTORS as FILES, v1 as pb};
 
 struct Descriptors {
     event: MessageDescriptor,
@@ -14,7 +14,7 @@ struct Descriptors {
 }
 
 static DESCRIPTORS: LazyLock<Descriptors> = LazyLock::new(|| {
-    let pool = DescriptorPool::decode(proto::DESCRIPTORS).expect("the build made these descriptors");
+    let pool = DescriptorPool::decode(FILES).expect("the build made these descriptors");
     let message = |name| pool.get_message_by_name(name).expect("the API has this message");
     Descriptors { event: message("cameo.v1.Event"), profile: message("cameo.v1.Profile") }
 });

@@ -1,0 +1,205 @@
+//! `EraseProfile`: the profile goes as by a delete, and so does what the log, merges and requests hold of it.
+//!
+//! A profile with more events than one command may rewrite is erased in several commands: first [`rewrite`] for most of
+//! its events, then [`decide`] for the rest and the profile itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use prost::Message;
+
+use super::super::effects::RowTable;
+use super::super::erasure::{Bounds, Chains, Link, plan, strip};
+use super::super::error::StoreError;
+use super::super::rows::{Kind, MergeRow, merge_key, request_key};
+use super::Verdict;
+use super::draft::Draft;
+use super::merge::bury_absorbed;
+use super::state::{Context, Found, Stored};
+use crate::command::{Erase, EraseEvents, Removal, Rewrite};
+use crate::model::identity::keys_of;
+use crate::model::{IdentityKey, Mpid, Place, ProfileKey, Sequence, patch};
+use crate::proto::storage::MergeRecord;
+use crate::proto::v1::{EraseProfileResponse, Event, WriteOutcome};
+
+/// The most events that the plan of one command reads, and the most bytes of them. A person with more is planned by a
+/// reader.
+const LINKS: usize = 8_192;
+const BYTES: usize = 16 << 20;
+
+/// Who is to be erased.
+enum Subject {
+    Profile(Mpid, Box<Stored>),
+    /// The profile was deleted, and this is its latest event.
+    Gone(Mpid, Sequence),
+}
+
+pub(super) fn decide(context: &Context<'_, '_>, erase: &Erase) -> Result<Verdict, StoreError> {
+    let Erase { key, etag, allow_missing, most, read_to } = erase;
+    let missing = || match allow_missing {
+        true if etag.is_some() => Err(StoreError::EtagMismatch),
+        true => Ok(Verdict::unchanged(None, context.head.place, None)),
+        false => Err(StoreError::not_found(key)),
+    };
+    let Some(subject) = subject(context, key)? else { return missing() };
+    let (mpid, latest) = match &subject {
+        Subject::Profile(mpid, stored) => {
+            stored.check(etag.as_ref())?;
+            (*mpid, stored.last_event)
+        }
+        Subject::Gone(..) if etag.is_some() => return Err(StoreError::EtagMismatch),
+        Subject::Gone(mpid, latest) => (*mpid, *latest),
+    };
+    let bounds = Bounds { read_to: *read_to, most: *most, links: LINKS, bytes: BYTES };
+    let plan = plan(context, (mpid, latest), bounds)?;
+    if plan.is_partial && !context.command.validate_only {
+        return Err(StoreError::TooManyEvents);
+    }
+    let was_erased = matches!(subject, Subject::Gone(..)) && plan.rewrites.is_empty();
+    if was_erased && *read_to == Place::START {
+        return missing();
+    }
+
+    let mut draft = Draft::new(context);
+    let mut mpids = vec![mpid];
+    let events = plan.rewrites.len();
+    let rewrites = plan.rewrites.into_iter().map(|(sequence, planned)| Rewrite { sequence, what: planned.what });
+    rewrite_events(context, &mut draft, rewrites)?;
+    if let Subject::Profile(mpid, stored) = &subject {
+        draft.erase(*mpid, stored)?;
+        mpids.extend(bury_absorbed(context, &mut draft, *mpid)?);
+    }
+    let (effects, place) = draft.finish();
+    let response = EraseProfileResponse {
+        mpids: mpids.iter().map(|mpid| mpid.get()).collect(),
+        events: i64::try_from(events).unwrap_or(i64::MAX),
+        ..EraseProfileResponse::default()
+    };
+    let detail = response.encode_to_vec().into();
+    Ok(Verdict { detail, ..Verdict::wrote(WriteOutcome::Erased, mpid, place, effects) })
+}
+
+/// Removes values from events: see [`EraseEvents`].
+pub(super) fn rewrite(context: &Context<'_, '_>, erase: &EraseEvents) -> Result<Verdict, StoreError> {
+    let mut draft = Draft::new(context);
+    let held = |rewrite: &&Rewrite| context.exists && Place::from(rewrite.sequence) > context.head.floor;
+    rewrite_events(context, &mut draft, erase.rewrites.iter().filter(held).cloned())?;
+    let (effects, place) = draft.finish();
+    Ok(Verdict { effects, outcome: WriteOutcome::Updated, ..Verdict::unchanged(None, place, None) })
+}
+
+fn subject(context: &Context<'_, '_>, key: &ProfileKey) -> Result<Option<Subject>, StoreError> {
+    if let Some((mpid, stored)) = context.find(key)? {
+        return Ok(Some(Subject::Profile(mpid, Box::new(stored))));
+    }
+    let ProfileKey::Mpid(mpid) = key else { return Ok(None) };
+    Ok(match context.found(*mpid)? {
+        Found::Gone(latest) => Some(Subject::Gone(*mpid, latest)),
+        _ => None,
+    })
+}
+
+/// Removes values from events, and from what else keeps what these events told.
+fn rewrite_events(
+    context: &Context<'_, '_>,
+    draft: &mut Draft<'_, '_, '_>,
+    rewrites: impl IntoIterator<Item = Rewrite>,
+) -> Result<(), StoreError> {
+    let (mut requests, mut merges) = (BTreeSet::new(), BTreeMap::new());
+    for Rewrite { sequence, what } in rewrites {
+        let event = rewrite_event(context, draft, sequence, &what)?;
+        match &what {
+            Removal::All | Removal::Profiles if !event.request_id.is_empty() => {
+                requests.insert(event.request_id);
+            }
+            Removal::Identities(keys) if event.taken_by_mpid != 0 => {
+                forget_in_merges(context, &mut merges, event.mpid, keys)?;
+            }
+            _ => {}
+        }
+    }
+    for id in requests {
+        forget_request(context, draft, &id)?;
+    }
+    for (mpid, record) in merges {
+        let key = merge_key(context.workspace, mpid);
+        let row = MergeRow::encode(&key, &record);
+        draft.put(RowTable::Merge, key, Some(row));
+    }
+    Ok(())
+}
+
+/// Removes values from an event. Returns the event as it was.
+fn rewrite_event(
+    context: &Context<'_, '_>,
+    draft: &mut Draft<'_, '_, '_>,
+    sequence: Sequence,
+    what: &Removal,
+) -> Result<Event, StoreError> {
+    let rewritten = context.state.tables.event(context.workspace, sequence, |row| {
+        let event = Event::decode(row.event).map_err(|_| Kind::Event.corrupt())?;
+        let was = row.encode(context.workspace, sequence).len();
+        Ok((event, was, strip(context.workspace, sequence, &row, what)?))
+    })?;
+    let Some((event, was, row)) = rewritten else { return Err(Kind::Event.corrupt()) };
+    draft.shrunk += was.saturating_sub(row.len()) as u64;
+    draft.effects.rewritten.push((sequence, row));
+    Ok(event)
+}
+
+/// A profile that lost these identities may have had them from a profile that it had absorbed, and which would get them
+/// back.
+fn forget_in_merges(
+    context: &Context<'_, '_>,
+    merges: &mut BTreeMap<Mpid, MergeRecord>,
+    loser: i64,
+    keys: &[IdentityKey],
+) -> Result<(), StoreError> {
+    let loser = Mpid::new(loser).ok_or(Kind::Event.corrupt())?;
+    let survivor = match context.found(loser)? {
+        Found::Absorbed(into, _) => into,
+        _ => loser,
+    };
+    for mpid in context.absorbed(survivor)?.into_iter().map(|(mpid, _)| mpid) {
+        let (was_changed, record) = match merges.remove(&mpid) {
+            known @ Some(_) => (true, known),
+            None => (false, context.merge(mpid)?),
+        };
+        let Some(mut record) = record else { continue };
+        let has_any = record.absorbed.as_mut().is_some_and(|absorbed| {
+            let has = keys_of(absorbed).iter().any(|key| keys.contains(key));
+            patch::unlink(absorbed, keys);
+            has
+        });
+        if was_changed || has_any {
+            merges.insert(mpid, record);
+        }
+    }
+    Ok(())
+}
+
+/// Keeps the id of a request, so that a repeat is refused, and nothing that tells of its content.
+fn forget_request(context: &Context<'_, '_>, draft: &mut Draft<'_, '_, '_>, id: &str) -> Result<(), StoreError> {
+    let key = request_key(context.workspace, id);
+    if let Some(mut row) = context.state.tables.request(&key)? {
+        row.fingerprint = 0;
+        row.detail.clear();
+        let row = row.encode(&key);
+        draft.put(RowTable::Request, key, Some(row));
+    }
+    Ok(())
+}
+
+impl Chains for Context<'_, '_> {
+    fn floor(&self) -> Place {
+        self.head.floor
+    }
+
+    fn link(&self, sequence: Sequence) -> Result<Link, StoreError> {
+        let link = self.state.tables.event(self.workspace, sequence, |row| Link::read(&row))?;
+        link.ok_or(Kind::Event.corrupt())
+    }
+
+    fn latest(&self, mpid: Mpid) -> Result<Option<Sequence>, StoreError> {
+        self.state.tables.profile(self.workspace, mpid, |row| Ok(row.last_event))
+    }
+}

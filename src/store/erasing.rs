@@ -1,0 +1,70 @@
+//! Erasures that take more than one command.
+
+use std::sync::Arc;
+
+use super::read::ReadClass;
+use super::{Store, StoreError, Written};
+use crate::command::{Change, Command, Erase, EraseEvents};
+use crate::model::limits::ERASED_EVENTS;
+use crate::model::{Place, ProfileKey, Workspace};
+
+/// The most events that one reading of the chains finds.
+const PLANNED: usize = 100_000;
+/// The bytes of events after which a command rewrites no other.
+const COMMAND_BYTES: usize = 8 << 20;
+
+impl Store {
+    /// Erases a profile. If it has more events than one command may rewrite, they are rewritten first, in commands of
+    /// their own, and the profile goes with the last. `command` makes a command of the request from a change.
+    ///
+    /// # Errors
+    /// [`StoreError`]. Some events may have been rewritten; the profile is as it was.
+    pub async fn erase(
+        self: &Arc<Self>,
+        erase: &Erase,
+        command: impl Fn(Change) -> Command,
+    ) -> Result<Written, StoreError> {
+        let mut read_to = Place::START;
+        loop {
+            let last = command(Change::Erase(Erase { read_to, ..erase.clone() }));
+            let workspace = last.workspace.clone();
+            match self.write(last).await {
+                Err(StoreError::TooManyEvents) => {}
+                done => return done,
+            }
+            let part = |change| Command { request: None, ..command(change) };
+            read_to = self.erase_events(&workspace, &erase.key, &part).await?;
+        }
+    }
+
+    /// Rewrites the events that the plan for a profile names. Returns the place up to which none is left.
+    async fn erase_events(
+        self: &Arc<Self>,
+        workspace: &Workspace,
+        key: &ProfileKey,
+        part: &impl Fn(Change) -> Command,
+    ) -> Result<Place, StoreError> {
+        loop {
+            let (of, key) = (workspace.clone(), key.clone());
+            let read = move |store: &Self| {
+                let id = store.workspace_id(&of).ok_or(StoreError::Closed)?;
+                let snapshot = store.snapshot()?;
+                let head = snapshot.log_bounds(id)?.head;
+                let Some(subject) = snapshot.subject(id, &key)? else { return Ok((Vec::new(), false, head)) };
+                let plan = snapshot.plan_erasure(id, subject, PLANNED)?;
+                let is_partial = plan.is_partial;
+                Ok::<_, StoreError>((plan.into_commands(ERASED_EVENTS, COMMAND_BYTES), is_partial, head))
+            };
+            let (commands, is_partial, head) = self.on_read_pool(ReadClass::Scan, Some(workspace), read).await?;
+            let is_stuck = is_partial && commands.is_empty();
+            for rewrites in commands {
+                self.write(part(Change::EraseEvents(EraseEvents { rewrites }))).await?;
+            }
+            match is_partial {
+                false => return Ok(head),
+                true if is_stuck => return Err(StoreError::TooManyEvents),
+                true => {}
+            }
+        }
+    }
+}

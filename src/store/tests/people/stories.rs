@@ -1,0 +1,187 @@
+//! Stories that random commands tell too rarely. The world compares the store with the model after every command.
+
+use super::super::disk::Disk;
+use super::super::harness::*;
+use super::commands::{Edit, Key, Op};
+use super::person::{Id, Membership, Person};
+use super::tables::Dump;
+use super::world::World;
+use crate::command::{Change, Command};
+use crate::proto::v1::OnConflict;
+use crate::store::StoreError;
+
+const PLAN: &str = "user_attributes[\"plan\"]";
+
+fn email(name: &str) -> Id {
+    Id::new("email", format!("{name}@example.com"))
+}
+
+/// A person with an email address, and this plan.
+fn person(name: &str, plan: &str) -> Person {
+    let attributes = [(PLAN.to_owned(), plan.to_owned())].into();
+    Person { users: vec![email(name)], attributes, ..Person::default() }
+}
+
+fn created(mpid: i64, person: Person) -> Op {
+    Op::Create { mpid, drawn: false, person }
+}
+
+fn set(mpid: i64, plan: &str) -> Op {
+    let set = [(PLAN.to_owned(), plan.to_owned())].into();
+    Op::Update { key: Key::Mpid(mpid), edit: Edit { set, ..Edit::default() }, create_as: None }
+}
+
+fn merged(into: i64, from: i64, prefer_newer: bool) -> Op {
+    Op::Merge { into: Key::Mpid(into), from: Key::Mpid(from), prefer_newer }
+}
+
+fn unmerged(mpid: i64) -> Op {
+    Op::Unmerge { mpid }
+}
+
+fn erased(mpid: i64) -> Op {
+    Op::Erase { key: Key::Mpid(mpid), allow_missing: false, most: None }
+}
+
+/// Runs one command after the other.
+async fn story(ops: impl IntoIterator<Item = Op>) -> World {
+    let mut world = World::new();
+    for op in ops {
+        world.now += 1;
+        world.run(vec![op]).await;
+    }
+    world
+}
+
+#[tokio::test]
+async fn what_an_undone_merge_gave_does_not_come_back_when_a_later_merge_is_undone() {
+    let world = story([
+        created(ADA, person("ada", "ada's")),
+        created(GRACE, Person::default()),
+        merged(GRACE, ADA, false),
+        created(ALAN, person("alan", "alan's")),
+        merged(GRACE, ALAN, true),
+        unmerged(ADA),
+        unmerged(ALAN),
+        erased(ADA),
+    ])
+    .await;
+    assert_eq!(world.model.people[&GRACE], Person::default());
+}
+
+#[tokio::test]
+async fn an_opt_out_of_two_absorbed_profiles_stays_when_one_merge_is_undone_unless_it_was_changed_since() {
+    let opted_out = |name: &str| Person { opted_out: true, users: vec![email(name)], ..Person::default() };
+    let people = || {
+        let empty = created(ALAN, Person::default());
+        let both = [created(ADA, opted_out("ada")), created(GRACE, opted_out("grace")), empty];
+        both.into_iter().chain([merged(ALAN, ADA, false), merged(ALAN, GRACE, false)])
+    };
+    let world = story(people().chain([unmerged(ADA)])).await;
+    assert_eq!(world.model.people[&ALAN], opted_out("grace"));
+    let world = story(people().chain([unmerged(ADA), unmerged(GRACE)])).await;
+    assert_eq!(world.model.people[&ALAN], Person::default());
+
+    let edit = Edit { opted_out: Some(false), ..Edit::default() };
+    let changed = Op::Update { key: Key::Mpid(ALAN), edit, create_as: None };
+    let world = story(people().chain([changed, unmerged(ADA)])).await;
+    assert_eq!(world.model.people[&ALAN], Person { opted_out: false, ..opted_out("grace") });
+}
+
+#[tokio::test]
+async fn an_erasure_cleans_what_the_person_was_part_of_although_the_log_has_lost_the_merge() {
+    let world = story([
+        created(ADA, person("ada", "ada's")),
+        created(GRACE, person("grace", "grace's")),
+        merged(GRACE, ADA, false),
+        set(GRACE, "another"),
+        Op::Trim { most: 3 },
+        unmerged(ADA),
+        erased(ADA),
+    ])
+    .await;
+    let log = world.log();
+    assert!(log.iter().any(|event| event.mpid == GRACE && event.redacted), "{log:?}");
+    assert!(!format!("{log:?}").contains("ada@example.com"), "{log:?}");
+}
+
+#[tokio::test]
+async fn an_erasure_cleans_a_third_profile_that_the_survivor_was_part_of_for_a_time() {
+    let world = story([
+        created(ADA, person("ada", "ada's")),
+        created(GRACE, Person::default()),
+        created(ALAN, Person::default()),
+        merged(GRACE, ADA, false),
+        merged(ALAN, GRACE, false),
+        Op::Update { key: Key::Mpid(ALAN), edit: Edit { opted_out: Some(true), ..Edit::default() }, create_as: None },
+        unmerged(GRACE),
+        unmerged(ADA),
+        erased(ADA),
+    ])
+    .await;
+    assert!(!format!("{:?}", world.log()).contains("ada@example.com"));
+}
+
+#[tokio::test]
+async fn an_identify_call_that_merges_several_profiles_is_one_chain_to_erase() {
+    let world = story([
+        created(ADA, person("ada", "ada's")),
+        created(GRACE, person("grace", "grace's")),
+        created(ALAN, person("alan", "alan's")),
+        Op::Identify {
+            ids: vec![email("ada"), email("grace"), email("alan"), email("new")],
+            edit: Edit::default(),
+            on_conflict: OnConflict::Merge,
+            create_as: 101,
+        },
+        erased(ADA),
+    ])
+    .await;
+    assert!(world.log().iter().all(|event| event.r#type == "profile.erased"));
+}
+
+#[tokio::test]
+async fn profiles_that_had_the_same_are_as_before_when_their_merge_is_undone() {
+    let joined = |name: &str, end| Membership { audience: 7, name: name.into(), end };
+    let shared = |name: &str, own, end| Person {
+        partners: vec!["shared".into(), format!("{name}'s own")],
+        memberships: vec![joined(name, end)],
+        opted_out: own,
+        limits_ads: Some(own),
+        ..person(name, "the same")
+    };
+    for (one, other) in [(false, true), (true, false)] {
+        for (end, later) in [(Some(1_000), None), (None, Some(1_000)), (Some(1_000), Some(2_000)), (None, None)] {
+            let (ada, grace) = (shared("ada", one, end), shared("grace", other, later));
+            let people = [created(ADA, ada.clone()), created(GRACE, grace.clone())];
+            let world = story(people.into_iter().chain([merged(ADA, GRACE, true), unmerged(GRACE)])).await;
+            assert_eq!(world.model.people, [(ADA, ada), (GRACE, grace)].into());
+        }
+    }
+}
+
+/// The request changed the person, so a repeat must not tell of it. Also if the erasure takes several commands.
+#[tokio::test]
+async fn an_erasure_leaves_the_ids_of_requests_and_nothing_of_what_they_were() {
+    for most in [1_000, 1] {
+        let disk = Disk::default();
+        let store = std::sync::Arc::new(store_on(&disk, |_, _| {}));
+        let identify = |ids: &[Id]| {
+            let (ids, edit) = (ids.to_vec(), Edit::default());
+            Op::Identify { ids, edit, on_conflict: OnConflict::Keep, create_as: ADA }.to_change()
+        };
+        let first = with_id(command(SECOND, identify(&[email("ada")])), "first");
+        let second = with_id(command(SECOND, identify(&[email("ada"), email("lovelace")])), "second");
+        for request in [&first, &second] {
+            store.write(request.clone()).await.unwrap();
+        }
+        let Change::Erase(mut erase) = erased(ADA).to_change() else { unreachable!() };
+        erase.most = most;
+        store.erase(&erase, |change| Command { actor: None, ..command(SECOND, change) }).await.unwrap();
+        assert_eq!(Dump::of(&disk.after_power_loss()).holds("email"), None, "the type of the identity that matched");
+        for request in [first, second] {
+            let repeat = store.write(request).await;
+            assert!(matches!(repeat, Err(StoreError::RequestIdReused)), "{most}: {repeat:?}");
+        }
+    }
+}
