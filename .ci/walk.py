@@ -43,6 +43,7 @@ SHAPES = [
     (r'"logBytes": "\d+"', '"logBytes": "<bytes>"'),
     (r'"nextPageToken": "[\w-]+"', '"nextPageToken": "<token>"'),
     (r'"[0-9a-f]{32}"', '"<etag>"'),
+    (r'"etag": "[0-9a-f]{16}"', '"etag": "<etag>"'),
     (r"date: .* GMT", "date: <time>"),
     (r'_timestamp_ms":\d+', '_timestamp_ms":<time>'),
     (r'"[\w-]{34}"', '"<cursor>"'),
