@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log"
@@ -23,16 +24,21 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 )
 
-const marky = 9080350317581165000
+const (
+	marky  = 9080350317581165000
+	buyers = 9007199254740993 // The first number that a double cannot hold.
+)
 
 var bio = strings.Repeat("cameo ", 8000)
 
 type walk struct {
-	context   context.Context
-	workspace string
-	profiles  cameov1.ProfileServiceClient
-	events    cameov1.EventServiceClient
-	etag      string // Of the profile when it was created.
+	context    context.Context
+	workspace  string
+	profiles   cameov1.ProfileServiceClient
+	events     cameov1.EventServiceClient
+	identities cameov1.IdentityServiceClient
+	audiences  cameov1.AudienceServiceClient
+	etag       string // Of the profile when it was created.
 }
 
 func main() {
@@ -45,10 +51,12 @@ func main() {
 	defer cancel()
 
 	w := &walk{
-		context:   deadline,
-		workspace: os.Args[2],
-		profiles:  cameov1.NewProfileServiceClient(conn),
-		events:    cameov1.NewEventServiceClient(conn),
+		context:    deadline,
+		workspace:  os.Args[2],
+		profiles:   cameov1.NewProfileServiceClient(conn),
+		events:     cameov1.NewEventServiceClient(conn),
+		identities: cameov1.NewIdentityServiceClient(conn),
+		audiences:  cameov1.NewAudienceServiceClient(conn),
 	}
 	w.create()
 	w.get()
@@ -61,6 +69,11 @@ func main() {
 	w.resume(cursor)
 	w.history()
 	w.live()
+	w.identify()
+	w.merge()
+	w.audience()
+	w.export()
+	w.erase()
 }
 
 func (w *walk) create() {
@@ -267,6 +280,116 @@ func (w *walk) live() {
 
 	_, err = w.profiles.GetProfile(w.context, &cameov1.GetProfileRequest{Workspace: w.workspace, Key: mpid(7)})
 	fmt.Printf("get: %s\n", refused(status.Convert(err).Proto()))
+}
+
+func (w *walk) identify() {
+	found, err := w.identities.IdentifyProfile(w.context, &cameov1.IdentifyProfileRequest{
+		Workspace: w.workspace,
+		Identities: []*cameov1.Identity{
+			{Type: "customer_id", Value: "mxr15"},
+			{Type: "email", Value: "marky@EXAMPLE.com"},
+		},
+		Patch: &cameov1.ProfilePatch{SetUserAttributes: attributes("plan", "gold")},
+	})
+	check(err)
+	match := found.Match
+	fmt.Printf("identify: %s %d match=%d %s %s linked=%d\n", outcome(found.Outcome), found.Profile.Mpid,
+		match.Index, match.Type, match.Reason, found.Linked[0])
+}
+
+func (w *walk) merge() {
+	merged, err := w.identities.MergeProfiles(w.context, &cameov1.MergeProfilesRequest{
+		Workspace: w.workspace,
+		Into:      mpid(1),
+		From:      mpid(marky),
+	})
+	check(err)
+	var conflicts []string
+	for _, conflict := range merged.Conflicts {
+		conflicts = append(conflicts, fmt.Sprintf("%s=%t", conflict.Field, conflict.FromAbsorbed))
+	}
+	fmt.Printf("merge: %d absorbed=%d conflicts=%s\n",
+		merged.Profile.Mpid, merged.MergedMpid, strings.Join(conflicts, ","))
+
+	found, err := w.profiles.GetProfile(w.context, &cameov1.GetProfileRequest{Workspace: w.workspace, Key: mpid(marky)})
+	check(err)
+	fmt.Printf("get: %d redirected from %d\n", found.Profile.Mpid, found.RedirectedFrom)
+
+	undone, err := w.identities.UnmergeProfiles(w.context, &cameov1.UnmergeProfilesRequest{
+		Workspace:  w.workspace,
+		MergedMpid: marky,
+	})
+	check(err)
+	fmt.Printf("unmerge: %d survivor=%d kept=%d\n", undone.Profile.Mpid, undone.SurvivorMpid, len(undone.KeptFields))
+}
+
+func (w *walk) audience() {
+	created, err := w.audiences.CreateAudience(w.context, &cameov1.CreateAudienceRequest{
+		Workspace: w.workspace,
+		Audience:  &cameov1.Audience{AudienceId: buyers, Name: "Buyers"},
+	})
+	check(err)
+	fmt.Printf("audience: %d %s\n", created.Audience.AudienceId, created.Audience.State)
+
+	added, err := w.audiences.AddAudienceMembers(w.context, &cameov1.AddAudienceMembersRequest{
+		Workspace:  w.workspace,
+		AudienceId: buyers,
+		Keys:       []*cameov1.ProfileKey{mpid(marky), mpid(404)},
+	})
+	check(err)
+	for _, result := range added.Results {
+		if result.Error != nil {
+			fmt.Printf("members: %s\n", refused(result.Error))
+		} else {
+			fmt.Printf("members: %d %s\n", result.Mpid, outcome(result.Outcome))
+		}
+	}
+	page, err := w.audiences.ListAudienceMembers(w.context, &cameov1.ListAudienceMembersRequest{
+		Workspace:  w.workspace,
+		AudienceId: buyers,
+	})
+	check(err)
+	var members []string
+	for _, member := range page.Members {
+		members = append(members, fmt.Sprint(member.Mpid))
+	}
+	fmt.Println("members:", strings.Join(members, " "))
+}
+
+func (w *walk) export() {
+	stream, err := w.profiles.ExportSubject(w.context, &cameov1.ExportSubjectRequest{Workspace: w.workspace, Key: mpid(marky)})
+	check(err)
+	var parts strings.Builder
+	for {
+		part, err := stream.Recv()
+		if err == io.EOF {
+			break
+		}
+		check(err)
+		parts.WriteString(part.Document)
+	}
+	var document struct {
+		Mpid    string
+		History []any
+	}
+	check(json.Unmarshal([]byte(parts.String()), &document))
+	fmt.Printf("export: %s history=%d\n", document.Mpid, len(document.History))
+}
+
+func (w *walk) erase() {
+	erased, err := w.profiles.EraseProfile(w.context, &cameov1.EraseProfileRequest{Workspace: w.workspace, Key: mpid(marky)})
+	check(err)
+	fmt.Printf("erase: %s %d events=%d\n", outcome(erased.Outcome), erased.Mpids[0], erased.Events)
+
+	page, err := w.events.ListEvents(w.context, &cameov1.ListEventsRequest{
+		Workspace: w.workspace,
+		Filter:    &cameov1.EventFilter{Mpids: []int64{marky}},
+	})
+	check(err)
+	for _, event := range page.Events {
+		fmt.Printf("erased: %d %s %d merged=%d redacted=%t\n",
+			event.Sequence, event.Type, event.Mpid, event.MergedMpid, event.Redacted)
+	}
 }
 
 func describe(response *cameov1.SubscribeResponse) string {

@@ -3,6 +3,7 @@
     walk.py <address> <workspace>
 """
 
+import json
 import sys
 from collections.abc import Callable
 
@@ -12,15 +13,31 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
+from cameo.v1.audience_pb2 import Audience, AudienceState
+from cameo.v1.audience_service_pb2 import (
+    AddAudienceMembersRequest,
+    CreateAudienceRequest,
+    ListAudienceMembersRequest,
+)
+from cameo.v1.audience_service_pb2_grpc import AudienceServiceStub
 from cameo.v1.event_pb2 import EventFilter
 from cameo.v1.event_service_pb2 import ListEventsRequest, SubscribeRequest, SubscribeResponse
 from cameo.v1.event_service_pb2_grpc import EventServiceStub
+from cameo.v1.identity_service_pb2 import (
+    IdentifyProfileRequest,
+    MatchReason,
+    MergeProfilesRequest,
+    UnmergeProfilesRequest,
+)
+from cameo.v1.identity_service_pb2_grpc import IdentityServiceStub
 from cameo.v1.profile_key_pb2 import ProfileKey
 from cameo.v1.profile_pb2 import AudienceMembership, Identity, Profile
 from cameo.v1.profile_service_pb2 import (
     BatchGetProfilesRequest,
     CreateProfileRequest,
     DeleteProfileRequest,
+    EraseProfileRequest,
+    ExportSubjectRequest,
     GetProfileRequest,
     ImportProfilesRequest,
     ListProfilesRequest,
@@ -31,6 +48,7 @@ from cameo.v1.write_pb2 import ProfilePatch, WriteOutcome
 from cameo_client import connect
 
 MARKY = 9080350317581165000
+BUYERS = 9007199254740993  # The first number that a double cannot hold.
 BIO = "cameo " * 8000
 
 
@@ -39,6 +57,8 @@ class Walk:
         self._workspace = workspace
         self._profiles = ProfileServiceStub(channel)
         self._events = EventServiceStub(channel)
+        self._identities = IdentityServiceStub(channel)
+        self._audiences = AudienceServiceStub(channel)
 
     def run(self) -> None:
         created_etag = self._create()
@@ -51,6 +71,11 @@ class Walk:
         self._resume(self._subscribe())
         self._history()
         self._live()
+        self._identify()
+        self._merge()
+        self._audience()
+        self._export()
+        self._erase()
 
     def _create(self) -> str:
         profile = Profile(
@@ -164,6 +189,56 @@ class Walk:
         print(f"live: {describe(event)}")
         stream.cancel()
         print(f"get: {refusal(lambda: self._profiles.GetProfile(self._get_request(7)))}")
+
+    def _identify(self) -> None:
+        identities = [Identity(type="customer_id", value="mxr15"), Identity(type="email", value="marky@EXAMPLE.com")]
+        request = IdentifyProfileRequest(
+            workspace=self._workspace, identities=identities, patch=patch_setting(plan="gold")
+        )
+        found = self._identities.IdentifyProfile(request)
+        match = f"{found.match.index} {found.match.type} {MatchReason.Name(found.match.reason)}"
+        print(f"identify: {name(found.outcome)} {found.profile.mpid} match={match} linked={found.linked[0]}")
+
+    def _merge(self) -> None:
+        request = MergeProfilesRequest(workspace=self._workspace, into=mpid(1), **{"from": mpid(MARKY)})
+        merged = self._identities.MergeProfiles(request)
+        conflicts = ",".join(f"{conflict.field}={str(conflict.from_absorbed).lower()}" for conflict in merged.conflicts)
+        print(f"merge: {merged.profile.mpid} absorbed={merged.merged_mpid} conflicts={conflicts}")
+
+        found = self._profiles.GetProfile(self._get_request(MARKY))
+        print(f"get: {found.profile.mpid} redirected from {found.redirected_from}")
+
+        undo = UnmergeProfilesRequest(workspace=self._workspace, merged_mpid=MARKY)
+        undone = self._identities.UnmergeProfiles(undo)
+        print(f"unmerge: {undone.profile.mpid} survivor={undone.survivor_mpid} kept={len(undone.kept_fields)}")
+
+    def _audience(self) -> None:
+        audience = Audience(audience_id=BUYERS, name="Buyers")
+        create = CreateAudienceRequest(workspace=self._workspace, audience=audience)
+        created = self._audiences.CreateAudience(create).audience
+        print(f"audience: {created.audience_id} {AudienceState.Name(created.state)}")
+
+        keys = [mpid(MARKY), mpid(404)]
+        add = AddAudienceMembersRequest(workspace=self._workspace, audience_id=BUYERS, keys=keys)
+        for result in self._audiences.AddAudienceMembers(add).results:
+            failure = reason(result.error) if result.HasField("error") else None
+            print(f"members: {failure or f'{result.mpid} {name(result.outcome)}'}")
+        list_members = ListAudienceMembersRequest(workspace=self._workspace, audience_id=BUYERS)
+        print("members:", *(member.mpid for member in self._audiences.ListAudienceMembers(list_members).members))
+
+    def _export(self) -> None:
+        request = ExportSubjectRequest(workspace=self._workspace, key=mpid(MARKY))
+        document = json.loads("".join(part.document for part in self._profiles.ExportSubject(request)))
+        print(f"export: {document['mpid']} history={len(document['history'])}")
+
+    def _erase(self) -> None:
+        request = EraseProfileRequest(workspace=self._workspace, key=mpid(MARKY))
+        erased = self._profiles.EraseProfile(request)
+        print(f"erase: {name(erased.outcome)} {erased.mpids[0]} events={erased.events}")
+        events = ListEventsRequest(workspace=self._workspace, filter=EventFilter(mpids=[MARKY]))
+        for event in self._events.ListEvents(events).events:
+            redacted = str(event.redacted).lower()
+            print(f"erased: {event.sequence} {event.type} {event.mpid} merged={event.merged_mpid} redacted={redacted}")
 
     def _get_request(self, number: int) -> GetProfileRequest:
         return GetProfileRequest(workspace=self._workspace, key=mpid(number))

@@ -8,7 +8,10 @@ import type { MessageInitShape } from "@bufbuild/protobuf";
 import { anyUnpack } from "@bufbuild/protobuf/wkt";
 import { Code, ConnectError, createClient } from "@connectrpc/connect";
 import { compressionGzip, createGrpcTransport, createGrpcWebTransport } from "@connectrpc/connect-node";
+import { AudienceService } from "./gen/connect/cameo/v1/audience_service_pb.js";
+import { AudienceState } from "./gen/connect/cameo/v1/audience_pb.js";
 import { EventService, type SubscribeResponse } from "./gen/connect/cameo/v1/event_service_pb.js";
+import { IdentityService, MatchReason } from "./gen/connect/cameo/v1/identity_service_pb.js";
 import { type ImportProfilesRequestSchema, ProfileService } from "./gen/connect/cameo/v1/profile_service_pb.js";
 import { WriteOutcome } from "./gen/connect/cameo/v1/write_pb.js";
 import { type ErrorInfo, ErrorInfoSchema } from "./gen/connect/google/rpc/error_details_pb.js";
@@ -24,8 +27,11 @@ const transport =
   protocol === "grpc-web" ? createGrpcWebTransport({ ...options, httpVersion: "1.1" }) : createGrpcTransport(options);
 const profiles = createClient(ProfileService, transport);
 const events = createClient(EventService, transport);
+const identities = createClient(IdentityService, transport);
+const audiences = createClient(AudienceService, transport);
 
 const marky = 9080350317581165000n;
+const buyers = 9007199254740993n; // The first number that a double cannot hold.
 const bio = "cameo ".repeat(8000);
 
 const mpid = (value: bigint) => ({ key: { case: "mpid" as const, value } });
@@ -177,6 +183,62 @@ async function live() {
   console.log(`get: ${await refusal(profiles.getProfile({ workspace, key: mpid(7n) }))}`);
 }
 
+async function identify() {
+  const { outcome, profile, match, linked } = await identities.identifyProfile({
+    workspace,
+    identities: [
+      { type: "customer_id", value: "mxr15" },
+      { type: "email", value: "marky@EXAMPLE.com" },
+    ],
+    patch: { setUserAttributes: { plan: "gold" } },
+  });
+  const reason = `MATCH_REASON_${MatchReason[match?.reason ?? 0]}`;
+  const matched = `${match?.index} ${match?.type} ${reason}`;
+  console.log(`identify: ${WriteOutcome[outcome]} ${profile?.mpid} match=${matched} linked=${linked[0]}`);
+}
+
+async function merge() {
+  const merged = await identities.mergeProfiles({ workspace, into: mpid(1n), from: mpid(marky) });
+  const conflicts = merged.conflicts.map(({ field, fromAbsorbed }) => `${field}=${fromAbsorbed}`);
+  console.log(`merge: ${merged.profile?.mpid} absorbed=${merged.mergedMpid} conflicts=${conflicts.join(",")}`);
+
+  const found = await profiles.getProfile({ workspace, key: mpid(marky) });
+  console.log(`get: ${found.profile?.mpid} redirected from ${found.redirectedFrom}`);
+
+  const undone = await identities.unmergeProfiles({ workspace, mergedMpid: marky });
+  const kept = undone.keptFields.length;
+  console.log(`unmerge: ${undone.profile?.mpid} survivor=${undone.survivorMpid} kept=${kept}`);
+}
+
+async function audience() {
+  const { audience } = await audiences.createAudience({ workspace, audience: { audienceId: buyers, name: "Buyers" } });
+  console.log(`audience: ${audience?.audienceId} AUDIENCE_STATE_${AudienceState[audience?.state ?? 0]}`);
+
+  const keys = [mpid(marky), mpid(404n)];
+  const { results } = await audiences.addAudienceMembers({ workspace, audienceId: buyers, keys });
+  for (const { mpid, outcome, error } of results) {
+    console.log(`members: ${error ? refusalIn(error) : `${mpid} ${WriteOutcome[outcome]}`}`);
+  }
+  const { members } = await audiences.listAudienceMembers({ workspace, audienceId: buyers });
+  console.log(`members: ${members.map((member) => member.mpid).join(" ")}`);
+}
+
+async function exportSubject() {
+  let parts = "";
+  for await (const { document } of profiles.exportSubject({ workspace, key: mpid(marky) })) parts += document;
+  const document = JSON.parse(parts);
+  console.log(`export: ${document.mpid} history=${document.history.length}`);
+}
+
+async function erase() {
+  const erased = await profiles.eraseProfile({ workspace, key: mpid(marky) });
+  console.log(`erase: ${WriteOutcome[erased.outcome]} ${erased.mpids[0]} events=${erased.events}`);
+  const page = await events.listEvents({ workspace, filter: { mpids: [marky] } });
+  for (const { sequence, type, mpid, mergedMpid, redacted } of page.events) {
+    console.log(`erased: ${sequence} ${type} ${mpid} merged=${mergedMpid} redacted=${redacted}`);
+  }
+}
+
 function describe({ message }: SubscribeResponse) {
   switch (message.case) {
     case "opened":
@@ -218,3 +280,8 @@ await list();
 await resume(await subscribe());
 await history();
 await live();
+await identify();
+await merge();
+await audience();
+await exportSubject();
+await erase();

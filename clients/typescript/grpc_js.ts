@@ -5,13 +5,16 @@
 import { fileURLToPath } from "node:url";
 import * as grpc from "@grpc/grpc-js";
 import * as loader from "@grpc/proto-loader";
+import type { ExportSubjectResponse__Output } from "./gen/grpc-js/cameo/v1/ExportSubjectResponse.js";
 import type { ImportProfilesRequest } from "./gen/grpc-js/cameo/v1/ImportProfilesRequest.js";
 import type { ImportProfilesResponse__Output } from "./gen/grpc-js/cameo/v1/ImportProfilesResponse.js";
 import type { SubscribeResponse__Output } from "./gen/grpc-js/cameo/v1/SubscribeResponse.js";
 import type { Status__Output } from "./gen/grpc-js/google/rpc/Status.js";
 import type { Struct__Output } from "./gen/grpc-js/google/protobuf/Struct.js";
+import type { ProtoGrpcType as Audiences } from "./gen/grpc-js/audience_service.js";
 import type { ProtoGrpcType as Details } from "./gen/grpc-js/error_details.js";
 import type { ProtoGrpcType as Events } from "./gen/grpc-js/event_service.js";
+import type { ProtoGrpcType as Identities } from "./gen/grpc-js/identity_service.js";
 import type { ProtoGrpcType as Profiles } from "./gen/grpc-js/profile_service.js";
 
 const [address, workspace] = process.argv.slice(2);
@@ -19,15 +22,28 @@ const [address, workspace] = process.argv.slice(2);
 const protos = fileURLToPath(new URL("../proto", import.meta.url));
 // The options of the command that generated the types: see package.json.
 const definition = loader.loadSync(
-  ["cameo/v1/profile_service.proto", "cameo/v1/event_service.proto", "google/rpc/error_details.proto"],
+  [
+    "cameo/v1/profile_service.proto",
+    "cameo/v1/event_service.proto",
+    "cameo/v1/identity_service.proto",
+    "cameo/v1/audience_service.proto",
+    "google/rpc/error_details.proto",
+  ],
   { includeDirs: [protos], keepCase: true, longs: String, enums: String, defaults: true, oneofs: true },
 );
-const { cameo, google } = grpc.loadPackageDefinition(definition) as unknown as Profiles & Events & Details;
+const { cameo, google } = grpc.loadPackageDefinition(definition) as unknown as Profiles &
+  Events &
+  Identities &
+  Audiences &
+  Details;
 const options = { "grpc.default_compression_algorithm": grpc.compressionAlgorithms.gzip };
 const profiles = new cameo.v1.ProfileService(address, grpc.credentials.createInsecure(), options);
 const events = new cameo.v1.EventService(address, grpc.credentials.createInsecure(), options);
+const identities = new cameo.v1.IdentityService(address, grpc.credentials.createInsecure(), options);
+const audiences = new cameo.v1.AudienceService(address, grpc.credentials.createInsecure(), options);
 
 const marky = "9080350317581165000";
+const buyers = "9007199254740993"; // The first number that a double cannot hold.
 const bio = "cameo ".repeat(8000);
 
 const mpid = (mpid: string) => ({ mpid });
@@ -203,6 +219,66 @@ async function live() {
   console.log(`get: ${await refusal(call(profiles, profiles.GetProfile, { workspace, key: mpid("7") }))}`);
 }
 
+async function identify() {
+  const { outcome, profile, match, linked } = await call(identities, identities.IdentifyProfile, {
+    workspace,
+    identities: [
+      { type: "customer_id", value: "mxr15" },
+      { type: "email", value: "marky@EXAMPLE.com" },
+    ],
+    patch: { set_user_attributes: plan("gold") },
+  });
+  const matched = `${match?.index} ${match?.type} ${match?.reason}`;
+  console.log(`identify: ${short(outcome)} ${profile?.mpid} match=${matched} linked=${linked[0]}`);
+}
+
+async function merge() {
+  const request = { workspace, into: mpid("1"), from: mpid(marky) };
+  const merged = await call(identities, identities.MergeProfiles, request);
+  const conflicts = merged.conflicts.map(({ field, from_absorbed }) => `${field}=${from_absorbed}`);
+  console.log(`merge: ${merged.profile?.mpid} absorbed=${merged.merged_mpid} conflicts=${conflicts.join(",")}`);
+
+  const found = await call(profiles, profiles.GetProfile, { workspace, key: mpid(marky) });
+  console.log(`get: ${found.profile?.mpid} redirected from ${found.redirected_from}`);
+
+  const undone = await call(identities, identities.UnmergeProfiles, { workspace, merged_mpid: marky });
+  const kept = undone.kept_fields.length;
+  console.log(`unmerge: ${undone.profile?.mpid} survivor=${undone.survivor_mpid} kept=${kept}`);
+}
+
+async function audience() {
+  const { audience } = await call(audiences, audiences.CreateAudience, {
+    workspace,
+    audience: { audience_id: buyers, name: "Buyers" },
+  });
+  console.log(`audience: ${audience?.audience_id} ${audience?.state}`);
+
+  const keys = [mpid(marky), mpid("404")];
+  const added = await call(audiences, audiences.AddAudienceMembers, { workspace, audience_id: buyers, keys });
+  for (const { mpid, outcome, error } of added.results) {
+    console.log(`members: ${error ? refusalIn(error) : `${mpid} ${short(outcome)}`}`);
+  }
+  const page = await call(audiences, audiences.ListAudienceMembers, { workspace, audience_id: buyers });
+  console.log(`members: ${page.members.map((member) => member.mpid).join(" ")}`);
+}
+
+async function exportSubject() {
+  const stream = profiles.ExportSubject({ workspace, key: mpid(marky) });
+  let parts = "";
+  for await (const { document } of stream as AsyncIterable<ExportSubjectResponse__Output>) parts += document;
+  const document = JSON.parse(parts);
+  console.log(`export: ${document.mpid} history=${document.history.length}`);
+}
+
+async function erase() {
+  const erased = await call(profiles, profiles.EraseProfile, { workspace, key: mpid(marky) });
+  console.log(`erase: ${short(erased.outcome)} ${erased.mpids[0]} events=${erased.events}`);
+  const page = await call(events, events.ListEvents, { workspace, filter: { mpids: [marky] } });
+  for (const { sequence, type, mpid, merged_mpid, redacted } of page.events) {
+    console.log(`erased: ${sequence} ${type} ${mpid} merged=${merged_mpid} redacted=${redacted}`);
+  }
+}
+
 /** The messages of a stream. The stream is closed when the loop over them ends. */
 async function* read(stream: grpc.ClientReadableStream<SubscribeResponse__Output>) {
   try {
@@ -248,5 +324,9 @@ await list();
 await resume(await subscribe());
 await history();
 await live();
-profiles.close();
-events.close();
+await identify();
+await merge();
+await audience();
+await exportSubject();
+await erase();
+for (const client of [profiles, events, identities, audiences]) client.close();

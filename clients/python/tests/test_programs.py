@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -98,6 +99,20 @@ def test_the_lookup_and_update_examples_run(server: Server, run: Run) -> None:
     lookup = run(sys.executable, EXAMPLES / "lookup.py", *at, "--mpid", "42", "--attribute", "plan")
     assert '"plan": "pro"' in "".join(lookup.lines.rest())
     assert lookup.wait() == 0
+
+
+def test_the_erase_example_exports_first(server: Server, client: Client, run: Run, tmp_path: Path) -> None:
+    count_up(client, 42)
+    document = tmp_path / "person.json"
+    command = [sys.executable, EXAMPLES / "erase.py", "--address", server.address, "--mpid", "42"]
+    assert run(*command, "--export", document).lines.rest() == ["would erase 42"]
+    assert json.loads(document.read_text())["profile"]["mpid"] == "42"
+    assert document.stat().st_mode & 0o777 == 0o600
+
+    assert run(*command, "--erase").lines.next() == "erased 42"
+    again = run(*command, "--export", tmp_path / "again.json", "--erase", stderr=subprocess.STDOUT)
+    assert again.lines.rest() == ["PROFILE_NOT_FOUND: no such profile"]
+    assert again.wait() == 1
 
 
 def test_the_import_example_prints_counts_and_refusals_but_no_values(

@@ -1,8 +1,10 @@
-"""A client of one workspace: it looks up, lists, changes and imports profiles, and subscribes to their changes."""
+"""A client of one workspace: it looks up, lists, changes and imports profiles, and subscribes to their changes.
+
+`identities` and `audiences` hold the parts of the client that call those services.
+"""
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import grpc
 from google.protobuf.field_mask_pb2 import FieldMask
 
+from cameo.v1.audience_service_pb2_grpc import AudienceServiceStub
 from cameo.v1.event_pb2 import Event, EventFilter
 from cameo.v1.event_service_pb2 import (
     CreateSubscriptionRequest,
@@ -24,11 +27,16 @@ from cameo.v1.event_service_pb2 import (
     UpdateSubscriptionRequest,
 )
 from cameo.v1.event_service_pb2_grpc import EventServiceStub
-from cameo.v1.profile_key_pb2 import ProfileKey
-from cameo.v1.profile_pb2 import Identity, Profile
+from cameo.v1.identity_service_pb2_grpc import IdentityServiceStub
+from cameo.v1.profile_pb2 import Profile
 from cameo.v1.profile_service_pb2 import (
     BatchGetProfilesRequest,
     BatchGetProfilesResult,
+    DeleteProfileRequest,
+    DeleteProfileResponse,
+    EraseProfileRequest,
+    EraseProfileResponse,
+    ExportSubjectRequest,
     GetProfileRequest,
     ImportProfilesRequest,
     ImportProfilesResponse,
@@ -41,21 +49,21 @@ from cameo.v1.subscription_pb2 import OnExpired, Shard, SkippedEvent
 from cameo.v1.subscription_pb2 import Subscription as Settings
 from cameo.v1.write_pb2 import ProfilePatch
 
+from .audiences import AudienceCalls
+from .calls import TIMEOUT_SECONDS, Key, new_request_id, pages, profile_key
 from .cursors import CursorStore
 from .durable import DurableSubscription
 from .errors import CameoError, explain, translate
+from .identities import IdentityCalls
 from .retry import call
 from .subscription import Subscription
-
-Key = int | Identity
-"""The key of a profile: its mpid, or any identity that it owns."""
 
 Start = str | datetime
 """Where a durable subscription starts: `now`, `earliest`, `snapshot`, the first event at or after a time, or after a
 cursor. A time without a time zone is UTC."""
 
 _PLACES = ("now", "earliest", "snapshot")
-_TIMEOUT_SECONDS = 10.0
+_ERASE_SECONDS = 60.0  # A profile with many events is erased in several commits.
 _EDIT_ATTEMPTS = 10
 
 _CHANNEL_OPTIONS = (
@@ -79,7 +87,7 @@ def connect(address: str, compression: grpc.Compression | None = None) -> grpc.C
     return grpc.insecure_channel(address, options=_CHANNEL_OPTIONS, compression=compression)
 
 
-class Client:
+class Client(IdentityCalls, AudienceCalls):
     """A client of one workspace. It is thread-safe, like the channel.
 
     Methods raise `CameoError`. If the service cannot be reached or asks for a retry, they retry for at most `timeout`
@@ -92,6 +100,8 @@ class Client:
         # For calls that have no method here. `retry.call` adds retries and readable errors.
         self.profiles = ProfileServiceStub(channel)
         self.events = EventServiceStub(channel)
+        self.identities = IdentityServiceStub(channel)
+        self.audiences = AudienceServiceStub(channel)
 
     def get_profile(
         self,
@@ -100,12 +110,15 @@ class Client:
         read_mask: Sequence[str] = (),
         user_attribute_keys: Sequence[str] = (),
         min_cursor: str = "",
-        timeout: float = _TIMEOUT_SECONDS,
+        timeout: float = TIMEOUT_SECONDS,
     ) -> Profile:
-        """Returns a profile, or only its fields in `read_mask` and its attributes in `user_attribute_keys`."""
+        """Returns a profile, or only its fields in `read_mask` and its attributes in `user_attribute_keys`.
+
+        The mpid of a profile that was merged into another names the survivor: compare the `mpid` of what is returned.
+        """
         request = GetProfileRequest(
             workspace=self.workspace,
-            key=_profile_key(key),
+            key=profile_key(key),
             read_mask=FieldMask(paths=read_mask),
             user_attribute_keys=user_attribute_keys,
             min_cursor=min_cursor,
@@ -119,7 +132,7 @@ class Client:
         read_mask: Sequence[str] = (),
         user_attribute_keys: Sequence[str] = (),
         min_cursor: str = "",
-        timeout: float = _TIMEOUT_SECONDS,
+        timeout: float = TIMEOUT_SECONDS,
     ) -> list[Profile | CameoError]:
         """Returns, for each key in order, what `get_profile` would return or raise, all from one state of the store.
 
@@ -129,7 +142,7 @@ class Client:
         """
         request = BatchGetProfilesRequest(
             workspace=self.workspace,
-            keys=[_profile_key(key) for key in keys],
+            keys=[profile_key(key) for key in keys],
             read_mask=FieldMask(paths=read_mask),
             user_attribute_keys=user_attribute_keys,
             min_cursor=min_cursor,
@@ -142,10 +155,11 @@ class Client:
         page_size: int = 0,
         read_mask: Sequence[str] = (),
         user_attribute_keys: Sequence[str] = (),
+        audience_id: int = 0,
     ) -> Iterator[Profile]:
         """Returns all profiles in the order of their mpids. Fetches a page when the previous one is used up.
 
-        A `page_size` of 0 leaves the size to the service. A profile that exists from the first page to the last is
+        With an `audience_id`, only the members of that audience. A `page_size` of 0 leaves the size to the service. A profile that exists from the first page to the last is
         returned exactly once, regardless of other writes. The pages do not come from one state of the store.
         """
         request = ListProfilesRequest(
@@ -153,8 +167,9 @@ class Client:
             page_size=page_size,
             read_mask=FieldMask(paths=read_mask),
             user_attribute_keys=user_attribute_keys,
+            audience_id=audience_id,
         )
-        for page in _pages(self.profiles.ListProfiles, request):
+        for page in pages(self.profiles.ListProfiles, request):
             yield from page.profiles
 
     def update_profile(
@@ -165,7 +180,7 @@ class Client:
         etag: str = "",
         allow_missing: bool = False,
         request_id: str = "",
-        timeout: float = _TIMEOUT_SECONDS,
+        timeout: float = TIMEOUT_SECONDS,
     ) -> UpdateProfileResponse:
         """Changes a profile. Returns the profile after the change, the outcome, and the cursor of the event.
 
@@ -174,13 +189,79 @@ class Client:
         """
         request = UpdateProfileRequest(
             workspace=self.workspace,
-            key=_profile_key(key),
+            key=profile_key(key),
             patch=patch,
             etag=etag,
             allow_missing=allow_missing,
-            request_id=request_id or str(uuid.uuid4()),
+            request_id=request_id or new_request_id(),
         )
         return call(self.profiles.UpdateProfile, request, timeout)
+
+    def delete_profile(
+        self,
+        key: Key,
+        *,
+        etag: str = "",
+        allow_missing: bool = False,
+        request_id: str = "",
+        timeout: float = TIMEOUT_SECONDS,
+    ) -> DeleteProfileResponse:
+        """Deletes a profile. Its events stay in the log, with their values: see `erase_profile`."""
+        request = DeleteProfileRequest(
+            workspace=self.workspace,
+            key=profile_key(key),
+            etag=etag,
+            allow_missing=allow_missing,
+            request_id=request_id or new_request_id(),
+        )
+        return call(self.profiles.DeleteProfile, request, timeout)
+
+    def erase_profile(
+        self,
+        key: Key,
+        *,
+        etag: str = "",
+        allow_missing: bool = False,
+        validate_only: bool = False,
+        request_id: str = "",
+        timeout: float = _ERASE_SECONDS,
+    ) -> EraseProfileResponse:
+        """Deletes a profile, and removes every value of the person from what the service can return.
+
+        A profile that was deleted can be erased too, by its mpid. If this raises UNAVAILABLE or DEADLINE_EXCEEDED, call
+        again with `allow_missing`: an erasure that was interrupted may have removed only a part. docs/privacy.md says
+        what is left to do, such as `cameo compact` and the copies that subscribers keep.
+        """
+        request = EraseProfileRequest(
+            workspace=self.workspace,
+            key=profile_key(key),
+            etag=etag,
+            allow_missing=allow_missing,
+            validate_only=validate_only,
+            request_id=request_id or new_request_id(),
+        )
+        return call(self.profiles.EraseProfile, request, timeout)
+
+    def export_subject(self, key: Key, *, timeout: float | None = None) -> Iterator[str]:
+        """Returns everything that the service holds on a person, as the parts of one JSON document.
+
+        Write the parts one after another into a file, or pass `"".join(parts)` to `json.loads`. The call is retried
+        until the first part has arrived. After that a broken stream raises, and the parts are useless: begin again.
+        """
+        request = ExportSubjectRequest(workspace=self.workspace, key=profile_key(key))
+        for_all = timeout
+
+        def begin(request: ExportSubjectRequest, timeout: float) -> tuple[Any, Any]:
+            stream = self.profiles.ExportSubject(request, timeout=for_all)
+            return next(stream), stream
+
+        first, rest = call(begin, request, TIMEOUT_SECONDS if for_all is None else for_all)
+        yield first.document
+        try:
+            for part in rest:
+                yield part.document
+        except grpc.RpcError as rpc_error:
+            raise translate(rpc_error) from rpc_error
 
     def edit_profile(self, key: Key, edit: Callable[[Profile], ProfilePatch]) -> UpdateProfileResponse:
         """Changes a profile by a patch that depends on its current content, without overwriting other changes.
@@ -277,7 +358,7 @@ class Client:
         shard: Shard | None = None,
         on_expired: OnExpired = OnExpired.ON_EXPIRED_UNSPECIFIED,
         request_id: str = "",
-        timeout: float = _TIMEOUT_SECONDS,
+        timeout: float = TIMEOUT_SECONDS,
     ) -> Settings:
         """Creates a durable subscription. Raises SUBSCRIPTION_EXISTS if there is one of this name."""
         settings = Settings(
@@ -289,13 +370,13 @@ class Client:
             on_expired=on_expired,
         )
         request = CreateSubscriptionRequest(
-            workspace=self.workspace, subscription=settings, request_id=request_id or str(uuid.uuid4())
+            workspace=self.workspace, subscription=settings, request_id=request_id or new_request_id()
         )
         if start != "now":  # Unset means now.
             _set_place(request, start)
         return call(self.events.CreateSubscription, request, timeout).subscription
 
-    def get_subscription(self, name: str, *, timeout: float = _TIMEOUT_SECONDS) -> Settings:
+    def get_subscription(self, name: str, *, timeout: float = TIMEOUT_SECONDS) -> Settings:
         """Returns the settings of a subscription, how far it is behind, and its open stream."""
         request = GetSubscriptionRequest(workspace=self.workspace, name=name)
         return call(self.events.GetSubscription, request, timeout).subscription
@@ -303,7 +384,7 @@ class Client:
     def list_subscriptions(self, *, page_size: int = 0) -> Iterator[Settings]:
         """Returns all subscriptions in the order of their names."""
         request = ListSubscriptionsRequest(workspace=self.workspace, page_size=page_size)
-        for page in _pages(self.events.ListSubscriptions, request):
+        for page in pages(self.events.ListSubscriptions, request):
             yield from page.subscriptions
 
     def update_subscription(
@@ -312,14 +393,14 @@ class Client:
         update_mask: Sequence[str],
         *,
         request_id: str = "",
-        timeout: float = _TIMEOUT_SECONDS,
+        timeout: float = TIMEOUT_SECONDS,
     ) -> Settings:
         """Changes the settings that `update_mask` names. An open stream ends with `SubscriptionTakenOver`."""
         request = UpdateSubscriptionRequest(
             workspace=self.workspace,
             subscription=subscription,
             update_mask=FieldMask(paths=update_mask),
-            request_id=request_id or str(uuid.uuid4()),
+            request_id=request_id or new_request_id(),
         )
         return call(self.events.UpdateSubscription, request, timeout).subscription
 
@@ -329,14 +410,14 @@ class Client:
         *,
         allow_missing: bool = False,
         request_id: str = "",
-        timeout: float = _TIMEOUT_SECONDS,
+        timeout: float = TIMEOUT_SECONDS,
     ) -> None:
         """Deletes a subscription and the list of its skipped events. An open stream ends."""
         request = DeleteSubscriptionRequest(
             workspace=self.workspace,
             name=name,
             allow_missing=allow_missing,
-            request_id=request_id or str(uuid.uuid4()),
+            request_id=request_id or new_request_id(),
         )
         call(self.events.DeleteSubscription, request, timeout)
 
@@ -347,7 +428,7 @@ class Client:
         *,
         validate_only: bool = False,
         request_id: str = "",
-        timeout: float = _TIMEOUT_SECONDS,
+        timeout: float = TIMEOUT_SECONDS,
     ) -> SeekSubscriptionResponse:
         """Moves the acknowledged place. An open stream ends with `SubscriptionTakenOver`.
 
@@ -357,7 +438,7 @@ class Client:
             workspace=self.workspace,
             name=name,
             validate_only=validate_only,
-            request_id=request_id or str(uuid.uuid4()),
+            request_id=request_id or new_request_id(),
         )
         _set_place(request, to)
         return call(self.events.SeekSubscription, request, timeout)
@@ -365,7 +446,7 @@ class Client:
     def list_skipped_events(self, name: str, *, page_size: int = 0) -> Iterator[SkippedEvent]:
         """Returns the events that readers of a subscription gave up on. `get_event` returns the event itself."""
         request = ListSkippedEventsRequest(workspace=self.workspace, subscription=name, page_size=page_size)
-        for page in _pages(self.events.ListSkippedEvents, request):
+        for page in pages(self.events.ListSkippedEvents, request):
             yield from page.skipped_events
 
     def get_event(
@@ -374,7 +455,7 @@ class Client:
         *,
         read_mask: Sequence[str] = (),
         user_attribute_keys: Sequence[str] = (),
-        timeout: float = _TIMEOUT_SECONDS,
+        timeout: float = TIMEOUT_SECONDS,
     ) -> Event:
         """Returns one event of the log."""
         request = GetEventRequest(
@@ -388,20 +469,6 @@ class Client:
     def _edit_once(self, key: Key, edit: Callable[[Profile], ProfilePatch]) -> UpdateProfileResponse:
         profile = self.get_profile(key)
         return self.update_profile(key, edit(profile), etag=profile.etag)
-
-
-def _pages(rpc: Callable[..., Any], request: Any) -> Iterator[Any]:
-    """Requests page after page. One without items is not necessarily the last."""
-    while True:
-        page = call(rpc, request, _TIMEOUT_SECONDS)
-        yield page
-        if not page.next_page_token:
-            return
-        request.page_token = page.next_page_token
-
-
-def _profile_key(key: Key) -> ProfileKey:
-    return ProfileKey(mpid=key) if isinstance(key, int) else ProfileKey(identity=key)
 
 
 def _set_place(request: CreateSubscriptionRequest | SeekSubscriptionRequest, place: Start) -> None:
@@ -424,7 +491,7 @@ def _import_requests(
     head: dict[str, Any] = {"workspace": workspace, "silent": silent}  # In the first message, it applies to all.
     try:
         for key, patch in records:
-            yield ImportProfilesRequest(key=_profile_key(key), patch=patch, **head)
+            yield ImportProfilesRequest(key=profile_key(key), patch=patch, **head)
             head = {}
     except GeneratorExit:  # The call is over.
         raise

@@ -1,22 +1,35 @@
 package dev.cameo.walk;
 
+import com.google.gson.JsonParser;
 import com.google.protobuf.FieldMask;
 import com.google.protobuf.InvalidProtocolBufferException;
 import com.google.protobuf.Struct;
 import com.google.protobuf.Value;
 import com.google.rpc.ErrorInfo;
+import dev.cameo.v1.AddAudienceMembersRequest;
+import dev.cameo.v1.Audience;
 import dev.cameo.v1.AudienceMembership;
+import dev.cameo.v1.AudienceServiceGrpc;
+import dev.cameo.v1.AudienceServiceGrpc.AudienceServiceBlockingV2Stub;
 import dev.cameo.v1.BatchGetProfilesRequest;
+import dev.cameo.v1.CreateAudienceRequest;
 import dev.cameo.v1.CreateProfileRequest;
 import dev.cameo.v1.DeleteProfileRequest;
+import dev.cameo.v1.EraseProfileRequest;
 import dev.cameo.v1.EventFilter;
 import dev.cameo.v1.EventServiceGrpc;
 import dev.cameo.v1.EventServiceGrpc.EventServiceBlockingV2Stub;
+import dev.cameo.v1.ExportSubjectRequest;
 import dev.cameo.v1.GetProfileRequest;
+import dev.cameo.v1.IdentifyProfileRequest;
 import dev.cameo.v1.Identity;
+import dev.cameo.v1.IdentityServiceGrpc;
+import dev.cameo.v1.IdentityServiceGrpc.IdentityServiceBlockingV2Stub;
 import dev.cameo.v1.ImportProfilesRequest;
+import dev.cameo.v1.ListAudienceMembersRequest;
 import dev.cameo.v1.ListEventsRequest;
 import dev.cameo.v1.ListProfilesRequest;
+import dev.cameo.v1.MergeProfilesRequest;
 import dev.cameo.v1.Profile;
 import dev.cameo.v1.ProfileKey;
 import dev.cameo.v1.ProfilePatch;
@@ -24,8 +37,10 @@ import dev.cameo.v1.ProfileServiceGrpc;
 import dev.cameo.v1.ProfileServiceGrpc.ProfileServiceBlockingV2Stub;
 import dev.cameo.v1.SubscribeRequest;
 import dev.cameo.v1.SubscribeResponse;
+import dev.cameo.v1.UnmergeProfilesRequest;
 import dev.cameo.v1.UpdateProfileRequest;
 import dev.cameo.v1.WriteOutcome;
+import io.grpc.Channel;
 import io.grpc.Grpc;
 import io.grpc.InsecureChannelCredentials;
 import io.grpc.StatusException;
@@ -36,26 +51,29 @@ import java.util.StringJoiner;
 /** Walks through the API with grpc-java, as clients/conformance/README.md says, with gzip in both directions. */
 public class Walk {
   private static final long MARKY = 9080350317581165000L;
+  private static final long BUYERS = 9007199254740993L; // The first number that a double cannot hold.
   private static final String BIO = "cameo ".repeat(8000);
 
   private final String workspace;
   private final ProfileServiceBlockingV2Stub profiles;
   private final EventServiceBlockingV2Stub events;
+  private final IdentityServiceBlockingV2Stub identities;
+  private final AudienceServiceBlockingV2Stub audiences;
 
   /** Takes an address and an empty workspace. */
   public static void main(String[] args) throws Exception {
     var channel = Grpc.newChannelBuilder(args[0], InsecureChannelCredentials.create()).build();
-    // Every client accepts gzip. This one sends it too.
-    var profiles = ProfileServiceGrpc.newBlockingV2Stub(channel).withCompression("gzip");
-    var events = EventServiceGrpc.newBlockingV2Stub(channel).withCompression("gzip");
-    new Walk(args[1], profiles, events).run();
+    new Walk(args[1], channel).run();
     channel.shutdown();
   }
 
-  private Walk(String workspace, ProfileServiceBlockingV2Stub profiles, EventServiceBlockingV2Stub events) {
+  private Walk(String workspace, Channel channel) {
     this.workspace = workspace;
-    this.profiles = profiles;
-    this.events = events;
+    // Every client accepts gzip. This one sends it too.
+    profiles = ProfileServiceGrpc.newBlockingV2Stub(channel).withCompression("gzip");
+    events = EventServiceGrpc.newBlockingV2Stub(channel).withCompression("gzip");
+    identities = IdentityServiceGrpc.newBlockingV2Stub(channel).withCompression("gzip");
+    audiences = AudienceServiceGrpc.newBlockingV2Stub(channel).withCompression("gzip");
   }
 
   private void run() throws Exception {
@@ -69,6 +87,11 @@ public class Walk {
     resume(subscribe());
     history();
     live();
+    identify();
+    merge();
+    audience();
+    export();
+    erase();
   }
 
   private String create() throws StatusException {
@@ -217,6 +240,94 @@ public class Walk {
     print("live: %s", describe(message));
     stream.cancel("read enough", null);
     print("get: %s", refusal(() -> profiles.getProfile(getRequest(7))));
+  }
+
+  private void identify() throws StatusException {
+    var found = identities.identifyProfile(IdentifyProfileRequest.newBuilder()
+        .setWorkspace(workspace)
+        .addIdentities(identity("customer_id", "mxr15"))
+        .addIdentities(identity("email", "marky@EXAMPLE.com"))
+        .setPatch(ProfilePatch.newBuilder().setSetUserAttributes(plan("gold")))
+        .build());
+    var match = found.getMatch();
+    print("identify: %s %d match=%d %s %s linked=%d", name(found.getOutcome()), found.getProfile().getMpid(),
+        match.getIndex(), match.getType(), match.getReason(), found.getLinked(0));
+  }
+
+  private void merge() throws StatusException {
+    var merged = identities.mergeProfiles(MergeProfilesRequest.newBuilder()
+        .setWorkspace(workspace)
+        .setInto(key(1))
+        .setFrom(key(MARKY))
+        .build());
+    var conflicts = new StringJoiner(",");
+    merged.getConflictsList().forEach(conflict -> conflicts.add(conflict.getField() + "=" + conflict.getFromAbsorbed()));
+    print("merge: %d absorbed=%d conflicts=%s", merged.getProfile().getMpid(), merged.getMergedMpid(), conflicts);
+
+    var found = profiles.getProfile(getRequest(MARKY));
+    print("get: %d redirected from %d", found.getProfile().getMpid(), found.getRedirectedFrom());
+
+    var undone = identities.unmergeProfiles(UnmergeProfilesRequest.newBuilder()
+        .setWorkspace(workspace)
+        .setMergedMpid(MARKY)
+        .build());
+    print("unmerge: %d survivor=%d kept=%d", undone.getProfile().getMpid(), undone.getSurvivorMpid(),
+        undone.getKeptFieldsCount());
+  }
+
+  private void audience() throws StatusException {
+    var created = audiences.createAudience(CreateAudienceRequest.newBuilder()
+        .setWorkspace(workspace)
+        .setAudience(Audience.newBuilder().setAudienceId(BUYERS).setName("Buyers"))
+        .build()).getAudience();
+    print("audience: %d %s", created.getAudienceId(), created.getState());
+
+    var added = audiences.addAudienceMembers(AddAudienceMembersRequest.newBuilder()
+        .setWorkspace(workspace)
+        .setAudienceId(BUYERS)
+        .addAllKeys(List.of(key(MARKY), key(404)))
+        .build());
+    for (var result : added.getResultsList()) {
+      print("members: %s", result.hasError()
+          ? reason(result.getError())
+          : result.getMpid() + " " + name(result.getOutcome()));
+    }
+    var page = audiences.listAudienceMembers(ListAudienceMembersRequest.newBuilder()
+        .setWorkspace(workspace)
+        .setAudienceId(BUYERS)
+        .build());
+    var members = new StringJoiner(" ");
+    page.getMembersList().forEach(member -> members.add(Long.toString(member.getMpid())));
+    print("members: %s", members);
+  }
+
+  private void export() throws Exception {
+    var stream = profiles.exportSubject(ExportSubjectRequest.newBuilder()
+        .setWorkspace(workspace)
+        .setKey(key(MARKY))
+        .build());
+    var parts = new StringBuilder();
+    for (var part = stream.read(); part != null; part = stream.read()) {
+      parts.append(part.getDocument());
+    }
+    var document = JsonParser.parseString(parts.toString()).getAsJsonObject();
+    print("export: %s history=%d", document.get("mpid").getAsString(), document.getAsJsonArray("history").size());
+  }
+
+  private void erase() throws StatusException {
+    var erased = profiles.eraseProfile(EraseProfileRequest.newBuilder()
+        .setWorkspace(workspace)
+        .setKey(key(MARKY))
+        .build());
+    print("erase: %s %d events=%d", name(erased.getOutcome()), erased.getMpids(0), erased.getEvents());
+    var page = events.listEvents(ListEventsRequest.newBuilder()
+        .setWorkspace(workspace)
+        .setFilter(EventFilter.newBuilder().addMpids(MARKY))
+        .build());
+    for (var event : page.getEventsList()) {
+      print("erased: %d %s %d merged=%d redacted=%b", event.getSequence(), event.getType(), event.getMpid(),
+          event.getMergedMpid(), event.getRedacted());
+    }
   }
 
   private static String describe(SubscribeResponse message) {
