@@ -11,7 +11,7 @@
 //! - [`client`]: connections, and calls in a closed loop. [`plan`]: how long the clients run. [`side`]: the sides of a
 //!   comparison, which take turns.
 //! - [`lookup`], [`batch`], [`http`], [`update`], [`fanout`], [`slow`],
-//!   [`replay`], [`memory`], [`import`]: one measurement each.
+//!   [`replay`], [`memory`], [`import`], [`people`]: one measurement each.
 //! - What they are compared with: [`reference`] for lookups, [`redis`] for batches, [`bare`] redb for updates, and
 //!   [`inserts`] into bare redb for imports.
 //! - [`log`]: the logs that fan-out, replay and memory compare. [`lines`]: what the protocols of some have in common.
@@ -34,6 +34,7 @@ mod lines;
 mod log;
 mod lookup;
 mod memory;
+mod people;
 mod plan;
 mod profiles;
 mod redis;
@@ -93,6 +94,7 @@ enum Part {
     Replay,
     Memory,
     Import,
+    People,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -115,7 +117,7 @@ async fn measure(args: &Args) -> anyhow::Result<()> {
     let plan = Plan { duration: Duration::from_secs(args.seconds.get().into()), rounds: args.rounds.get() };
     let wants = |part| args.only.contains(&part);
     let needs = Needs {
-        lengths: [Part::Lookup, Part::Batch, Part::Http].into_iter().any(wants),
+        lengths: [Part::Lookup, Part::Batch, Part::Http, Part::People].into_iter().any(wants),
         reference: wants(Part::Lookup),
         copy: wants(Part::Update),
     };
@@ -147,6 +149,9 @@ async fn measure(args: &Args) -> anyhow::Result<()> {
     }
     if wants(Part::Import) {
         import::measure(&fixture, plan, &mut report).await?;
+    }
+    if wants(Part::People) {
+        people::measure(&fixture, plan, &mut report).await?;
     }
     report.summarize();
     Ok(())
