@@ -116,14 +116,22 @@ async fn the_life_of_a_server_is_logged_as_json_from_opening_to_stopped() {
     write_a_former_store(&dir);
     let (addr, lines) = life_of(&dir, &[]).await;
     let messages: Vec<_> = lines.iter().map(|line| line["message"].as_str().unwrap()).collect();
-    let expected =
-        ["opening the store", "migrating the store", "migrated the store", "listening", "draining", "stopped"];
+    let expected = [
+        "opening the store",
+        "migrating the store",
+        "migrated the store",
+        "indexing the memberships of audiences",
+        "indexed the memberships of audiences",
+        "listening",
+        "draining",
+        "stopped",
+    ];
     assert_eq!(messages, expected);
     assert!(lines.iter().all(|line| line["level"] == "INFO"));
     assert_eq!(lines[0]["data_dir"], dir.path().to_str().unwrap());
     assert_eq!((&lines[1]["from_layout"], &lines[1]["to_layout"]), (&2.into(), &3.into()));
-    assert_eq!(lines[3]["addr"], addr);
-    assert_eq!(lines[4]["signal"], "SIGTERM");
+    assert_eq!(lines[5]["addr"], addr);
+    assert_eq!(lines[6]["signal"], "SIGTERM");
 
     let (_, lines) = life_of(&dir, &[]).await;
     let messages: Vec<_> = lines.iter().map(|line| line["message"].as_str().unwrap()).collect();

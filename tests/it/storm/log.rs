@@ -161,7 +161,12 @@ impl Log {
 
     /// When an event of an erasure was written; `None` of any other event.
     pub fn erased_by(&self, sequence: u64) -> Option<Period> {
-        let is_own = |erasure: &&Erasure| self.place(&erasure.response.cursor) == Some(sequence);
+        let event =
+            self.event(sequence).map(|version| &version.event).filter(|event| event.r#type == "profile.erased")?;
+        let is_own = |erasure: &&Erasure| {
+            let Erasure { response, .. } = erasure;
+            self.place(&response.cursor) == Some(sequence) && response.mpids.first() == Some(&event.mpid)
+        };
         self.erasures.iter().find(is_own).map(|erasure| erasure.period)
     }
 
@@ -248,6 +253,6 @@ impl Version {
 }
 
 /// Whether it is what an erasure left of an event, rather than the event of the erasure.
-fn is_unseen(event: &Event) -> bool {
+pub fn is_unseen(event: &Event) -> bool {
     event.r#type == "profile.erased" && event.changed_fields.is_none()
 }

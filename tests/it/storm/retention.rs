@@ -11,7 +11,7 @@ use crate::harness::metadata;
 /// What retention leaves of the log, and what it leaves if a subscription needs more. A storm writes several times as
 /// much.
 pub const KEPT_BYTES: u64 = 16 << 10;
-pub const HELD_BYTES: u64 = 64 << 10;
+pub const HELD_BYTES: u64 = 40 << 10;
 /// More than a row of the log has besides its event.
 const MOST_ROW_BYTES: u64 = 64;
 

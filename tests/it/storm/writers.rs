@@ -18,10 +18,10 @@ use crate::harness::*;
 
 /// The most writes whose events the reader of the truth has not seen. They are less than half of what a subscription may
 /// hold.
-const MOST_UNKNOWN: usize = 48;
+const MOST_UNKNOWN: usize = 24;
 
 /// One in so many writes is an erasure.
-const ERASURES: u32 = 24;
+const ERASURES: u32 = 32;
 
 const ON_CONFLICT: [OnConflict; 4] = [OnConflict::Merge, OnConflict::Merge, OnConflict::Keep, OnConflict::Fail];
 
