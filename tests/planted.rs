@@ -79,7 +79,11 @@ finds! {
     a_restored_profile_that_is_not_delivered_is_missing: Fault::DropUnmerged
         => Violation::Missing { .. } | Violation::LeftForgotten { .. },
     what_is_delivered_after_it_was_erased_is_found: Fault::KeepErased
-        => Violation::ErasedValue { .. } | Violation::ErasedProfile { .. },
+        => Violation::ErasedValue { .. }
+            | Violation::ErasedProfile { .. }
+            // What was erased did not match, but what is left of it does.
+            | Violation::LeftForgotten { .. }
+            | Violation::Missing { .. },
     an_acknowledgement_that_goes_back_is_found: Fault::AcknowledgeBack
         => Violation::AcknowledgedBack { .. } | Violation::WrongPlace { .. },
     a_stream_that_resumes_too_early_is_found: Fault::ResumeBefore => Violation::WrongPlace { .. },

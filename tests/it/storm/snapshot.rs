@@ -20,6 +20,8 @@ pub struct Choices {
     pub profiles: Vec<Profile>,
     /// Whether one of them must be sent.
     pub is_certain: bool,
+    /// Whether anything else may be sent of the profile: see [`Log::is_unknown`].
+    pub may_be_other: bool,
 }
 
 /// The profiles of the snapshot of a stream, as of a sequence, by their mpids.
@@ -29,6 +31,9 @@ pub fn snapshot(log: &Log, connection: &Connection, of: u64) -> BTreeMap<i64, Ch
 }
 
 fn choices(log: &Log, connection: &Connection, of: u64, profile: &Profile) -> Option<Choices> {
+    if log.next_of(profile.mpid, of).is_some_and(|next| log.is_unknown(next)) {
+        return Some(Choices { profiles: vec![profile.clone()], is_certain: false, may_be_other: true });
+    }
     let (mut profiles, mut is_certain) = (Vec::new(), true);
     let no_event = Event::default();
     for stored in stored(log, connection, of, profile) {
@@ -45,16 +50,13 @@ fn choices(log: &Log, connection: &Connection, of: u64, profile: &Profile) -> Op
             }
         }
     }
-    (!profiles.is_empty()).then_some(Choices { profiles, is_certain })
+    (!profiles.is_empty()).then_some(Choices { profiles, is_certain, may_be_other: false })
 }
 
 /// What the log may tell of a profile as of a sequence: it is what the next event of the profile says that it was. An
 /// erasure may have removed that, and then it is not in the snapshot: a later event has it, if it still exists.
 fn stored(log: &Log, connection: &Connection, of: u64, profile: &Profile) -> Vec<Option<Profile>> {
     let Some(next) = log.next_of(profile.mpid, of) else { return vec![Some(profile.clone())] };
-    if log.is_unknown(next) {
-        return vec![Some(profile.clone()), None];
-    }
     let read = &connection.snapshot_read;
     if let Some(erased) = log.erased_by(next) {
         let (may_be_there, may_be_gone) = (erased.answered > *read.start(), erased.asked <= *read.end());

@@ -90,8 +90,9 @@ impl Truth {
                 if found.event.as_ref() != Some(event) && !is_erased {
                     return Err(Stop::Found(Violation::Altered { sequence: event.sequence }));
                 }
-                if self.mpids.insert(event.mpid) {
+                if !self.mpids.contains(&event.mpid) {
                     self.learn_shards(client, event.mpid).await?;
+                    self.mpids.insert(event.mpid);
                 }
                 self.log.push(event, found.cursor.clone())?;
                 self.cursor = found.cursor;

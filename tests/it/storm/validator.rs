@@ -182,7 +182,8 @@ impl Walk<'_, '_> {
             return Err(self.unwanted_profile(of, mpid, after));
         };
         let got = view.cut(profile);
-        if !choices.profiles.iter().any(|choice| view.cut(choice) == got) || !is_trimmed(&got, profile) {
+        let is_choice = choices.may_be_other || choices.profiles.iter().any(|choice| view.cut(choice) == got);
+        if !is_choice || !is_trimmed(&got, profile) {
             return Err(Violation::SnapshotAltered { of, mpid });
         }
         self.at = Place::Snapshot { of, after: Some(mpid) };
