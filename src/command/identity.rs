@@ -68,6 +68,9 @@ pub struct Rewrite {
     pub sequence: Sequence,
     /// What goes.
     pub what: Removal,
+    /// The identities that the profile lost to another by the event. What merges remember of the profiles that it has
+    /// absorbed loses them too.
+    pub forgotten: Vec<IdentityKey>,
 }
 
 /// What goes from an event.
@@ -106,6 +109,6 @@ impl EraseEvents {
             Removal::All | Removal::Profiles | Removal::Previous => 0,
             Removal::Identities(identities) => keys(identities),
         };
-        self.rewrites.iter().map(|rewrite| size_of::<Rewrite>() + of(rewrite)).sum()
+        self.rewrites.iter().map(|rewrite| size_of::<Rewrite>() + of(rewrite) + keys(&rewrite.forgotten)).sum()
     }
 }

@@ -61,6 +61,8 @@ pub(super) struct Plan {
 #[derive(Debug)]
 pub(super) struct Planned {
     pub what: Removal,
+    /// The identities that the profile lost to another by the event, and that the person had after that.
+    forgotten: Vec<IdentityKey>,
     /// The bytes of the event.
     pub bytes: usize,
     /// Whether the event tells where else to look.
@@ -353,15 +355,26 @@ impl<C: Chains> Planner<'_, C> {
             let keys: Vec<_> = keys.iter().filter(may_be).cloned().collect();
             self.search_chain(mpid, previous, &keys);
         }
-        if holds(profiles(&link.event), keys) {
+        let was_lost = link.event.taken_by_mpid != 0;
+        if was_lost || holds(profiles(&link.event), keys) {
             self.lose(sequence, link, Removal::Identities(keys.to_vec()));
+        }
+        if was_lost {
+            let planned = self.plan.rewrites.get_mut(&sequence).expect("it was just noted");
+            planned
+                .forgotten
+                .extend(keys.iter().filter(|key| !planned.forgotten.contains(key)).cloned().collect::<Vec<_>>());
         }
         Ok(())
     }
 
-    /// Notes what an event loses, besides what it loses anyway.
+    /// Notes what an event loses, besides what it loses anyway. The profile after the event stays if it may: no later
+    /// event may have it.
     fn lose(&mut self, sequence: Sequence, link: &Link, more: Removal) {
-        let has = self.plan.rewrites.remove(&sequence).map(|planned| planned.what);
+        let (has, forgotten) = match self.plan.rewrites.remove(&sequence) {
+            Some(Planned { what, forgotten, .. }) => (Some(what), forgotten),
+            None => (None, Vec::new()),
+        };
         let what = match (has, more) {
             (None, only) | (Some(only @ Removal::All), _) => only,
             (Some(_), Removal::All) => Removal::All,
@@ -370,9 +383,15 @@ impl<C: Chains> Planner<'_, C> {
                 Removal::Identities(keys)
             }
             (Some(Removal::Previous), Removal::Previous) => Removal::Previous,
+            (Some(Removal::Previous), Removal::Identities(keys))
+            | (Some(Removal::Identities(keys)), Removal::Previous)
+                if !holds(link.event.profile.iter(), &keys) =>
+            {
+                Removal::Previous
+            }
             _ => Removal::Profiles,
         };
-        self.plan.rewrites.insert(sequence, Planned { what, bytes: link.bytes, tells: link.tells() });
+        self.plan.rewrites.insert(sequence, Planned { what, forgotten, bytes: link.bytes, tells: link.tells() });
     }
 }
 
@@ -456,16 +475,23 @@ fn redact(event: &mut Event) {
     event.exited_audience_ids.clear();
 }
 
+impl Planned {
+    /// What it says, as a part of a command.
+    pub fn into_rewrite(self, sequence: Sequence) -> Rewrite {
+        Rewrite { sequence, what: self.what, forgotten: self.forgotten }
+    }
+}
+
 impl Plan {
     /// The rewrites as parts of commands, each of at most so many events and, except for the last of each, so many bytes.
     /// Those that tell where else to look come last.
     pub fn into_commands(self, most: usize, bytes: usize) -> Vec<Vec<Rewrite>> {
         let (tell, others): (Vec<_>, Vec<_>) = self.rewrites.into_iter().partition(|(_, planned)| planned.tells);
         let (mut commands, mut held) = (vec![Vec::new()], 0);
-        for (sequence, Planned { what, bytes: of, .. }) in others.into_iter().chain(tell) {
+        for (sequence, planned) in others.into_iter().chain(tell) {
             let last = commands.last_mut().expect("there is one");
-            last.push(Rewrite { sequence, what });
-            held += of;
+            held += planned.bytes;
+            last.push(planned.into_rewrite(sequence));
             if last.len() >= most || held >= bytes {
                 commands.push(Vec::new());
                 held = 0;

@@ -220,6 +220,74 @@ async fn an_erasure_removes_every_profile_that_had_an_mpid_when_it_was_absorbed(
     search(&client, &[ADA, GRACE]).await;
 }
 
+/// The erasure of another removes from an event what Grace took by it. The event of the loser still tells.
+#[tokio::test]
+async fn an_erasure_finds_what_was_taken_by_an_event_that_was_redacted() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let taken = identity("customer_id", &canary("taken"));
+    for profile in [ada(), with_mpid(GRACE), owner_of(taken.clone(), ALAN)] {
+        client.create(profile).await.unwrap();
+    }
+    client.merge(GRACE, ADA).await.unwrap();
+    client.update(GRACE, take([taken])).await.unwrap();
+    client.unmerge(ADA).await.unwrap();
+    client.erase(ADA).await.unwrap();
+
+    client.erase(GRACE).await.unwrap();
+
+    search(&client, &[ADA, GRACE, ALAN]).await;
+}
+
+/// Alan owned an identity, was absorbed by Grace while Ada was a part of her, and Katherine took it from Grace.
+#[tokio::test]
+async fn an_identity_that_was_erased_does_not_come_back_with_a_restored_profile() {
+    const KATHERINE: i64 = 1918;
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let taken = identity("customer_id", &canary("taken"));
+    for profile in [ada(), with_mpid(GRACE), owner_of(taken.clone(), ALAN), with_mpid(KATHERINE)] {
+        client.create(profile).await.unwrap();
+    }
+    client.merge(GRACE, ADA).await.unwrap();
+    client.merge(GRACE, ALAN).await.unwrap();
+    client.update(KATHERINE, take([taken])).await.unwrap();
+    client.unmerge(ADA).await.unwrap();
+    client.erase(ADA).await.unwrap();
+    client.erase(KATHERINE).await.unwrap();
+
+    let restored = client.unmerge(ALAN).await.unwrap().profile.unwrap();
+
+    assert_eq!(restored.user_identities, []);
+    search(&client, &[ADA, GRACE, ALAN, KATHERINE]).await;
+}
+
+/// Ada was a part of Grace, and took from her what Alan had brought with him and took away again. No later event has
+/// what Grace is.
+#[tokio::test]
+async fn what_a_profile_is_after_a_merge_was_undone_stays_although_its_identities_were_taken() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let taken = identity("customer_id", &canary("taken"));
+    for profile in [ada(), with_attributes(GRACE, [("plan", text("pro"))])] {
+        client.create(profile).await.unwrap();
+    }
+    client.update(ADA, add([taken.clone()])).await.unwrap();
+    client.create(with_mpid(ALAN)).await.unwrap();
+    client.merge(GRACE, ADA).await.unwrap();
+    client.unmerge(ADA).await.unwrap();
+    client.update(ALAN, take([taken.clone()])).await.unwrap();
+    client.update(ADA, take([taken])).await.unwrap();
+
+    client.erase(ADA).await.unwrap();
+
+    search(&client, &[ADA, GRACE, ALAN]).await;
+    let history = ListEventsRequest { filter: of_profiles(&[GRACE]), ..list_request() };
+    let events = client.list(history).await.unwrap().events;
+    let parted = events.iter().find(|event| event.r#type == "profile.unmerged").unwrap();
+    assert_eq!(parted.profile.as_ref(), Some(&client.get(GRACE).await.unwrap()));
+}
+
 #[tokio::test]
 async fn a_deleted_profile_can_be_erased_by_its_mpid() {
     let server = TestServer::start_with(metrics_on).await;

@@ -142,16 +142,15 @@ pub(super) fn decode(change: Message, limits: &Limits) -> Result<Change, Undecod
     })
 }
 
-fn encode_rewrite(Rewrite { sequence, what }: &Rewrite) -> storage::Rewrite {
+fn encode_rewrite(Rewrite { sequence, what, forgotten }: &Rewrite) -> storage::Rewrite {
     let what = match what {
         Removal::All => What::All(true),
         Removal::Profiles => What::Profiles(true),
         Removal::Previous => What::Previous(true),
-        Removal::Identities(keys) => {
-            What::Identities(storage::Keys { keys: keys.iter().map(|key| key.as_bytes().to_vec()).collect() })
-        }
+        Removal::Identities(keys) => What::Identities(encode_keys(keys)),
     };
-    storage::Rewrite { sequence: sequence.get(), what: Some(what) }
+    let forgotten = (!forgotten.is_empty()).then(|| encode_keys(forgotten));
+    storage::Rewrite { sequence: sequence.get(), what: Some(what), forgotten }
 }
 
 fn decode_rewrite(rewrite: storage::Rewrite) -> Option<Rewrite> {
@@ -159,9 +158,16 @@ fn decode_rewrite(rewrite: storage::Rewrite) -> Option<Rewrite> {
         What::All(_) => Removal::All,
         What::Profiles(_) => Removal::Profiles,
         What::Previous(_) => Removal::Previous,
-        What::Identities(storage::Keys { keys }) => {
-            Removal::Identities(keys.iter().map(|key| IdentityKey::from_bytes(key)).collect::<Option<_>>()?)
-        }
+        What::Identities(keys) => Removal::Identities(decode_keys(&keys)?),
     };
-    Some(Rewrite { sequence: Sequence::new(rewrite.sequence)?, what })
+    let forgotten = decode_keys(&rewrite.forgotten.unwrap_or_default())?;
+    Some(Rewrite { sequence: Sequence::new(rewrite.sequence)?, what, forgotten })
+}
+
+fn encode_keys(keys: &[IdentityKey]) -> storage::Keys {
+    storage::Keys { keys: keys.iter().map(|key| key.as_bytes().to_vec()).collect() }
+}
+
+fn decode_keys(storage::Keys { keys }: &storage::Keys) -> Option<Vec<IdentityKey>> {
+    keys.iter().map(|key| IdentityKey::from_bytes(key)).collect()
 }

@@ -62,7 +62,7 @@ pub(super) fn decide(context: &Context<'_, '_>, erase: &Erase) -> Result<Verdict
     let mut draft = Draft::new(context);
     let mut mpids = vec![mpid];
     let events = plan.rewrites.len();
-    let rewrites = plan.rewrites.into_iter().map(|(sequence, planned)| Rewrite { sequence, what: planned.what });
+    let rewrites = plan.rewrites.into_iter().map(|(sequence, planned)| planned.into_rewrite(sequence));
     rewrite_events(context, &mut draft, rewrites)?;
     if let Subject::Profile(mpid, stored) = &subject {
         draft.erase(*mpid, stored)?;
@@ -105,16 +105,13 @@ fn rewrite_events(
     rewrites: impl IntoIterator<Item = Rewrite>,
 ) -> Result<(), StoreError> {
     let (mut requests, mut merges) = (BTreeSet::new(), BTreeMap::new());
-    for Rewrite { sequence, what } in rewrites {
+    for Rewrite { sequence, what, forgotten } in rewrites {
         let event = rewrite_event(context, draft, sequence, &what)?;
-        match &what {
-            Removal::All | Removal::Profiles if !event.request_id.is_empty() => {
-                requests.insert(event.request_id);
-            }
-            Removal::Identities(keys) if event.taken_by_mpid != 0 => {
-                forget_in_merges(context, &mut merges, event.mpid, keys)?;
-            }
-            _ => {}
+        if !forgotten.is_empty() {
+            forget_in_merges(context, &mut merges, event.mpid, &forgotten)?;
+        }
+        if matches!(what, Removal::All | Removal::Profiles) && !event.request_id.is_empty() {
+            requests.insert(event.request_id);
         }
     }
     for id in requests {

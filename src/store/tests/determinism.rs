@@ -237,17 +237,19 @@ fn identity_settings() -> impl Strategy<Value = Change> {
 
 fn erase_events() -> impl Strategy<Value = Change> {
     let keys = prop::collection::btree_set(0_u8..6, 1..3);
-    let keys = keys.prop_map(|numbers| numbers.into_iter().map(|number| IdentityKey::of(&identity(number))).collect());
+    let keys = keys
+        .prop_map(|numbers| numbers.into_iter().map(|number| IdentityKey::of(&identity(number))).collect::<Vec<_>>());
     let what = prop_oneof![
         Just(Removal::All),
         Just(Removal::Profiles),
         Just(Removal::Previous),
-        keys.prop_map(Removal::Identities)
+        keys.clone().prop_map(Removal::Identities)
     ];
-    let rewrites = prop::collection::btree_map(1_u64..12, what, 0..4);
+    let forgotten = prop_oneof![2 => Just(Vec::new()), 1 => keys];
+    let rewrites = prop::collection::btree_map(1_u64..12, (what, forgotten), 0..4);
     // Those past the head of the log are refused: no plan names them.
     rewrites.prop_map(|rewrites| {
-        let rewrite = |(number, what)| Rewrite { sequence: sequence(number), what };
+        let rewrite = |(number, (what, forgotten))| Rewrite { sequence: sequence(number), what, forgotten };
         Change::EraseEvents(EraseEvents { rewrites: rewrites.into_iter().map(rewrite).collect() })
     })
 }
