@@ -10,8 +10,8 @@
 //! - [`child`]: the servers, each in its own process, and their CPU time and memory.
 //! - [`client`]: connections, and calls in a closed loop. [`plan`]: how long the clients run. [`side`]: the sides of a
 //!   comparison, which take turns.
-//! - [`lookup`], [`batch`], [`http`], [`update`], [`fanout`], [`slow`],
-//!   [`replay`], [`memory`], [`import`], [`people`]: one measurement each.
+//! - [`lookup`], [`identify`], [`batch`], [`http`], [`update`], [`fanout`], [`slow`], [`replay`], [`memory`],
+//!   [`import`], [`people`]: one measurement each.
 //! - What they are compared with: [`reference`] for lookups, [`redis`] for batches, [`bare`] redb for updates, and
 //!   [`inserts`] into bare redb for imports.
 //! - [`log`]: the logs that fan-out, replay and memory compare. [`lines`]: what the protocols of some have in common.
@@ -28,6 +28,7 @@ mod fanout;
 mod figures;
 mod fixture;
 mod http;
+mod identify;
 mod import;
 mod inserts;
 mod lines;
@@ -86,6 +87,7 @@ struct Args {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
     Lookup,
+    Identify,
     Batch,
     Http,
     Update,
@@ -117,7 +119,7 @@ async fn measure(args: &Args) -> anyhow::Result<()> {
     let plan = Plan { duration: Duration::from_secs(args.seconds.get().into()), rounds: args.rounds.get() };
     let wants = |part| args.only.contains(&part);
     let needs = Needs {
-        lengths: [Part::Lookup, Part::Batch, Part::Http, Part::People].into_iter().any(wants),
+        lengths: [Part::Lookup, Part::Identify, Part::Batch, Part::Http].into_iter().any(wants),
         reference: wants(Part::Lookup),
         copy: wants(Part::Update),
     };
@@ -126,6 +128,10 @@ async fn measure(args: &Args) -> anyhow::Result<()> {
     if let Some(reference) = reference {
         lookup::measure(&fixture, &reference, plan, &mut report).await?;
     } // The reference ends here, which frees its memory.
+    // Before the updates, because lookups check the lengths of the profiles.
+    if wants(Part::Identify) {
+        identify::measure(&fixture, plan, &mut report).await?;
+    }
     if wants(Part::Batch) {
         batch::measure(&fixture, plan, &mut report).await?;
     }

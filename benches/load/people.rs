@@ -1,6 +1,5 @@
-//! Who is who: what it costs to find a person, to list an audience, to end memberships and to erase a person.
+//! What it costs to list an audience, to end memberships and to erase a person.
 //!
-//! - `IdentifyProfile` that finds takes turns with `GetProfile` by identity.
 //! - Pages of the members of an audience that every profile is in: the first, and one near the end.
 //! - Writes while a sweep ends memberships, compared with the same writes before it.
 //! - An erasure of a profile with 1,000 events.
@@ -15,8 +14,7 @@ use cameo::proto::v1::profile_key::Key;
 use cameo::proto::v1::profile_service_client::ProfileServiceClient;
 use cameo::proto::v1::{
     Audience, AudienceMembership, CreateAudienceRequest, EraseProfileRequest, GetAudienceRequest,
-    IdentifyProfileRequest, ImportProfilesRequest, ListAudienceMembersRequest, ProfileKey, ProfilePatch,
-    UpdateProfileRequest,
+    ImportProfilesRequest, ListAudienceMembersRequest, ProfileKey, ProfilePatch, UpdateProfileRequest,
 };
 use futures_util::stream;
 use prost::Message;
@@ -26,11 +24,9 @@ use crate::child::Child;
 use crate::client::{Outcome, Work, callers, closed_loop, connect};
 use crate::figures::{count, float, median, micros, micros_of, quantile};
 use crate::fixture::Fixture;
-use crate::lookup::{By, CLIENTS, CONNECTIONS, Lookup};
 use crate::plan::Plan;
-use crate::profiles::{Dice, WORKSPACE, mpid, patch, user_identities};
+use crate::profiles::{Dice, WORKSPACE, mpid, patch};
 use crate::report::Report;
-use crate::side::{GrpcCalls, Side, take_turns, warm_up};
 
 /// The audience that every profile is in.
 const AUDIENCE: i64 = 17_918;
@@ -47,33 +43,6 @@ const WRITERS: usize = 16;
 /// Events of a profile that is erased, and how many such profiles are.
 const EVENTS: u64 = 1_000;
 const ERASED: u64 = 20;
-
-/// Calls of `IdentifyProfile` with an identity that somebody owns.
-#[derive(Debug, Clone)]
-struct Identify {
-    profiles: u64,
-}
-
-impl Work for Identify {
-    const PATH: &'static str = "/cameo.v1.IdentityService/IdentifyProfile";
-    type Expected = ();
-
-    fn request(&self, dice: &mut Dice) -> (Bytes, ()) {
-        let index = dice.below(self.profiles);
-        let [customer, email] = user_identities(index);
-        let identity = if dice.below(2) == 0 { customer } else { email };
-        let request = IdentifyProfileRequest {
-            workspace: WORKSPACE.into(),
-            identities: vec![identity],
-            ..IdentifyProfileRequest::default()
-        };
-        (request.encode_to_vec().into(), ())
-    }
-
-    fn is_right(&self, answer: &[u8], (): &()) -> bool {
-        answer.len() > 300
-    }
-}
 
 /// Updates of uniformly random profiles.
 #[derive(Debug, Clone)]
@@ -99,29 +68,11 @@ impl Work for Update {
 
 pub async fn measure(fixture: &Fixture, plan: Plan, report: &mut Report) -> anyhow::Result<()> {
     let cameo = Child::cameo(&fixture.store).await?;
-    identify(fixture, &cameo, plan, report).await?;
     let channel = connect(cameo.addr, 1).await?.remove(0);
     members(fixture, &channel, plan, report).await?;
     sweep(fixture, &cameo, &channel, report).await?;
     erase(&channel, report).await?;
     cameo.stop().await
-}
-
-async fn identify(fixture: &Fixture, cameo: &Child, plan: Plan, report: &mut Report) -> anyhow::Result<()> {
-    let work = Identify { profiles: fixture.profiles };
-    let identify = GrpcCalls::connect(cameo, CONNECTIONS, CLIENTS, work).await?;
-    let get = GrpcCalls::connect(cameo, CONNECTIONS, CLIENTS, Lookup::new(By::Identity, fixture)).await?;
-    let mut sides =
-        [Side::new("IdentifyProfile that finds", cameo, identify), Side::new("GetProfile by identity", cameo, get)];
-    take_turns(&mut sides, warm_up(fixture), plan).await?;
-    let [identify, get] = &sides;
-    let ratio = identify.ratio_to(get);
-    let rows = [identify.row(format!("{ratio:.2}")), get.row("1".into())];
-    let columns = ["Call", "calls/s", "relative to GetProfile", "p50", "p99", "server CPU per call"];
-    report.table(&format!("Finding a person, {CLIENTS} calls in flight on {CONNECTIONS} connections"), &columns, &rows);
-    let measured = format!("{ratio:.2} ({} calls/s)", count(identify.rate()));
-    report.claim("IdentifyProfile that finds: calls/s, relative to GetProfile by identity", measured, "≥ 0.90");
-    Ok(())
 }
 
 /// Pages through the audience, and times the pages near both ends.
