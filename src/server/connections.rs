@@ -18,6 +18,9 @@ use crate::telemetry::metrics::{self, Closed, Metrics, RefusedConnection};
 const EXTRA: usize = 16;
 /// How long a connection may hold bytes without progress while others wait for memory.
 const STILL: Duration = Duration::from_secs(1);
+/// The least that a connection holds to be worth closing: more than a small response. On a machine that stands still for
+/// a moment, every connection does.
+const WORTH: usize = 4 << 10;
 /// How often, at most, connections are searched for one that holds much memory.
 const SEARCH_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -93,7 +96,7 @@ impl Connections {
         open.last_search = Instant::now();
         let held = |connection: &Connection| account(connection).held();
         let is_still = |connection: &Connection| !connection.is_cut() && account(connection).still_for() >= STILL;
-        let still = open.by_number.values().filter(|connection| held(connection) > 0 && is_still(connection));
+        let still = open.by_number.values().filter(|connection| held(connection) >= WORTH && is_still(connection));
         if let Some(largest) = still.max_by_key(|connection| held(connection)) {
             tracing::info!(bytes = held(largest), "closed a connection that kept memory and made no progress");
             largest.cut(Closed::Reclaimed);
@@ -204,28 +207,29 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_connection_that_keeps_the_most_memory_is_closed_once_it_stands_still() {
         let connections = connections(9);
-        let [small, large, moving] = [(); 3].map(|()| admit(&connections));
-        let are_cut = || [&small, &large, &moving].map(|open| open.connection.is_cut());
+        let [tiny, small, large, moving] = [(); 4].map(|()| admit(&connections));
+        let are_cut = || [&tiny, &small, &large, &moving].map(|open| open.connection.is_cut());
         let reclaim = || connections.reclaim(|connection| &connection.sending);
-        let _small = small.connection.sending.take(10);
-        let _large = large.connection.sending.take(20);
-        let mut moves = moving.connection.sending.take(100);
+        let _tiny = tiny.connection.sending.take(WORTH - 1);
+        let _small = small.connection.sending.take(WORTH);
+        let _large = large.connection.sending.take(2 * WORTH);
+        let mut moves = moving.connection.sending.take(10 * WORTH);
         let mut pass = async |time| {
             advance(time).await;
-            drop(std::mem::replace(&mut moves, moving.connection.sending.take(100)));
+            drop(std::mem::replace(&mut moves, moving.connection.sending.take(10 * WORTH)));
             connections.open().by_number.values().for_each(|connection| connection.sending.look());
             reclaim();
         };
         pass(SEARCH_INTERVAL).await;
         pass(Duration::from_millis(950)).await;
-        assert_eq!(are_cut(), [false; 3]);
+        assert_eq!(are_cut(), [false; 4]);
         pass(SEARCH_INTERVAL).await;
-        assert_eq!(are_cut(), [false, true, false]);
+        assert_eq!(are_cut(), [false, false, true, false]);
         reclaim();
-        assert_eq!(are_cut(), [false, true, false], "it was searched a moment ago");
+        assert_eq!(are_cut(), [false, false, true, false], "it was searched a moment ago");
         pass(SEARCH_INTERVAL).await;
-        assert_eq!(are_cut(), [true, true, false]);
+        assert_eq!(are_cut(), [false, true, true, false]);
         pass(SEARCH_INTERVAL).await;
-        assert_eq!(are_cut(), [true, true, false]);
+        assert_eq!(are_cut(), [false, true, true, false]);
     }
 }
