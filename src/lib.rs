@@ -13,6 +13,7 @@
 //!   is decided by a file in `store::apply`.
 //! - [`feed`]: subscribers. Each is a loop that reads the log from its cursor.
 //! - [`refusal`]: why a call did not succeed. The one map from errors to reasons, below the transports.
+//! - [`auth`]: who a caller is, and what it may do and see.
 //! - [`call`]: a call while it is served. Failures of the server are logged there.
 //! - [`grpc`]: the services. Each method parses, asks the store or the feed, and renders the result or the refusal.
 //! - [`http`]: the Profile API over HTTP: the lookups, with its paths and its JSON.
@@ -30,6 +31,7 @@
 //!
 //! `docs/architecture.md` has each of these step by step, with the tests and documents that follow.
 
+pub mod auth;
 pub mod call;
 pub mod cli;
 pub mod clock;

@@ -344,6 +344,7 @@ impl From<Invalid> for Refusal {
             Invalid::Field { field, problem } => Self::field(ErrorReason::FieldInvalid, message, field, problem),
             Invalid::Mask { field, problem } => Self::field(ErrorReason::MaskInvalid, message, field, problem),
             Invalid::Filter { field, problem } => Self::field(ErrorReason::FilterInvalid, message, field, problem),
+            Invalid::Hidden { field, problem } => Self::field(ErrorReason::PermissionDenied, message, field, problem),
             Invalid::Limit { field, subject, limit, found } => {
                 let problem = over_limit(subject, found, limit);
                 Self::limit(message, subject, limit)

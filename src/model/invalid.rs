@@ -22,6 +22,9 @@ pub enum Invalid {
     /// A filter is malformed.
     #[error("{field}: {problem}")]
     Filter { field: String, problem: String },
+    /// A part of the request names what the caller may not see.
+    #[error("{field}: {problem}")]
+    Hidden { field: String, problem: String },
     /// A field holds more than it may.
     #[error("{field}: {}", over_limit(subject, *found, *limit))]
     Limit { field: String, subject: &'static str, limit: usize, found: usize },

@@ -15,6 +15,7 @@
 //! - [`audience`]: named sets of profiles. [`identity_settings`]: how a workspace resolves identities.
 //! - [`merge`]: how two profiles become one.
 //! - [`change`]: what an event says about a change. [`transition`]: the profile before and after it.
+//! - [`grant`]: what a caller may see of profiles.
 //! - [`mask`], [`filter`], [`expression`]: what a reader wants to see. A mask works on wire bytes, with [`wire`]. An
 //!   expression is a condition on profiles in CEL.
 
@@ -26,6 +27,7 @@ mod distinct;
 pub mod etag;
 pub mod expression;
 pub mod filter;
+pub mod grant;
 pub mod identity;
 pub mod identity_settings;
 pub mod invalid;
@@ -56,6 +58,7 @@ pub use cursor::{Cursor, LogId, Position};
 pub use etag::Etag;
 pub use expression::Expression;
 pub use filter::Filter;
+pub use grant::Grant;
 pub use identity::IdentityKey;
 pub use identity_settings::IdentitySettings;
 pub use invalid::Invalid;

@@ -2,7 +2,7 @@
 //!
 //! - `tokens` bounds the length, the symbols and the depth of a source before the parser sees it: the parser recurses.
 //! - `check` refuses what is unknown, what is no condition, and what could cost too much.
-//! - `facts` converts the messages that an expression looks at.
+//! - `reads` is what an expression looks at. `facts` converts the messages that an expression looks at.
 //!
 //! # What an evaluation costs
 //!
@@ -22,6 +22,7 @@
 
 mod check;
 mod facts;
+mod reads;
 #[cfg(test)]
 mod tests;
 mod tokens;
@@ -37,9 +38,11 @@ use cel::parser::Parser;
 use cel::{Context, Env, ParseErrors, Value};
 
 use super::Invalid;
+use super::grant::Grant;
 use super::invalid::{Quoted, over_limit};
 use super::limits::{EXPRESSION_BYTES, EXPRESSION_DEPTH};
 pub use facts::{Facts, Subject};
+use reads::Read;
 use tokens::Tokens;
 
 const FIELD: &str = "filter.expression";
@@ -56,6 +59,7 @@ pub struct Expression(Arc<Compiled>);
 struct Compiled {
     source: String,
     tree: IdedExpr,
+    reads: Vec<Read>,
 }
 
 /// Why a source is refused, and the byte at which it is.
@@ -76,8 +80,16 @@ impl Expression {
         }
         // The parser is generated code with assertions of its own.
         let tree = catch_unwind(|| compile(source)).unwrap_or_else(|_| Err(Problem::new(0, "cannot be parsed")));
-        let tree = tree.map_err(|problem| Invalid::filter(FIELD, problem.placed(source)))?;
-        Ok(Self(Arc::new(Compiled { source: source.to_owned(), tree })))
+        let (tree, reads) = tree.map_err(|problem| Invalid::filter(FIELD, problem.placed(source)))?;
+        Ok(Self(Arc::new(Compiled { source: source.to_owned(), tree, reads })))
+    }
+
+    /// Refuses an expression over what a caller may not see.
+    ///
+    /// # Errors
+    /// [`Invalid::Hidden`] that names the first such part.
+    pub fn check_within(&self, grant: &Grant) -> Result<(), Invalid> {
+        self.0.reads.iter().try_for_each(|read| Grant::check(read.is_within(grant), FIELD, &read.name()))
     }
 
     /// The text.
@@ -102,11 +114,11 @@ impl Expression {
     }
 }
 
-fn compile(source: &str) -> Result<IdedExpr, Problem> {
+fn compile(source: &str) -> Result<(IdedExpr, Vec<Read>), Problem> {
     let tokens = Tokens::of(source)?;
     let (written, places) = parse(AS_WRITTEN.parser(), source, &tokens)?;
     check::check(&written, &places, &tokens)?;
-    Ok(parse(STANDARD.parser(), source, &tokens)?.0)
+    Ok((parse(STANDARD.parser(), source, &tokens)?.0, reads::of(&written)))
 }
 
 /// Stops at the first error: what a recovered parser makes of the rest is not bounded by [`tokens`].
