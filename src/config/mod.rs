@@ -1,4 +1,4 @@
-//! Every setting, one struct per concern: [`server`], [`store`], [`feed`], [`limits`], [`telemetry`].
+//! Every setting, one struct per concern: [`server`], [`auth`], [`store`], [`feed`], [`limits`], [`telemetry`].
 //!
 //! A setting is written once, as a field of its struct: the field's attributes give the flag, the `CAMEO_` variable,
 //! the default and the help. [`file`](mod@file) reads the same settings from a TOML file, and [`units`] parses values
@@ -6,6 +6,7 @@
 //!
 //! To add a setting, add a field to the struct of the module that uses it. `docs/architecture.md` lists what follows.
 
+pub mod auth;
 pub mod feed;
 pub mod file;
 pub mod limits;
@@ -18,6 +19,7 @@ use std::sync::LazyLock;
 
 use clap::{Args, Command};
 
+pub use auth::{AuthConfig, Jwks};
 pub use feed::FeedConfig;
 pub use limits::Limits;
 pub use server::ServerConfig;
@@ -30,6 +32,9 @@ pub struct Config {
     /// Where and how to listen.
     #[command(flatten)]
     pub server: ServerConfig,
+    /// Who may call.
+    #[command(flatten)]
+    pub auth: AuthConfig,
     /// Where and how to store.
     #[command(flatten)]
     pub store: StoreConfig,
@@ -61,4 +66,4 @@ macro_rules! default_settings {
         }
     )*};
 }
-default_settings!(Config, ServerConfig, StoreConfig, FeedConfig, Limits, TelemetryConfig);
+default_settings!(Config, ServerConfig, AuthConfig, StoreConfig, FeedConfig, Limits, TelemetryConfig);

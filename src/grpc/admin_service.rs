@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status};
 use super::codec::Encoded;
 use super::server::admin_service_server::AdminService;
 use crate::call::Call;
-use crate::config::{Config, FeedConfig, ServerConfig, StoreConfig};
+use crate::config::{AuthConfig, Config, FeedConfig, ServerConfig, StoreConfig};
 use crate::model::workspace_page::WorkspacePage;
 use crate::model::{Invalid, Limits, Micros, Workspace};
 use crate::proto::v1::{
@@ -136,7 +136,18 @@ fn parse_workspace(name: &str) -> Result<Option<Workspace>, Refusal> {
 
 /// The limits in force. Destructuring names every setting, so the compiler asks for a new one here.
 fn limits_in_force(config: &Config) -> ServerLimits {
-    let Config { server, store, feed, limits, telemetry: _ } = config;
+    let Config { server, auth, store, feed, limits, telemetry: _ } = config;
+    let AuthConfig {
+        callers: _,
+        jwks: _,
+        jwt_issuer: _,
+        jwt_audience: _,
+        jwt_leeway: _,
+        jwt_claim: _,
+        jwks_refresh: _,
+        metrics_open: _,
+        reflection: _,
+    } = auth;
     let ServerConfig {
         addr: _,
         insecure: _,
