@@ -2,9 +2,23 @@
 //!
 //! - [`caller`]: a caller, its roles, its workspaces, and what it may see.
 //! - [`access`]: the one table of calls and roles, and the one function that decides.
+//! - [`callers`]: a file with the callers that have a static [`token`] or a client certificate.
+//!
+//! What always holds:
+//! - No credential, no part of one and no hash is in a message or in a log. A secret is compared in constant time.
+//! - A file is read again when it changes (`watched`). What is wrong with it changes nothing but the log.
 
 pub mod access;
 pub mod caller;
+pub mod callers;
+mod refused;
+pub mod token;
+mod watched;
 
 pub use access::{Access, Denied, authorize};
 pub use caller::{Caller, CallerError, Claims, Role};
+pub use refused::{AuthError, Unauthenticated};
+pub use watched::FileError;
+
+/// The largest token, in bytes: what the head of a request may hold, too.
+pub const TOKEN_BYTES: usize = 8 << 10;

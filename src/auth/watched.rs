@@ -1,0 +1,126 @@
+//! A file that is read again when it changes. What it said before stays in force until it says something valid.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+
+use super::token::Hash;
+
+/// Why a file cannot be used. It holds nothing of what the file says.
+#[allow(missing_docs)] // The messages explain the fields.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// It does not exist, or may not be read.
+    #[error("cannot read {path}: {cause}")]
+    Read { path: PathBuf, cause: io::Error },
+    /// It is not UTF-8, or not what it should be.
+    #[error("{path}: {problem}")]
+    Content { path: PathBuf, problem: String },
+}
+
+/// A file, and what it says.
+pub struct Watched<T> {
+    path: PathBuf,
+    most_bytes: u64,
+    parse: fn(&[u8]) -> Result<T, String>,
+    /// Of the content, or of the error, that was seen last.
+    seen: Mutex<Hash>,
+    current: ArcSwap<T>,
+}
+
+impl<T> Watched<T> {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// [`FileError`] if it cannot be read, or is larger than `most_bytes`, or `parse` refuses it.
+    pub fn open(path: &Path, most_bytes: u64, parse: fn(&[u8]) -> Result<T, String>) -> Result<Self, FileError> {
+        let content = read(path, most_bytes)?;
+        let current = parse(&content).map_err(|problem| FileError::Content { path: path.to_owned(), problem })?;
+        let seen = Mutex::new(Hash::of(&content));
+        Ok(Self { path: path.to_owned(), most_bytes, parse, seen, current: ArcSwap::from_pointee(current) })
+    }
+
+    /// What the file said when it was valid last.
+    pub fn current(&self) -> Arc<T> {
+        self.current.load_full()
+    }
+
+    /// Reads the file again. `None` if it is as it was, also if it is as wrong as it was. Its content tells a change
+    /// more reliably than its time does.
+    ///
+    /// # Errors
+    /// [`FileError`] as when it was opened. Then what it said before stays in force.
+    pub fn reload(&self) -> Option<Result<(), FileError>> {
+        let content = read(&self.path, self.most_bytes);
+        let hash = content.as_deref().map_or_else(|error| Hash::of(error.to_string().as_bytes()), Hash::of);
+        if std::mem::replace(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner), hash.clone()) == hash {
+            return None;
+        }
+        Some(content.and_then(|content| self.replace(&content)))
+    }
+
+    fn replace(&self, content: &[u8]) -> Result<(), FileError> {
+        let problem = |problem| FileError::Content { path: self.path.clone(), problem };
+        self.current.store(Arc::new((self.parse)(content).map_err(problem)?));
+        Ok(())
+    }
+}
+
+/// Reads no more than is allowed. A pipe or a device is refused: to read it may take forever.
+fn read(path: &Path, most_bytes: u64) -> Result<Vec<u8>, FileError> {
+    let cause = |cause| FileError::Read { path: path.to_owned(), cause };
+    let problem = |problem| FileError::Content { path: path.to_owned(), problem };
+    if !std::fs::metadata(path).map_err(cause)?.is_file() {
+        return Err(problem("it is not a file".to_owned()));
+    }
+    let mut content = Vec::new();
+    File::open(path).map_err(cause)?.take(most_bytes + 1).read_to_end(&mut content).map_err(cause)?;
+    if content.len() as u64 > most_bytes {
+        return Err(problem(format!("it is larger than {} MiB", most_bytes >> 20)));
+    }
+    Ok(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn number(content: &[u8]) -> Result<u32, String> {
+        str::from_utf8(content).ok().and_then(|text| text.parse().ok()).ok_or_else(|| "no number".to_owned())
+    }
+
+    #[test]
+    fn a_change_is_seen_once_and_what_is_wrong_changes_nothing() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, "1").unwrap();
+        let watched = Watched::open(file.path(), 3, number).unwrap();
+        assert!(watched.reload().is_none());
+        std::fs::write(&file, "2").unwrap();
+        assert!(watched.reload().unwrap().is_ok() && watched.reload().is_none());
+        for wrong in ["x", "1000"] {
+            std::fs::write(&file, wrong).unwrap();
+            assert!(watched.reload().unwrap().is_err() && watched.reload().is_none(), "{wrong}");
+            assert_eq!(*watched.current(), 2);
+        }
+        std::fs::remove_file(&file).unwrap();
+        assert!(matches!(watched.reload(), Some(Err(FileError::Read { .. }))) && watched.reload().is_none());
+        assert_eq!(*watched.current(), 2);
+        std::fs::write(&file, "2").unwrap();
+        assert!(watched.reload().unwrap().is_ok(), "it is back");
+    }
+
+    #[test]
+    fn a_file_must_exist_and_be_small_and_valid() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("number");
+        assert!(Watched::open(&path, 3, number).is_err());
+        assert!(Watched::open(folder.path(), 3, number).is_err());
+        for (content, is_good) in [("123", true), ("0001", false), ("x", false)] {
+            std::fs::write(&path, content).unwrap();
+            assert_eq!(Watched::open(&path, 3, number).is_ok(), is_good, "{content}");
+        }
+    }
+}
