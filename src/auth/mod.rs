@@ -3,6 +3,7 @@
 //! - [`caller`]: a caller, its roles, its workspaces, and what it may see.
 //! - [`access`]: the one table of calls and roles, and the one function that decides.
 //! - [`callers`]: a file with the callers that have a static [`token`] or a client certificate.
+//! - JWTs (`jwt`), which are verified by the `keys` of an identity provider. ring checks their `signature`.
 //!
 //! What always holds:
 //! - No credential, no part of one and no hash is in a message or in a log. A secret is compared in constant time.
@@ -11,7 +12,10 @@
 pub mod access;
 pub mod caller;
 pub mod callers;
+mod jwt;
+mod keys;
 mod refused;
+mod signature;
 pub mod token;
 mod watched;
 
@@ -22,3 +26,6 @@ pub use watched::FileError;
 
 /// The largest token, in bytes: what the head of a request may hold, too.
 pub const TOKEN_BYTES: usize = 8 << 10;
+
+#[cfg(test)]
+mod tests;
