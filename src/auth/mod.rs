@@ -3,18 +3,23 @@
 //! - [`caller`]: a caller, its roles, its workspaces, and what it may see.
 //! - [`access`]: the one table of calls and roles, and the one function that decides.
 //! - [`callers`]: a file with the callers that have a static [`token`] or a client certificate.
-//! - JWTs (`jwt`), which are verified by the `keys` of an identity provider. ring checks their `signature`.
+//! - JWTs (`jwt`), which are verified by the `keys` of an identity provider: a file, or a URL that `remote` and
+//!   `fetch` keep up with. ring checks their `signature`.
 //!
 //! What always holds:
 //! - No credential, no part of one and no hash is in a message or in a log. A secret is compared in constant time.
 //! - A file is read again when it changes (`watched`). What is wrong with it changes nothing but the log.
+//! - `generation` grows after each change, so that nobody is served by what was authenticated before it.
 
 pub mod access;
 pub mod caller;
 pub mod callers;
+mod fetch;
+mod generation;
 mod jwt;
 mod keys;
 mod refused;
+mod remote;
 mod signature;
 pub mod token;
 mod watched;

@@ -1,6 +1,8 @@
 //! An identity provider for the tests: keys of each algorithm, and JWTs with any header and any claims. It builds them
 //! from the standard's words, without the crate that reads them.
 
+pub mod source;
+
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use ring::rand::SystemRandom;
