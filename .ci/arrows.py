@@ -80,7 +80,7 @@ MAY_NAME = {
     "subtle": "auth",
     "thiserror": "*",
     "tokio": "auth feed grpc http server cli store",
-    "tokio_util": "cli/forward feed grpc http server store",
+    "tokio_util": "auth cli/forward feed grpc http server store",
     "toml": "auth config",
     "tonic": "grpc server cli proto.rs",
     "tonic_health": "server cli/healthcheck.rs",

@@ -2,9 +2,10 @@
 //!
 //! - [`caller`]: a caller, its roles, its workspaces, and what it may see.
 //! - [`access`]: the one table of calls and roles, and the one function that decides.
-//! - [`callers`]: a file with the callers that have a static [`token`] or a client certificate.
-//! - JWTs (`jwt`), which are verified by the `keys` of an identity provider: a file, or a URL that `remote` and
-//!   `fetch` keep up with. ring checks their `signature`.
+//! - [`Authenticator`]: from a credential to a caller. What it knows comes from two places:
+//!   - [`callers`], a file with the callers that have a static [`token`] or a client certificate;
+//!   - JWTs (`jwt`), which are verified by the `keys` of an identity provider: a file, or a URL that `remote` and `fetch`
+//!     keep up with. ring checks each `signature` once, and `verified` remembers it.
 //!
 //! What always holds:
 //! - No credential, no part of one and no hash is in a message or in a log. A secret is compared in constant time.
@@ -12,6 +13,7 @@
 //! - `generation` grows after each change, so that nobody is served by what was authenticated before it.
 
 pub mod access;
+mod authenticator;
 pub mod caller;
 pub mod callers;
 mod fetch;
@@ -22,15 +24,14 @@ mod refused;
 mod remote;
 mod signature;
 pub mod token;
+mod verified;
 mod watched;
 
 pub use access::{Access, Denied, authorize};
+pub use authenticator::{Authenticator, TOKEN_BYTES};
 pub use caller::{Caller, CallerError, Claims, Role};
 pub use refused::{AuthError, Unauthenticated};
 pub use watched::FileError;
-
-/// The largest token, in bytes: what the head of a request may hold, too.
-pub const TOKEN_BYTES: usize = 8 << 10;
 
 #[cfg(test)]
 mod tests;
