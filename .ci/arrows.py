@@ -33,7 +33,7 @@ MAY_USE = {
     "grpc": "call command config feed model proto refusal store telemetry",
     "http": "call compression config feed model proto refusal store telemetry",
     "server": "call compression config feed grpc http model proto refusal store telemetry",
-    "cli": "config proto server telemetry",
+    "cli": "auth config proto server telemetry",
     "lib": "",
     "main": "cli",
 }
@@ -82,6 +82,7 @@ MAY_NAME = {
     "tokio": "auth feed grpc http server cli store",
     "tokio_util": "auth cli/forward feed grpc http server store",
     "toml": "auth config",
+    "toml_edit": "cli/token",
     "tonic": "grpc server cli proto.rs",
     "tonic_health": "server cli/healthcheck.rs",
     "tonic_prost": "grpc proto.rs",

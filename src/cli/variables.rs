@@ -12,7 +12,8 @@ const RESEMBLANCE: f64 = 0.85;
 /// An empty variable counts as unset: compose files pass variables without a value as empty ones.
 pub(super) fn without_empty_variables(command: Command) -> Command {
     let is_empty = |arg: &Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
-    command.mut_args(|arg| if is_empty(&arg) { arg.env(None::<&str>) } else { arg })
+    let command = command.mut_args(|arg| if is_empty(&arg) { arg.env(None::<&str>) } else { arg });
+    command.mut_subcommands(without_empty_variables)
 }
 
 /// Warns of each variable of the environment that is named like a setting and is none.

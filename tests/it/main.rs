@@ -18,6 +18,7 @@
 //! - [`process`]: the real binary and its signals.
 //! - [`settings`]: flags, variables, the settings file, and the document that lists them.
 //! - [`logs`]: what the operator reads when a call fails.
+//! - [`tokens`]: `cameo token`, and what a server makes of its file.
 //! - [`retention`]: what is left of a log when its oldest events are gone.
 //! - [`rot`]: damaged bits and pages of the store's file, by the hundred.
 //! - [`reconnects`]: the [`storm`]: many subscribers that reconnect at random, and one validator of all that they read.
@@ -55,4 +56,5 @@ mod starts;
 mod status;
 mod storm;
 mod subscriptions;
+mod tokens;
 mod wire;
