@@ -187,3 +187,11 @@ fn a_file_has_ten_thousand_callers_at_most() {
     let error = refused(&text);
     assert_eq!((error.line, error.problem), (CALLERS * 5 + 1, "it holds more than 10000 callers"));
 }
+
+#[test]
+fn the_file_in_the_documentation_is_valid() {
+    let document = include_str!("../../../docs/authentication.md");
+    let (_, rest) = document.split_once("```toml\n").unwrap();
+    let callers = Callers::parse(rest.split_once("```").unwrap().0).unwrap();
+    assert_eq!((callers.tokens.len(), callers.certificates.len()), (1, 1));
+}
