@@ -6,12 +6,13 @@
 use std::error::Error;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::Extensions;
 
-use crate::model::Workspace;
+use crate::auth::{Access, Caller, Denied, Role, authorize};
+use crate::model::{Grant, Workspace};
 use crate::proto::v1::ErrorReason;
 use crate::refusal::{Refusal, reason_name};
 use crate::store::{ReadClass, Store};
@@ -27,6 +28,8 @@ pub struct Call {
     is_write: bool,
     /// Where the call comes from.
     peer: SocketAddr,
+    /// Who makes it. Unset until the edge knows.
+    caller: OnceLock<Arc<Caller>>,
     start: Instant,
     sent: AtomicU64,
     noted: Mutex<Noted>,
@@ -50,7 +53,7 @@ impl Call {
     pub fn begin(calls: &Calls, method: Method, is_write: bool, peer: SocketAddr) -> Arc<Self> {
         let start = Instant::now();
         let noted = Mutex::new(Noted { open: Some(calls.begin(method, start)), ..Noted::default() });
-        Arc::new(Self { method, is_write, peer, start, sent: AtomicU64::new(0), noted })
+        Arc::new(Self { method, is_write, peer, caller: OnceLock::new(), start, sent: AtomicU64::new(0), noted })
     }
 
     /// The call that a request belongs to.
@@ -68,9 +71,55 @@ impl Call {
         self.peer
     }
 
-    /// Notes the workspace of the call.
-    pub fn within(&self, workspace: &Workspace) {
+    /// Notes who makes the call, once, and checks that the caller may make it in any workspace.
+    ///
+    /// # Errors
+    /// The refusal of a caller that lacks the role.
+    pub fn made_by(&self, caller: Arc<Caller>) -> Result<(), Refusal> {
+        let access = Access::of(self.method.name());
+        let checked = access.map_or(Ok(()), |access| access.check(&caller)); // A method that does not exist says so itself.
+        let _ = self.caller.set(caller); // It is called once.
+        checked.map_err(Refusal::from)
+    }
+
+    /// Who makes it. `None` before the edge knows.
+    #[must_use]
+    pub fn caller(&self) -> Option<&Arc<Caller>> {
+        self.caller.get()
+    }
+
+    /// What the caller may see of profiles. `None` for everything.
+    #[must_use]
+    pub fn grant(&self) -> Option<&Arc<Grant>> {
+        self.caller()?.grant()
+    }
+
+    /// The name of the caller, for the events that it makes. `None` on a server without authentication.
+    #[must_use]
+    pub fn actor(&self) -> Option<&str> {
+        self.caller()?.name()
+    }
+
+    /// Notes the workspace of the call, and checks that the caller may make the call in it. Every call that names a
+    /// workspace comes through here before it reads or writes.
+    ///
+    /// # Errors
+    /// The refusal of a caller that may not. It is the same whether the workspace exists or not.
+    pub fn within(&self, workspace: &Workspace) -> Result<(), Refusal> {
         self.noted().workspace = Some(workspace.clone());
+        let caller = self.caller().ok_or(Denied::Unlisted)?;
+        Ok(authorize(caller, Access::of(self.method.name()), workspace)?)
+    }
+
+    /// Checks that the caller has a role besides the one that the call needs.
+    ///
+    /// # Errors
+    /// The refusal of a caller that lacks it.
+    pub fn needs(&self, role: Role) -> Result<(), Refusal> {
+        match self.caller() {
+            Some(caller) if caller.has(role) => Ok(()),
+            _ => Err(Denied::Role(role).into()),
+        }
     }
 
     /// What the caller is told of an error.

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::time::Duration;
 
+use crate::auth::Denied;
 use crate::feed::FeedError;
 use crate::model::invalid::{CursorError, number_over_limit, over_limit};
 use crate::model::{AudienceId, Cursor, Invalid, Micros, Place, SubscriptionName};
@@ -176,6 +177,18 @@ impl Refusal {
         Self::field(ErrorReason::FieldInvalid, problem.to_owned(), "host", problem)
     }
 
+    /// The call has no credential that is accepted.
+    #[must_use]
+    pub fn unauthenticated(problem: &'static str) -> Self {
+        Self::new(ErrorReason::Unauthenticated, problem)
+    }
+
+    /// Whether a credential is valid cannot be said now.
+    #[must_use]
+    pub fn authentication_unavailable(problem: &'static str) -> Self {
+        Self::new(ErrorReason::AuthenticationUnavailable, problem).retry_after(RESTART_RETRY)
+    }
+
     /// The request names a host that is not served.
     #[must_use]
     pub fn host_not_served() -> Self {
@@ -335,6 +348,16 @@ fn jittered(time: Duration) -> Duration {
 #[must_use]
 pub fn reason_name(reason: ErrorReason) -> &'static str {
     reason.as_str_name().trim_start_matches("ERROR_REASON_")
+}
+
+impl From<Denied> for Refusal {
+    fn from(denied: Denied) -> Self {
+        let refusal = Self::new(ErrorReason::PermissionDenied, denied.to_string());
+        match denied {
+            Denied::Role(role) => refusal.with("role", role.name()),
+            Denied::Workspace | Denied::Server | Denied::Unlisted => refusal,
+        }
+    }
 }
 
 impl From<Invalid> for Refusal {

@@ -54,7 +54,7 @@ const TABLE: &[(&str, Access)] = &[
     ("EventService/Acknowledge", Workspace(Subscriber)),
     ("EventService/ListSkippedEvents", Workspace(Subscriber)),
     ("AdminService/GetStatus", Workspace(Operator)),
-    ("AdminService/ListWorkspaces", Workspace(Operator)),
+    ("AdminService/ListWorkspaces", Server(Operator)),
     ("AdminService/Backup", Server(Operator)),
     ("AdminService/Compact", Server(Operator)),
     ("grpc.health.v1.Health/Check", Open),

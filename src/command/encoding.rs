@@ -244,7 +244,7 @@ fn decode_position(position: storage::Position) -> Position {
 
 fn decode_settings(settings: Option<v1::Subscription>) -> Result<Box<Settings>, Undecodable> {
     let settings = settings.ok_or(Undecodable::Field("settings"))?;
-    Ok(Box::new(Settings::parse("settings", settings)?))
+    Ok(Box::new(Settings::parse("settings", settings, None)?))
 }
 
 fn encode_acknowledge(acknowledge: &Acknowledge) -> storage::Acknowledge {

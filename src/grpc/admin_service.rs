@@ -8,6 +8,7 @@ use tonic::{Request, Response, Status};
 
 use super::codec::Encoded;
 use super::server::admin_service_server::AdminService;
+use crate::auth::Denied;
 use crate::call::Call;
 use crate::config::{AuthConfig, Config, FeedConfig, ServerConfig, StoreConfig};
 use crate::model::workspace_page::WorkspacePage;
@@ -41,12 +42,13 @@ impl Admin {
         Self { store, start, scrub_rate, limits: limits_in_force(config), callers, stop }
     }
 
-    fn status(&self, workspace: Option<&Workspace>) -> Result<GetStatusResponse, StoreError> {
+    /// The state of the store tells of all workspaces, so only who may use all of them sees it.
+    fn status(&self, workspace: Option<&Workspace>, sees_all: bool) -> Result<GetStatusResponse, StoreError> {
         Ok(GetStatusResponse {
             version: env!("CARGO_PKG_VERSION").into(),
             start_time: Some(self.start.to_timestamp()),
-            store: Some(self.store_status()),
-            scrub: Some(self.scrub()),
+            store: sees_all.then(|| self.store_status()),
+            scrub: sees_all.then(|| self.scrub()),
             limits: Some(self.limits),
             log: workspace.map(|workspace| self.log_ends(workspace)).transpose()?.flatten(),
         })
@@ -106,11 +108,16 @@ impl AdminService for Admin {
     async fn get_status(&self, request: Request<GetStatusRequest>) -> Result<Response<Encoded>, Status> {
         let call = Call::of(request.extensions());
         let workspace = parse_workspace(&request.into_inner().workspace).map_err(|refusal| call.refuse(refusal))?;
-        if let Some(workspace) = &workspace {
-            call.within(workspace);
-        }
+        let sees_all = call.caller().is_some_and(|caller| caller.may_use_all());
+        let allowed = match &workspace {
+            Some(workspace) => call.within(workspace),
+            None if sees_all => Ok(()),
+            None => Err(Denied::Server.into()),
+        };
+        allowed.map_err(|refusal| call.refuse(refusal))?;
         let admin = self.clone();
-        let status = call.read(&self.store, ReadClass::Status, move |_, _| admin.status(workspace.as_ref())).await?;
+        let read = move |_: &Store, _: &Call| admin.status(workspace.as_ref(), sees_all);
+        let status = call.read(&self.store, ReadClass::Status, read).await?;
         Ok(Response::new(Encoded::new(&status)))
     }
 

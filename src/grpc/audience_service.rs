@@ -15,7 +15,7 @@ use crate::model::audience::NewAudience;
 use crate::model::audience_page::{self, AudienceStart, Listed};
 use crate::model::limits::MEMBERS;
 use crate::model::page_token::PageStart;
-use crate::model::{AudienceId, Invalid, Limits, Micros, Mpid, ProfileKey, Workspace, time};
+use crate::model::{AudienceId, Grant, Invalid, Limits, Micros, Mpid, ProfileKey, Workspace, time};
 use crate::proto::v1::{
     self, AddAudienceMembersRequest, AddAudienceMembersResponse, AudienceMemberResult, CreateAudienceRequest,
     DeleteAudienceRequest, GetAudienceRequest, GetAudienceResponse, ListAudienceMembersRequest,
@@ -69,7 +69,8 @@ impl Audiences {
     async fn get(&self, call: &Arc<Call>, request: GetAudienceRequest) -> Result<Encoded, Refusal> {
         let workspace = Workspace::parse(&request.workspace)?;
         let id = AudienceId::parse("audience_id", request.audience_id)?;
-        call.within(&workspace);
+        call.within(&workspace)?;
+        sees_audiences(call)?;
         let read = move |store: &Store, _: &Call| store.audience(&workspace, id);
         let audience = Some(call.read(&self.store, ReadClass::Status, read).await?);
         Ok(Encoded::new(&GetAudienceResponse { audience }))
@@ -79,7 +80,8 @@ impl Audiences {
         let workspace = Workspace::parse(&request.workspace)?;
         let size = self.page_size(request.page_size)?;
         let start = audience_page::parse_audiences(&workspace, &request.page_token)?;
-        call.within(&workspace);
+        call.within(&workspace)?;
+        sees_audiences(call)?;
         let read = move |store: &Store, _: &Call| {
             let mut audiences = Vec::new();
             let page = store.list_audiences(&workspace, start, size, |audience| {
@@ -101,7 +103,8 @@ impl Audiences {
         let id = AudienceId::parse("audience_id", request.audience_id)?;
         let size = self.page_size(request.page_size)?;
         let start = audience_page::parse_members(Listed::Members, &workspace, id, &request.page_token)?;
-        call.within(&workspace);
+        call.within(&workspace)?;
+        sees_audiences(call)?;
         let read = move |store: &Store, _: &Call| {
             let mut members = Vec::new();
             let page = store.list_members(&workspace, id, start, size, |member| {
@@ -116,6 +119,12 @@ impl Audiences {
         };
         call.read(&self.store, ReadClass::Scan, read).await
     }
+}
+
+/// How many members an audience has tells of who is in it.
+fn sees_audiences(call: &Call) -> Result<(), Invalid> {
+    let sees = call.grant().is_none_or(|grant| grant.has_audiences());
+    Grant::check(sees, "audience", "audience_memberships")
 }
 
 /// What a caller is told of a page that failed. `token` leads over damage.

@@ -8,6 +8,7 @@ use tonic::{Request, Response, Status};
 use super::codec::Encoded;
 use super::profile_service::write::{Write, WriteRequest, parse_patch, profile_response, write_request};
 use super::server::identity_service_server::IdentityService;
+use crate::auth::Role;
 use crate::call::Call;
 use crate::command::{Change, Identify, Merge, Unmerge, UpdateIdentitySettings};
 use crate::model::identity::ParsedIdentity;
@@ -114,7 +115,10 @@ impl IdentityService for Identities {
     async fn identify_profile(&self, request: Request<IdentifyProfileRequest>) -> Result<Response<Encoded>, Status> {
         let call = Call::of(request.extensions());
         let identify = self.parse_identify(request.into_inner()).map_err(|error| call.refuse(error))?;
-        call.within(identify.workspace());
+        call.within(identify.workspace()).map_err(|refusal| call.refuse(refusal))?;
+        if identify.may_merge() {
+            call.needs(Role::Steward).map_err(|refusal| call.refuse(refusal))?;
+        }
         if let Some(found) = self.identified(&call, &identify).await? {
             return Ok(Response::new(found));
         }
@@ -154,7 +158,7 @@ impl IdentityService for Identities {
     ) -> Result<Response<Encoded>, Status> {
         let call = Call::of(request.extensions());
         let workspace = Workspace::parse(&request.into_inner().workspace).map_err(|error| call.refuse(error))?;
-        call.within(&workspace);
+        call.within(&workspace).map_err(|refusal| call.refuse(refusal))?;
         let settings = Some(self.settings(&call, workspace).await?);
         Ok(Response::new(Encoded::new(&GetIdentitySettingsResponse { settings })))
     }

@@ -60,11 +60,15 @@ fn code(refusal: &Refusal) -> Code {
         | ErrorReason::StorageFull
         | ErrorReason::RateLimited
         | ErrorReason::QuotaExceeded => Code::ResourceExhausted,
-        ErrorReason::ServerDraining | ErrorReason::StreamTooOld | ErrorReason::StorageFailed => Code::Unavailable,
+        ErrorReason::ServerDraining
+        | ErrorReason::StreamTooOld
+        | ErrorReason::StorageFailed
+        | ErrorReason::AuthenticationUnavailable => Code::Unavailable,
         ErrorReason::RecordCorrupt => Code::DataLoss,
         ErrorReason::DeadlineExceeded => Code::DeadlineExceeded,
         ErrorReason::MethodUnknown | ErrorReason::EncodingUnsupported => Code::Unimplemented,
         ErrorReason::PermissionDenied => Code::PermissionDenied,
+        ErrorReason::Unauthenticated => Code::Unauthenticated,
         ErrorReason::Internal | ErrorReason::Unspecified => Code::Internal,
     }
 }

@@ -39,10 +39,10 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::call::Call;
 use crate::compression::Encoding;
-use crate::model::{Invalid, Limits, Mpid, ProfileKey, Workspace};
+use crate::model::{Invalid, Limits, Mask, Mpid, ProfileKey, Workspace};
 use crate::proto::v1::Profile;
 use crate::refusal::Refusal;
-use crate::store::{Store, StoreError};
+use crate::store::{Found, Store, StoreError};
 pub use problem::NoRoomForBody;
 use problem::Problem;
 use query::{Query, Resolve};
@@ -144,6 +144,7 @@ pub fn status_name(status: StatusCode) -> &'static str {
         204 => "204",
         304 => "304",
         400 => "400",
+        401 => "401",
         403 => "403",
         404 => "404",
         405 => "405",
@@ -201,6 +202,7 @@ async fn resolve(
     let query = Query::parse(query.as_deref())?;
     let body = api.read_body(request).await?;
     let key = Resolve::parse(&body, &api.limits)?;
+    key.check_within("identity", call.grant())?;
     let (etag, body) = api.find(&call, &workspace, &key, &query)?;
     Ok((validators(etag), [(header::CONTENT_TYPE, JSON)], body).into_response())
 }
@@ -252,8 +254,10 @@ impl Api {
         key: &ProfileKey,
         query: &Query,
     ) -> Result<(HeaderValue, Vec<u8>), Refusal> {
-        call.within(workspace);
-        let profile = self.store.find(workspace, key, |found| Profile::decode(found.profile));
+        call.within(workspace).map_err(|refusal| call.refuse(refusal))?;
+        let visible = Mask::parse(None, Vec::new(), call.grant())?;
+        let decode = |found: Found<'_>| Profile::decode(&*visible.profile(found.profile)?);
+        let profile = self.store.find(workspace, key, decode);
         let profile = profile.and_then(|profile| profile.map_err(|_| StoreError::corrupt("profile")));
         let profile = profile.map_err(|error| call.refuse(error))?;
         let body = profile::to_json(&profile, query);

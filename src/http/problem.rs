@@ -12,6 +12,8 @@ use crate::proto::v1::ErrorReason;
 use crate::refusal::{Detail, Refusal};
 
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
+/// How to authenticate (RFC 6750).
+const BEARER: HeaderValue = HeaderValue::from_static("Bearer");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 /// Why a request is refused.
@@ -110,6 +112,9 @@ impl IntoResponse for Problem {
         let headers = [(header::CONTENT_TYPE, PROBLEM_JSON), (header::CACHE_CONTROL, NO_STORE)];
         let mut response = (self.status, headers, body).into_response();
         response.extensions_mut().insert(refusal.reason); // For the access log.
+        if refusal.reason == ErrorReason::Unauthenticated {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, BEARER);
+        }
         if let Some(seconds) = refusal.details.iter().find_map(retry_after) {
             response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
         }
@@ -167,12 +172,14 @@ fn status(refusal: &Refusal) -> StatusCode {
         | ErrorReason::StorageFull
         | ErrorReason::RateLimited
         | ErrorReason::QuotaExceeded => StatusCode::TOO_MANY_REQUESTS,
-        ErrorReason::ServerDraining | ErrorReason::StreamTooOld | ErrorReason::StorageFailed => {
-            StatusCode::SERVICE_UNAVAILABLE
-        }
+        ErrorReason::ServerDraining
+        | ErrorReason::StreamTooOld
+        | ErrorReason::StorageFailed
+        | ErrorReason::AuthenticationUnavailable => StatusCode::SERVICE_UNAVAILABLE,
         ErrorReason::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
         ErrorReason::MethodUnknown => StatusCode::NOT_IMPLEMENTED,
         ErrorReason::PermissionDenied => StatusCode::FORBIDDEN,
+        ErrorReason::Unauthenticated => StatusCode::UNAUTHORIZED,
         ErrorReason::EncodingUnsupported => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         ErrorReason::RecordCorrupt | ErrorReason::Internal | ErrorReason::Unspecified => {
             StatusCode::INTERNAL_SERVER_ERROR

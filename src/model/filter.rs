@@ -4,11 +4,13 @@
 //! filters have, tests the change itself: see [`Transition`].
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use prost::{DecodeError, Message};
 
 use super::change::COMPARED;
 use super::expression::{Facts, Subject};
+use super::grant::Grant;
 use super::invalid::Quoted;
 use super::limits::{FILTER_FIELDS, FILTER_TYPES, READER_KEYS};
 use super::profile::is_expired;
@@ -49,20 +51,42 @@ struct Condition {
 }
 
 impl Filter {
-    /// Parses the filter of a request.
+    /// Parses the filter of a request. `grant` is what its caller may see.
     ///
     /// # Errors
-    /// [`Invalid`] if it is malformed or too large.
-    pub fn parse(filter: Option<EventFilter>) -> Result<Self, Invalid> {
+    /// [`Invalid`] if it is malformed or too large, or tests what the caller may not see.
+    pub fn parse(filter: Option<EventFilter>, grant: Option<&Arc<Grant>>) -> Result<Self, Invalid> {
         let filter = filter.unwrap_or_default();
+        let parsed = Self::parse_whole(&filter)?;
+        match grant {
+            Some(grant) => parsed.check_within(grant, &filter).map(|()| parsed),
+            None => Ok(parsed),
+        }
+    }
+
+    fn parse_whole(filter: &EventFilter) -> Result<Self, Invalid> {
         Ok(Self {
             kinds: parse_kinds(&filter.types)?,
             mpids: parse_mpids(&filter.mpids)?,
             shard: None,
             omit_silent: filter.omit_silent,
-            changed: Changed::parse(&filter)?,
-            condition: Condition::parse(&filter)?,
+            changed: Changed::parse(filter)?,
+            condition: Condition::parse(filter)?,
         })
+    }
+
+    /// Refuses what the caller may not see: which events come would tell of it.
+    fn check_within(&self, grant: &Grant, filter: &EventFilter) -> Result<(), Invalid> {
+        for path in filter.changed_fields.iter().flat_map(|mask| &mask.paths) {
+            Grant::check(grant.has_named(path), "filter.changed_fields", path)?;
+        }
+        for key in &filter.changed_user_attributes {
+            Grant::check(grant.has_user_attribute(key), "filter.changed_user_attributes", key)?;
+        }
+        let needs_audiences = !filter.audience_ids.is_empty();
+        Grant::check(!needs_audiences || grant.has_audiences(), "filter.audience_ids", "audience_memberships")?;
+        let expression = self.condition.as_ref().and_then(|condition| condition.expression.as_ref());
+        expression.map_or(Ok(()), |expression| expression.check_within(grant))
     }
 
     /// The filter, of a share of the profiles.

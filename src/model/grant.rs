@@ -103,38 +103,4 @@ fn bit(name: &str) -> Option<u16> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn grant(fields: &[&str], keys: &[&str]) -> Result<Option<Grant>, Invalid> {
-        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        Grant::parse(&owned(fields), &owned(keys))
-    }
-
-    #[test]
-    fn nothing_given_is_no_limit() {
-        assert_eq!(grant(&[], &[]), Ok(None));
-    }
-
-    #[test]
-    fn a_grant_of_fields_has_those_and_the_ones_that_everyone_sees() {
-        let grant = grant(&["user_attributes", "attribution"], &[]).unwrap().unwrap();
-        let visible: Vec<_> = profile::ALL.iter().filter(|(_, n)| grant.has_field(*n)).map(|(name, _)| *name).collect();
-        assert_eq!(visible, ["mpid", "create_time", "update_time", "user_attributes", "attribution", "etag"]);
-        assert!(grant.has_named("etag") && !grant.has_named("user_identities") && !grant.has_named("nonesuch"));
-        assert!(grant.has_user_attribute("any") && !grant.has_audiences() && !grant.has_identities());
-    }
-
-    #[test]
-    fn a_grant_of_keys_has_all_fields() {
-        let grant = grant(&[], &["plan"]).unwrap().unwrap();
-        assert!(profile::ALL.iter().all(|(_, number)| grant.has_field(*number)));
-        assert!(grant.has_user_attribute("plan") && !grant.has_user_attribute("ltv") && grant.has_identities());
-    }
-
-    #[test]
-    fn an_unknown_field_is_refused() {
-        assert!(grant(&["user_attributes.plan"], &[]).is_err());
-        assert!(grant(&[""], &[]).is_err());
-    }
-}
+mod tests;

@@ -2,10 +2,12 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use prost::DecodeError;
 use prost_types::FieldMask;
 
+use super::grant::Grant;
 use super::invalid::Quoted;
 use super::limits::READER_KEYS;
 use super::{Invalid, wire};
@@ -21,31 +23,45 @@ pub struct Mask {
     fields: Option<u16>,
     /// `None` means all keys.
     keys: Option<BTreeSet<Vec<u8>>>,
+    /// What the caller may see at most. `None` means everything.
+    grant: Option<Arc<Grant>>,
 }
 
 impl Mask {
-    /// Parses the mask of a request.
+    /// Parses the mask of a request. `grant` is what its caller may see; without a mask, that is what it sees.
     ///
     /// # Errors
-    /// [`Invalid`] if it names a field that `Profile` does not have, or too many keys.
-    pub fn parse(mask: Option<FieldMask>, keys: Vec<String>) -> Result<Self, Invalid> {
+    /// [`Invalid`] if it names a field that `Profile` does not have or the caller may not see, or too many keys.
+    pub fn parse(mask: Option<FieldMask>, keys: Vec<String>, grant: Option<&Arc<Grant>>) -> Result<Self, Invalid> {
         Invalid::limit("user_attribute_keys", "keys", READER_KEYS, keys.len())?;
+        if let Some(grant) = grant {
+            let is_visible = |key: &&String| grant.has_user_attribute(key);
+            let hidden = keys.iter().find(|key| !is_visible(key));
+            hidden.map_or(Ok(()), |key| Grant::check(false, "user_attribute_keys", key))?;
+        }
         let keys: BTreeSet<_> = keys.into_iter().map(String::into_bytes).collect();
         let paths = mask.unwrap_or_default().paths;
         let mut fields = 0;
         for path in &paths {
-            fields |= if path == "*" { u16::MAX } else { 1 << field_number(path)? };
+            if path == "*" {
+                fields = u16::MAX;
+                continue;
+            }
+            let number = field_number(path)?;
+            Grant::check(grant.is_none_or(|grant| grant.has_field(number)), "read_mask", path)?;
+            fields |= 1 << number;
         }
         Ok(Self {
             fields: (!paths.is_empty() && fields != u16::MAX).then_some(fields),
             keys: (!keys.is_empty()).then_some(keys),
+            grant: grant.cloned(),
         })
     }
 
     /// Whether it keeps everything.
     #[must_use]
     pub fn is_all(&self) -> bool {
-        self.fields.is_none() && self.keys.is_none()
+        self.fields.is_none() && self.keys.is_none() && self.grant.is_none()
     }
 
     /// Cuts an encoded `Profile` to what the reader wants to see.
@@ -59,20 +75,34 @@ impl Mask {
         let mut cut = Vec::with_capacity(profile.len());
         for field in wire::fields(profile) {
             let field = field?;
-            if self.fields.is_some_and(|fields| fields >> field.tag & 1 == 0) {
+            if !self.has_field(field.tag) {
                 continue;
             }
-            match &self.keys {
-                Some(keys) if field.tag == profile::USER_ATTRIBUTES => {
-                    wire::put_delimited(field.tag, &cut_struct(field.value, keys)?, &mut cut);
-                }
-                _ => cut.extend_from_slice(field.whole),
+            match self.keys_of(field.tag) {
+                Some(keys) => wire::put_delimited(field.tag, &cut_struct(field.value, keys)?, &mut cut),
+                None => cut.extend_from_slice(field.whole),
             }
         }
         Ok(Cow::Owned(cut))
     }
 
-    /// Cuts the profiles inside an encoded `Event` to what the reader wants to see.
+    fn has_field(&self, tag: u32) -> bool {
+        self.fields.is_none_or(|fields| fields >> tag & 1 == 1)
+            && self.grant.as_ref().is_none_or(|grant| grant.has_field(tag))
+    }
+
+    /// The keys to keep of a field. `None` means all of it. A request names only keys that its caller may see.
+    fn keys_of(&self, tag: u32) -> Option<&BTreeSet<Vec<u8>>> {
+        let granted = || self.grant.as_ref().and_then(|grant| grant.keys());
+        match tag {
+            profile::USER_ATTRIBUTES => self.keys.as_ref().or_else(granted),
+            profile::ACCOUNT_USER_ATTRIBUTES => granted(),
+            _ => None,
+        }
+    }
+
+    /// Cuts the profiles inside an encoded `Event` to what the reader wants to see, and what else the event tells to what
+    /// the caller may see.
     ///
     /// # Errors
     /// If the event is malformed.
@@ -86,11 +116,67 @@ impl Mask {
             if matches!(field.tag, event::PROFILE | event::PREVIOUS | event::MERGED_PROFILE) {
                 wire::put_delimited(field.tag, &self.profile(field.value)?, &mut cut);
             } else {
-                cut.extend_from_slice(field.whole);
+                match &self.grant {
+                    Some(grant) => put_granted(grant, event, &field, &mut cut)?,
+                    None => cut.extend_from_slice(field.whole),
+                }
             }
         }
         Ok(Cow::Owned(cut))
     }
+}
+
+/// Writes a field of an event, without the names of what the caller may not see.
+fn put_granted(grant: &Grant, event: &[u8], field: &wire::Field<'_>, cut: &mut Vec<u8>) -> Result<(), DecodeError> {
+    let is_visible = match field.tag {
+        event::CHANGED_FIELDS => {
+            let paths = cut_paths(grant, event, field.value)?;
+            wire::put_delimited(field.tag, &paths, cut);
+            return Ok(());
+        }
+        event::CHANGED_USER_ATTRIBUTES => grant.has_field(profile::USER_ATTRIBUTES) && grant.has_key(field.value),
+        event::ENTERED_AUDIENCE_IDS | event::EXITED_AUDIENCE_IDS => grant.has_audiences(),
+        event::TAKEN_FROM_MPIDS | event::TAKEN_BY_MPID => grant.has_identities(),
+        _ => true,
+    };
+    if is_visible {
+        cut.extend_from_slice(field.whole);
+    }
+    Ok(())
+}
+
+/// Cuts `changed_fields`. That user attributes changed is said only if the caller may see one of them.
+fn cut_paths(grant: &Grant, event: &[u8], mask: &[u8]) -> Result<Vec<u8>, DecodeError> {
+    let mut cut = Vec::new();
+    for path in wire::fields(mask) {
+        let path = path?;
+        let name = std::str::from_utf8(path.value).unwrap_or_default();
+        let is_told = match field_number(name) {
+            Ok(profile::USER_ATTRIBUTES) => grant.has_field(profile::USER_ATTRIBUTES) && has_changed(grant, event)?,
+            Ok(number) => grant.has_field(number),
+            Err(_) => false,
+        };
+        if is_told {
+            cut.extend_from_slice(path.whole);
+        }
+    }
+    Ok(cut)
+}
+
+/// Whether a user attribute that the caller may see has changed. Of a created or deleted profile only the fields that
+/// have a value are named, and not the attributes.
+fn has_changed(grant: &Grant, event: &[u8]) -> Result<bool, DecodeError> {
+    let mut is_named = false;
+    for field in wire::fields(event) {
+        let field = field?;
+        if field.tag == event::CHANGED_USER_ATTRIBUTES {
+            is_named = true;
+            if grant.has_key(field.value) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(!is_named && grant.keys().is_none())
 }
 
 fn field_number(path: &str) -> Result<u32, Invalid> {

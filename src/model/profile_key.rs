@@ -1,10 +1,11 @@
 //! How a request identifies a profile.
 
 use std::fmt::Display;
+use std::sync::Arc;
 
 use super::identity::ParsedIdentity;
 use super::weight::Heap;
-use super::{Invalid, Limits, Mpid};
+use super::{Grant, Invalid, Limits, Mpid};
 use crate::proto::v1::{self, profile_key};
 
 /// The mpid of a profile, or any identity that the profile owns.
@@ -29,6 +30,16 @@ impl ProfileKey {
             }
             None => Err(Invalid::field(field, "either mpid or identity must be set")),
         }
+    }
+
+    /// Refuses an identity to a caller that may not see identities of its kind: whether it is found would tell.
+    ///
+    /// # Errors
+    /// [`Invalid::Hidden`].
+    pub fn check_within(&self, field: &str, grant: Option<&Arc<Grant>>) -> Result<(), Invalid> {
+        let (Self::Identity(identity), Some(grant)) = (self, grant) else { return Ok(()) };
+        let kind = if identity.identity.is_device() { "device_identities" } else { "user_identities" };
+        Grant::check(grant.has_named(kind), field, kind)
     }
 
     /// The memory that it takes, in bytes.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::limits::SETTINGS_BYTES;
 use super::workspace::is_part;
-use super::{Filter, Invalid, Mask, Shard};
+use super::{Filter, Grant, Invalid, Mask, Shard};
 use crate::proto::v1::{self, OnExpired};
 
 /// The name of a subscription: 1 to 64 characters of `A-Za-z0-9_-`. Cheap to clone.
@@ -51,11 +51,12 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Parses the subscription in `field` of a request. What is output only is ignored.
+    /// Parses the subscription in `field` of a request. What is output only is ignored. `grant` is what the caller may
+    /// see.
     ///
     /// # Errors
-    /// [`Invalid`] if a setting is malformed.
-    pub fn parse(field: &str, subscription: v1::Subscription) -> Result<Self, Invalid> {
+    /// [`Invalid`] if a setting is malformed, or names what the caller may not see.
+    pub fn parse(field: &str, subscription: v1::Subscription, grant: Option<&Arc<Grant>>) -> Result<Self, Invalid> {
         let subscription_len = prost::Message::encoded_len(&subscription);
         let v1::Subscription { name, filter, read_mask, user_attribute_keys, shard, on_expired, .. } = subscription;
         let parsed = SubscriptionName::parse(format_args!("{field}.name"), &name)?;
@@ -65,8 +66,8 @@ impl Settings {
         Invalid::limit(field, "bytes", SETTINGS_BYTES, subscription_len)?;
         Ok(Self {
             name: parsed,
-            filter: Filter::parse(filter.clone())?.of_shard(of_shard),
-            mask: Mask::parse(read_mask.clone(), user_attribute_keys.clone())?,
+            filter: Filter::parse(filter.clone(), grant)?.of_shard(of_shard),
+            mask: Mask::parse(read_mask.clone(), user_attribute_keys.clone(), grant)?,
             on_expired: on_expired_parsed,
             message: Box::new(v1::Subscription {
                 name,

@@ -30,6 +30,7 @@ use axum::middleware::{Next, from_fn};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::auth::Authenticator;
 use crate::config::Config;
 use crate::feed::Feed;
 use crate::http;
@@ -139,6 +140,7 @@ impl Server {
         let Self { listener, ops, metrics, store, feed, config, start } = self;
         let stop = CancellationToken::new();
         let _ops = ops.map(|ops| serve_ops(ops, &store, &feed, metrics.clone(), &config, &stop)).transpose()?;
+        let auth = Arc::new(Authenticator);
         let (mut health, health_service) = Health::serving().await;
         let services = routes::build(health_service, &store, &feed, &config, start, &stop)?;
         let receiving = Budget::new(config.server.receive_bytes, metrics.budgets.requests.clone());
@@ -146,7 +148,7 @@ impl Server {
         let shared = Shared { receiving, sending, in_flight: Arc::default() };
         let connections = Connections::new(config.server.max_connections, shared, &metrics);
         let is_loopback = listener.local_addr().is_ok_and(|addr| addr.ip().to_canonical().is_loopback());
-        let edge = Edge::new(services, connections, &config, is_loopback, stop.clone(), metrics.clone());
+        let edge = Edge::new(services, connections, auth, &config, is_loopback, stop.clone(), metrics.clone());
         let serve = transport::serve(listener, Arc::new(edge), &config, stop.clone());
         tokio::pin!(serve);
         let watched = feed.clone();

@@ -27,7 +27,7 @@ async fn service() -> Service {
 #[tokio::test]
 async fn a_stream_reads_a_bounded_segment_of_the_log() {
     let service = service().await;
-    let mask = Mask::parse(Some(FieldMask { paths: vec!["user_attributes".into()] }), Vec::new()).unwrap();
+    let mask = Mask::parse(Some(FieldMask { paths: vec!["user_attributes".into()] }), Vec::new(), None).unwrap();
     for mask in [Mask::default(), mask] {
         let mut frames = service.subscribe_with(Start::Earliest, mask, None);
         event(&mut frames).await;

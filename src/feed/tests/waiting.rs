@@ -127,7 +127,7 @@ async fn a_stream_that_loses_its_subscription_is_woken_at_once() {
 #[tokio::test]
 async fn a_malformed_event_in_memory_ends_a_stream_with_the_cursor_past_it() {
     let service = Service::start_with(FeedConfig::default()).await;
-    let mask = Mask::parse(Some(FieldMask { paths: vec!["mpid".into()] }), Vec::new()).unwrap();
+    let mask = Mask::parse(Some(FieldMask { paths: vec!["mpid".into()] }), Vec::new(), None).unwrap();
     let mut frames = service.subscribe_with(Start::Now, mask, None);
     let malformed = EVENTS.cast_unsigned() + 1;
     let channel = service.channel().upgrade().unwrap();

@@ -34,12 +34,13 @@ fn three_events() -> Arc<Segment> {
 
 /// Needs each event decoded.
 fn costly() -> Filter {
-    Filter::parse(Some(EventFilter { changed_user_attributes: vec!["plan".into()], ..EventFilter::default() })).unwrap()
+    Filter::parse(Some(EventFilter { changed_user_attributes: vec!["plan".into()], ..EventFilter::default() }), None)
+        .unwrap()
 }
 
 /// Needs each event cut.
 fn mask(path: &str) -> Mask {
-    Mask::parse(Some(FieldMask { paths: vec![path.into()] }), Vec::new()).unwrap()
+    Mask::parse(Some(FieldMask { paths: vec![path.into()] }), Vec::new(), None).unwrap()
 }
 
 fn taken(room: &Room) -> usize {
@@ -93,7 +94,7 @@ fn views_take_no_more_memory_than_there_is_for_them() {
     let joined: Vec<_> = (1..=ROOM / SEGMENT_BYTES)
         .map(|mpid| {
             let mpids = vec![i64::try_from(mpid).unwrap(), 1];
-            let filter = Filter::parse(Some(EventFilter { mpids, ..EventFilter::default() })).unwrap();
+            let filter = Filter::parse(Some(EventFilter { mpids, ..EventFilter::default() }), None).unwrap();
             let view = views.join(filter, mask("etag"));
             assert_eq!(view.of(cursors(), &source).entries.len(), 1);
             assert!(taken(&room) <= ROOM);
@@ -119,7 +120,7 @@ fn a_view_of_a_segment_ends_before_a_malformed_event() {
 fn entries_of_dropped_views_are_swept() {
     let views = Views::new(&Arc::default());
     for key in 0..1_000 {
-        views.join(Filter::default(), Mask::parse(None, vec![format!("key-{key}")]).unwrap());
+        views.join(Filter::default(), Mask::parse(None, vec![format!("key-{key}")], None).unwrap());
         let shared = views.of.lock().unwrap();
         assert!(shared.views.len() <= SWEEP_AT && shared.cuts.len() <= SWEEP_AT);
     }

@@ -1,12 +1,14 @@
 //! `ListEvents`: one page of the log, or of a snapshot.
 
+use std::sync::Arc;
+
 use prost::encoding::{bool, int32};
 
 use super::{parse_filter, parse_time, parse_true, refuse_settings};
 use crate::grpc::codec::Encoded;
 use crate::model::cursor::{CursorSpace, Start};
 use crate::model::{
-    Filter, Invalid, Limits, Mask, Micros, Mpid, Place, Position, Settings, SubscriptionName, Workspace, wire,
+    Filter, Grant, Invalid, Limits, Mask, Micros, Mpid, Place, Position, Settings, SubscriptionName, Workspace, wire,
 };
 use crate::proto::field::event::MATCH;
 use crate::proto::field::list_events_response::{CAUGHT_UP, CURSOR, EVENTS, SNAPSHOT_PROFILES, TRUNCATED};
@@ -37,7 +39,8 @@ struct Selection {
 }
 
 impl List {
-    pub fn parse(request: ListEventsRequest, limits: &Limits) -> Result<Self, Invalid> {
+    /// `grant` is what the caller may see.
+    pub fn parse(request: ListEventsRequest, limits: &Limits, grant: Option<&Arc<Grant>>) -> Result<Self, Invalid> {
         let workspace = Workspace::parse(&request.workspace)?;
         let size = PageSize { items: limits.page_size(request.page_size)?, bytes: limits.response_bytes };
         let start = match &request.start {
@@ -57,20 +60,20 @@ impl List {
                 return Ok(Self { workspace, from: From::Subscription(name), size });
             }
         };
-        let filter = parse_filter(request.filter, request.shard)?;
-        let mask = Mask::parse(request.read_mask, request.user_attribute_keys)?;
+        let filter = parse_filter(request.filter, request.shard, grant)?;
+        let mask = Mask::parse(request.read_mask, request.user_attribute_keys, grant)?;
         Ok(Self { workspace, from: From::Start(Selection { start, filter, mask }), size })
     }
 
     /// Makes a `ListEventsResponse`.
-    pub fn run(self, store: &Store) -> Result<Encoded, Refusal> {
+    pub fn run(self, store: &Store, grant: Option<&Arc<Grant>>) -> Result<Encoded, Refusal> {
         let Self { workspace, from, size } = self;
         let listing = store.listing(&workspace)?;
         let selection = match from {
             From::Start(selection) => selection,
             From::Subscription(name) => {
                 let view = listing.subscription(&name)?;
-                let settings = Settings::parse("subscription", view.settings)?;
+                let settings = Settings::parse("subscription", view.settings, grant)?;
                 Selection { start: Start::From(view.acknowledged), filter: settings.filter, mask: settings.mask }
             }
         };

@@ -15,7 +15,7 @@ use crate::feed::{Feed, Frames, Subscribe};
 use crate::grpc::codec::Encoded;
 use crate::grpc::server::event_service_server::EventService;
 use crate::model::cursor::Start;
-use crate::model::{Filter, Invalid, Limits, Mask, Micros, Shard, SubscriptionName, Workspace, time};
+use crate::model::{Filter, Grant, Invalid, Limits, Mask, Micros, Shard, SubscriptionName, Workspace, time};
 use crate::proto::v1::{
     self, AcknowledgeRequest, CreateSubscriptionRequest, DeleteSubscriptionRequest, EventFilter, GetEventRequest,
     GetSubscriptionRequest, ListEventsRequest, ListSkippedEventsRequest, ListSubscriptionsRequest,
@@ -47,7 +47,7 @@ impl Events {
 impl Events {
     async fn open(&self, call: &Call, request: SubscribeRequest) -> Result<Frames, Refusal> {
         let workspace = Workspace::parse(&request.workspace)?;
-        call.within(&workspace);
+        call.within(&workspace)?;
         let heartbeat = parse_heartbeat(request.heartbeat_interval)?;
         let until_caught_up = request.until_caught_up;
         let place = self.feed.enter(call.peer().ip())?; // First: a stream that is refused must take over none.
@@ -62,8 +62,8 @@ impl Events {
             let opened = self.open_stream(call, &workspace, &name, heartbeat, until_caught_up);
             Box::pin(opened).await? // Boxed: most streams need none of it.
         } else {
-            let filter = parse_filter(request.filter, request.shard)?;
-            let mask = Mask::parse(request.read_mask, request.user_attribute_keys)?;
+            let filter = parse_filter(request.filter, request.shard, call.grant())?;
+            let mask = Mask::parse(request.read_mask, request.user_attribute_keys, call.grant())?;
             let start = parse_start(request.start)?;
             let attachment = None;
             let subscribe = Subscribe { workspace, start, filter, mask, heartbeat, until_caught_up, attachment };
@@ -155,9 +155,11 @@ impl EventService for Events {
 
     async fn list_events(&self, request: Request<ListEventsRequest>) -> Result<Response<Encoded>, Status> {
         let call = Call::of(request.extensions());
-        let list = List::parse(request.into_inner(), &self.limits).map_err(|error| call.refuse(error))?;
-        call.within(&list.workspace);
-        Ok(Response::new(call.read(&self.store, ReadClass::Scan, move |store, _| list.run(store)).await?))
+        let list = List::parse(request.into_inner(), &self.limits, call.grant()).map_err(|error| call.refuse(error))?;
+        call.within(&list.workspace).map_err(|refusal| call.refuse(refusal))?;
+        Ok(Response::new(
+            call.read(&self.store, ReadClass::Scan, move |store, call| list.run(store, call.grant())).await?,
+        ))
     }
 }
 
@@ -190,9 +192,13 @@ fn parse_time(time: &prost_types::Timestamp) -> Result<Micros, Invalid> {
     if time::is_valid(time) { Ok(Micros::from_timestamp(time)) } else { Err(invalid()) }
 }
 
-fn parse_filter(filter: Option<EventFilter>, shard: Option<v1::Shard>) -> Result<Filter, Invalid> {
+fn parse_filter(
+    filter: Option<EventFilter>,
+    shard: Option<v1::Shard>,
+    grant: Option<&Arc<Grant>>,
+) -> Result<Filter, Invalid> {
     let shard = shard.map(|shard| Shard::parse("shard", shard)).transpose()?;
-    Ok(Filter::parse(filter)?.of_shard(shard))
+    Ok(Filter::parse(filter, grant)?.of_shard(shard))
 }
 
 fn parse_heartbeat(interval: Option<prost_types::Duration>) -> Result<Duration, Invalid> {

@@ -17,7 +17,8 @@ use crate::model::cursor::{CursorSpace, Start};
 use crate::model::invalid::Quoted;
 use crate::model::limits::{FILTER_FIELDS, SKIP_REASON_BYTES, SKIPS};
 use crate::model::{
-    Invalid, Mask, Micros, Place, Position, Sequence, Settings, SubscriptionName, Workspace, subscription_page, wire,
+    Filter, Grant, Invalid, Mask, Micros, Place, Position, Sequence, Settings, SubscriptionName, Workspace,
+    subscription_page, wire,
 };
 use crate::proto::field::get_event_response;
 use crate::proto::v1::{
@@ -62,6 +63,8 @@ impl Events {
         heartbeat: Duration,
         until_caught_up: bool,
     ) -> Result<Subscriber, Refusal> {
+        // First: a stream that is refused must take over none.
+        Settings::parse("subscription", self.store.subscription(workspace, name)?.settings, call.grant())?;
         let mut openings = 1;
         loop {
             let Counted { settings: Settings { filter, mask, .. }, start, attachment } =
@@ -87,7 +90,7 @@ impl Events {
         let store::SubscriptionState { settings, acknowledged, stream, .. } = *state.expect("it exists");
         #[cfg(feature = "planted")]
         let acknowledged = crate::feed::planted::resumed(acknowledged);
-        let settings = Settings::parse("subscription", settings)?;
+        let settings = Settings::parse("subscription", settings, call.grant())?;
         let (peer, now) = (call.peer(), self.store.now());
         let attachment = self.feed.attach(workspace, name, stream, peer, now, acknowledged);
         // What has changed the subscription since the stream was counted has found no stream to end.
@@ -102,11 +105,11 @@ impl Events {
         let start = parse_start(request.start.clone())?;
         let start = self.resolve(call, &workspace, start).await?;
         let write = Write::within(workspace.clone(), request, |request| {
-            let settings = Box::new(parse_settings(request.subscription)?);
+            let settings = Box::new(parse_settings(request.subscription, call.grant())?);
             Ok(Change::CreateSubscription(CreateSubscription { settings, start }))
         })?;
         let state = self.change(call, write).await?;
-        let subscription = self.after(&workspace, state).await?;
+        let subscription = self.after(call, &workspace, state).await?;
         Ok(Encoded::new(&CreateSubscriptionResponse { subscription }))
     }
 
@@ -114,13 +117,13 @@ impl Events {
         let workspace = Workspace::parse(&request.workspace)?;
         let write = Write::within(workspace.clone(), request, |request| {
             let paths = parse_paths(request.update_mask)?;
-            let settings = Box::new(parse_settings(request.subscription)?);
+            let settings = Box::new(parse_settings(request.subscription, call.grant())?);
             Ok(Change::UpdateSubscription(UpdateSubscription { settings, paths }))
         })?;
         let is_real = !write.validate_only();
         let state = self.change(call, write).await?;
         self.detach(is_real, &workspace, state.as_deref())?;
-        let subscription = self.after(&workspace, state).await?;
+        let subscription = self.after(call, &workspace, state).await?;
         Ok(Encoded::new(&UpdateSubscriptionResponse { subscription }))
     }
 
@@ -151,7 +154,7 @@ impl Events {
         let (from, to) =
             state.as_ref().map_or((0, 0), |state| (state.previously.place().get(), state.acknowledged.place().get()));
         Ok(Encoded::new(&SeekSubscriptionResponse {
-            subscription: self.after(&workspace, state).await?,
+            subscription: self.after(call, &workspace, state).await?,
             replayed_events: from.saturating_sub(to),
             passed_events: to.saturating_sub(from),
         }))
@@ -160,17 +163,17 @@ impl Events {
     pub(super) async fn get(&self, call: &Arc<Call>, request: GetSubscriptionRequest) -> Result<Encoded, Refusal> {
         let workspace = Workspace::parse(&request.workspace)?;
         let name = SubscriptionName::parse("name", &request.name)?;
-        call.within(&workspace);
+        call.within(&workspace)?;
         let of = workspace.clone();
         let view = call.read(&self.store, ReadClass::Status, move |store, _| store.subscription(&of, &name)).await?;
-        Ok(Encoded::new(&GetSubscriptionResponse { subscription: Some(self.message(&workspace, view)) }))
+        Ok(Encoded::new(&GetSubscriptionResponse { subscription: Some(self.message(call, &workspace, view)) }))
     }
 
     pub(super) async fn list(&self, call: &Arc<Call>, request: ListSubscriptionsRequest) -> Result<Encoded, Refusal> {
         let workspace = Workspace::parse(&request.workspace)?;
         let size = PageSize { items: self.limits.page_size(request.page_size)?, bytes: self.limits.response_bytes };
         let after = subscription_page::parse_subscriptions(&workspace, &request.page_token)?;
-        call.within(&workspace);
+        call.within(&workspace)?;
         let of = workspace.clone();
         let read = move |store: &Store, _: &Call| -> Result<_, StoreError> {
             match store.workspace_id(&of) {
@@ -182,7 +185,7 @@ impl Events {
         let last =
             views.last().filter(|_| more).map(|view| subscription_page::after_subscription(&workspace, &view.name));
         Ok(Encoded::new(&ListSubscriptionsResponse {
-            subscriptions: views.into_iter().map(|view| self.message(&workspace, view)).collect(),
+            subscriptions: views.into_iter().map(|view| self.message(call, &workspace, view)).collect(),
             next_page_token: last.unwrap_or_default(),
         }))
     }
@@ -196,7 +199,7 @@ impl Events {
         let name = SubscriptionName::parse("subscription", &request.subscription)?;
         let most = self.limits.page_size(request.page_size)?;
         let after = subscription_page::parse_skipped(&workspace, &name, &request.page_token)?;
-        call.within(&workspace);
+        call.within(&workspace)?;
         let (of, named) = (workspace.clone(), name.clone());
         let read = move |store: &Store, _: &Call| {
             store.subscription(&of, &named)?;
@@ -214,7 +217,7 @@ impl Events {
         let AcknowledgeRequest { workspace, subscription, stream, cursor, skipped } = request;
         let workspace = Workspace::parse(&workspace)?;
         let name = SubscriptionName::parse("subscription", &subscription)?;
-        call.within(&workspace);
+        call.within(&workspace)?;
         if stream == 0 {
             return Err(Invalid::field("stream", "must be set: it is in the first message of the stream").into());
         }
@@ -236,8 +239,8 @@ impl Events {
     pub(super) async fn event(&self, call: &Arc<Call>, request: GetEventRequest) -> Result<Encoded, Refusal> {
         let workspace = Workspace::parse(&request.workspace)?;
         let sequence = Sequence::new(request.sequence).ok_or_else(|| Invalid::field("sequence", "must not be 0"))?;
-        let mask = Mask::parse(request.read_mask, request.user_attribute_keys)?;
-        call.within(&workspace);
+        let mask = Mask::parse(request.read_mask, request.user_attribute_keys, call.grant())?;
+        call.within(&workspace)?;
         let read = move |store: &Store, _: &Call| {
             let mut message = Vec::new();
             store.event(&workspace, sequence, |event| {
@@ -273,7 +276,7 @@ impl Events {
 
     /// Where a subscription starts. Times become positions here: a command depends on no search.
     async fn resolve(&self, call: &Call, workspace: &Workspace, start: Start) -> Result<Begin, Refusal> {
-        call.within(workspace);
+        call.within(workspace)?;
         Ok(match start {
             Start::Now => Begin::Now,
             Start::Earliest => Begin::Earliest,
@@ -291,6 +294,7 @@ impl Events {
     /// The subscription after a command, as a message.
     async fn after(
         &self,
+        call: &Call,
         workspace: &Workspace,
         state: Option<Box<store::SubscriptionState>>,
     ) -> Result<Option<Subscription>, Refusal> {
@@ -303,10 +307,14 @@ impl Events {
         };
         let (bounds, oldest) = self.store.on_read_pool(ReadClass::Status, Some(workspace), read).await?;
         let view = SubscriptionView { name, settings, acknowledged, stream, skipped, bounds, oldest };
-        Ok(Some(self.message(workspace, view)))
+        Ok(Some(self.message(call, workspace, view)))
     }
 
-    fn message(&self, workspace: &Workspace, view: SubscriptionView) -> Subscription {
+    /// A subscription as a message. A filter over what the caller may not see is left out: its text may hold values.
+    fn message(&self, call: &Call, workspace: &Workspace, mut view: SubscriptionView) -> Subscription {
+        if Filter::parse(view.settings.filter.clone(), call.grant()).is_err() {
+            view.settings.filter = None;
+        }
         let cursors = self.store.cursors(workspace);
         let attached = self.feed.attached(workspace, &view.name);
         let SubscriptionView { settings, acknowledged, skipped, bounds: LogBounds { floor, head, .. }, oldest, .. } =
@@ -343,10 +351,10 @@ fn stream_message(cursors: CursorSpace, attached: AttachedStream) -> Subscriptio
     }
 }
 
-fn parse_settings(subscription: Option<Subscription>) -> Result<Settings, Invalid> {
+fn parse_settings(subscription: Option<Subscription>, grant: Option<&Arc<Grant>>) -> Result<Settings, Invalid> {
     let subscription = subscription.ok_or_else(|| Invalid::field("subscription", "must be set"))?;
-    parse_filter(subscription.filter.clone(), None)?; // First, so that its errors name the field as in a stream.
-    Settings::parse("subscription", subscription)
+    parse_filter(subscription.filter.clone(), None, grant)?; // First, so that its errors name the field as in a stream.
+    Settings::parse("subscription", subscription, grant)
 }
 
 fn parse_start(start: Option<create_subscription_request::Start>) -> Result<Start, Invalid> {

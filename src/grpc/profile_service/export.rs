@@ -189,7 +189,7 @@ fn history_of(
     mpid: Mpid,
     after: Place,
 ) -> Result<(Vec<Value>, Place, bool), StoreError> {
-    let filter = Filter::parse(Some(EventFilter { mpids: vec![mpid.get()], ..EventFilter::default() }))?;
+    let filter = Filter::parse(Some(EventFilter { mpids: vec![mpid.get()], ..EventFilter::default() }), None)?;
     let listing = store.listing(workspace)?;
     let (bounds, _) = listing.begin(&Start::Earliest)?;
     let size = PageSize { items: PART_EVENTS, bytes: PART_BYTES };

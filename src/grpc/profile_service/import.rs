@@ -120,9 +120,9 @@ impl Importer {
 }
 
 impl<'a> Import<'a> {
-    fn begin(importer: &'a Importer, call: Arc<Call>, first: &ImportProfilesRequest) -> Result<Self, Invalid> {
+    fn begin(importer: &'a Importer, call: Arc<Call>, first: &ImportProfilesRequest) -> Result<Self, Refusal> {
         let workspace = Workspace::parse(&first.workspace)?;
-        call.within(&workspace);
+        call.within(&workspace)?;
         Ok(Self { importer, workspace, silent: first.silent, validate_only: first.validate_only, call })
     }
 
@@ -182,7 +182,7 @@ impl<'a> Import<'a> {
         };
         let _held = places.hold(write.weight()).ok_or_else(|| self.call.refuse(StoreError::Overloaded))?;
         self.take_place(turn).await?;
-        let queued = store.import(write.command(store, limits)).await;
+        let queued = store.import(write.command(&self.call, store, limits)).await;
         queued.map(Either::Left).map_err(|error| self.call.refuse(error))
     }
 

@@ -52,23 +52,24 @@ impl Profiles {
 impl ProfileService for Profiles {
     async fn get_profile(&self, request: Request<GetProfileRequest>) -> Result<Response<Encoded>, Status> {
         let call = Call::of(request.extensions());
-        let get = Get::parse(request.into_inner(), &self.limits).map_err(|error| call.refuse(error))?;
-        call.within(&get.workspace);
+        let get = Get::parse(request.into_inner(), &self.limits, call.grant()).map_err(|error| call.refuse(error))?;
+        call.within(&get.workspace).map_err(|refusal| call.refuse(refusal))?;
         let found = get.run(&self.store).map_err(|error| call.refuse(error))?;
         Ok(Response::new(found))
     }
 
     async fn batch_get_profiles(&self, request: Request<BatchGetProfilesRequest>) -> Result<Response<Encoded>, Status> {
         let call = Call::of(request.extensions());
-        let batch = Batch::parse(request.into_inner(), &self.limits).map_err(|error| call.refuse(error))?;
-        call.within(&batch.workspace);
+        let batch =
+            Batch::parse(request.into_inner(), &self.limits, call.grant()).map_err(|error| call.refuse(error))?;
+        call.within(&batch.workspace).map_err(|refusal| call.refuse(refusal))?;
         Ok(Response::new(call.read(&self.store, ReadClass::Batch, move |store, call| batch.run(store, call)).await?))
     }
 
     async fn list_profiles(&self, request: Request<ListProfilesRequest>) -> Result<Response<Encoded>, Status> {
         let call = Call::of(request.extensions());
-        let list = List::parse(request.into_inner(), &self.limits).map_err(|error| call.refuse(error))?;
-        call.within(&list.workspace);
+        let list = List::parse(request.into_inner(), &self.limits, call.grant()).map_err(|error| call.refuse(error))?;
+        call.within(&list.workspace).map_err(|refusal| call.refuse(refusal))?;
         Ok(Response::new(call.read(&self.store, ReadClass::Scan, move |store, _| list.run(store)).await?))
     }
 
@@ -108,7 +109,7 @@ impl ProfileService for Profiles {
     async fn export_subject(&self, request: Request<ExportSubjectRequest>) -> Result<Response<Parts>, Status> {
         let call = Call::of(request.extensions());
         let export = Export::parse(request.into_inner(), &self.limits).map_err(|error| call.refuse(error))?;
-        call.within(&export.workspace);
+        call.within(&export.workspace).map_err(|refusal| call.refuse(refusal))?;
         Ok(Response::new(export.run(&call, &self.store).await?))
     }
 

@@ -1,10 +1,12 @@
 //! The reads: one profile, a batch of them, a page of them. Each is a parsed request that runs on a store.
 
+use std::sync::Arc;
+
 use super::super::codec::Encoded;
 use crate::call::Call;
 use crate::model::audience_page::{self, Listed};
 use crate::model::page_token::{self, PageStart};
-use crate::model::{AudienceId, Invalid, Limits, Mask, Place, ProfileKey, Workspace, wire};
+use crate::model::{AudienceId, Grant, Invalid, Limits, Mask, Place, ProfileKey, Workspace, wire};
 use crate::proto::field::{
     batch_get_profiles_response::RESULTS,
     batch_get_profiles_result::{ERROR, FOUND, REDIRECTED_FROM},
@@ -45,11 +47,14 @@ pub(super) struct List {
 }
 
 impl Get {
-    pub fn parse(request: GetProfileRequest, limits: &Limits) -> Result<Self, Invalid> {
+    pub fn parse(request: GetProfileRequest, limits: &Limits, grant: Option<&Arc<Grant>>) -> Result<Self, Invalid> {
+        let workspace = Workspace::parse(&request.workspace)?;
+        let key = ProfileKey::parse("key", request.key, limits)?;
+        key.check_within("key", grant)?;
         Ok(Self {
-            workspace: Workspace::parse(&request.workspace)?,
-            mask: Mask::parse(request.read_mask, request.user_attribute_keys)?,
-            key: ProfileKey::parse("key", request.key, limits)?,
+            workspace,
+            mask: Mask::parse(request.read_mask, request.user_attribute_keys, grant)?,
+            key,
             min_cursor: request.min_cursor,
         })
     }
@@ -71,15 +76,23 @@ impl Get {
 }
 
 impl Batch {
-    pub fn parse(request: BatchGetProfilesRequest, limits: &Limits) -> Result<Self, Invalid> {
+    pub fn parse(
+        request: BatchGetProfilesRequest,
+        limits: &Limits,
+        grant: Option<&Arc<Grant>>,
+    ) -> Result<Self, Invalid> {
         let workspace = Workspace::parse(&request.workspace)?;
-        let mask = Mask::parse(request.read_mask, request.user_attribute_keys)?;
+        let mask = Mask::parse(request.read_mask, request.user_attribute_keys, grant)?;
         if request.keys.is_empty() {
             return Err(Invalid::field("keys", "must not be empty"));
         }
         Invalid::limit("keys", "keys", limits.batch_keys, request.keys.len())?;
         let keys = request.keys.into_iter().enumerate();
-        let keys = keys.map(|(index, key)| ProfileKey::parse(format_args!("keys[{index}]"), Some(key), limits));
+        let keys = keys.map(|(index, key)| {
+            let field = format!("keys[{index}]");
+            let key = ProfileKey::parse(field.as_str(), Some(key), limits)?;
+            key.check_within(&field, grant).map(|()| key)
+        });
         let (min_cursor, response_bytes) = (request.min_cursor, limits.response_bytes);
         Ok(Self { workspace, keys: keys.collect(), mask, min_cursor, response_bytes })
     }
@@ -125,9 +138,11 @@ impl Batch {
 }
 
 impl List {
-    pub fn parse(request: ListProfilesRequest, limits: &Limits) -> Result<Self, Invalid> {
+    pub fn parse(request: ListProfilesRequest, limits: &Limits, grant: Option<&Arc<Grant>>) -> Result<Self, Invalid> {
         let workspace = Workspace::parse(&request.workspace)?;
         let (audience, token) = (AudienceId::new(request.audience_id), &request.page_token);
+        let sees_members = audience.is_none() || grant.is_none_or(|grant| grant.has_audiences());
+        Grant::check(sees_members, "audience_id", "audience_memberships")?;
         Ok(Self {
             start: match audience {
                 Some(id) => audience_page::parse_members(Listed::Profiles, &workspace, id, token)?,
@@ -135,7 +150,7 @@ impl List {
             },
             audience,
             workspace,
-            mask: Mask::parse(request.read_mask, request.user_attribute_keys)?,
+            mask: Mask::parse(request.read_mask, request.user_attribute_keys, grant)?,
             size: PageSize { items: limits.page_size(request.page_size)?, bytes: limits.response_bytes },
         })
     }

@@ -16,7 +16,7 @@ use crate::proto::field::{
 };
 use crate::proto::v1::{
     CreateProfileRequest, DeleteProfileRequest, EraseProfileRequest, EraseProfileResponse, ImportProfilesRequest,
-    ProfilePatch, UpdateProfileRequest, WriteOutcome,
+    OnConflict, ProfilePatch, UpdateProfileRequest, WriteOutcome,
 };
 use crate::refusal::Refusal;
 use crate::store::{Store, Written};
@@ -177,6 +177,11 @@ impl Write {
         }
     }
 
+    /// Whether it may merge profiles.
+    pub fn may_merge(&self) -> bool {
+        matches!(&self.change, Change::Identify(Identify { on_conflict: OnConflict::Merge, .. }))
+    }
+
     /// Whether nothing is to be written.
     pub fn validate_only(&self) -> bool {
         self.validate_only
@@ -187,11 +192,11 @@ impl Write {
         size_of::<Self>() + self.change.weight()
     }
 
-    pub fn command(self, store: &Store, limits: &Limits) -> Command {
+    pub fn command(self, call: &Call, store: &Store, limits: &Limits) -> Command {
         Command {
             workspace: self.workspace,
             stamp: store.stamp(),
-            actor: None,
+            actor: call.actor().map(str::to_owned),
             request: self.request,
             silent: self.silent,
             validate_only: self.validate_only,
@@ -208,10 +213,10 @@ impl Write {
         limits: &Limits,
     ) -> Result<(Written, Option<String>), Refusal> {
         let Change::Erase(erase) = &self.change else { return self.run(call, store, limits).await };
-        call.within(&self.workspace);
+        call.within(&self.workspace)?;
         let command = |change| {
             let (workspace, request) = (self.workspace.clone(), self.request.clone());
-            Self { workspace, request, change, ..self }.command(store, limits)
+            Self { workspace, request, change, ..self }.command(call, store, limits)
         };
         let written = store.erase(erase, command).await.map_err(|error| call.refuse(error))?;
         let cursors = store.cursors(&self.workspace);
@@ -221,9 +226,9 @@ impl Write {
 
     /// Writes, and returns what was written with the cursor of its event.
     pub async fn run(self, call: &Call, store: &Store, limits: &Limits) -> Result<(Written, Option<String>), Refusal> {
-        call.within(&self.workspace);
+        call.within(&self.workspace)?;
         let cursors = store.cursors(&self.workspace);
-        let written = store.write(self.command(store, limits)).await.map_err(|error| call.refuse(error))?;
+        let written = store.write(self.command(call, store, limits)).await.map_err(|error| call.refuse(error))?;
         let cursor = written.place.map(|place| cursors.at(place).to_string());
         Ok((written, cursor))
     }

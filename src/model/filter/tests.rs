@@ -40,7 +40,7 @@ fn change(before: Option<&Profile>, after: Option<&Profile>) -> Transition {
 }
 
 fn judge(filter: EventFilter, before: Option<&Profile>, after: Option<&Profile>) -> Option<FilterMatch> {
-    Filter::parse(Some(filter)).unwrap().judge(&change(before, after))
+    Filter::parse(Some(filter), None).unwrap().judge(&change(before, after))
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn both_conditions_on_profiles_must_hold() {
     assert_eq!(judge(filter(), Some(&plan), Some(&both)), Some(FilterMatch::Entered));
     assert_eq!(judge(filter(), Some(&both), Some(&audience)), Some(FilterMatch::Left));
     assert_eq!(judge(filter(), Some(&plan), Some(&audience)), None);
-    let parsed = Filter::parse(Some(filter())).unwrap();
+    let parsed = Filter::parse(Some(filter()), None).unwrap();
     let selected = [&both, &plan, &audience].map(|profile| parsed.selects(&profile.encode_to_vec(), NOW).unwrap());
     assert_eq!(selected, [true, false, false]);
 }
@@ -91,7 +91,7 @@ fn a_membership_that_has_ended_leaves_with_the_next_change() {
     assert_eq!(judge(filter(), Some(&member), Some(&changed)), Some(FilterMatch::Left), "it has ended");
     let ended_before = profile("pro", Some(Micros::new(1_000_000)));
     assert_eq!(judge(filter(), Some(&ended_before), Some(&changed)), None, "it had ended already");
-    let selects = Filter::parse(Some(filter())).unwrap().selects(&member.encode_to_vec(), NOW);
+    let selects = Filter::parse(Some(filter()), None).unwrap().selects(&member.encode_to_vec(), NOW);
     assert!(!selects.unwrap());
 }
 
@@ -105,7 +105,7 @@ fn a_profile_that_joins_again_after_its_membership_ended_enters() {
     let expression = format!("profile.audience_memberships.exists(m, m.audience_id == {VIP})");
     let by_expression = EventFilter { expression, audience_ids: Vec::new(), ..by_audience.clone() };
     for filter in [by_audience, by_expression] {
-        let parsed = Filter::parse(Some(filter.clone())).unwrap();
+        let parsed = Filter::parse(Some(filter.clone()), None).unwrap();
         let mut before = ended.clone();
         crate::model::profile::remove_expired(&mut before, NOW); // As a snapshot does.
         assert!(!parsed.selects(&before.encode_to_vec(), NOW).unwrap());
@@ -154,7 +154,7 @@ fn the_header_tests_the_kind_the_profile_the_shard_and_silence() {
         omit_silent: true,
         ..EventFilter::default()
     };
-    let filter = Filter::parse(Some(filter)).unwrap();
+    let filter = Filter::parse(Some(filter), None).unwrap();
     assert!(!filter.tests_changes());
     assert!(filter.matches(EventKind::Created, one, None, false));
     assert!(!filter.matches(EventKind::Updated, one, None, false));
@@ -189,7 +189,7 @@ fn what_an_erasure_left_of_an_event_enters_or_leaves_whatever_changed() {
     let (pro, free) = (profile("pro", None), profile("free", None));
     let judge = |filter: EventFilter, after: Option<&Profile>| {
         let event = Event { redacted: true, previous: None, ..change(Some(&free), after).event };
-        Filter::parse(Some(filter)).unwrap().judge(&Transition::decode(&event.encode_to_vec()).unwrap())
+        Filter::parse(Some(filter), None).unwrap().judge(&Transition::decode(&event.encode_to_vec()).unwrap())
     };
     let opted_out = Some(FieldMask { paths: vec!["is_opted_out".into()] });
     let is_pro = "profile.user_attributes.plan == 'pro'";
@@ -218,6 +218,6 @@ fn an_absorbed_profile_leaves_only_if_the_filter_selects_it() {
     {
         let filter = EventFilter { mpids, expression: is_pro.into(), ..EventFilter::default() };
         let change = Transition::decode(&merged.encode_to_vec()).unwrap();
-        assert_eq!(Filter::parse(Some(filter.clone())).unwrap().judge(&change), expected, "{filter:?}");
+        assert_eq!(Filter::parse(Some(filter.clone()), None).unwrap().judge(&change), expected, "{filter:?}");
     }
 }

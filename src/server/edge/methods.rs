@@ -2,6 +2,7 @@
 
 use std::sync::LazyLock;
 
+use crate::auth::Access;
 use crate::server::budget::Size;
 use crate::telemetry::metrics::{self, Streams};
 
@@ -13,6 +14,8 @@ pub(super) struct Method {
     pub streams: Streams,
     pub is_write: bool,
     is_health_check: bool,
+    /// What it asks of its callers.
+    pub access: Option<Access>,
     /// How large its response may become.
     pub size: Size,
 }
@@ -59,6 +62,7 @@ fn describe(counted: metrics::Method) -> Method {
         counted,
         streams: counted.streams(),
         is_write: starts_with(&WRITES),
+        access: Access::of(counted.name()),
         is_health_check: counted.name() == "grpc.health.v1.Health/Check",
         size: match method {
             list if list.starts_with("List") => Size::Page,

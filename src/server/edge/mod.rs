@@ -1,6 +1,7 @@
 //! The edge: what holds for every request before a service sees it, and for every response.
 //!
 //! - `head`: the host, the protocol and the content type.
+//! - `credentials`: the token of a request.
 //! - `methods`: what the descriptors say of a method.
 //! - `receive`: requests arrive whole, within memory and time. `inflate` decompresses them.
 //! - `respond`: responses count until they are sent. `compress` compresses them.
@@ -8,6 +9,7 @@
 //! Every refusal says why in the protocol of its client: a status of gRPC, or a problem document.
 
 mod compress;
+mod credentials;
 mod head;
 mod inflate;
 mod methods;
@@ -36,6 +38,7 @@ use super::budget::{Hold, Size};
 use super::connection::{CallInFlight, Connection, Kind};
 use super::connections::Connections;
 use super::routes::Services;
+use crate::auth::{Access, Authenticator};
 use crate::call::Call;
 use crate::compression::Encoding;
 use crate::config::Config;
@@ -73,6 +76,7 @@ type Answer = Response<tonic::body::Body>;
 pub(super) struct Edge {
     services: Services,
     connections: Arc<Connections>,
+    auth: Arc<Authenticator>,
     hosts: Hosts,
     /// For gRPC-Web. `None` if no other origin may call.
     cors: Option<CorsLayer>,
@@ -98,6 +102,7 @@ impl Edge {
     pub fn new(
         services: Services,
         connections: Arc<Connections>,
+        auth: Arc<Authenticator>,
         config: &Config,
         is_loopback: bool,
         stop: CancellationToken,
@@ -109,6 +114,7 @@ impl Edge {
         Self {
             services,
             connections,
+            auth,
             hosts,
             cors: (!server.cors_origins.is_empty()).then(|| cors(&server.cors_origins)),
             most_calls: server.max_calls,
@@ -133,7 +139,11 @@ impl Edge {
         let method = methods::at(request.uri().path());
         let call = Call::begin(&self.metrics.calls, method.counted, method.is_write, connection.peer);
         let (mut is_plain, mut encoding) = (false, None);
-        let (response, held) = match self.admit(&mut in_flight, method, &request) {
+        let admitted = match self.admit(&mut in_flight, method, &request) {
+            Ok(admitted) => self.identify(&call, method, &request).await.map(|()| admitted).map_err(Refused::Call),
+            refused => refused,
+        };
+        let (response, held) = match admitted {
             Ok((protocol, head)) => {
                 is_plain = protocol == Protocol::Grpc;
                 if protocol != Protocol::Http {
@@ -189,6 +199,15 @@ impl Edge {
             return Err(Refused::Call(Refusal::too_much_received()));
         }
         Ok((protocol, Some(receiving.take(weight))))
+    }
+
+    /// Finds out who makes a call, and whether it may make it at all.
+    async fn identify<B>(&self, call: &Call, method: &Method, request: &Request<B>) -> Result<(), Refusal> {
+        if method.access == Some(Access::Open) || request.method() == http::Method::OPTIONS {
+            return Ok(()); // A browser asks without a credential whether it may call.
+        }
+        let token = credentials::token(request.headers(), request.uri())?;
+        call.made_by(self.auth.authenticate(token, None).await?)
     }
 
     async fn grpc<B>(&self, exchange: Exchange, request: Request<B>) -> (Answer, Held)

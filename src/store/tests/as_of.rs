@@ -28,7 +28,7 @@ fn as_of(of: u64, after: Option<Mpid>, filter: &Filter, now: i64) -> AsOf<'_> {
 
 /// Selects these profiles; all if there are none.
 fn named(mpids: &[i64]) -> Filter {
-    Filter::parse(Some(EventFilter { mpids: mpids.into(), ..EventFilter::default() })).unwrap()
+    Filter::parse(Some(EventFilter { mpids: mpids.into(), ..EventFilter::default() }), None).unwrap()
 }
 
 #[tokio::test]

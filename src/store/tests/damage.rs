@@ -302,7 +302,7 @@ async fn a_log_delivers_what_precedes_the_damage_and_says_where_to_continue() {
     tamper(&disk, |transaction| [1, 8, 9, 10, 20].iter().for_each(|event| turn_bit_of_event(transaction, *event)));
     let store = store_on(&disk, |_, _| {});
     let of_one = crate::proto::v1::EventFilter { mpids: vec![1], ..Default::default() };
-    for filter in [Filter::default(), Filter::parse(Some(of_one)).unwrap()] {
+    for filter in [Filter::default(), Filter::parse(Some(of_one), None).unwrap()] {
         let past = |after| match page_of_events(&store, after, &filter) {
             (seen, Err(StoreError::Corrupt { past: Some(Past::Position(past)), .. })) if seen.is_empty() => {
                 past.place().get()
@@ -357,7 +357,7 @@ async fn a_trimmed_log_refuses_places_before_its_floor() {
     });
     let store = store_on(&disk, |_, _| {});
     let of_one = crate::proto::v1::EventFilter { mpids: vec![1], ..Default::default() };
-    for filter in [Filter::default(), Filter::parse(Some(of_one)).unwrap()] {
+    for filter in [Filter::default(), Filter::parse(Some(of_one), None).unwrap()] {
         let (seen, page) = page_of_events(&store, 0, &filter);
         assert_eq!((seen, page.unwrap().complete), ((5..=10).collect(), true));
         assert_eq!(page_of_events(&store, 4, &filter).0, (5..=10).collect::<Vec<_>>());
@@ -380,7 +380,7 @@ async fn a_long_history_is_read_in_pages_while_it_grows() {
         join_all((0..100).map(|_| store.write(command(1, increment(ADA))))).await;
     }
     let of_ada = crate::proto::v1::EventFilter { mpids: vec![ADA], ..Default::default() };
-    let filter = Filter::parse(Some(of_ada)).unwrap();
+    let filter = Filter::parse(Some(of_ada), None).unwrap();
     let (cursors, mut start, mut seen) = (store.cursors(&workspace()), Start::Earliest, Vec::new());
     let size = PageSize { items: ITEMS, bytes: usize::MAX };
     loop {

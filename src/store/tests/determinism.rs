@@ -170,7 +170,7 @@ fn subscription() -> impl Strategy<Value = Change> {
         (name(), 0_i32..4, prop::option::of(mpid())).prop_map(|(name, on_expired, mpid)| {
             let filter = mpid.map(|mpid| EventFilter { mpids: vec![mpid.get()], ..EventFilter::default() });
             let subscription = Subscription { name: name.into(), on_expired, filter, ..Subscription::default() };
-            Box::new(Settings::parse("subscription", subscription).unwrap())
+            Box::new(Settings::parse("subscription", subscription, None).unwrap())
         })
     };
     let skip = (1_u64..6).prop_map(|number| (sequence(number), "lost".to_owned()));

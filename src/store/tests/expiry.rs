@@ -85,7 +85,7 @@ async fn a_filter_of_the_audience_lets_the_exit_through() {
     at(&store, 1, create(ADA)).await.unwrap();
     at(&store, 2, join(ADA, 7, 50)).await.unwrap();
     at(&store, 60, expire(9)).await.unwrap();
-    let filter = Filter::parse(Some(EventFilter { audience_ids: vec![7], ..EventFilter::default() })).unwrap();
+    let filter = Filter::parse(Some(EventFilter { audience_ids: vec![7], ..EventFilter::default() }), None).unwrap();
     let mut matches = Vec::new();
     let (snapshot, head) = (store.snapshot().unwrap(), head(&store));
     let take = |event: crate::store::EventRef<'_>| {

@@ -165,7 +165,7 @@ fn is_truncated(store: &Store, filter: &Filter) -> bool {
 }
 
 fn of(mpid: i64) -> Filter {
-    Filter::parse(Some(EventFilter { mpids: vec![mpid], ..EventFilter::default() })).unwrap()
+    Filter::parse(Some(EventFilter { mpids: vec![mpid], ..EventFilter::default() }), None).unwrap()
 }
 
 #[tokio::test]
@@ -251,7 +251,8 @@ async fn a_snapshot_page_ends_early_if_its_chains_are_long() {
         lengthen(&disk, mpid, by);
     }
     let store = store_on(&disk, |_, _| {});
-    let of_four = Filter::parse(Some(EventFilter { mpids: (1..=4).collect(), ..EventFilter::default() })).unwrap();
+    let of_four =
+        Filter::parse(Some(EventFilter { mpids: (1..=4).collect(), ..EventFilter::default() }), None).unwrap();
     for filter in [Filter::default(), of_four] {
         let (seen, ends) = snapshot_of(&store, Place::after(4), &filter);
         assert_eq!(seen, [1, 2, 3, 4]);

@@ -75,7 +75,7 @@ fn history(store: &Store, walks: &Walks, after: u64) -> Vec<u64> {
 }
 
 pub(super) fn of_ada() -> Filter {
-    Filter::parse(Some(EventFilter { mpids: vec![ADA], ..EventFilter::default() })).unwrap()
+    Filter::parse(Some(EventFilter { mpids: vec![ADA], ..EventFilter::default() }), None).unwrap()
 }
 
 #[tokio::test]

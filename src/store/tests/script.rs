@@ -137,7 +137,7 @@ impl Script {
         match self.random.random_range(0..4) {
             0 => {
                 let settings = Subscription { name: name.to_string(), ..Subscription::default() };
-                let settings = Box::new(Settings::parse("subscription", settings).unwrap());
+                let settings = Box::new(Settings::parse("subscription", settings, None).unwrap());
                 Change::CreateSubscription(CreateSubscription { settings, start: Begin::Now })
             }
             1 => Change::OpenStream(name),

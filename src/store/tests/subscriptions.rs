@@ -50,7 +50,7 @@ fn after(written: Written) -> Seen {
 }
 
 fn changed(settings: Subscription) -> Change {
-    let settings = Box::new(Settings::parse("subscription", settings).unwrap());
+    let settings = Box::new(Settings::parse("subscription", settings, None).unwrap());
     Change::UpdateSubscription(UpdateSubscription { settings, paths: Vec::new() })
 }
 
@@ -63,7 +63,7 @@ pub fn settings(name: &str) -> Box<Subscription> {
 }
 
 pub fn subscribe(to: &str, start: Begin) -> CreateSubscription {
-    CreateSubscription { settings: Box::new(Settings::parse("subscription", *settings(to)).unwrap()), start }
+    CreateSubscription { settings: Box::new(Settings::parse("subscription", *settings(to), None).unwrap()), start }
 }
 
 pub fn open(to: &str) -> Change {
@@ -201,7 +201,7 @@ async fn settings_are_kept_and_what_the_server_sets_is_not() {
     let create_time = Some(Micros::new(SECOND).to_timestamp());
     let expected = Subscription { create_time, ..given.clone() };
     let noise = Subscription { skipped_events: 9, lag_events: 9, acknowledged_cursor: "x".into(), ..given };
-    let settings_of = |given| Box::new(Settings::parse("subscription", given).unwrap());
+    let settings_of = |given| Box::new(Settings::parse("subscription", given, None).unwrap());
     let create = CreateSubscription { settings: settings_of(noise.clone()), start: Begin::Now };
     assert_eq!(done(&store, create).await.settings, expected);
 
@@ -347,7 +347,7 @@ async fn a_stream_does_what_on_expired_says() {
         for (kind, start) in [("lost", at(3)), ("held", at(4)), ("reads", in_snapshot(3, 5))] {
             let named = format!("{kind}-{}", policy as i32);
             let settings = Subscription { on_expired: policy.into(), ..*settings(&named) };
-            let settings = Box::new(Settings::parse("subscription", settings).unwrap());
+            let settings = Box::new(Settings::parse("subscription", settings, None).unwrap());
             write(&store, CreateSubscription { settings, start: Begin::At(start) }).await.unwrap();
         }
     }
