@@ -3,23 +3,31 @@
 //! The line is written when the last holder of the call is gone: the response has been sent, and no read that it
 //! started is still running. It never holds an identity value or an attribute value.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::Extensions;
 
 use crate::auth::{Access, Caller, Denied, Role, authorize};
-use crate::model::{Grant, Workspace};
+use crate::model::{Client, Grant, Place, Sequence, Workspace};
 use crate::proto::v1::ErrorReason;
+use crate::quota::{Quotas, WritePlace};
 use crate::refusal::{Refusal, reason_name};
 use crate::store::{ReadClass, Store};
+use crate::telemetry::audit;
+use crate::telemetry::lines::Lines;
 use crate::telemetry::metrics::{Calls, Method, OpenCall};
 
 /// How often a state that lasts is logged: a full disk, a full queue.
 const LASTING: Duration = Duration::from_secs(60);
+/// Calls that write nothing, but that take data out of the server, or rewrite its file.
+const EXPORTS: [&str; 3] = ["ProfileService/ExportSubject", "AdminService/Backup", "AdminService/Compact"];
+
+static REFUSED_LOGINS: LazyLock<Lines> = LazyLock::new(Lines::default);
 
 /// A call, from when its head arrived.
 #[derive(Debug)]
@@ -29,10 +37,19 @@ pub struct Call {
     /// Where the call comes from.
     peer: SocketAddr,
     /// Who makes it. Unset until the edge knows.
-    caller: OnceLock<Arc<Caller>>,
+    made: OnceLock<Made>,
     start: Instant,
     sent: AtomicU64,
     noted: Mutex<Noted>,
+}
+
+/// Who makes a call, and what it has taken of the client's quotas.
+#[derive(Debug)]
+struct Made {
+    caller: Arc<Caller>,
+    client: Client,
+    quotas: Arc<Quotas>,
+    _write: Option<WritePlace>,
 }
 
 /// What becomes known of a call while it is served.
@@ -45,6 +62,10 @@ struct Noted {
     /// Counts the call. `None` once it has ended.
     open: Option<OpenCall>,
     code: Option<&'static str>,
+    /// Why the caller could not be told.
+    login: Option<Cow<'static, str>>,
+    /// The sequence of the last event that the call made.
+    sequence: Option<u64>,
 }
 
 impl Call {
@@ -53,7 +74,7 @@ impl Call {
     pub fn begin(calls: &Calls, method: Method, is_write: bool, peer: SocketAddr) -> Arc<Self> {
         let start = Instant::now();
         let noted = Mutex::new(Noted { open: Some(calls.begin(method, start)), ..Noted::default() });
-        Arc::new(Self { method, is_write, peer, caller: OnceLock::new(), start, sent: AtomicU64::new(0), noted })
+        Arc::new(Self { method, is_write, peer, made: OnceLock::new(), start, sent: AtomicU64::new(0), noted })
     }
 
     /// The call that a request belongs to.
@@ -71,21 +92,49 @@ impl Call {
         self.peer
     }
 
-    /// Notes who makes the call, once, and checks that the caller may make it in any workspace.
+    /// Notes who makes the call, once, and checks that the caller may make one more call, and this one in any workspace.
     ///
     /// # Errors
-    /// The refusal of a caller that lacks the role.
-    pub fn made_by(&self, caller: Arc<Caller>) -> Result<(), Refusal> {
+    /// The refusal of a caller that lacks the role, or has used up its quota.
+    pub fn made_by(&self, caller: Arc<Caller>, quotas: &Arc<Quotas>) -> Result<(), Refusal> {
+        let client = caller.shared_name().map_or_else(|| self.peer.ip().into(), Client::Caller);
         let access = Access::of(self.method.name());
         let checked = access.map_or(Ok(()), |access| access.check(&caller)); // A method that does not exist says so itself.
-        let _ = self.caller.set(caller); // It is called once.
-        checked.map_err(Refusal::from)
+        let admitted = quotas.call(&client).and_then(|()| {
+            checked?;
+            if self.is_write { quotas.write(&client) } else { Ok(None) }
+        });
+        let (write, admitted) = match admitted {
+            Ok(write) => (write, Ok(())),
+            Err(refusal) => (None, Err(refusal)),
+        };
+        let _ = self.made.set(Made { caller, client, quotas: Arc::clone(quotas), _write: write }); // It is called once.
+        admitted
     }
 
     /// Who makes it. `None` before the edge knows.
     #[must_use]
     pub fn caller(&self) -> Option<&Arc<Caller>> {
-        self.caller.get()
+        self.made.get().map(|made| &made.caller)
+    }
+
+    /// Whose quotas it counts for.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        self.made.get().map_or_else(|| self.peer.ip().into(), |made| made.client.clone())
+    }
+
+    /// Takes this many bytes of what the client may import now, if there are as many.
+    #[must_use]
+    pub fn may_import(&self, bytes: usize) -> bool {
+        self.made.get().is_none_or(|Made { quotas, client, .. }| quotas.may_import(client, bytes))
+    }
+
+    /// Waits until the client may import this many bytes more.
+    pub async fn import(&self, bytes: usize) {
+        if let Some(Made { quotas, client, .. }) = self.made.get() {
+            quotas.import(client, bytes).await;
+        }
     }
 
     /// What the caller may see of profiles. `None` for everything.
@@ -122,6 +171,11 @@ impl Call {
         }
     }
 
+    /// Notes the place after the last event that the call made.
+    pub fn wrote(&self, place: Option<Place>) {
+        self.noted().sequence = place.and_then(Place::last).map(Sequence::get);
+    }
+
     /// What the caller is told of an error.
     pub fn refuse(&self, error: impl Into<Refusal>) -> Refusal {
         let mut refusal = error.into();
@@ -129,6 +183,9 @@ impl Call {
         if noted.reason.is_none() || refusal.is_our_failure() && noted.cause.is_none() {
             noted.reason = Some(refusal.reason);
             noted.cause = refusal.cause.take();
+        }
+        if refusal.reason == ErrorReason::Unauthenticated {
+            noted.login = Some(refusal.message.clone()); // It has no part of the credential.
         }
         drop(noted);
         refusal
@@ -179,6 +236,25 @@ impl Call {
         self.noted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Tells the audit log of a write, of a call that takes data out of the server, and of one that its caller may not make.
+    fn audit(&self, noted: &Noted) {
+        let is_refused = matches!(noted.reason, Some(ErrorReason::PermissionDenied | ErrorReason::Unauthenticated));
+        if !(self.is_write || is_refused || EXPORTS.contains(&self.method.name())) {
+            return;
+        }
+        tracing::info!(
+            target: audit::TARGET,
+            caller = self.actor(),
+            peer = tracing::field::display(self.peer),
+            method = self.method.name(),
+            workspace = noted.workspace.as_ref().map(Workspace::as_str),
+            code = noted.code,
+            reason = noted.reason.map(reason_name),
+            problem = noted.login.as_deref(),
+            sequence = noted.sequence,
+        );
+    }
+
     /// Whether the operator should see it: a failure of the server, or a write that was refused.
     fn log(&self, noted: &Noted) {
         let workspace = noted.workspace.as_ref().map(Workspace::as_str);
@@ -204,6 +280,9 @@ impl Call {
             }
             Some(ErrorReason::Overloaded) => lasting(&OVERLOADED, reason, method, workspace),
             Some(ErrorReason::StorageFull) => lasting(&STORAGE_FULL, reason, method, workspace),
+            Some(ErrorReason::Unauthenticated) => {
+                tracing::info!(method, peer, problem = noted.login.as_deref(), "a login was refused");
+            }
             Some(_) if self.is_write => {
                 tracing::info!(
                     method,
@@ -233,7 +312,15 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         let noted = std::mem::take(self.noted.get_mut().unwrap_or_else(PoisonError::into_inner));
+        // Anybody can cause refused logins, as many as calls.
+        let is_login = noted.reason == Some(ErrorReason::Unauthenticated);
+        match is_login.then(|| REFUSED_LOGINS.next()) {
+            Some(None) => return,
+            Some(Some(unlogged @ 1..)) => tracing::info!(unlogged, "more logins were refused than are logged"),
+            Some(Some(0)) | None => {}
+        }
         self.log(&noted);
+        self.audit(&noted);
     }
 }
 

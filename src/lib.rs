@@ -13,7 +13,7 @@
 //!   is decided by a file in `store::apply`.
 //! - [`feed`]: subscribers. Each is a loop that reads the log from its cursor.
 //! - [`refusal`]: why a call did not succeed. The one map from errors to reasons, below the transports.
-//! - [`auth`]: who a caller is, and what it may do and see.
+//! - [`auth`]: who a caller is, and what it may do and see. [`quota`]: how much it may ask for.
 //! - [`call`]: a call while it is served. Failures of the server are logged there.
 //! - [`grpc`]: the services. Each method parses, asks the store or the feed, and renders the result or the refusal.
 //! - [`http`]: the Profile API over HTTP: the lookups, with its paths and its JSON.
@@ -43,6 +43,7 @@ pub mod grpc;
 pub mod http;
 pub mod model;
 pub mod proto;
+pub mod quota;
 pub mod refusal;
 pub mod server;
 pub mod store;

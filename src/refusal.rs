@@ -269,6 +269,19 @@ impl Refusal {
         Self::new(ErrorReason::RateLimited, "too many requests for this workspace").retry_after(wait)
     }
 
+    /// A client begins calls too often.
+    #[must_use]
+    pub fn client_rate_limited(wait: Duration) -> Self {
+        Self::new(ErrorReason::RateLimited, "too many calls by this client").retry_after(wait)
+    }
+
+    /// A client has as many writes in flight as it may have.
+    #[must_use]
+    pub fn too_many_writes(limit: usize, wait: Duration) -> Self {
+        let message = format!("this client already has {limit} writes in flight");
+        Self::new(ErrorReason::RateLimited, message).retry_after(wait)
+    }
+
     /// Requests that name no workspace of the store come too often.
     #[must_use]
     pub fn unknown_rate_limited(wait: Duration) -> Self {

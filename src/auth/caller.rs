@@ -91,7 +91,7 @@ impl Pattern {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
     /// `None` for everyone, on a server without authentication.
-    name: Option<Box<str>>,
+    name: Option<Arc<str>>,
     roles: Vec<Role>,
     workspaces: Vec<Pattern>,
     grant: Option<Arc<Grant>>,
@@ -167,6 +167,12 @@ impl Caller {
     #[must_use]
     pub fn name(&self) -> Option<&str> {
         self.name.as_deref()
+    }
+
+    /// The name, to be kept.
+    #[must_use]
+    pub fn shared_name(&self) -> Option<Arc<str>> {
+        self.name.clone()
     }
 
     /// Whether it has a role.

@@ -4,7 +4,6 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use anyhow::anyhow;
 use clap::Args;
 
 use super::{signals, variables};
@@ -29,10 +28,7 @@ impl Serve {
 }
 
 pub(super) fn run(config: Config) -> anyhow::Result<()> {
-    telemetry::init(&config.telemetry).map_err(|cause| {
-        let filter = &config.telemetry.log;
-        anyhow!("--log {filter:?} is not a filter for logs, such as info or cameo=debug,warn: {cause}")
-    })?;
+    let _audit = telemetry::init(&config.telemetry)?; // It writes the last lines when the server has stopped.
     variables::warn_of_unknown(&super::command());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let ended = runtime.block_on(serve_until_signal(config));

@@ -21,7 +21,8 @@ pub struct FeedConfig {
     /// one: so streams spread over servers behind a load balancer. 0 means without end.
     #[arg(long, env = "CAMEO_MAX_STREAM_AGE", value_parser = units::duration, default_value = "0s")]
     pub max_stream_age: Duration,
-    /// Streams that one client may have open, by its IP address. One more is refused as `QUOTA_EXCEEDED`.
+    /// Streams that one client may have open: a caller, or an IP address on a server without authentication. One more is
+    /// refused as `QUOTA_EXCEEDED`.
     #[arg(long, env = "CAMEO_MAX_STREAMS_PER_CLIENT", value_parser = units::count, default_value = "20000")]
     pub max_streams_per_client: usize,
 }

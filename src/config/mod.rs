@@ -1,4 +1,5 @@
-//! Every setting, one struct per concern: [`server`], [`auth`], [`store`], [`feed`], [`limits`], [`telemetry`].
+//! Every setting, one struct per concern: [`server`], [`auth`], [`store`], [`feed`], [`limits`], [`quotas`],
+//! [`telemetry`].
 //!
 //! A setting is written once, as a field of its struct: the field's attributes give the flag, the `CAMEO_` variable,
 //! the default and the help. [`file`](mod@file) reads the same settings from a TOML file, and [`units`] parses values
@@ -10,6 +11,7 @@ pub mod auth;
 pub mod feed;
 pub mod file;
 pub mod limits;
+pub mod quotas;
 pub mod server;
 pub mod store;
 pub mod telemetry;
@@ -22,6 +24,7 @@ use clap::{Args, Command};
 pub use auth::{AuthConfig, Jwks};
 pub use feed::FeedConfig;
 pub use limits::Limits;
+pub use quotas::QuotaConfig;
 pub use server::ServerConfig;
 pub use store::StoreConfig;
 pub use telemetry::{LogFormat, TelemetryConfig};
@@ -44,6 +47,9 @@ pub struct Config {
     /// What callers may send.
     #[command(flatten)]
     pub limits: Limits,
+    /// How much one client may ask for.
+    #[command(flatten)]
+    pub quotas: QuotaConfig,
     /// What to log, and where to serve metrics.
     #[command(flatten)]
     pub telemetry: TelemetryConfig,
@@ -66,4 +72,4 @@ macro_rules! default_settings {
         }
     )*};
 }
-default_settings!(Config, ServerConfig, AuthConfig, StoreConfig, FeedConfig, Limits, TelemetryConfig);
+default_settings!(Config, ServerConfig, AuthConfig, StoreConfig, FeedConfig, Limits, QuotaConfig, TelemetryConfig);

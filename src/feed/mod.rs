@@ -37,7 +37,6 @@ mod view;
 mod watchdog;
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -46,7 +45,7 @@ use tokio::sync::Notify;
 
 use crate::config::FeedConfig;
 use crate::model::cursor::CursorSpace;
-use crate::model::{LogId, Workspace};
+use crate::model::{Client, LogId, Workspace};
 use crate::store::{Commit, Store};
 use crate::telemetry::metrics::FeedMetrics;
 use attachment::Attachments;
@@ -126,7 +125,7 @@ impl Feed {
     ///
     /// # Errors
     /// [`FeedError::TooManyStreams`] if it has as many as it may have.
-    pub fn enter(&self, client: IpAddr) -> Result<StreamPlace, FeedError> {
+    pub fn enter(&self, client: Client) -> Result<StreamPlace, FeedError> {
         self.streams.enter(client, self.config.max_streams_per_client)
     }
 

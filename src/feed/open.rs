@@ -9,7 +9,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -23,6 +22,7 @@ use tokio::time::Instant;
 
 use super::error::FeedError;
 use super::stream::Subscriber;
+use crate::model::Client;
 
 /// How long a stream keeps its segment while it waits for the transport. A subscriber that reads more often than this
 /// never reads a segment twice.
@@ -39,7 +39,7 @@ pub struct Frames {
 #[derive(Debug)]
 pub struct StreamPlace {
     streams: Arc<Streams>,
-    peer: IpAddr,
+    client: Client,
 }
 
 /// Every open stream.
@@ -51,7 +51,7 @@ struct Numbered {
     by_number: BTreeMap<u64, Weak<Open>>,
     next: u64,
     /// How many streams each client has. One without streams has no entry.
-    by_peer: HashMap<IpAddr, usize>,
+    by_client: HashMap<Client, usize>,
 }
 
 /// One open stream.
@@ -88,15 +88,15 @@ impl Streams {
     ///
     /// # Errors
     /// [`FeedError::TooManyStreams`] if it has as many as it may have.
-    pub fn enter(self: &Arc<Self>, peer: IpAddr, limit: usize) -> Result<StreamPlace, FeedError> {
+    pub fn enter(self: &Arc<Self>, client: Client, limit: usize) -> Result<StreamPlace, FeedError> {
         let mut numbered = self.numbered();
-        let streams = numbered.by_peer.entry(peer).or_default();
+        let streams = numbered.by_client.entry(client.clone()).or_default();
         if *streams >= limit {
             return Err(FeedError::TooManyStreams { limit });
         }
         *streams += 1;
         drop(numbered);
-        Ok(StreamPlace { streams: Arc::clone(self), peer })
+        Ok(StreamPlace { streams: Arc::clone(self), client })
     }
 
     /// Adds a stream. It is removed when its frames are dropped.
@@ -121,7 +121,7 @@ impl Streams {
     #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         let numbered = self.numbered();
-        numbered.by_number.is_empty() && numbered.by_peer.is_empty()
+        numbered.by_number.is_empty() && numbered.by_client.is_empty()
     }
 
     fn numbered(&self) -> MutexGuard<'_, Numbered> {
@@ -210,12 +210,12 @@ impl Drop for Frames {
 impl Drop for StreamPlace {
     fn drop(&mut self) {
         let mut numbered = self.streams.numbered();
-        let streams = numbered.by_peer.get_mut(&self.peer).map(|streams| {
+        let streams = numbered.by_client.get_mut(&self.client).map(|streams| {
             *streams -= 1;
             *streams
         });
         if streams == Some(0) {
-            numbered.by_peer.remove(&self.peer);
+            numbered.by_client.remove(&self.client);
         }
     }
 }

@@ -10,7 +10,7 @@ use super::codec::Encoded;
 use super::server::admin_service_server::AdminService;
 use crate::auth::Denied;
 use crate::call::Call;
-use crate::config::{AuthConfig, Config, FeedConfig, ServerConfig, StoreConfig};
+use crate::config::{AuthConfig, Config, FeedConfig, QuotaConfig, ServerConfig, StoreConfig};
 use crate::model::workspace_page::WorkspacePage;
 use crate::model::{Invalid, Limits, Micros, Workspace};
 use crate::proto::v1::{
@@ -143,7 +143,7 @@ fn parse_workspace(name: &str) -> Result<Option<Workspace>, Refusal> {
 
 /// The limits in force. Destructuring names every setting, so the compiler asks for a new one here.
 fn limits_in_force(config: &Config) -> ServerLimits {
-    let Config { server, auth, store, feed, limits, telemetry: _ } = config;
+    let Config { server, auth, store, feed, limits, quotas, telemetry: _ } = config;
     let AuthConfig {
         callers: _,
         jwks: _,
@@ -187,7 +187,11 @@ fn limits_in_force(config: &Config) -> ServerLimits {
         subscription_hold_bytes,
     } = *store;
     let FeedConfig { ring_bytes, stall_timeout, max_stream_age, max_streams_per_client } = *feed;
+    let QuotaConfig { max_call_rate_per_client, max_writes_per_client, max_import_rate_per_client } = *quotas;
     ServerLimits {
+        max_call_rate_per_client,
+        max_writes_per_client: wide(max_writes_per_client),
+        max_import_rate_per_client: max_import_rate_per_client.into(),
         queue_commands: wide(queue_commands),
         queue_bytes: wide(queue_bytes),
         ring_bytes: wide(ring_bytes),

@@ -22,6 +22,7 @@
 pub mod audience;
 pub mod audience_page;
 pub mod change;
+pub mod client;
 pub mod cursor;
 mod distinct;
 pub mod etag;
@@ -54,6 +55,7 @@ pub mod workspace_page;
 pub use crate::config::Limits;
 pub use audience::AudienceId;
 pub use change::EventKind;
+pub use client::Client;
 pub use cursor::{Cursor, LogId, Position};
 pub use etag::Etag;
 pub use expression::Expression;

@@ -6,24 +6,41 @@ use std::io::IsTerminal;
 use std::panic::{self, PanicHookInfo};
 use std::thread;
 
-use tracing_subscriber::EnvFilter;
+use anyhow::anyhow;
+use tracing_appender::non_blocking::WorkerGuard;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
+use super::audit;
 use crate::config::{LogFormat, TelemetryConfig};
 
-/// Sends logs to standard error, panics among them.
+/// Sends logs to standard error, panics among them, and the audit log to its file. What it returns writes the last lines
+/// of that when it is dropped.
 ///
 /// # Errors
-/// If the filter is malformed.
-pub(crate) fn init(config: &TelemetryConfig) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&config.log)?;
+/// If the filter is malformed, or the file cannot be written to.
+pub(crate) fn init(config: &TelemetryConfig) -> anyhow::Result<Option<WorkerGuard>> {
+    let filter = filter(&config.log)?;
+    let audit = config.audit_log.as_ref().map(audit::layer).transpose()?;
+    let (audit, guard) = audit.unzip();
     let colours = std::io::stderr().is_terminal();
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
-    match config.log_format {
-        LogFormat::Text => logs.init(),
-        LogFormat::Json => logs.json().flatten_event(true).init(),
-    }
+    let logs = tracing_subscriber::fmt::layer().with_ansi(colours).with_writer(std::io::stderr);
+    let logs = match config.log_format {
+        LogFormat::Text => logs.boxed(),
+        LogFormat::Json => logs.json().flatten_event(true).boxed(),
+    };
+    tracing_subscriber::registry().with(logs.with_filter(filter)).with(audit).init();
     panic::set_hook(Box::new(log_panic));
-    Ok(())
+    Ok(guard)
+}
+
+/// What the log shows: never lines of the audit log, whatever its filter says.
+fn filter(directives: &str) -> anyhow::Result<EnvFilter> {
+    let filter = EnvFilter::try_new(directives);
+    let filter =
+        filter.map_err(|cause| anyhow!("--log {directives:?} is not a filter for logs, such as info: {cause}"))?;
+    Ok(filter.add_directive(format!("{}=off", audit::TARGET).parse()?))
 }
 
 fn log_panic(panic: &PanicHookInfo<'_>) {

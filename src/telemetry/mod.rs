@@ -1,5 +1,7 @@
-//! What operators see of the server: its logs, and the [`metrics`] that a monitoring system collects.
+//! What operators see of the server: its logs, the [`audit`] log, and the [`metrics`] that a monitoring system collects.
 
+pub mod audit;
+pub mod lines;
 mod logs;
 pub mod metrics;
 

@@ -1,6 +1,7 @@
 //! What the tests share. A test file imports all of it with `use crate::harness::*`.
 //!
 //! - [`server`]: a server in this process. [`process`]: the real binary in a process of its own.
+//! - [`callers`]: callers with credentials.
 //! - [`client`]: a connection, with a short method for each RPC. [`stream`]: what a subscriber reads.
 //!   [`http`]: requests over plain HTTP. [`exposition`]: what `/metrics` says.
 //!   [`raw`]: requests that no good client sends. [`unread`]: responses that are not read.
@@ -9,6 +10,7 @@
 //! - [`refusals`]: what an error says. [`store_file`]: damage to the file of a stopped server.
 //! - [`patience`]: a deadline for everything that a test waits for.
 
+mod callers;
 mod client;
 mod exposition;
 mod http;
@@ -25,6 +27,7 @@ mod store_file;
 mod stream;
 mod unread;
 
+pub use callers::*;
 pub use client::*;
 pub use exposition::*;
 pub use http::*;

@@ -2,6 +2,7 @@
 //!
 //! - [`guarantees`]: each guarantee of the API, by name.
 //! - [`profiles`], [`patches`], [`bulk`], [`imports`], [`events`]: what the RPCs do.
+//! - [`authorization`]: who may do what. [`audit`]: what is written down of it. [`quotas`]: how much.
 //! - [`audiences`]: their members, and what becomes of both.
 //! - [`starts`], [`subscriptions`]: where a stream starts, and durable subscriptions.
 //! - [`compacting`]: a store is compacted, by its server and without one.
@@ -25,6 +26,8 @@
 //! - [`wire`]: bytes that are not a request.
 
 mod audiences;
+mod audit;
+mod authorization;
 mod bulk;
 mod compacting;
 mod damage;
@@ -45,6 +48,7 @@ mod model;
 mod patches;
 mod process;
 mod profiles;
+mod quotas;
 mod reasons;
 mod reconnects;
 mod reflection;

@@ -5,6 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use bytes::Bytes;
+use cameo::config::auth::Jwks;
 use cameo::proto::DESCRIPTORS;
 use cameo::proto::v1::subscribe_request::Start;
 use cameo::proto::v1::*;
@@ -19,7 +20,7 @@ use tonic_types::StatusExt;
 use crate::harness::*;
 
 /// How many reasons this version sends.
-const SENT: usize = 38;
+const SENT: usize = 40;
 /// The most keys in `user_attribute_keys`.
 const ATTRIBUTE_KEYS: usize = 1_000;
 /// How many writes are sent at once to a queue that holds one.
@@ -57,6 +58,7 @@ impl Refusal {
                 Code::Unavailable => "UNAVAILABLE",
                 Code::DataLoss => "DATA_LOSS",
                 Code::PermissionDenied => "PERMISSION_DENIED",
+                Code::Unauthenticated => "UNAUTHENTICATED",
                 other => panic!("no reason has {other:?}"),
             },
             Self::Http(response) if response.status == 429 => "RESOURCE_EXHAUSTED",
@@ -148,6 +150,8 @@ fn produce(reason: ErrorReason) -> Option<Producer> {
             grpc(with_an_audience(|client| async move { client.register(7, "erp").await.unwrap_err() }))
         }
         ErrorReason::AudienceDeleting => grpc(with_an_audience(audience_deleting)),
+        ErrorReason::Unauthenticated => grpc(unauthenticated()),
+        ErrorReason::AuthenticationUnavailable => grpc(authentication_unavailable()),
         ErrorReason::Unspecified | ErrorReason::Internal => return None,
     })
 }
@@ -381,6 +385,24 @@ async fn overloaded() -> Status {
         }
     })
     .await
+}
+
+async fn unauthenticated() -> Status {
+    let callers = CallersFile::new();
+    callers.add("crm", &["reader"]).await;
+    let server = TestServer::start_with(callers.require()).await;
+    server.client().await.get(ADA).await.unwrap_err()
+}
+
+/// Nothing listens where the keys should be.
+async fn authentication_unavailable() -> Status {
+    let server = TestServer::start_with(|config| {
+        config.auth.jwks = Some(Jwks::Url("http://127.0.0.1:1/keys".parse().unwrap()));
+        (config.auth.jwt_issuer, config.auth.jwt_audience) = (Some("https://idp".into()), Some("cameo".into()));
+    })
+    .await;
+    // The head of a JWT that ES256 signed, and two more parts.
+    Client::connect_with(server.addr, "eyJhbGciOiJFUzI1NiIsImtpZCI6ImEifQ.e30.AA").await.get(ADA).await.unwrap_err()
 }
 
 async fn quota_exceeded() -> Status {

@@ -114,6 +114,9 @@ async fn status_shows_the_limits_in_force() {
         config.server.send_timeout = Duration::from_secs(131);
         config.feed.max_stream_age = Duration::from_secs(132);
         config.feed.max_streams_per_client = 133;
+        config.quotas.max_call_rate_per_client = 1_000_053;
+        config.quotas.max_writes_per_client = 54;
+        config.quotas.max_import_rate_per_client = 55;
         config.store.read_concurrency = 23;
         config.server.import_idle_timeout = Duration::from_secs(24);
         config.store.retention_age = Duration::from_secs(132);
@@ -156,6 +159,9 @@ async fn status_shows_the_limits_in_force() {
         send_timeout: seconds(131),
         max_stream_age: seconds(132),
         max_streams_per_client: 133,
+        max_call_rate_per_client: 1_000_053,
+        max_writes_per_client: 54,
+        max_import_rate_per_client: 55,
         max_subscriptions: 134,
         read_concurrency: 23,
         import_idle_timeout: seconds(24),

@@ -156,8 +156,8 @@ fn run(
     forward: impl AsyncFnOnce(&Server, Lanes, &CancellationToken) -> anyhow::Result<()>,
     workspace: String,
 ) -> anyhow::Result<()> {
-    let logs = TelemetryConfig { log: options.log.clone(), log_format: options.log_format, metrics_addr: None };
-    telemetry::init(&logs).map_err(|cause| anyhow!("--log {:?} is not a filter for logs: {cause}", options.log))?;
+    let (log, log_format) = (options.log.clone(), options.log_format);
+    let _none = telemetry::init(&TelemetryConfig { log, log_format, audit_log: None, metrics_addr: None })?;
     let lanes = options.lanes(to, workspace.clone())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let ended = runtime.block_on(async {

@@ -18,7 +18,7 @@ use super::workspace;
 use crate::command::{Change, Command, Create, Trim};
 use crate::config::StoreConfig;
 use crate::model::cursor::Start;
-use crate::model::{Filter, Limits, Mask, Mpid, NewProfile};
+use crate::model::{Client, Filter, Limits, Mask, Mpid, NewProfile};
 use crate::proto::v1::Profile;
 use crate::proto::v1::subscribe_response::Message;
 use crate::store::{Committed, ReadClass, StoreError};
@@ -108,7 +108,7 @@ impl Service {
             until_caught_up: false,
             attachment,
         };
-        let place = self.feed.enter(Ipv4Addr::LOCALHOST.into()).unwrap();
+        let place = self.feed.enter(Client::Address(Ipv4Addr::LOCALHOST.into())).unwrap();
         self.feed.serve(self.feed.open(Arc::clone(&self.store), subscribe).unwrap(), place)
     }
 

@@ -12,7 +12,7 @@ use super::super::*;
 use super::service::*;
 use super::{segment, workspace};
 use crate::model::cursor::Start;
-use crate::model::{Mask, Micros, Place, SubscriptionName};
+use crate::model::{Client, Mask, Micros, Place, SubscriptionName};
 use crate::proto::v1::subscribe_response::Message;
 
 /// Passes time, in which nothing else happens.
@@ -146,7 +146,7 @@ async fn a_malformed_event_in_memory_ends_a_stream_with_the_cursor_past_it() {
 #[test]
 fn each_client_has_places_of_its_own() {
     let feed = Feed::new(FeedConfig { max_streams_per_client: 1, ..FeedConfig::default() });
-    let client = |last| IpAddr::from([192, 0, 2, last]);
+    let client = |last| Client::Address(IpAddr::from([192, 0, 2, last]));
     let first = feed.enter(client(1)).unwrap();
     assert!(matches!(feed.enter(client(1)), Err(FeedError::TooManyStreams { limit: 1 })));
     let second = feed.enter(client(2)).unwrap();

@@ -50,7 +50,7 @@ impl Events {
         call.within(&workspace)?;
         let heartbeat = parse_heartbeat(request.heartbeat_interval)?;
         let until_caught_up = request.until_caught_up;
-        let place = self.feed.enter(call.peer().ip())?; // First: a stream that is refused must take over none.
+        let place = self.feed.enter(call.client())?; // First: a stream that is refused must take over none.
         let subscriber = if let Some(subscribe_request::Start::Subscription(name)) = &request.start {
             let name = SubscriptionName::parse("subscription", name)?;
             refuse_settings([

@@ -133,6 +133,7 @@ impl<'a> Import<'a> {
         report: &mut Report,
     ) -> Result<(), Refusal> {
         let (mut writes, mut turn) = (FuturesOrdered::new(), Turn::default());
+        self.pace(first.encoded_len()).await?;
         writes.push_back(self.queue(first, &mut turn).await?);
         let ended = loop {
             let record = if writes.is_empty() {
@@ -151,22 +152,50 @@ impl<'a> Import<'a> {
                 }
             };
             match record {
-                Ok(Some(record)) => match self.queue(record, &mut turn).await {
-                    Ok(write) => writes.push_back(write),
-                    Err(refusal) => break Err(refusal),
-                },
+                Ok(Some(record)) => {
+                    let bytes = record.encoded_len();
+                    if !self.call.may_import(bytes) {
+                        self.finish(&mut writes, report).await?; // Before it waits, others may have its place.
+                        turn.place = None;
+                        if let Err(refusal) = self.pace(bytes).await {
+                            break Err(refusal);
+                        }
+                    }
+                    match self.queue(record, &mut turn).await {
+                        Ok(write) => writes.push_back(write),
+                        Err(refusal) => break Err(refusal),
+                    }
+                }
                 Ok(None) => break Ok(()),
                 Err(refusal) => break Err(refusal),
             }
         };
-        while let Some(written) = writes.next().await {
-            self.count(written, report)?;
-        }
+        self.finish(&mut writes, report).await?;
         if report.latest > Place::START {
             let cursors = self.importer.store.cursors(&self.workspace);
             report.response.cursor = cursors.at(report.latest).to_string();
+            self.call.wrote(Some(report.latest));
         }
         ended
+    }
+
+    /// Waits until the client may import this many bytes more.
+    async fn pace(&self, bytes: usize) -> Result<(), Refusal> {
+        tokio::select! {
+            () = self.call.import(bytes) => Ok(()),
+            () = self.importer.stop.cancelled() => Err(Refusal::draining()),
+        }
+    }
+
+    /// Waits for the outcomes of the records in the queue.
+    async fn finish<W>(&self, writes: &mut FuturesOrdered<W>, report: &mut Report) -> Result<(), Refusal>
+    where
+        W: Future<Output = Result<Written, StoreError>>,
+    {
+        while let Some(written) = writes.next().await {
+            self.count(written, report)?;
+        }
+        Ok(())
     }
 
     /// Waits for a place and for room in the queue. The future that it returns is the record's outcome.

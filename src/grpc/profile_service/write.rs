@@ -219,6 +219,7 @@ impl Write {
             Self { workspace, request, change, ..self }.command(call, store, limits)
         };
         let written = store.erase(erase, command).await.map_err(|error| call.refuse(error))?;
+        call.wrote(written.place);
         let cursors = store.cursors(&self.workspace);
         let cursor = written.place.map(|place| cursors.at(place).to_string());
         Ok((written, cursor))
@@ -229,6 +230,7 @@ impl Write {
         call.within(&self.workspace)?;
         let cursors = store.cursors(&self.workspace);
         let written = store.write(self.command(call, store, limits)).await.map_err(|error| call.refuse(error))?;
+        call.wrote(written.place);
         let cursor = written.place.map(|place| cursors.at(place).to_string());
         Ok((written, cursor))
     }

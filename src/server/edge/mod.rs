@@ -46,6 +46,7 @@ use crate::grpc::large;
 use crate::grpc::status;
 use crate::http::{refused, status_name};
 use crate::proto::v1::ErrorReason;
+use crate::quota::Quotas;
 use crate::refusal::Refusal;
 use crate::telemetry::metrics::Metrics;
 pub(super) use head::Hosts;
@@ -77,6 +78,7 @@ pub(super) struct Edge {
     services: Services,
     connections: Arc<Connections>,
     auth: Arc<Authenticator>,
+    quotas: Arc<Quotas>,
     hosts: Hosts,
     /// For gRPC-Web. `None` if no other origin may call.
     cors: Option<CorsLayer>,
@@ -115,6 +117,7 @@ impl Edge {
             services,
             connections,
             auth,
+            quotas: Quotas::new(&config.quotas),
             hosts,
             cors: (!server.cors_origins.is_empty()).then(|| cors(&server.cors_origins)),
             most_calls: server.max_calls,
@@ -207,7 +210,7 @@ impl Edge {
             return Ok(()); // A browser asks without a credential whether it may call.
         }
         let token = credentials::token(request.headers(), request.uri())?;
-        call.made_by(self.auth.authenticate(token, None).await?)
+        call.made_by(self.auth.authenticate(token, None).await?, &self.quotas)
     }
 
     async fn grpc<B>(&self, exchange: Exchange, request: Request<B>) -> (Answer, Held)

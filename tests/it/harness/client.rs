@@ -10,6 +10,7 @@ use cameo::proto::v1::identity_service_client::IdentityServiceClient;
 use cameo::proto::v1::profile_service_client::ProfileServiceClient;
 use cameo::proto::v1::*;
 use tonic::Status;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 
 use super::*;
@@ -17,14 +18,17 @@ use super::*;
 /// How long [`Client::until_oldest`] waits between two looks.
 const LOOK: Duration = Duration::from_millis(10);
 
+/// A channel, and what it presents with each call.
+pub type Service = InterceptedService<Channel, Credential>;
+
 /// A connection to the services. Its short methods work in [`WORKSPACE`] unless the request names another.
 #[derive(Clone)]
 pub struct Client {
-    pub profiles: ProfileServiceClient<Channel>,
-    pub events: EventServiceClient<Channel>,
-    pub admin: AdminServiceClient<Channel>,
-    pub identities: IdentityServiceClient<Channel>,
-    pub audiences: AudienceServiceClient<Channel>,
+    pub profiles: ProfileServiceClient<Service>,
+    pub events: EventServiceClient<Service>,
+    pub admin: AdminServiceClient<Service>,
+    pub identities: IdentityServiceClient<Service>,
+    pub audiences: AudienceServiceClient<Service>,
 }
 
 impl Client {
@@ -34,12 +38,22 @@ impl Client {
 
     /// The services on a channel.
     pub fn on(channel: Channel) -> Self {
+        Self::with(channel, Credential::default())
+    }
+
+    /// A connection on which each call presents a token.
+    pub async fn connect_with(addr: SocketAddr, token: &str) -> Self {
+        Self::with(channel(addr).await, Credential::token(token))
+    }
+
+    fn with(channel: Channel, credential: Credential) -> Self {
+        let service = InterceptedService::new(channel, credential);
         Self {
-            profiles: ProfileServiceClient::new(channel.clone()),
-            events: EventServiceClient::new(channel.clone()),
-            admin: AdminServiceClient::new(channel.clone()),
-            identities: IdentityServiceClient::new(channel.clone()),
-            audiences: AudienceServiceClient::new(channel),
+            profiles: ProfileServiceClient::new(service.clone()),
+            events: EventServiceClient::new(service.clone()),
+            admin: AdminServiceClient::new(service.clone()),
+            identities: IdentityServiceClient::new(service.clone()),
+            audiences: AudienceServiceClient::new(service),
         }
     }
 

@@ -1,0 +1,74 @@
+//! The audit log: who wrote what, and who was refused what.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::harness::*;
+
+const CANARY: &str = "canary@example.com";
+
+/// The lines of an audit log, by their methods.
+fn lines(log: &str) -> BTreeMap<String, Vec<Value>> {
+    let mut lines: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    for line in log.lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        lines.entry(line["method"].as_str().unwrap_or_default().to_owned()).or_default().push(line);
+    }
+    lines
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_and_refusals_are_lines_without_values() {
+    let (dir, callers) = (TempDir::new().unwrap(), CallersFile::new());
+    let [writer, reader] = [callers.add("crm", &["writer"]).await, callers.add("shop", &["reader"]).await];
+    let (file, log) = (callers.path(), dir.path().join("audit.jsonl"));
+    let flags = ["--callers", file.to_str().unwrap(), "--audit-log", log.to_str().unwrap()];
+    let mut server = TestProcess::start(&dir.path().join("data"), &flags).await;
+    let [writer, reader] =
+        [Client::connect_with(server.addr, &writer).await, Client::connect_with(server.addr, &reader).await];
+    writer.create(owner_of(email(CANARY), ADA)).await.unwrap();
+    writer.create(owner_of(email(CANARY), GRACE)).await.unwrap_err();
+    reader.get(ADA).await.unwrap();
+    reader.update(ADA, add([email(CANARY)])).await.unwrap_err();
+    writer.get_by(email(CANARY)).await.unwrap_err();
+    Client::connect_with(server.addr, "not-a-token").await.get(ADA).await.unwrap_err();
+    server.terminate();
+    assert!(server.ended().await.success());
+
+    let text = std::fs::read_to_string(&log).unwrap();
+    assert!(!text.contains("canary") && !text.contains("not-a-token"), "{text}");
+    let lines = lines(&text);
+    let of = |method: &str| -> Vec<_> {
+        let fields = |line: &Value| {
+            let fields = ["caller", "workspace", "code", "reason", "sequence"].map(|field| line[field].clone());
+            assert!(line["timestamp"].is_string() && line["peer"].as_str().unwrap().starts_with("127.0.0.1:"), "{line}");
+            fields
+        };
+        lines[method].iter().map(fields).collect()
+    };
+    let line = |caller: &str, code: &str, reason: Option<&str>, sequence: Option<u64>| {
+        [caller.into(), WORKSPACE.into(), code.into(), reason.into(), sequence.into()]
+    };
+    let taken = line("crm", "ALREADY_EXISTS", Some("IDENTITY_TAKEN"), None);
+    assert_eq!(of("ProfileService/CreateProfile"), [line("crm", "OK", None, Some(1)), taken]);
+    // A caller without the role is refused before its request is read.
+    let mut denied = line("shop", "PERMISSION_DENIED", Some("PERMISSION_DENIED"), None);
+    denied[1] = Value::Null;
+    assert_eq!(of("ProfileService/UpdateProfile"), std::slice::from_ref(&denied));
+    denied[0] = "crm".into();
+    let mut login = denied.clone();
+    (login[0], login[2], login[3]) = (Value::Null, "UNAUTHENTICATED".into(), "UNAUTHENTICATED".into());
+    assert_eq!(of("ProfileService/GetProfile"), [denied, login], "a lookup that succeeds is no line");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_audit_log_that_cannot_be_written_keeps_the_server_from_starting() {
+    let dir = TempDir::new().unwrap();
+    let mut command = binary();
+    command.args(["--addr", "127.0.0.1:0", "--audit-log", "/nonexistent/audit.jsonl", "--data-dir"]).arg(dir.path());
+    let ended = output(&mut command).await;
+    assert!(!ended.status.success());
+    assert!(String::from_utf8_lossy(&ended.stderr).contains("--audit-log /nonexistent/audit.jsonl cannot be written to"));
+}

@@ -1,0 +1,254 @@
+//! A caller whose sight is limited tries to learn what it may not see.
+//!
+//! Two servers hold the same profiles but for the values that are hidden from it, which differ in text and in size. All
+//! that the caller is told must be the same, but for etags, times, ids and cursors: these say that a profile changed,
+//! which every caller may know.
+
+use cameo::model::Limits;
+use cameo::proto::v1::*;
+use prost::Message as _;
+use tonic::{Code, Status};
+
+use crate::harness::*;
+
+/// What the caller may see.
+const SIGHT: [&str; 6] = ["--workspace", WORKSPACE, "--field", "user_attributes", "--attribute-key", "plan"];
+/// The profiles of a server: more than a page may hold of large ones.
+const PROFILES: i64 = 12;
+const PAGE_BYTES: usize = 2_000;
+/// A name that it may not even hear of.
+const HIDDEN_KEY: &str = "salary";
+
+/// The hidden values of a server.
+struct Secrets {
+    text: String,
+    audience_id: i64,
+}
+
+impl Secrets {
+    fn both() -> [Self; 2] {
+        [
+            Self { text: "canary".into(), audience_id: 7 },
+            Self { text: "canary-".repeat(90), audience_id: 1 << 40 },
+        ]
+    }
+
+    fn profile(&self, mpid: i64) -> Profile {
+        Profile {
+            mpid,
+            is_opted_out: self.audience_id > 7,
+            user_identities: vec![email(&format!("{}{mpid}", self.text))],
+            user_attributes: Some(map([("plan", text("gold")), (HIDDEN_KEY, text(&self.text))])),
+            audience_memberships: vec![member(self.audience_id, None)],
+            ..Profile::default()
+        }
+    }
+}
+
+/// A server with these secrets, and the caller.
+async fn office(secrets: &Secrets) -> (TestServer, Client, String) {
+    let callers = CallersFile::new();
+    let writer = callers.add("crm", &["writer", "steward"]).await;
+    let limited = callers.add_with("mail", &["reader", "subscriber"], &SIGHT).await;
+    let server = TestServer::start_with(|config| {
+        callers.require()(config);
+        config.limits = Limits { response_bytes: PAGE_BYTES, ..Limits::default() };
+    })
+    .await;
+    let writer = Client::connect_with(server.addr, &writer).await;
+    for mpid in 1..=PROFILES {
+        writer.create(secrets.profile(mpid)).await.unwrap();
+    }
+    writer.update(ADA, set([(HIDDEN_KEY, text(&format!("{} more", secrets.text)))])).await.unwrap();
+    writer.update(ADA, set([("plan", text("silver"))])).await.unwrap();
+    writer.delete(PROFILES).await.unwrap();
+    let client = Client::connect_with(server.addr, &limited).await;
+    (server, client, limited)
+}
+
+/// Everything that the caller is told, without what is always its own.
+async fn told(client: &Client) -> Vec<String> {
+    let mut told = Vec::new();
+    for mpid in [ADA, PROFILES, 999] {
+        told.push(format!("{:?}", client.get(mpid).await.map(plain).map_err(plain_error)));
+    }
+    let keys: Vec<_> = (1..=PROFILES).map(by_mpid).collect();
+    for result in client.profiles.clone().batch_get_profiles(batch_request(keys)).await.unwrap().into_inner().results {
+        told.push(format!("{:?}", result.outcome.map(|outcome| match outcome {
+            batch_get_profiles_result::Outcome::Profile(profile) => format!("{:?}", plain(profile)),
+            batch_get_profiles_result::Outcome::Error(error) => format!("{error:?}"),
+        })));
+    }
+    let mut request = page_request();
+    loop {
+        let page = client.profiles.clone().list_profiles(request.clone()).await.unwrap().into_inner();
+        told.push(format!("{:?}", page.profiles.into_iter().map(plain).collect::<Vec<_>>()));
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = page.next_page_token;
+    }
+    let mut request = ListEventsRequest { start: Some(list_events_request::Start::Earliest(true)), ..list_request() };
+    loop {
+        let page = client.list(request.clone()).await.unwrap();
+        let is_last = page.caught_up;
+        told.push(format!("{:?}", page.events.into_iter().map(plain_event).collect::<Vec<_>>()));
+        if is_last {
+            break;
+        }
+        request.start = page_after(&page.cursor);
+    }
+    let request = SubscribeRequest { start: earliest(), until_caught_up: true, ..subscribe_request() };
+    let (_, events) = client.subscribe(request).await.unwrap().catch_up().await;
+    told.push(format!("{:?}", events.into_iter().map(plain_event).collect::<Vec<_>>()));
+    told
+}
+
+fn plain(mut profile: Profile) -> Profile {
+    profile.etag.clear();
+    (profile.create_time, profile.update_time) = (None, None);
+    profile
+}
+
+fn plain_event(mut event: Event) -> Event {
+    event.id.clear();
+    event.time = None;
+    event.profile = event.profile.map(plain);
+    event.previous = event.previous.map(plain);
+    event
+}
+
+fn plain_error(status: Status) -> (Code, String) {
+    (status.code(), status.message().to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_caller_is_told_does_not_depend_on_what_it_may_not_see() {
+    let mut all = Vec::new();
+    for secrets in Secrets::both() {
+        let (_server, client, _) = office(&secrets).await;
+        let told = told(&client).await;
+        let text = told.concat();
+        assert!(text.contains("silver") && text.contains("gold"), "the caller sees what it may");
+        assert!(!text.contains("canary") && !text.contains(HIDDEN_KEY), "{text}");
+        all.push(told);
+    }
+    for (short, long) in all[0].iter().zip(&all[1]) {
+        assert_eq!(short, long);
+    }
+    assert_eq!(all[0].len(), all[1].len());
+}
+
+/// Over HTTP too.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_profile_api_shows_no_more() {
+    let mut bodies = Vec::new();
+    for secrets in Secrets::both() {
+        let (server, _, token) = office(&secrets).await;
+        let headers = [("authorization", &*format!("Bearer {token}"))];
+        let found = http(server.addr, "GET", &format!("{WORKSPACE}/{ADA}"), &headers, "").await;
+        assert_eq!(found.status, 200);
+        let text = String::from_utf8(found.body.to_vec()).unwrap();
+        assert!(text.contains("silver") && !text.contains("canary") && !text.contains(HIDDEN_KEY), "{text}");
+        bodies.push(text);
+        let email = format!("{WORKSPACE}?email={}{ADA}", &secrets.text);
+        for target in [format!("resolve/{email}"), format!("resolve/{WORKSPACE}?email=nobody")] {
+            assert_eq!(http(server.addr, "GET", &target, &headers, "").await.status, 403, "{target}");
+        }
+    }
+    assert_eq!(bodies[0], bodies[1]);
+}
+
+/// A request that names what is hidden is refused for that alone: there is no second answer to compare it with.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_names_what_is_hidden_is_refused_whatever_the_store_holds() {
+    let [secrets, _] = Secrets::both();
+    let (_server, client, _) = office(&secrets).await;
+    let of_mpid = |mpid| GetProfileRequest { key: Some(by_mpid(mpid)), ..get_request() };
+    for mpid in [ADA, 999] {
+        for path in ["user_identities", "audience_memberships", "is_opted_out", "device_identities", "attribution"] {
+            denied(client.get_with(GetProfileRequest { read_mask: mask(&[path]), ..of_mpid(mpid) }).await);
+        }
+        let user_attribute_keys = vec![HIDDEN_KEY.into()];
+        denied(client.get_with(GetProfileRequest { user_attribute_keys, ..of_mpid(mpid) }).await);
+    }
+    for value in [format!("{}{ADA}", secrets.text), "nobody".into()] {
+        denied(client.get_by(email(&value)).await);
+        let request = batch_request([by_identity(email(&value))]);
+        denied(client.profiles.clone().batch_get_profiles(request).await);
+    }
+    for audience_id in [secrets.audience_id, 99] {
+        let request = ListProfilesRequest { audience_id, ..page_request() };
+        denied(client.profiles.clone().list_profiles(request).await);
+        let workspace = || WORKSPACE.to_owned();
+        let mut audiences = client.audiences.clone();
+        denied(audiences.get_audience(GetAudienceRequest { workspace: workspace(), audience_id }).await);
+        let request = ListAudienceMembersRequest { workspace: workspace(), audience_id, ..Default::default() };
+        denied(audiences.list_audience_members(request).await);
+        denied(audiences.list_audiences(ListAudiencesRequest { workspace: workspace(), ..Default::default() }).await);
+    }
+    for filter in filters(&secrets) {
+        let filter = Some(filter);
+        denied(client.list(ListEventsRequest { filter: filter.clone(), ..list_request() }).await);
+        denied(client.subscribe(SubscribeRequest { filter: filter.clone(), ..subscribe_request() }).await.map(drop));
+        let subscription = Some(Subscription { name: "spy".into(), filter, ..Subscription::default() });
+        let request = CreateSubscriptionRequest { workspace: WORKSPACE.into(), subscription, ..Default::default() };
+        denied(client.events.clone().create_subscription(request).await);
+    }
+}
+
+/// Filters that would tell by what they let through.
+fn filters(secrets: &Secrets) -> Vec<EventFilter> {
+    let expressions = [
+        "profile.user_attributes.salary == 'x'",
+        "profile.user_attributes['salary'] == 'x'",
+        "'salary' in profile.user_attributes",
+        "has(previous.user_attributes.salary)",
+        "size(profile.user_identities) > 0",
+        "profile.is_opted_out",
+        "previous.audience_memberships.exists(m, m.audience_id == 7)",
+        "'salary' in event.changed_user_attributes",
+        "'user_identities' in event.changed_fields",
+        "size(event.entered_audience_ids) > 0",
+    ];
+    let by_expression =
+        expressions.map(|expression| EventFilter { expression: expression.into(), ..EventFilter::default() });
+    let others = [
+        EventFilter { audience_ids: vec![secrets.audience_id], ..EventFilter::default() },
+        EventFilter { changed_fields: mask(&["user_identities"]), ..EventFilter::default() },
+        EventFilter { changed_user_attributes: vec![HIDDEN_KEY.into()], ..EventFilter::default() },
+    ];
+    by_expression.into_iter().chain(others).collect()
+}
+
+fn denied<T: std::fmt::Debug>(outcome: Result<T, Status>) {
+    let status = outcome.unwrap_err();
+    assert_eq!((status.code(), reason(&status)), (Code::PermissionDenied, "PERMISSION_DENIED".into()), "{status:?}");
+    assert!(!format!("{status:?}").contains("canary"));
+}
+
+/// Somebody else's subscription is listed, but its filter may hold values.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_filter_of_a_subscription_of_others_is_hidden_if_it_tests_what_is_hidden() {
+    let callers = CallersFile::new();
+    let other = callers.add("crm", &["subscriber"]).await;
+    let limited = callers.add_with("mail", &["reader", "subscriber"], &SIGHT).await;
+    let server = TestServer::start_with(callers.require()).await;
+    let expression = "profile.user_attributes.salary == 'canary'".to_owned();
+    let filter = Some(EventFilter { expression, ..EventFilter::default() });
+    let subscription = Some(Subscription { name: "pay".into(), filter, ..Subscription::default() });
+    let request = CreateSubscriptionRequest { workspace: WORKSPACE.into(), subscription, ..Default::default() };
+    Client::connect_with(server.addr, &other).await.events.create_subscription(request).await.unwrap();
+    let mut limited = Client::connect_with(server.addr, &limited).await.events;
+    let workspace = || WORKSPACE.to_owned();
+    let name = || "pay".to_owned();
+    let get = GetSubscriptionRequest { workspace: workspace(), name: name() };
+    let shown = limited.get_subscription(get).await.unwrap().into_inner().encode_to_vec();
+    let list = ListSubscriptionsRequest { workspace: workspace(), ..Default::default() };
+    let listed = limited.list_subscriptions(list).await.unwrap().into_inner().encode_to_vec();
+    for bytes in [shown, listed] {
+        assert!(!bytes.windows(6).any(|part| part == b"canary"));
+    }
+    let start = Some(subscribe_request::Start::Subscription(name()));
+    denied(limited.subscribe(SubscribeRequest { start, ..subscribe_request() }).await.map(drop));
+}

@@ -1,0 +1,69 @@
+//! Callers with credentials: a callers file, which the command line writes.
+
+use std::path::PathBuf;
+
+use cameo::config::Config;
+use tempfile::TempDir;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::{Request, Status};
+
+use super::{WORKSPACE, binary, output};
+
+/// A callers file.
+pub struct CallersFile {
+    dir: TempDir,
+}
+
+impl CallersFile {
+    pub fn new() -> Self {
+        Self { dir: TempDir::new().unwrap() }
+    }
+
+    pub fn path(&self) -> PathBuf {
+        self.dir.path().join("callers.toml")
+    }
+
+    /// Adds a caller with these roles in [`WORKSPACE`], and returns its token.
+    pub async fn add(&self, name: &str, roles: &[&str]) -> String {
+        self.add_with(name, roles, &["--workspace", WORKSPACE]).await
+    }
+
+    /// Adds a caller with these flags of `cameo token create`, and returns its token.
+    pub async fn add_with(&self, name: &str, roles: &[&str], flags: &[&str]) -> String {
+        let mut command = binary();
+        command.args(["token", "create", "--name", name, "--file"]).arg(self.path());
+        command.args(roles.iter().flat_map(|role| ["--role", role])).args(flags);
+        if !flags.contains(&"--expires") {
+            command.arg("--never-expires");
+        }
+        let created = output(&mut command).await;
+        assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
+        String::from_utf8(created.stdout).unwrap().trim().to_owned()
+    }
+
+    /// Makes a server ask for the credentials of this file.
+    pub fn require(&self) -> impl FnOnce(&mut Config) + use<> {
+        let path = self.path();
+        |config| config.auth.callers = Some(path)
+    }
+}
+
+/// What a client presents with each call.
+#[derive(Debug, Clone, Default)]
+pub struct Credential(Option<MetadataValue<Ascii>>);
+
+impl Credential {
+    pub fn token(token: &str) -> Self {
+        Self(Some(format!("Bearer {token}").parse().unwrap()))
+    }
+}
+
+impl Interceptor for Credential {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(token) = &self.0 {
+            request.metadata_mut().insert("authorization", token.clone());
+        }
+        Ok(request)
+    }
+}

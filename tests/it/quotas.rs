@@ -1,0 +1,100 @@
+//! How much one client may ask for.
+
+use std::time::{Duration, Instant};
+
+use cameo::proto::v1::*;
+use futures_util::future::join_all;
+use futures_util::stream;
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+use crate::harness::*;
+
+fn assert_rate_limited(status: &Status) {
+    assert_eq!((status.code(), reason(status)), (Code::ResourceExhausted, "RATE_LIMITED".into()));
+    let retry = status.get_details_retry_info().unwrap().retry_delay.unwrap();
+    assert!(!retry.is_zero() && retry <= Duration::from_secs(1), "{retry:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_may_begin_so_many_calls_in_a_second_and_others_as_many() {
+    let callers = CallersFile::new();
+    let [noisy, quiet] = [callers.add("noisy", &["reader"]).await, callers.add("quiet", &["reader"]).await];
+    let server = TestServer::start_with(|config| {
+        callers.require()(config);
+        config.quotas.max_call_rate_per_client = 2;
+    })
+    .await;
+    let (noisy, quiet) =
+        (Client::connect_with(server.addr, &noisy).await, Client::connect_with(server.addr, &quiet).await);
+    let refused = within(async {
+        loop {
+            match noisy.get(ADA).await.unwrap_err() {
+                status if status.code() == Code::NotFound => {}
+                status => break status,
+            }
+        }
+    })
+    .await;
+    assert_rate_limited(&refused);
+    assert_eq!(quiet.get(ADA).await.unwrap_err().code(), Code::NotFound);
+    tokio::time::sleep(refused.get_details_retry_info().unwrap().retry_delay.unwrap()).await;
+    assert_eq!(noisy.get(ADA).await.unwrap_err().code(), Code::NotFound, "it came again when it was told to");
+}
+
+/// Without authentication, a client is an address: whatever it calls, and however.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_authentication_an_address_has_the_rate() {
+    let server = TestServer::start_with(|config| config.quotas.max_call_rate_per_client = 1).await;
+    let client = server.client().await;
+    let outcomes = join_all((0..20).map(|_| client.get(ADA))).await;
+    let refused = outcomes.into_iter().filter_map(Result::err).find(|status| status.code() != Code::NotFound).unwrap();
+    assert_rate_limited(&refused);
+    let requests = (0..20).map(|_| http(server.addr, "GET", "acme/main/web/1", &[], ""));
+    let refused = join_all(requests).await.into_iter().find(|response| response.status == 429).unwrap();
+    assert_eq!(refused.json()["reason"], "RATE_LIMITED");
+    assert_eq!(refused.header("retry-after"), "1");
+}
+
+/// A write that waits for the disk is in flight. Reads are not writes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_may_have_so_many_writes_in_flight() {
+    let server = TestServer::start_with(|config| config.quotas.max_writes_per_client = 1).await;
+    let client = server.client().await;
+    client.create(with_mpid(ADA)).await.unwrap();
+    let outcomes = join_all((0..64).map(|_| client.update(ADA, increment("n")))).await;
+    let refused: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect();
+    refused.iter().for_each(|status| assert_rate_limited(status));
+    assert!(!refused.is_empty() && refused.len() < 64, "{} of 64 were refused", refused.len());
+    let written = u32::try_from(64 - refused.len()).unwrap();
+    assert_number(&client.get(ADA).await.unwrap(), "n", written.into());
+    client.update(ADA, increment("n")).await.unwrap();
+}
+
+/// Nothing is refused: the server reads no faster.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_takes_as_long_as_its_bytes_do() {
+    let server = TestServer::start_with(|config| config.quotas.max_import_rate_per_client = 10_000).await;
+    let client = server.client().await;
+    let records: Vec<_> =
+        (1..=30).map(|mpid| record(by_mpid(mpid), set([("pad", text(&"p".repeat(1_000)))]))).collect();
+    let start = Instant::now();
+    let imported = client.profiles.clone().import_profiles(stream::iter(records)).await.unwrap().into_inner();
+    assert_eq!((imported.created, imported.refused), (30, 0));
+    assert!(start.elapsed() >= Duration::from_secs(2), "30 kB at 10 kB a second, of which 10 kB are a burst");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_of_a_caller_are_counted_wherever_they_come_from() {
+    let callers = CallersFile::new();
+    let token = callers.add("mail", &["subscriber"]).await;
+    let server = TestServer::start_with(|config| {
+        callers.require()(config);
+        config.feed.max_streams_per_client = 1;
+    })
+    .await;
+    let _first = Client::connect_with(server.addr, &token).await.subscribe_from(None).await;
+    let second = Client::connect_with(server.addr, &token).await.subscribe(subscribe_request()).await;
+    let Err(refused) = second else { panic!("it has two streams") };
+    assert_eq!((refused.code(), reason(&refused)), (Code::ResourceExhausted, "QUOTA_EXCEEDED".into()));
+}
