@@ -510,6 +510,9 @@ impl From<FeedError> for Refusal {
             FeedError::Draining { cursor } => Self::new(ErrorReason::ServerDraining, message)
                 .retry_after(jittered(RESTART_RETRY))
                 .with("cursor", &cursor),
+            FeedError::Unauthenticated { cursor } => {
+                Self::new(ErrorReason::Unauthenticated, message).with("cursor", &cursor)
+            }
             FeedError::TooOld { cursor } => Self::new(ErrorReason::StreamTooOld, message)
                 .retry_after(jittered(REOPEN_RETRY))
                 .with("cursor", &cursor),

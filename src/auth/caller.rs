@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use crate::model::Workspace;
@@ -88,7 +89,7 @@ impl Pattern {
 }
 
 /// Who makes a call.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Caller {
     /// `None` for everyone, on a server without authentication.
     name: Option<Arc<str>>,
@@ -97,6 +98,8 @@ pub struct Caller {
     grant: Option<Arc<Grant>>,
     /// From when on its credential is not accepted. `None` for never.
     expires: Option<SystemTime>,
+    /// Whether its credential was withdrawn before that.
+    is_revoked: AtomicBool,
 }
 
 /// Why a credential makes no caller. It holds no part of the credential.
@@ -126,7 +129,7 @@ impl Caller {
     #[must_use]
     pub fn anyone() -> Self {
         let workspaces = vec![Pattern("*/*/*".into())];
-        Self { name: None, roles: ROLES.to_vec(), workspaces, grant: None, expires: None }
+        Self { name: None, roles: ROLES.to_vec(), workspaces, grant: None, expires: None, is_revoked: AtomicBool::new(false) }
     }
 
     /// The caller that a credential names.
@@ -160,6 +163,7 @@ impl Caller {
             workspaces: workspaces.iter().map(|text| Pattern::parse(text)).collect::<Result<_, _>>()?,
             grant: grant.map(Arc::new),
             expires: *expires,
+            is_revoked: AtomicBool::new(false),
         })
     }
 
@@ -205,6 +209,32 @@ impl Caller {
         self.expires
     }
 }
+
+impl Caller {
+    /// Whether a credential may still be used that was accepted before.
+    #[must_use]
+    pub fn is_over(&self, now: SystemTime) -> bool {
+        self.is_revoked.load(Ordering::Relaxed) || self.expires.is_some_and(|expires| expires <= now)
+    }
+
+    /// Notes that the credential was withdrawn. What still goes on for the caller ends: see [`Self::is_over`].
+    pub fn revoke(&self) {
+        self.is_revoked.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Whether two credentials say the same of their callers.
+impl PartialEq for Caller {
+    fn eq(&self, other: &Self) -> bool {
+        let said = |caller: &Self| {
+            let Self { name, roles, workspaces, grant, expires, is_revoked: _ } = caller;
+            (name.clone(), roles.clone(), workspaces.clone(), grant.clone(), *expires)
+        };
+        said(self) == said(other)
+    }
+}
+
+impl Eq for Caller {}
 
 impl fmt::Display for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -28,6 +28,9 @@ pub enum FeedError {
     /// The stream has been open for as long as streams may be.
     #[error("the stream has been open for as long as the server allows; open a new one")]
     TooOld { cursor: Cursor },
+    /// The credential that the stream was opened with has expired, or was withdrawn.
+    #[error("the credential of the stream has expired or was withdrawn; open a new stream with another")]
+    Unauthenticated { cursor: Cursor },
     /// A newer stream took over the subscription, or the subscription has changed.
     #[error("a newer stream took over the subscription, or its place or settings have changed")]
     TakenOver { cursor: Cursor },
@@ -46,6 +49,7 @@ pub(super) fn end_of(last: Option<&Result<Bytes, FeedError>>) -> StreamEnd {
         Some(Err(FeedError::Stalled { .. })) => StreamEnd::Stalled,
         Some(Err(FeedError::Draining { .. })) => StreamEnd::Drained,
         Some(Err(FeedError::TooOld { .. })) => StreamEnd::TooOld,
+        Some(Err(FeedError::Unauthenticated { .. })) => StreamEnd::Unauthenticated,
         Some(Err(FeedError::TakenOver { .. } | FeedError::Deleted { .. })) => StreamEnd::TakenOver,
         Some(Err(FeedError::Damaged { .. } | FeedError::Store(StoreError::Corrupt { .. }))) => StreamEnd::Corrupt,
         Some(Err(FeedError::Store(StoreError::Expired { .. }))) => StreamEnd::Expired,

@@ -59,7 +59,7 @@ pub use attachment::{AttachedStream, Attachment, Detached};
 pub use error::FeedError;
 pub use lag::Subscribers;
 pub use open::{Frames, StreamPlace};
-pub use stream::{Subscribe, Subscriber};
+pub use stream::{IsOver, Subscribe, Subscriber};
 
 /// The map is swept of dropped channels when it has this many entries, or twice as many as the last sweep left.
 const SWEEP_AT: usize = 64;

@@ -35,7 +35,6 @@ use crate::telemetry::metrics::{FeedMetrics, Load, OpenStream, StreamEnd};
 const RUN_BYTES: usize = 32 << 10;
 
 /// What a subscriber asks for.
-#[derive(Debug)]
 pub struct Subscribe {
     /// The workspace whose events to stream. It need not exist yet.
     pub workspace: Workspace,
@@ -51,7 +50,12 @@ pub struct Subscribe {
     pub until_caught_up: bool,
     /// What binds the stream to a durable subscription. `None` without one.
     pub attachment: Option<Attachment>,
+    /// Whether the credential that the stream was opened with is over. `None` if it never is.
+    pub is_over: Option<IsOver>,
 }
+
+/// Asked before each message.
+pub type IsOver = Box<dyn Fn() -> bool + Send + Sync>;
 
 /// One open stream.
 pub struct Subscriber {
@@ -89,6 +93,7 @@ pub struct Subscriber {
     /// When it has been open for as long as streams may be.
     end_at: Option<Instant>,
     attachment: Option<Attachment>,
+    is_over: Option<IsOver>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,7 +120,7 @@ impl Subscriber {
     /// # Errors
     /// [`FeedError`] if it cannot start where the caller asks.
     pub fn open(feed: &Feed, store: Arc<Store>, subscribe: Subscribe) -> Result<Self, FeedError> {
-        let Subscribe { workspace, start, filter, mask, heartbeat, until_caught_up, attachment } = subscribe;
+        let Subscribe { workspace, start, filter, mask, heartbeat, until_caught_up, attachment, is_over } = subscribe;
         let channel = feed.channel(&workspace);
         let cursors = store.cursors(&workspace);
         let (bounds, position) = store.begin(&workspace, &start)?;
@@ -135,6 +140,7 @@ impl Subscriber {
             sent_at: now,
             end_at,
             attachment,
+            is_over,
             phase: Phase::Opening,
             batch: None,
             erasures: 0,
@@ -283,6 +289,9 @@ impl Subscriber {
     fn end(&self) -> Option<FeedError> {
         if self.draining.load(Ordering::SeqCst) {
             return Some(FeedError::Draining { cursor: self.cursor() });
+        }
+        if self.is_over.as_ref().is_some_and(|is_over| is_over()) {
+            return Some(FeedError::Unauthenticated { cursor: self.cursor() });
         }
         let attachment = self.attachment.as_ref()?;
         Some(match attachment.ended()? {

@@ -107,6 +107,7 @@ impl Service {
             heartbeat: HEARTBEAT,
             until_caught_up: false,
             attachment,
+            is_over: None,
         };
         let place = self.feed.enter(Client::Address(Ipv4Addr::LOCALHOST.into())).unwrap();
         self.feed.serve(self.feed.open(Arc::clone(&self.store), subscribe).unwrap(), place)

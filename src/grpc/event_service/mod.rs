@@ -5,13 +5,13 @@ pub mod stream;
 mod subscriptions;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::stream::Empty;
 use tonic::{Request, Response, Status};
 
 use crate::call::Call;
-use crate::feed::{Feed, Frames, Subscribe};
+use crate::feed::{Feed, Frames, IsOver, Subscribe};
 use crate::grpc::codec::Encoded;
 use crate::grpc::server::event_service_server::EventService;
 use crate::model::cursor::Start;
@@ -65,8 +65,9 @@ impl Events {
             let filter = parse_filter(request.filter, request.shard, call.grant())?;
             let mask = Mask::parse(request.read_mask, request.user_attribute_keys, call.grant())?;
             let start = parse_start(request.start)?;
-            let attachment = None;
-            let subscribe = Subscribe { workspace, start, filter, mask, heartbeat, until_caught_up, attachment };
+            let (attachment, is_over) = (None, is_over(call));
+            let subscribe =
+                Subscribe { workspace, start, filter, mask, heartbeat, until_caught_up, attachment, is_over };
             self.feed.open(Arc::clone(&self.store), subscribe)?
         };
         Ok(self.feed.serve(subscriber, place))
@@ -190,6 +191,12 @@ fn parse_true(field: &str, is_true: bool) -> Result<(), Invalid> {
 fn parse_time(time: &prost_types::Timestamp) -> Result<Micros, Invalid> {
     let invalid = || Invalid::field("time", "is not a valid time");
     if time::is_valid(time) { Ok(Micros::from_timestamp(time)) } else { Err(invalid()) }
+}
+
+/// Whether the credential of a call is over, to be asked while its stream is open.
+fn is_over(call: &Call) -> Option<IsOver> {
+    let caller = call.caller().filter(|caller| caller.name().is_some()).cloned()?;
+    Some(Box::new(move || caller.is_over(SystemTime::now())))
 }
 
 fn parse_filter(

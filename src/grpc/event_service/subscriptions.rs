@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use prost_types::FieldMask;
 
-use super::{Events, parse_filter, parse_time, parse_true};
+use super::{Events, is_over, parse_filter, parse_time, parse_true};
 use crate::call::Call;
 use crate::command::{
     Acknowledge, Begin, Change, CreateSubscription, DeleteSubscription, SeekSubscription, UpdateSubscription,
@@ -70,7 +70,9 @@ impl Events {
             let Counted { settings: Settings { filter, mask, .. }, start, attachment } =
                 self.count_stream(call, workspace, name).await?;
             let (workspace, attachment) = (workspace.clone(), Some(attachment));
-            let subscribe = Subscribe { workspace, start, filter, mask, heartbeat, until_caught_up, attachment };
+            let is_over = is_over(call);
+            let subscribe =
+                Subscribe { workspace, start, filter, mask, heartbeat, until_caught_up, attachment, is_over };
             match self.feed.open(Arc::clone(&self.store), subscribe) {
                 Err(FeedError::Store(StoreError::Expired { .. })) if openings < OPENINGS => openings += 1,
                 opened => return Ok(opened?),

@@ -21,6 +21,8 @@ label! {
         Drained = "drained",
         /// It had been open for as long as streams may be.
         TooOld = "too_old",
+        /// The credential of the subscriber expired or was withdrawn.
+        Unauthenticated = "unauthenticated",
         /// A newer stream took over its subscription, or the subscription was changed or deleted.
         TakenOver = "taken_over",
         /// The log no longer held the next event.
