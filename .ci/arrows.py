@@ -40,7 +40,7 @@ MAY_USE = {
 # Where each crate may be named: files or folders of src/. `*` is everywhere.
 MAY_NAME = {
     "anyhow": "cli telemetry",
-    "arc_swap": "store",
+    "arc_swap": "server/tls store",
     "axum": "http server",
     "base64": "cli/forward model",
     "bytes": "*",
@@ -51,7 +51,7 @@ MAY_NAME = {
     "flate2": "compression.rs",
     "form_urlencoded": "http",
     "futures_util": "cli/forward feed grpc http server",
-    "governor": "http",
+    "governor": "http server",
     "http": "call.rs cli/forward config grpc http server",
     "http_body": "grpc server",
     "http_body_util": "cli/forward http server",
@@ -70,7 +70,7 @@ MAY_NAME = {
     "redb": "store",
     "ring": "cli/forward",
     "rustix": "server store",
-    "rustls": "cli/forward",
+    "rustls": "cli/connect.rs cli/forward server/tls",
     "serde": "http",
     "serde_json": "cli/forward grpc http proto",
     "siphasher": "store",
@@ -78,6 +78,7 @@ MAY_NAME = {
     "thiserror": "*",
     "tokio": "feed grpc http server cli store",
     "tokio_util": "cli/forward feed grpc http server store",
+    "tokio_rustls": "server",
     "toml": "config",
     "tonic": "grpc server cli proto.rs",
     "tonic_health": "server cli/healthcheck.rs",
@@ -90,6 +91,7 @@ MAY_NAME = {
     "tracing": "*",
     "tracing_subscriber": "telemetry",
     "uuid": "command store",
+    "x509_parser": "server/tls",
     "xxhash_rust": "*",
     "zstd": "compression.rs",
 }

@@ -1,4 +1,5 @@
-//! Every setting, one struct per concern: [`server`], [`store`], [`feed`], [`limits`], [`telemetry`].
+//! Every setting, one struct per concern: [`server`], [`tls`], [`store`], [`feed`], [`limits`],
+//! [`telemetry`].
 //!
 //! A setting is written once, as a field of its struct: the field's attributes give the flag, the `CAMEO_` variable,
 //! the default and the help. [`file`](mod@file) reads the same settings from a TOML file, and [`units`] parses values
@@ -12,6 +13,7 @@ pub mod limits;
 pub mod server;
 pub mod store;
 pub mod telemetry;
+pub mod tls;
 pub mod units;
 
 use std::sync::LazyLock;
@@ -23,6 +25,7 @@ pub use limits::Limits;
 pub use server::ServerConfig;
 pub use store::StoreConfig;
 pub use telemetry::{LogFormat, TelemetryConfig};
+pub use tls::TlsConfig;
 
 /// All settings.
 #[derive(Debug, Clone, Args)]
@@ -30,6 +33,9 @@ pub struct Config {
     /// Where and how to listen.
     #[command(flatten)]
     pub server: ServerConfig,
+    /// TLS of the server.
+    #[command(flatten)]
+    pub tls: TlsConfig,
     /// Where and how to store.
     #[command(flatten)]
     pub store: StoreConfig,
@@ -61,4 +67,4 @@ macro_rules! default_settings {
         }
     )*};
 }
-default_settings!(Config, ServerConfig, StoreConfig, FeedConfig, Limits, TelemetryConfig);
+default_settings!(Config, ServerConfig, TlsConfig, StoreConfig, FeedConfig, Limits, TelemetryConfig);

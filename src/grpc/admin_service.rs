@@ -136,7 +136,7 @@ fn parse_workspace(name: &str) -> Result<Option<Workspace>, Refusal> {
 
 /// The limits in force. Destructuring names every setting, so the compiler asks for a new one here.
 fn limits_in_force(config: &Config) -> ServerLimits {
-    let Config { server, store, feed, limits, telemetry: _ } = config;
+    let Config { server, tls: _, store, feed, limits, telemetry: _ } = config;
     let ServerConfig {
         addr: _,
         insecure: _,
