@@ -424,7 +424,7 @@ pub(super) mod tests {
         for (first, speaks_tls) in [(&[TLS_RECORD, 3, 1][..], true), (b"PRI * ", false), (b"", false)] {
             let connection = connection(false);
             connection.heard(first);
-            connection.heard(&[b'x']);
+            connection.heard(b"x");
             connection.heard(&[TLS_RECORD]);
             assert_eq!(connection.speaks_tls(), speaks_tls, "{first:?}");
         }

@@ -116,7 +116,7 @@ impl Tls {
         deadline: Instant,
     ) -> Result<TlsStream<TcpStream>, Failed> {
         let handshake = async {
-            stream.readable().await?; // A peer that says nothing takes no place.
+            stream.peek(&mut [0]).await?; // A silent peer takes no place. To tokio a new socket is `readable`.
             let place = self.places.take().await;
             tokio::select! {
                 accepted = handshake(&self.in_force.load().api, stream) => accepted,
@@ -136,7 +136,8 @@ impl Tls {
         peer: SocketAddr,
         deadline: Instant,
     ) -> Result<TlsStream<TcpStream>, Failed> {
-        self.within(deadline, peer, handshake(&self.in_force.load().operators, stream)).await
+        let handshake = handshake(&self.in_force.load().operators, stream);
+        self.within(deadline, peer, handshake).await
     }
 
     async fn within<T>(
@@ -172,5 +173,90 @@ fn note_expiry(configs: &Configs, metrics: &TlsMetrics) {
     metrics.certificate(*seconds);
     if *has_passed {
         tracing::warn!(expired = shown, "the certificate of --tls-cert has expired: clients will refuse it");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::time::Duration;
+
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+    use rustls::{ClientConfig, RootCertStore};
+    use tempfile::TempDir;
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsConnector;
+
+    use super::*;
+
+    type Ca = CertifiedIssuer<'static, KeyPair>;
+
+    fn ca() -> Ca {
+        let mut params = CertificateParams::new(["ca.example.org".to_owned()]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Ca::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+    }
+
+    /// A certificate and its key.
+    fn issue(ca: &Ca, name: &str) -> (rcgen::Certificate, KeyPair) {
+        let (key, params) = (KeyPair::generate().unwrap(), CertificateParams::new([name.to_owned()]).unwrap());
+        (params.signed_by(&key, ca).unwrap(), key)
+    }
+
+    /// TLS that trusts the clients of this CA.
+    async fn served(ca: &Ca) -> Arc<Tls> {
+        let dir = TempDir::new().unwrap();
+        let (cert, key) = issue(ca, "localhost");
+        let path = |name: &str| dir.path().join(name);
+        fs::write(path("cert"), cert.pem()).unwrap();
+        fs::write(path("key"), key.serialize_pem()).unwrap();
+        fs::write(path("ca"), ca.pem()).unwrap();
+        let config = TlsConfig {
+            tls_cert: Some(path("cert")),
+            tls_key: Some(path("key")),
+            tls_client_ca: Some(path("ca")),
+            ..TlsConfig::default()
+        };
+        Loaded::of(&config).await.unwrap().unwrap().serve(TlsMetrics::default()).0
+    }
+
+    /// A client that trusts this CA, and presents a certificate together with that of its CA.
+    fn client(ca: &Ca, presents: Option<&str>) -> TlsConnector {
+        let mut roots = RootCertStore::empty();
+        roots.add(ca.der().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let config = config.with_root_certificates(roots);
+        let config = match presents.map(|name| issue(ca, name)) {
+            Some((cert, key)) => {
+                let chain: Vec<CertificateDer<'_>> = vec![cert.der().clone(), ca.der().clone()];
+                let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+                config.with_client_auth_cert(chain, key).unwrap()
+            }
+            None => config.with_no_client_auth(),
+        };
+        TlsConnector::from(Arc::new(config))
+    }
+
+    /// What the server knows of this client after the handshake.
+    async fn certificate_after(tls: &Tls, client: TlsConnector) -> Option<ClientCertificate> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connecting = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let connecting = tokio::spawn(async move { client.connect(name, connecting).await.unwrap() });
+        let (stream, peer) = listener.accept().await.unwrap();
+        let accepted = tls.accept(stream, peer, Instant::now() + Duration::from_secs(60)).await.unwrap();
+        connecting.await.unwrap();
+        certificate_of(&accepted)
+    }
+
+    #[tokio::test]
+    async fn a_client_has_the_names_of_its_own_certificate() {
+        let ca = ca();
+        let tls = served(&ca).await;
+        let names = certificate_after(&tls, client(&ca, Some("crm.internal"))).await.map(|known| known.names);
+        assert_eq!(names, Some(vec!["dns:crm.internal".to_owned()]));
+        assert_eq!(certificate_after(&tls, client(&ca, None)).await, None);
     }
 }
