@@ -3,6 +3,7 @@
 //! - [`server`]: a server in this process. [`process`]: the real binary in a process of its own.
 //! - [`client`]: a connection, with a short method for each RPC. [`stream`]: what a subscriber reads.
 //!   [`http`]: requests over plain HTTP. [`exposition`]: what `/metrics` says.
+//!   [`tls`]: certificates, and clients that speak TLS.
 //!   [`raw`]: requests that no good client sends. [`unread`]: responses that are not read.
 //! - [`people`]: whose profiles the tests are about. [`profiles`]: profiles, patches and their parts.
 //!   [`sample`]: a whole profile. [`requests`]: requests that are complete but for what a test is about.
@@ -23,6 +24,7 @@ mod sample;
 mod server;
 mod store_file;
 mod stream;
+mod tls;
 mod unread;
 
 pub use client::*;
@@ -39,4 +41,5 @@ pub use sample::*;
 pub use server::*;
 pub use store_file::*;
 pub use stream::*;
+pub use tls::*;
 pub use unread::*;
