@@ -97,8 +97,7 @@ impl Quotas {
     pub fn may_import(&self, client: &Client, bytes: usize) -> bool {
         let Some(imports) = &self.imports else { return true };
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        NonZeroU32::new(bytes)
-            .is_none_or(|bytes| bytes <= imports.burst && imports.take(client, bytes).is_ok())
+        NonZeroU32::new(bytes).is_none_or(|bytes| bytes <= imports.burst && imports.take(client, bytes).is_ok())
     }
 
     /// Waits until a client may import this many bytes more: at most as long as they take at its rate.

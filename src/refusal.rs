@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::time::Duration;
 
-use crate::auth::Denied;
+use crate::auth::{Denied, Unauthenticated};
 use crate::feed::FeedError;
 use crate::model::invalid::{CursorError, number_over_limit, over_limit};
 use crate::model::{AudienceId, Cursor, Invalid, Micros, Place, SubscriptionName};
@@ -181,12 +181,6 @@ impl Refusal {
     #[must_use]
     pub fn unauthenticated(problem: &'static str) -> Self {
         Self::new(ErrorReason::Unauthenticated, problem)
-    }
-
-    /// Whether a credential is valid cannot be said now.
-    #[must_use]
-    pub fn authentication_unavailable(problem: &'static str) -> Self {
-        Self::new(ErrorReason::AuthenticationUnavailable, problem).retry_after(RESTART_RETRY)
     }
 
     /// The request names a host that is not served.
@@ -361,6 +355,18 @@ fn jittered(time: Duration) -> Duration {
 #[must_use]
 pub fn reason_name(reason: ErrorReason) -> &'static str {
     reason.as_str_name().trim_start_matches("ERROR_REASON_")
+}
+
+impl From<Unauthenticated> for Refusal {
+    fn from(problem: Unauthenticated) -> Self {
+        let message = problem.to_string(); // It has no part of the credential.
+        match problem {
+            Unauthenticated::Unavailable => {
+                Self::new(ErrorReason::AuthenticationUnavailable, message).retry_after(RESTART_RETRY)
+            }
+            _ => Self::new(ErrorReason::Unauthenticated, message),
+        }
+    }
 }
 
 impl From<Denied> for Refusal {

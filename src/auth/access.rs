@@ -96,12 +96,12 @@ impl Access {
     /// # Errors
     /// [`Denied`] if it may not, whatever the workspace.
     pub fn check(self, caller: &Caller) -> Result<(), Denied> {
-        match self {
-            Open => Ok(()),
-            Workspace(role) | Server(role) if !caller.has(role) => Err(Denied::Role(role)),
-            Server(_) if !caller.may_use_all() => Err(Denied::Server),
-            Workspace(_) | Server(_) => Ok(()),
+        let (Workspace(role) | Server(role)) = self else { return Ok(()) };
+        if !caller.has(role) {
+            return Err(Denied::Role(role));
         }
+        let needs_all = matches!(self, Server(_));
+        if needs_all && !caller.may_use_all() { Err(Denied::Server) } else { Ok(()) }
     }
 }
 

@@ -1,5 +1,6 @@
 //! From a credential to a caller, and the files and keys that this takes, kept up to date.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -17,6 +18,7 @@ use super::verified::Verified;
 use super::watched::{FileError, Watched};
 use super::{AuthError, Caller, Unauthenticated, signature};
 use crate::config::{AuthConfig, Jwks};
+use crate::telemetry::audit;
 
 /// The largest token, in bytes: what the head of a request may hold, too.
 pub const TOKEN_BYTES: usize = 8 << 10;
@@ -44,6 +46,13 @@ enum Keys {
     Url(Arc<Remote>),
 }
 
+/// It shows nothing of what it knows.
+impl fmt::Debug for Authenticator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Authenticator")
+    }
+}
+
 impl Authenticator {
     /// Reads the files. Keys behind a URL are fetched later, for the source may be down.
     ///
@@ -52,7 +61,8 @@ impl Authenticator {
     pub fn open(config: &AuthConfig) -> Result<Arc<Self>, AuthError> {
         let generation = Generation::default();
         let callers = config.callers.as_deref().map(|path| {
-            let watched = Watched::open(path, callers::FILE_BYTES, parse_callers).map_err(AuthError::Callers)?;
+            let watched = Watched::open(path, callers::FILE_BYTES, parse_callers, Callers::succeed)
+                .map_err(AuthError::Callers)?;
             tracing::info!(callers = watched.current().len(), "read the callers file");
             Ok(watched)
         });
@@ -143,6 +153,7 @@ impl Authenticator {
             Some(Ok(())) => {
                 self.generation.advance(); // After the new content is in place.
                 tracing::info!(what, entries = held(), "reloaded credentials");
+                tracing::info!(target: audit::TARGET, reloaded = what, entries = held());
             }
             Some(Err(cause)) => {
                 tracing::error!(what, %cause, "cannot reload credentials: what was read before stays in force");
@@ -197,7 +208,7 @@ impl Keys {
     fn open(source: &Jwks, refresh: Duration, generation: &Generation) -> Result<Self, AuthError> {
         match source {
             Jwks::File(path) => {
-                let keys = Watched::open(path, keys::SET_BYTES, KeySet::parse).map_err(AuthError::Jwks)?;
+                let keys = Watched::open(path, keys::SET_BYTES, KeySet::parse, |_, _| ()).map_err(AuthError::Jwks)?;
                 tracing::info!(keys = keys.current().len(), "read the keys that verify tokens");
                 Ok(Self::File(keys))
             }

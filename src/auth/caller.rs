@@ -129,7 +129,14 @@ impl Caller {
     #[must_use]
     pub fn anyone() -> Self {
         let workspaces = vec![Pattern("*/*/*".into())];
-        Self { name: None, roles: ROLES.to_vec(), workspaces, grant: None, expires: None, is_revoked: AtomicBool::new(false) }
+        Self {
+            name: None,
+            roles: ROLES.to_vec(),
+            workspaces,
+            grant: None,
+            expires: None,
+            is_revoked: AtomicBool::new(false),
+        }
     }
 
     /// The caller that a credential names.

@@ -134,6 +134,23 @@ impl Callers {
         if is_new { Ok(()) } else { Err(CallerError("another caller has the same id or certificate")) }
     }
 
+    /// Takes the place of the callers of an older file. Who is in both unchanged stays the same caller, and the others
+    /// are revoked.
+    pub fn succeed(&mut self, old: &Self) {
+        for (id, (hash, caller)) in &old.tokens {
+            match self.tokens.get_mut(id) {
+                Some((new_hash, new)) if new_hash == hash && new == caller => new.clone_from(caller),
+                _ => caller.revoke(),
+            }
+        }
+        for (name, caller) in &old.certificates {
+            match self.certificates.get_mut(name) {
+                Some(new) if new == caller => new.clone_from(caller),
+                _ => caller.revoke(),
+            }
+        }
+    }
+
     /// The caller with this static token. An id is no secret, so it is looked up; the hashes are compared.
     ///
     /// # Errors

@@ -26,21 +26,28 @@ pub struct Watched<T> {
     path: PathBuf,
     most_bytes: u64,
     parse: fn(&[u8]) -> Result<T, String>,
+    /// What becomes of the old content, given the new.
+    succeed: fn(&mut T, &T),
     /// Of the content, or of the error, that was seen last.
     seen: Mutex<Hash>,
     current: ArcSwap<T>,
 }
 
 impl<T> Watched<T> {
-    /// Reads a file.
+    /// Reads a file. `succeed` prepares new content to replace the old.
     ///
     /// # Errors
     /// [`FileError`] if it cannot be read, or is larger than `most_bytes`, or `parse` refuses it.
-    pub fn open(path: &Path, most_bytes: u64, parse: fn(&[u8]) -> Result<T, String>) -> Result<Self, FileError> {
+    pub fn open(
+        path: &Path,
+        most_bytes: u64,
+        parse: fn(&[u8]) -> Result<T, String>,
+        succeed: fn(&mut T, &T),
+    ) -> Result<Self, FileError> {
         let content = read(path, most_bytes)?;
         let current = parse(&content).map_err(|problem| FileError::Content { path: path.to_owned(), problem })?;
         let seen = Mutex::new(Hash::of(&content));
-        Ok(Self { path: path.to_owned(), most_bytes, parse, seen, current: ArcSwap::from_pointee(current) })
+        Ok(Self { path: path.to_owned(), most_bytes, parse, succeed, seen, current: ArcSwap::from_pointee(current) })
     }
 
     /// What the file said when it was valid last.
@@ -64,7 +71,9 @@ impl<T> Watched<T> {
 
     fn replace(&self, content: &[u8]) -> Result<(), FileError> {
         let problem = |problem| FileError::Content { path: self.path.clone(), problem };
-        self.current.store(Arc::new((self.parse)(content).map_err(problem)?));
+        let mut new = (self.parse)(content).map_err(problem)?;
+        (self.succeed)(&mut new, &self.current());
+        self.current.store(Arc::new(new));
         Ok(())
     }
 }
@@ -96,7 +105,7 @@ mod tests {
     fn a_change_is_seen_once_and_what_is_wrong_changes_nothing() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(&file, "1").unwrap();
-        let watched = Watched::open(file.path(), 3, number).unwrap();
+        let watched = Watched::open(file.path(), 3, number, |_, _| ()).unwrap();
         assert!(watched.reload().is_none());
         std::fs::write(&file, "2").unwrap();
         assert!(watched.reload().unwrap().is_ok() && watched.reload().is_none());
@@ -116,11 +125,11 @@ mod tests {
     fn a_file_must_exist_and_be_small_and_valid() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("number");
-        assert!(Watched::open(&path, 3, number).is_err());
-        assert!(Watched::open(folder.path(), 3, number).is_err());
+        assert!(Watched::open(&path, 3, number, |_, _| ()).is_err());
+        assert!(Watched::open(folder.path(), 3, number, |_, _| ()).is_err());
         for (content, is_good) in [("123", true), ("0001", false), ("x", false)] {
             std::fs::write(&path, content).unwrap();
-            assert_eq!(Watched::open(&path, 3, number).is_ok(), is_good, "{content}");
+            assert_eq!(Watched::open(&path, 3, number, |_, _| ()).is_ok(), is_good, "{content}");
         }
     }
 }

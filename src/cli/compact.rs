@@ -7,7 +7,7 @@ use anyhow::anyhow;
 use clap::Args;
 use tonic::{Code, Status};
 
-use super::healthcheck;
+use super::connect::Connect;
 use crate::config::StoreConfig;
 use crate::config::units::{self, Address};
 use crate::proto::v1::admin_service_client::AdminServiceClient;
@@ -25,11 +25,16 @@ pub(super) struct Compact {
     /// Address of the server that has the store open, such as `127.0.0.1:50051`. It serves reads and writes meanwhile.
     #[arg(long, env = "CAMEO_SERVER", value_name = "ADDR", value_parser = units::address)]
     server: Option<Address>,
+    #[command(flatten)]
+    connect: Connect,
 }
 
 pub(super) fn run(compact: &Compact) -> anyhow::Result<()> {
     match &compact.server {
-        Some(addr) => tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(online(addr)),
+        Some(addr) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(online(addr, &compact.connect))
+        }
         None => offline(&compact.data_dir),
     }
 }
@@ -46,8 +51,8 @@ fn offline(directory: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn online(addr: &Address) -> anyhow::Result<()> {
-    let mut client = AdminServiceClient::new(healthcheck::connect(addr, "--server").await?);
+async fn online(addr: &Address, connect: &Connect) -> anyhow::Result<()> {
+    let mut client = AdminServiceClient::new(connect.connect(addr, "--server").await?);
     let response = client.compact(CompactRequest {}).await.map_err(|status| refusal(addr, &status))?;
     let CompactResponse { bytes_before, bytes_after, duration, write_pause } = response.into_inner();
     let known = |duration: Option<prost_types::Duration>| duration.and_then(|duration| duration.try_into().ok());

@@ -1,19 +1,17 @@
 //! `cameo healthcheck`, for probes. Whatever responds at the address, the outcome is one line.
 
 use std::error::Error;
-use std::fmt::Display;
 use std::time::Duration;
 
 use anyhow::{anyhow, bail};
 use clap::Args;
-use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
+use super::connect::{Connect, innermost};
 use crate::config::units::{self, Address};
-use crate::server;
 
 /// How tonic begins its message about a response that is HTTP/2 but not gRPC.
 const NOT_GRPC: [&str; 2] = ["grpc-status header missing", "protocol error"];
@@ -29,20 +27,22 @@ pub(super) struct Healthcheck {
     /// Time to wait for the response.
     #[arg(long, env = "CAMEO_TIMEOUT", value_parser = units::duration, default_value = "2s")]
     timeout: Duration,
+    #[command(flatten)]
+    connect: Connect,
 }
 
 pub(super) fn run(healthcheck: &Healthcheck) -> anyhow::Result<()> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(check(healthcheck))
 }
 
-async fn check(Healthcheck { addr, service, timeout }: &Healthcheck) -> anyhow::Result<()> {
+async fn check(Healthcheck { addr, service, timeout, connect }: &Healthcheck) -> anyhow::Result<()> {
     let mut connected = false;
     let ask = async {
-        let channel = connect(addr, "--addr").await?;
+        let channel = connect.connect(addr, "--addr").await?;
         connected = true;
         let request = HealthCheckRequest { service: service.clone() };
         let response = HealthClient::new(channel).check(request).await;
-        response.map_err(|status| refusal(addr, service, &status))
+        response.map_err(|status| refusal(addr, service, connect.is_tls(), &status))
     };
     let response = tokio::time::timeout(*timeout, ask).await;
     let within = humantime::format_duration(*timeout);
@@ -61,32 +61,14 @@ async fn check(Healthcheck { addr, service, timeout }: &Healthcheck) -> anyhow::
     Ok(())
 }
 
-/// Connects to the first of the host's addresses that accepts the connection. `flag` is where the address comes from.
-pub(super) async fn connect(addr: &Address, flag: &str) -> anyhow::Result<Channel> {
-    let resolved = server::resolve(addr).await;
-    let mut failed = anyhow!("{addr} has no address");
-    for resolved in resolved.map_err(|cause| anyhow!("cannot find the host of {addr}: {cause}. Check {flag}"))? {
-        match Endpoint::from_shared(format!("http://{resolved}"))?.connect().await {
-            Ok(channel) => return Ok(channel),
-            Err(error) => failed = anyhow!("cannot connect to {addr}: {}. Check {flag}", innermost(&error)),
-        }
+fn refusal(addr: &Address, service: &str, is_tls: bool, status: &Status) -> anyhow::Error {
+    // With TLS 1.3 a client learns with its first call that the server does not take its certificate.
+    if let Some(cause) = status.source().filter(|_| is_tls) {
+        return anyhow!("{addr} closed the connection: {}. Check --addr and --tls-client-cert", innermost(cause));
     }
-    Err(failed)
-}
-
-/// What the system said, without the layers of the client above it.
-fn innermost<'e>(error: &'e (dyn Error + 'static)) -> &'e dyn Display {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost
-}
-
-fn refusal(addr: &Address, service: &str, status: &Status) -> anyhow::Error {
     if status.source().is_some() || NOT_GRPC.iter().any(|message| status.message().starts_with(message)) {
         return anyhow!(
-            "{addr} is not a gRPC server: check the port in --addr. \
+            "{addr} is not a gRPC server: check the port in --addr. If it speaks TLS, pass --tls. \
              A cameo server closes a connection when too many are open"
         );
     }

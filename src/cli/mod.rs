@@ -1,12 +1,14 @@
 //! The commands of the binary, one file each: `serve`, `healthcheck`, `compact`, `token`, `forward` with its alias
 //! `listen`.
 //!
+//! - `connect`: how a command connects to a server.
 //! - `arguments`: flags stand before or after the command.
 //! - `variables`: empty and misspelt variables.
 //! - `signals`: what ends the server.
 
 mod arguments;
 mod compact;
+mod connect;
 mod forward;
 mod healthcheck;
 mod serve;

@@ -38,11 +38,11 @@ pub(super) fn run(config: Config) -> anyhow::Result<()> {
 
 async fn serve_until_signal(config: Config) -> anyhow::Result<()> {
     let signal = signals::catch()?; // Before a client can connect, so that no signal is lost.
-    let data_dir = config.store.data_dir.clone();
+    let (data_dir, is_tls) = (config.store.data_dir.clone(), config.tls.tls_cert.is_some());
     let server = Server::bind(config).await?;
     let (addr, metrics_addr) = (server.local_addr(), server.metrics_addr());
-    tracing::info!(%addr, metrics_addr = metrics_addr.map(tracing::field::display), "listening");
-    greet(addr, metrics_addr, &data_dir);
+    tracing::info!(%addr, metrics_addr = metrics_addr.map(tracing::field::display), is_tls, "listening");
+    greet(addr, metrics_addr, is_tls, &data_dir);
     let shutdown = async {
         let signal = signal.await;
         tracing::info!(signal, "draining");
@@ -54,13 +54,14 @@ async fn serve_until_signal(config: Config) -> anyhow::Result<()> {
 
 /// Prints to standard output. The first line ends with the address, for programs that start the server with port 0.
 /// Errors are ignored: stdout may be closed.
-fn greet(addr: SocketAddr, metrics: Option<SocketAddr>, data_dir: &Path) {
+fn greet(addr: SocketAddr, metrics: Option<SocketAddr>, is_tls: bool, data_dir: &Path) {
+    let (grpcurl, http) = if is_tls { ("grpcurl -cacert CA_FILE", "https") } else { ("grpcurl -plaintext", "http") };
     let subscribe =
-        format!("grpcurl -plaintext -d '{{\"workspace\": \"acme/main/web\"}}' {addr} cameo.v1.EventService/Subscribe");
-    let metrics = metrics.map_or_else(String::new, |metrics| format!("  metrics  http://{metrics}/metrics\n"));
+        format!("{grpcurl} -d '{{\"workspace\": \"acme/main/web\"}}' {addr} cameo.v1.EventService/Subscribe");
+    let metrics = metrics.map_or_else(String::new, |metrics| format!("  metrics  {http}://{metrics}/metrics\n"));
     let _ = writeln!(
         std::io::stdout(),
-        "cameo is listening on {addr}\n  data     {}\n{metrics}  try      grpcurl -plaintext {addr} list\n  listen   {subscribe}",
+        "cameo is listening on {addr}\n  data     {}\n{metrics}  try      {grpcurl} {addr} list\n  listen   {subscribe}",
         data_dir.display()
     );
 }

@@ -31,7 +31,11 @@ pub(super) fn warn_of_unknown(cli: &Command) {
 /// The variables of all commands: a container may set those of the health check for the server too.
 fn known(cli: &Command) -> BTreeSet<&str> {
     let arguments = cli.get_subcommands().flat_map(Command::get_arguments);
-    arguments.filter_map(Arg::get_env).filter_map(OsStr::to_str).chain([super::forward::SECRET]).collect()
+    arguments
+        .filter_map(Arg::get_env)
+        .filter_map(OsStr::to_str)
+        .chain([super::forward::SECRET, super::connect::TOKEN])
+        .collect()
 }
 
 fn is_unknown(name: &str, known: &BTreeSet<&str>) -> bool {
@@ -69,7 +73,8 @@ mod tests {
             ("CAMEO_DATADIR", Some("CAMEO_DATA_DIR")),
             ("CAMEO_CACHE_BYTE", Some("CAMEO_CACHE_BYTES")),
             ("CAMEO_LOG_FORMT", Some("CAMEO_LOG_FORMAT")),
-            ("CAMEO_TLS_KEY", None),
+            ("CAMEO_TLS_KYE", Some("CAMEO_TLS_KEY")),
+            ("CAMEO_ENCRYPTION", None),
             ("CAMEO_BIN", None),
         ] {
             assert!(is_unknown(name, &known), "{name}");
@@ -86,6 +91,7 @@ mod tests {
             "CAMEO_SERVICE",
             "CAMEO_TIMEOUT",
             "CAMEO_CONFIG",
+            "CAMEO_TOKEN",
             "PATH",
             "CAMEO_PORT",
             "CAMEO_PORT_50051_TCP_ADDR",

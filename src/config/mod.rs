@@ -1,4 +1,4 @@
-//! Every setting, one struct per concern: [`server`], [`auth`], [`store`], [`feed`], [`limits`], [`quotas`],
+//! Every setting, one struct per concern: [`server`], [`auth`], [`tls`], [`store`], [`feed`], [`limits`], [`quotas`],
 //! [`telemetry`].
 //!
 //! A setting is written once, as a field of its struct: the field's attributes give the flag, the `CAMEO_` variable,
@@ -15,6 +15,7 @@ pub mod quotas;
 pub mod server;
 pub mod store;
 pub mod telemetry;
+pub mod tls;
 pub mod units;
 
 use std::sync::LazyLock;
@@ -28,6 +29,7 @@ pub use quotas::QuotaConfig;
 pub use server::ServerConfig;
 pub use store::StoreConfig;
 pub use telemetry::{LogFormat, TelemetryConfig};
+pub use tls::TlsConfig;
 
 /// All settings.
 #[derive(Debug, Clone, Args)]
@@ -38,6 +40,9 @@ pub struct Config {
     /// Who may call.
     #[command(flatten)]
     pub auth: AuthConfig,
+    /// TLS of the server.
+    #[command(flatten)]
+    pub tls: TlsConfig,
     /// Where and how to store.
     #[command(flatten)]
     pub store: StoreConfig,
@@ -72,4 +77,14 @@ macro_rules! default_settings {
         }
     )*};
 }
-default_settings!(Config, ServerConfig, AuthConfig, StoreConfig, FeedConfig, Limits, QuotaConfig, TelemetryConfig);
+default_settings!(
+    Config,
+    ServerConfig,
+    AuthConfig,
+    TlsConfig,
+    StoreConfig,
+    FeedConfig,
+    Limits,
+    QuotaConfig,
+    TelemetryConfig
+);

@@ -15,7 +15,7 @@ pub struct ServerConfig {
     /// Address to listen on: a host name or an IP address, and a port. Port 0 lets the system choose a port.
     #[arg(long, env = "CAMEO_ADDR", value_parser = units::address, default_value = "127.0.0.1:50051")]
     pub addr: Address,
-    /// Listen on an address that other machines can reach, although there is no authentication and no encryption.
+    /// Listen on an address that other machines can reach, although encryption or authentication is missing.
     #[arg(long, env = "CAMEO_INSECURE")]
     #[arg(value_parser = BoolishValueParser::new(), action = ArgAction::Set)]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false")]

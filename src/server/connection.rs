@@ -9,11 +9,16 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::budget::{Account, Budget};
+use super::tls::ClientCertificate;
 use crate::telemetry::metrics::Closed;
 
 /// Bytes after which a client has said which protocol it speaks: the preface of HTTP/2 and the header of its first
 /// frame. A request head of HTTP/1.1 has a time limit of its own.
 const GREETING: usize = 24 + 9;
+
+/// The first byte of a TLS connection: the type of a record with a message of a handshake. No protocol that is spoken
+/// here begins with it.
+const TLS_RECORD: u8 = 0x16;
 
 /// How long a connection beyond the limit may be without a call.
 const EXTRA_IDLE: Duration = Duration::from_secs(1);
@@ -50,6 +55,8 @@ pub(super) struct Connection {
     pub receiving: Arc<Account>,
     /// Bytes of responses that wait to be read.
     pub sending: Arc<Account>,
+    /// The certificate that the peer presented in the TLS handshake, if it presented one. It was verified.
+    pub certificate: OnceLock<ClientCertificate>,
     /// Whether the only calls that are served are health checks: there are as many connections as there may be.
     is_extra: AtomicBool,
     calls: AtomicUsize,
@@ -59,6 +66,8 @@ pub(super) struct Connection {
     /// When it last began or ended a call, in milliseconds since `start`.
     used: AtomicU64,
     heard: AtomicUsize,
+    /// Whether the peer speaks TLS to a port without TLS.
+    speaks_tls: AtomicBool,
     is_http1: AtomicBool,
     /// Whether the response over HTTP/1.1 is a stream, which may be read slowly.
     is_streaming: AtomicBool,
@@ -143,6 +152,8 @@ impl Connection {
             start: Instant::now(),
             used: AtomicU64::new(0),
             heard: AtomicUsize::new(0),
+            speaks_tls: AtomicBool::new(false),
+            certificate: OnceLock::new(),
             is_http1: AtomicBool::new(false),
             is_streaming: AtomicBool::new(false),
             cut: CancellationToken::new(),
@@ -190,9 +201,17 @@ impl Connection {
         self.cut.is_cancelled()
     }
 
-    /// Counts bytes that were read from it.
-    pub fn heard(&self, bytes: usize) {
-        self.heard.fetch_add(bytes, Ordering::Relaxed);
+    /// Counts bytes that were read from it, after TLS if there is TLS.
+    pub fn heard(&self, bytes: &[u8]) {
+        let is_first = self.heard.fetch_add(bytes.len(), Ordering::Relaxed) == 0;
+        if is_first && bytes.first() == Some(&TLS_RECORD) {
+            self.speaks_tls.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// See the field.
+    pub fn speaks_tls(&self) -> bool {
+        self.speaks_tls.load(Ordering::Relaxed)
     }
 
     /// When it was accepted.
@@ -328,7 +347,7 @@ pub(super) mod tests {
     /// A connection whose peer has said that it speaks HTTP/2.
     fn greeted() -> Arc<Connection> {
         let connection = connection(false);
-        connection.heard(GREETING);
+        connection.heard(&[0; GREETING]);
         connection
     }
 
@@ -344,9 +363,9 @@ pub(super) mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_connection_must_say_in_time_which_protocol_it_speaks() {
         let connection = connection(false);
-        connection.heard(GREETING - 1);
+        connection.heard(&[0; GREETING - 1]);
         assert_ends(&connection, 10, Verdict::Cut(Closed::Handshake)).await;
-        connection.heard(1);
+        connection.heard(&[0]);
         assert_eq!(connection.verdict(&LIMITS), Verdict::Keep);
     }
 
@@ -398,6 +417,17 @@ pub(super) mod tests {
         let _response = connection.sending.take(100);
         assert_eq!(connection.verdict(&LIMITS), Verdict::Keep);
         assert_ends(&connection, 30, Verdict::Cut(Closed::Sending)).await;
+    }
+
+    #[test]
+    fn a_peer_that_begins_with_a_record_of_tls_speaks_tls() {
+        for (first, speaks_tls) in [(&[TLS_RECORD, 3, 1][..], true), (b"PRI * ", false), (b"", false)] {
+            let connection = connection(false);
+            connection.heard(first);
+            connection.heard(b"x");
+            connection.heard(&[TLS_RECORD]);
+            assert_eq!(connection.speaks_tls(), speaks_tls, "{first:?}");
+        }
     }
 
     /// It has at least the time limit, and at most twice as long. A stream beside it changes nothing.

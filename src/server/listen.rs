@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use tokio::net::{TcpListener, TcpSocket};
 
 use super::ServerError;
+use crate::auth::Authenticator;
+use crate::config::Config;
 use crate::config::units::Address;
 
 /// Connections that may wait to be accepted. The system may set a lower limit.
@@ -45,16 +47,92 @@ impl std::fmt::Display for Place {
     }
 }
 
+/// What protects a server from those who can reach it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Exposure {
+    /// Others on the network can neither read nor change what is sent.
+    pub encrypted: bool,
+    /// Callers must show who they are.
+    pub authenticated: bool,
+    /// The operator accepts what is missing.
+    pub insecure: bool,
+}
+
+/// What is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unprotected {
+    /// Encryption.
+    Encryption,
+    /// Authentication.
+    Authentication,
+    /// Both.
+    Both,
+}
+
+impl Exposure {
+    /// What the settings say.
+    pub fn of(config: &Config, auth: &Authenticator) -> Self {
+        Self {
+            encrypted: config.tls.tls_cert.is_some(),
+            authenticated: auth.is_required() || config.tls.tls_require_client_cert,
+            insecure: config.server.insecure,
+        }
+    }
+
+    fn unprotected(self) -> Option<Unprotected> {
+        match (self.encrypted, self.authenticated) {
+            (true, true) => None,
+            (false, true) => Some(Unprotected::Encryption),
+            (true, false) => Some(Unprotected::Authentication),
+            (false, false) => Some(Unprotected::Both),
+        }
+    }
+}
+
+impl std::fmt::Display for Unprotected {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Encryption => "no encryption",
+            Self::Authentication => "no authentication",
+            Self::Both => "no authentication and no encryption",
+        })
+    }
+}
+
+impl Unprotected {
+    /// What others can do.
+    fn consequence(self) -> &'static str {
+        match self {
+            Self::Encryption => "others on the network can read and change what is sent",
+            Self::Authentication => "everyone who reaches this address is served",
+            Self::Both => {
+                "everyone who reaches this address is served, and others on the network can read and change what is sent"
+            }
+        }
+    }
+
+    /// The settings that supply it.
+    pub(super) fn remedy(self) -> &'static str {
+        match self {
+            Self::Encryption => "set --tls-cert and --tls-key",
+            Self::Authentication => "set --callers or --jwks",
+            Self::Both => "set --tls-cert and --tls-key, and --callers or --jwks",
+        }
+    }
+}
+
 /// The addresses that may be bound.
 ///
 /// # Errors
 /// If the host cannot be found, or if one of its addresses can be reached from other machines and this is not allowed.
-pub(super) async fn addresses(place: &Place, insecure: bool) -> Result<Vec<SocketAddr>, ServerError> {
+pub(super) async fn addresses(place: &Place, exposure: Exposure) -> Result<Vec<SocketAddr>, ServerError> {
     let addrs = resolve(&place.addr).await.map_err(|cause| ServerError::Resolve { place: place.clone(), cause })?;
-    match reachable(&addrs) {
-        Some(found) if !insecure => Err(ServerError::Reachable { place: place.clone(), found }),
-        _ => Ok(addrs),
+    let (Some(found), Some(missing)) = (reachable(&addrs), exposure.unprotected()) else { return Ok(addrs) };
+    if !exposure.insecure {
+        return Err(ServerError::Reachable { place: place.clone(), found, missing });
     }
+    tracing::warn!(flag = place.flag, addr = %found, "--insecure: there is {missing}: {}", missing.consequence());
+    Ok(addrs)
 }
 
 /// The first address that other machines can reach.
@@ -119,6 +197,29 @@ mod tests {
             (&["[::ffff:192.0.2.1]:1"], "[::ffff:192.0.2.1]:1"),
         ] {
             assert_eq!(reachable(&addrs(texts)), Some(found.parse().unwrap()), "{texts:?}");
+        }
+    }
+
+    /// What is said of a server that others can reach.
+    async fn refusal(encrypted: bool, authenticated: bool, insecure: bool) -> Option<String> {
+        let addr = Address::from(SocketAddr::from(([0, 0, 0, 0], 1)));
+        let place = Place { flag: "--addr", addr, otherwise: "" };
+        let addresses = addresses(&place, Exposure { encrypted, authenticated, insecure }).await;
+        addresses.err().map(|refused| refused.to_string())
+    }
+
+    #[tokio::test]
+    async fn a_refusal_says_what_is_missing_and_which_settings_supply_it() {
+        assert_eq!(refusal(true, true, false).await, None);
+        for (encrypted, authenticated, missing) in [
+            (false, false, "there is no authentication and no encryption: set --tls-cert, --tls-key, --tls-client-ca"),
+            (true, false, "there is no authentication: set --tls-client-ca and --tls-require-client-cert"),
+            (false, true, "there is no encryption: set --tls-cert and --tls-key"),
+        ] {
+            assert_eq!(refusal(encrypted, authenticated, true).await, None);
+            let refused = refusal(encrypted, authenticated, false).await.unwrap();
+            assert!(refused.contains(missing), "{refused}");
+            assert!(refused.ends_with(", or pass --insecure to allow this"), "{refused}");
         }
     }
 

@@ -1,13 +1,14 @@
 //! Wires the parts, and is the only module that does.
 //!
 //! - `listen`: the address to listen on.
+//! - `tls`: the certificate, and handshakes. `watch` reads files again when they change.
 //! - `routes`: which service responds at which path.
 //! - `edge`: what holds for every request and response.
 //! - `transport`: accepts connections and speaks HTTP on them.
 //! - `connections`: those that are open, and which of them makes room. `connection` is one of them, `budget` the memory
 //!   that they share, and `descriptors` says how many there may be. `progress` is how far a response has got.
 //! - `drain`: health, and an orderly shutdown.
-//! - `ops`: the listener for operators.
+//! - `ops`: the listener for operators. `guard`: who may ask it what.
 
 mod budget;
 mod connection;
@@ -15,11 +16,14 @@ mod connections;
 mod descriptors;
 mod drain;
 mod edge;
+mod guard;
 mod listen;
 mod ops;
 mod progress;
 mod routes;
+mod tls;
 mod transport;
+mod watch;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -30,7 +34,7 @@ use axum::middleware::{Next, from_fn};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::Authenticator;
+use crate::auth::{AuthError, Authenticator};
 use crate::config::Config;
 use crate::feed::Feed;
 use crate::http;
@@ -43,15 +47,21 @@ use budget::Budget;
 use connection::Shared;
 use connections::Connections;
 use drain::Health;
-use edge::{Edge, Hosts};
-pub use listen::{Place, resolve};
+use edge::Edge;
+use guard::Guard;
+use listen::Exposure;
+pub use listen::{Place, Unprotected, resolve};
 use ops::{OpsListener, OpsServer};
+pub use tls::TlsError;
+use tls::{Loaded, Tls};
 
 /// A server that is bound and ready to run.
 #[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
     ops: Option<OpsListener>,
+    tls: Option<Loaded>,
+    auth: Arc<Authenticator>,
     metrics: Metrics,
     store: Arc<Store>,
     feed: Feed,
@@ -71,10 +81,16 @@ pub enum ServerError {
     Resolve { place: Place, cause: std::io::Error },
     /// An address is not a loopback one, and the settings do not allow that.
     #[error(
-        "{place} can be reached from other machines, as {found}, and there is no authentication: pass --insecure to \
-         allow this"
+        "{place} can be reached from other machines, as {found}, and there is {missing}: {}, or pass --insecure to \
+         allow this", missing.remedy()
     )]
-    Reachable { place: Place, found: SocketAddr },
+    Reachable { place: Place, found: SocketAddr, missing: Unprotected },
+    /// TLS cannot begin.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// Callers cannot be authenticated as the settings say.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
     /// The address cannot be bound.
     #[error("cannot listen on {place}: {cause}. {advice}{}", place.otherwise)]
     Bind { place: Place, cause: std::io::Error, advice: &'static str },
@@ -96,9 +112,11 @@ impl Server {
     /// [`ServerError`] if the store cannot be opened, the address cannot be bound, or other machines can reach it and
     /// the settings do not allow that.
     pub async fn bind(config: Config) -> Result<Self, ServerError> {
-        let insecure = config.server.insecure;
+        let auth = Authenticator::open(&config.auth)?;
+        let exposure = Exposure::of(&config, &auth);
         let api = Place { flag: "--addr", addr: config.server.addr.clone(), otherwise: "" };
-        let addrs = listen::addresses(&api, insecure).await?;
+        let addrs = listen::addresses(&api, exposure).await?;
+        let tls = Loaded::of(&config.tls).await?;
         let feed = Feed::new(config.feed);
         let publisher = feed.clone();
         let store = Store::open(&config.store, move |log, commit| publisher.publish(log, commit))?;
@@ -107,13 +125,13 @@ impl Server {
         let ops = match config.telemetry.metrics_addr.clone() {
             Some(addr) => {
                 let otherwise = ", or turn it off with `--metrics-addr off`";
-                Some(OpsListener::bind(Place { flag: "--metrics-addr", addr, otherwise }, insecure).await?)
+                Some(OpsListener::bind(Place { flag: "--metrics-addr", addr, otherwise }, exposure).await?)
             }
             None => None,
         };
         let start = store.now();
         let metrics = Metrics::new(store.metrics(), feed.metrics());
-        Ok(Self { listener, ops, metrics, store: Arc::new(store), feed, config, start })
+        Ok(Self { listener, ops, tls, auth, metrics, store: Arc::new(store), feed, config, start })
     }
 
     /// The address that it listens on.
@@ -137,10 +155,18 @@ impl Server {
     /// # Errors
     /// [`ServerError`] if the store failed.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
-        let Self { listener, ops, metrics, store, feed, config, start } = self;
+        let Self { listener, ops, tls, auth, metrics, store, feed, config, start } = self;
         let stop = CancellationToken::new();
-        let _ops = ops.map(|ops| serve_ops(ops, &store, &feed, metrics.clone(), &config, &stop)).transpose()?;
-        let auth = Arc::new(Authenticator);
+        let tls = tls.map(|loaded| serve_tls(loaded, &metrics, &stop));
+        tokio::spawn(Arc::clone(&auth).keep_fresh(stop.clone()));
+        let _ops = match ops {
+            Some(ops) => {
+                let hosts = ops.hosts(&config);
+                let guard = Guard::new(hosts, Arc::clone(&auth), config.auth.metrics_open);
+                Some(serve_ops(ops, tls.clone(), guard, &store, &feed, metrics.clone(), &config, &stop)?)
+            }
+            None => None,
+        };
         let (mut health, health_service) = Health::serving().await;
         let services = routes::build(health_service, &store, &feed, &config, start, &stop)?;
         let receiving = Budget::new(config.server.receive_bytes, metrics.budgets.requests.clone());
@@ -149,7 +175,7 @@ impl Server {
         let connections = Connections::new(config.server.max_connections, shared, &metrics);
         let is_loopback = listener.local_addr().is_ok_and(|addr| addr.ip().to_canonical().is_loopback());
         let edge = Edge::new(services, connections, auth, &config, is_loopback, stop.clone(), metrics.clone());
-        let serve = transport::serve(listener, Arc::new(edge), &config, stop.clone());
+        let serve = transport::serve(listener, tls, Arc::new(edge), &config, stop.clone());
         tokio::pin!(serve);
         let watched = feed.clone();
         tokio::spawn(async move { watched.watch().await }); // `Feed::drain` ends it.
@@ -168,9 +194,18 @@ impl Server {
     }
 }
 
+/// Puts TLS in force, and follows its files until the shutdown.
+fn serve_tls(loaded: Loaded, metrics: &Metrics, stop: &CancellationToken) -> Arc<Tls> {
+    let (tls, files) = loaded.serve(metrics.tls.clone());
+    tokio::spawn(Arc::clone(&tls).follow(files, stop.clone()));
+    tls
+}
+
 /// Serves operators until the end of the drain.
 fn serve_ops(
     listener: OpsListener,
+    tls: Option<Arc<Tls>>,
+    guard: Guard,
     store: &Arc<Store>,
     feed: &Feed,
     metrics: Metrics,
@@ -178,18 +213,18 @@ fn serve_ops(
     stop: &CancellationToken,
 ) -> Result<OpsServer, ServerError> {
     let (store, feed, draining) = (Arc::clone(store), feed.clone(), stop.clone());
-    let allowed = config.server.allowed_hosts.clone();
-    let hosts =
-        if listener.local_addr().ip().to_canonical().is_loopback() { Hosts::LoopbackAnd(allowed) } else { Hosts::Any };
-    let routes = http::ops::router(Ops { store, config: config.store.clone(), feed, metrics, draining });
+    let (routes, guard) =
+        (http::ops::router(Ops { store, config: config.store.clone(), feed, metrics, draining }), Arc::new(guard));
     let routes = routes.layer(from_fn(move |request: Request, next: Next| {
-        let served = hosts.check(&request);
+        let guard = Arc::clone(&guard);
         async move {
-            match served {
-                Ok(()) => next.run(request).await,
+            let (head, body) = request.into_parts(); // The body is not to be shared between threads.
+            let head = Request::from_parts(head, ());
+            match guard.check(&head).await {
+                Ok(()) => next.run(head.map(|()| body)).await,
                 Err(refusal) => http::refused(refusal, None),
             }
         }
     }));
-    listener.serve(routes).map_err(|source| ServerError::Metrics { source })
+    listener.serve(tls, routes).map_err(|source| ServerError::Metrics { source })
 }

@@ -1,29 +1,35 @@
 //! The listener for operators: `/metrics`, `/healthz` and `/readyz`.
 //!
 //! It has a thread and a runtime of its own, so it responds while calls keep the server's threads busy. Its bounds are
-//! its own too: a connection serves one request, within [`DEADLINE`], and at most [`CONNECTIONS`] are open.
+//! its own too: a connection serves one request, within [`DEADLINE`], and at most [`CONNECTIONS`] are open. It has TLS
+//! if the API has.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::ServerError;
-use super::listen::{self, Place};
+use super::edge::Hosts;
+use super::listen::{self, Exposure, Place};
+use super::tls::{Tls, certificate_of};
+use crate::config::Config;
 
 /// The most connections. Further ones wait to be accepted.
 const CONNECTIONS: usize = 16;
 /// Time that a connection may take, from when it is accepted until the response is sent.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// Time that the head of a request may take.
+/// Time that a TLS handshake may take, and then the head of a request.
 const HEAD_DEADLINE: Duration = Duration::from_secs(2);
 /// Time to wait after a failed accept, for example when file descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -42,8 +48,8 @@ pub(super) struct OpsServer {
 }
 
 impl OpsListener {
-    pub async fn bind(place: Place, insecure: bool) -> Result<Self, ServerError> {
-        let addrs = listen::addresses(&place, insecure).await?;
+    pub async fn bind(place: Place, exposure: Exposure) -> Result<Self, ServerError> {
+        let addrs = listen::addresses(&place, exposure).await?;
         let listener = listen::bind(&place, &addrs)?;
         Ok(Self(listener.into_std().map_err(|source| ServerError::Metrics { source })?))
     }
@@ -52,14 +58,20 @@ impl OpsListener {
         self.0.local_addr().expect("a bound socket has an address")
     }
 
+    /// The hosts that requests may name.
+    pub fn hosts(&self, config: &Config) -> Hosts {
+        let allowed = config.server.allowed_hosts.clone();
+        if self.local_addr().ip().to_canonical().is_loopback() { Hosts::LoopbackAnd(allowed) } else { Hosts::Any }
+    }
+
     /// Serves the routes on a thread of its own.
-    pub fn serve(self, routes: Router) -> std::io::Result<OpsServer> {
+    pub fn serve(self, tls: Option<Arc<Tls>>, routes: Router) -> std::io::Result<OpsServer> {
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(READ_THREADS).build()?;
         let thread = std::thread::Builder::new().name("ops".into()).spawn(move || {
-            runtime.block_on(async { stopped.run_until_cancelled(accept(self.0, routes)).await });
+            runtime.block_on(async { stopped.run_until_cancelled(accept(self.0, tls, routes)).await });
             runtime.shutdown_background(); // A read that hangs in the disk must not keep the process alive.
         })?;
         Ok(OpsServer { stop, thread: Some(thread) })
@@ -73,16 +85,16 @@ impl Drop for OpsServer {
     }
 }
 
-async fn accept(listener: std::net::TcpListener, routes: Router) {
+async fn accept(listener: std::net::TcpListener, tls: Option<Arc<Tls>>, routes: Router) {
     let listener = TcpListener::from_std(listener).expect("the runtime takes a socket that does not block");
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let place = Arc::clone(&places).acquire_owned().await.expect("it is never closed");
         match listener.accept().await {
-            Ok((connection, _)) => {
-                let routes = routes.clone();
+            Ok((connection, peer)) => {
+                let (tls, routes) = (tls.clone(), routes.clone());
                 tokio::spawn(async move {
-                    let _ = tokio::time::timeout(DEADLINE, respond(connection, routes)).await;
+                    let _ = timeout(DEADLINE, serve(connection, peer, tls.as_deref(), routes)).await;
                     drop(place);
                 });
             }
@@ -94,8 +106,20 @@ async fn accept(listener: std::net::TcpListener, routes: Router) {
     }
 }
 
-/// Serves one request. Errors are the client's: it has sent something else than a request, or has gone away.
-async fn respond(connection: TcpStream, routes: Router) {
+/// Serves one request, after the handshake if there is TLS.
+async fn serve(connection: TcpStream, peer: SocketAddr, tls: Option<&Tls>, routes: Router) {
+    let Some(tls) = tls else { return respond(connection, routes).await };
+    if let Ok(connection) = tls.accept_operator(connection, peer, Instant::now() + HEAD_DEADLINE).await {
+        let routes = match certificate_of(&connection) {
+            Some(certificate) => routes.layer(Extension(Arc::new(certificate))),
+            None => routes,
+        };
+        respond(connection, routes).await;
+    }
+}
+
+/// Errors are the client's: it has sent something else than a request, or has gone away.
+async fn respond(connection: impl AsyncRead + AsyncWrite + Unpin + 'static, routes: Router) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE).keep_alive(false);
     let _ = http.serve_connection(TokioIo::new(connection), TowerToHyperService::new(routes)).await;

@@ -70,12 +70,15 @@ pub(super) fn build(
     let audiences = AudienceServiceServer::new(Audiences::new(Arc::clone(store), limits));
     let admin = AdminServiceServer::new(Admin::new(Arc::clone(store), config, start, stop.clone()));
     let bytes = limits.request_bytes;
-    let others = Routes::new(service!(health, bytes))
+    let mut others = Routes::new(service!(health, bytes))
         .add_service(service!(admin, bytes))
         .add_service(service!(identities, bytes))
-        .add_service(service!(audiences, bytes))
-        .add_service(service!(reflection().build_v1()?, bytes))
-        .add_service(service!(reflection().build_v1alpha()?, bytes));
+        .add_service(service!(audiences, bytes));
+    if config.auth.reflection {
+        others = others
+            .add_service(service!(reflection().build_v1()?, bytes))
+            .add_service(service!(reflection().build_v1alpha()?, bytes));
+    }
     Ok(Services {
         profiles: service!(profiles, bytes),
         events: service!(events, bytes),

@@ -29,8 +29,11 @@ pub(super) fn layer<S>(log: &AuditLog) -> anyhow::Result<(impl Layer<S> + use<S>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
-    let (writer, guard) =
-        NonBlockingBuilder::default().lossy(false).buffered_lines_limit(WAITING).thread_name("audit").finish(open(log)?);
+    let (writer, guard) = NonBlockingBuilder::default()
+        .lossy(false)
+        .buffered_lines_limit(WAITING)
+        .thread_name("audit")
+        .finish(open(log)?);
     let lines = tracing_subscriber::fmt::layer().json().flatten_event(true).with_target(false).with_level(false);
     let only_these = Targets::new().with_target(TARGET, LevelFilter::INFO);
     Ok((lines.with_writer(writer).with_filter(only_these), guard))

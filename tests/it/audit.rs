@@ -43,7 +43,10 @@ async fn writes_and_refusals_are_lines_without_values() {
     let of = |method: &str| -> Vec<_> {
         let fields = |line: &Value| {
             let fields = ["caller", "workspace", "code", "reason", "sequence"].map(|field| line[field].clone());
-            assert!(line["timestamp"].is_string() && line["peer"].as_str().unwrap().starts_with("127.0.0.1:"), "{line}");
+            assert!(
+                line["timestamp"].is_string() && line["peer"].as_str().unwrap().starts_with("127.0.0.1:"),
+                "{line}"
+            );
             fields
         };
         lines[method].iter().map(fields).collect()
@@ -70,5 +73,7 @@ async fn an_audit_log_that_cannot_be_written_keeps_the_server_from_starting() {
     command.args(["--addr", "127.0.0.1:0", "--audit-log", "/nonexistent/audit.jsonl", "--data-dir"]).arg(dir.path());
     let ended = output(&mut command).await;
     assert!(!ended.status.success());
-    assert!(String::from_utf8_lossy(&ended.stderr).contains("--audit-log /nonexistent/audit.jsonl cannot be written to"));
+    assert!(
+        String::from_utf8_lossy(&ended.stderr).contains("--audit-log /nonexistent/audit.jsonl cannot be written to")
+    );
 }

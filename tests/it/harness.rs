@@ -4,6 +4,7 @@
 //! - [`callers`]: callers with credentials.
 //! - [`client`]: a connection, with a short method for each RPC. [`stream`]: what a subscriber reads.
 //!   [`http`]: requests over plain HTTP. [`exposition`]: what `/metrics` says.
+//!   [`tls`]: certificates, and clients that speak TLS.
 //!   [`raw`]: requests that no good client sends. [`unread`]: responses that are not read.
 //! - [`people`]: whose profiles the tests are about. [`profiles`]: profiles, patches and their parts.
 //!   [`sample`]: a whole profile. [`requests`]: requests that are complete but for what a test is about.
@@ -25,6 +26,7 @@ mod sample;
 mod server;
 mod store_file;
 mod stream;
+mod tls;
 mod unread;
 
 pub use callers::*;
@@ -42,4 +44,5 @@ pub use sample::*;
 pub use server::*;
 pub use store_file::*;
 pub use stream::*;
+pub use tls::*;
 pub use unread::*;

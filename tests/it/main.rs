@@ -23,6 +23,7 @@
 //! - [`retention`]: what is left of a log when its oldest events are gone.
 //! - [`rot`]: damaged bits and pages of the store's file, by the hundred.
 //! - [`reconnects`]: the [`storm`]: many subscribers that reconnect at random, and one validator of all that they read.
+//! - [`tls`]: handshakes that succeed and that fail, and certificates that change.
 //! - [`wire`]: bytes that are not a request.
 
 mod audiences;
@@ -60,5 +61,6 @@ mod starts;
 mod status;
 mod storm;
 mod subscriptions;
+mod tls;
 mod tokens;
 mod wire;

@@ -34,6 +34,7 @@ use http::Uri;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::connect::Connect;
 use super::signals;
 use crate::config::units::{self, Address};
 use crate::config::{LogFormat, TelemetryConfig};
@@ -83,6 +84,8 @@ struct Options {
     /// Address of the server: a host name or an IP address, and a port.
     #[arg(long, env = "CAMEO_ADDR", value_parser = units::address, default_value = "127.0.0.1:50051")]
     addr: Address,
+    #[command(flatten)]
+    connect: Connect,
     /// How an event is sent: `structured`, a CloudEvent as JSON, or `binary`, the change as JSON and the rest in headers.
     #[arg(long, value_enum, default_value = "structured")]
     mode: Mode,
@@ -169,7 +172,7 @@ fn run(
             tracing::info!(signal, "ending");
             end.cancel();
         });
-        forward(&Server::new(&options.addr, workspace)?, lanes, &ending).await
+        forward(&Server::new(&options.addr, &options.connect, workspace)?, lanes, &ending).await
     });
     runtime.shutdown_background(); // What did not end in time is given up.
     ended

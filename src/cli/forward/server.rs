@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use anyhow::anyhow;
-use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 
 use super::ledger::Acknowledgement;
+use crate::cli::connect::{self, Connect};
 use crate::config::units::Address;
 use crate::proto::v1::event_service_client::EventServiceClient;
 use crate::proto::v1::subscribe_request::Start;
@@ -24,7 +24,7 @@ const MAX_MESSAGE: usize = 64 << 20;
 
 /// The server that has the subscriptions.
 pub struct Server {
-    client: EventServiceClient<Channel>,
+    client: EventServiceClient<connect::Server>,
     workspace: String,
 }
 
@@ -32,10 +32,10 @@ impl Server {
     /// Connects with the first call.
     ///
     /// # Errors
-    /// If the address cannot be part of a URL.
-    pub fn new(addr: &Address, workspace: String) -> anyhow::Result<Self> {
-        let endpoint = Endpoint::from_shared(format!("http://{addr}"))?.connect_timeout(CONNECT_TIME);
-        let client = EventServiceClient::new(endpoint.connect_lazy()).max_decoding_message_size(MAX_MESSAGE);
+    /// If a file of TLS or of the token cannot be used.
+    pub fn new(addr: &Address, connect: &Connect, workspace: String) -> anyhow::Result<Self> {
+        let server = connect.connect_lazily(addr, CONNECT_TIME)?;
+        let client = EventServiceClient::new(server).max_decoding_message_size(MAX_MESSAGE);
         Ok(Self { client, workspace })
     }
 

@@ -13,7 +13,7 @@ const IN_QUERY: [&str; 3] = ["access_token=", "token=", "authorization="];
 ///
 /// # Errors
 /// The refusal of a request that has two, one of another scheme, or one in its URL.
-pub(super) fn token<'r>(headers: &'r HeaderMap, uri: &Uri) -> Result<Option<&'r str>, Refusal> {
+pub(in crate::server) fn token<'r>(headers: &'r HeaderMap, uri: &Uri) -> Result<Option<&'r str>, Refusal> {
     let refused = Refusal::unauthenticated;
     if uri.query().is_some_and(has_token) {
         return Err(refused("a token belongs into the authorization header, and not into the URL"));

@@ -9,7 +9,7 @@
 //! Every refusal says why in the protocol of its client: a status of gRPC, or a problem document.
 
 mod compress;
-mod credentials;
+pub(super) mod credentials;
 mod head;
 mod inflate;
 mod methods;
@@ -143,7 +143,9 @@ impl Edge {
         let call = Call::begin(&self.metrics.calls, method.counted, method.is_write, connection.peer);
         let (mut is_plain, mut encoding) = (false, None);
         let admitted = match self.admit(&mut in_flight, method, &request) {
-            Ok(admitted) => self.identify(&call, method, &request).await.map(|()| admitted).map_err(Refused::Call),
+            Ok(admitted) => {
+                self.identify(&call, connection, method, &request).await.map(|()| admitted).map_err(Refused::Call)
+            }
             refused => refused,
         };
         let (response, held) = match admitted {
@@ -205,12 +207,19 @@ impl Edge {
     }
 
     /// Finds out who makes a call, and whether it may make it at all.
-    async fn identify<B>(&self, call: &Call, method: &Method, request: &Request<B>) -> Result<(), Refusal> {
+    async fn identify<B>(
+        &self,
+        call: &Call,
+        connection: &Connection,
+        method: &Method,
+        request: &Request<B>,
+    ) -> Result<(), Refusal> {
         if method.access == Some(Access::Open) || request.method() == http::Method::OPTIONS {
             return Ok(()); // A browser asks without a credential whether it may call.
         }
         let token = credentials::token(request.headers(), request.uri())?;
-        call.made_by(self.auth.authenticate(token, None).await?, &self.quotas)
+        let certificate = connection.certificate.get().map(|certificate| &*certificate.names);
+        call.made_by(self.auth.authenticate(token, certificate).await?, &self.quotas)
     }
 
     async fn grpc<B>(&self, exchange: Exchange, request: Request<B>) -> (Answer, Held)

@@ -1,4 +1,5 @@
-//! Accepts connections and speaks HTTP on them, within the bounds of HTTP/2 and of time.
+//! Accepts connections and speaks HTTP on them, within the bounds of HTTP/2 and of time. With TLS, a connection begins
+//! with its handshake, in its own task.
 //!
 //! - `connection` serves one of them, and ends it when a time limit passes.
 //! - `reading` holds back what arrives faster than calls are served.
@@ -20,15 +21,20 @@ use std::time::Duration;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
 use hyper_util::server::conn::auto::Builder;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connection::{Connection, TimeLimits};
-use super::connections::Connections;
+use super::connections::{Connections, OpenConnection};
 use super::edge::Edge;
+use super::tls::{self, Tls};
 use crate::config::{Config, ServerConfig};
 use crate::model::limits::IMPORTS;
+use crate::telemetry::lines::Lines;
+use crate::telemetry::metrics::{Closed, HandshakeFailure};
 use reading::{Reading, Unserved};
 use streams::Streams;
 use writing::Writing;
@@ -67,6 +73,10 @@ struct Transport {
     edge: Arc<Edge>,
     connections: Arc<Connections>,
     unserved: Arc<Unserved>,
+    /// `None` for plaintext.
+    tls: Option<Arc<Tls>>,
+    /// Lines on connections that speak TLS to a port without it.
+    wrong_port: Lines,
     stop: CancellationToken,
 }
 
@@ -78,7 +88,13 @@ struct Endpoint {
 }
 
 /// Accepts connections until `stop` is cancelled, and returns when every call on them has ended.
-pub(super) async fn serve(listener: TcpListener, edge: Arc<Edge>, config: &Config, stop: CancellationToken) {
+pub(super) async fn serve(
+    listener: TcpListener,
+    tls: Option<Arc<Tls>>,
+    edge: Arc<Edge>,
+    config: &Config,
+    stop: CancellationToken,
+) {
     let (config, stall) = (&config.server, config.feed.stall_timeout);
     let limits = TimeLimits {
         handshake: config.handshake_timeout,
@@ -88,7 +104,9 @@ pub(super) async fn serve(listener: TcpListener, edge: Arc<Edge>, config: &Confi
     };
     let connections = Arc::clone(edge.connections());
     let (http, unserved) = (http(config, Streams::new(config.send_timeout, stall, stop.clone())), Arc::default());
-    let transport = Arc::new(Transport { http, limits, edge, connections, unserved, stop: stop.clone() });
+    let wrong_port = Lines::default();
+    let transport = Transport { http, limits, edge, connections, unserved, tls, wrong_port, stop: stop.clone() };
+    let transport = Arc::new(transport);
     let tasks = TaskTracker::new();
     loop {
         tokio::select! {
@@ -129,27 +147,85 @@ fn http(config: &ServerConfig, streams: Streams) -> Builder<Streams> {
 
 impl Transport {
     fn admit(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, tasks: &TaskTracker) {
-        let Some(mut open) = self.connections.admit(peer) else { return }; // Dropping the stream closes it.
+        let Some(open) = self.connections.admit(peer) else { return }; // Dropping the stream closes it.
         let _ = stream.set_nodelay(true); // An error means that the peer has gone; the first read says so.
         let transport = Arc::clone(self);
-        tasks.spawn(async move {
-            let Transport { http, limits, stop, unserved, .. } = &*transport;
-            let endpoint = Endpoint { edge: Arc::clone(&transport.edge), connection: Arc::clone(&open.connection) };
-            let endpoint = Arc::new(endpoint);
-            let service = service_fn(|request| {
-                let (endpoint, arrived) = (Arc::clone(&endpoint), unserved.arrived());
-                // Boxed: it is moved several times before its task runs it.
-                Box::pin(async move {
-                    drop(arrived);
-                    Ok::<_, Infallible>(endpoint.edge.serve(&endpoint.connection, request).await)
-                })
-            });
-            let (reader, writer) = stream.into_split();
-            let reader = Reading::new(reader, &open.connection, unserved);
-            let stream = tokio::io::join(reader, Writing::new(writer));
-            let closed = connection::serve(stream, &open.connection, http, service, *limits, stop).await;
-            open.counted.close(closed);
+        // Two kinds of tasks, so that a connection without TLS does not have the size of one with it.
+        match &self.tls {
+            None => tasks.spawn(transport.serve_plaintext(stream, open)),
+            Some(tls) => tasks.spawn(transport.serve_tls(Arc::clone(tls), stream, open)),
+        };
+    }
+
+    async fn serve_plaintext(self: Arc<Self>, stream: TcpStream, mut open: OpenConnection) {
+        let (reader, writer) = stream.into_split();
+        let mut closed = self.serve_http(reader, writer, &open.connection).await;
+        if closed == Closed::Protocol && open.connection.speaks_tls() {
+            closed = Closed::SpokeTls;
+            let (peer, unlogged) = (open.connection.peer, self.wrong_port.next());
+            if let Some(unlogged) = unlogged {
+                tracing::info!(%peer, unlogged, "closed a connection that spoke TLS: this port has no TLS");
+            }
+        }
+        open.counted.close(closed);
+    }
+
+    async fn serve_tls(self: Arc<Self>, tls: Arc<Tls>, stream: TcpStream, mut open: OpenConnection) {
+        let closed = match self.handshake(&tls, stream, &open.connection).await {
+            Ok(stream) => {
+                let (reader, writer) = tokio::io::split(stream);
+                self.serve_http(reader, writer, &open.connection).await
+            }
+            Err(closed) => closed,
+        };
+        open.counted.close(closed);
+    }
+
+    /// The TLS handshake and the greeting of HTTP share one time limit.
+    async fn handshake(
+        &self,
+        tls: &Tls,
+        stream: TcpStream,
+        connection: &Connection,
+    ) -> Result<TlsStream<TcpStream>, Closed> {
+        let deadline = connection.start() + self.limits.handshake;
+        let accepted = tokio::select! {
+            biased;
+            why = connection.until_cut() => return Err(why),
+            () = self.stop.cancelled() => return Err(Closed::Drained),
+            accepted = tls.accept(stream, connection.peer, deadline) => accepted,
+        };
+        let stream = accepted.map_err(|failed| match failed.reason {
+            HandshakeFailure::Timeout => Closed::Handshake,
+            HandshakeFailure::MadeRoom => Closed::MadeRoom,
+            _ => Closed::Tls,
+        })?;
+        if let Some(certificate) = tls::certificate_of(&stream) {
+            connection.certificate.get_or_init(|| certificate);
+        }
+        Ok(stream)
+    }
+
+    /// Returns why the connection ended.
+    async fn serve_http(
+        &self,
+        reader: impl AsyncRead + Unpin + 'static,
+        writer: impl AsyncWrite + Unpin + 'static,
+        connection: &Arc<Connection>,
+    ) -> Closed {
+        let Transport { http, limits, stop, unserved, .. } = self;
+        let endpoint = Arc::new(Endpoint { edge: Arc::clone(&self.edge), connection: Arc::clone(connection) });
+        let service = service_fn(|request| {
+            let (endpoint, arrived) = (Arc::clone(&endpoint), unserved.arrived());
+            // Boxed: it is moved several times before its task runs it.
+            Box::pin(async move {
+                drop(arrived);
+                Ok::<_, Infallible>(endpoint.edge.serve(&endpoint.connection, request).await)
+            })
         });
+        let reader = Reading::new(reader, connection, unserved);
+        let stream = tokio::io::join(reader, Writing::new(writer));
+        connection::serve(stream, connection, http, service, *limits, stop).await
     }
 }
 

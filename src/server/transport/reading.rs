@@ -92,8 +92,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Reading<S> {
             this.read = 0;
             return Poll::Pending;
         };
-        let bytes = buf.filled().len() - before;
-        this.read += bytes;
+        let bytes = &buf.filled()[before..];
+        this.read += bytes.len();
         this.connection.heard(bytes);
         Poll::Ready(read)
     }

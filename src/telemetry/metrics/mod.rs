@@ -35,7 +35,9 @@ pub use method::{Method, Streams};
 pub use reading::{LogReading, QueueReading, Reading, SubscribersReading};
 pub use store::{CommandOutcome, RunningRead, StoreMetrics};
 pub use tally::{LabelValue, Tally};
-pub use transport::{Budget, Budgets, Closed, Connections, OpenConnection, RefusedConnection};
+pub use transport::{
+    Budget, Budgets, Closed, Connections, HandshakeFailure, OpenConnection, RefusedConnection, TlsMetrics,
+};
 
 /// The most workspaces that are labels at a time.
 pub const WORKSPACES: usize = 1_000;
@@ -51,6 +53,8 @@ pub struct Metrics {
     pub calls: Calls,
     /// Connections to the API.
     pub connections: Connections,
+    /// TLS handshakes, and the server's certificate.
+    pub tls: TlsMetrics,
     /// Memory for requests that are received, and for responses that wait for slow readers.
     pub budgets: Budgets,
     registry: Arc<Registry>,
@@ -70,15 +74,16 @@ impl Metrics {
     #[must_use]
     pub fn new(store: &StoreMetrics, feed: &FeedMetrics) -> Self {
         let mut registry = Registry::default();
-        let (calls, connections, budgets) = (Calls::default(), Connections::default(), Budgets::default());
+        let (calls, connections, tls, budgets): (Calls, Connections, TlsMetrics, Budgets) = Default::default();
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("cameo_build", "The version that runs", build);
         calls.register(&mut registry);
         connections.register(&mut registry);
+        tls.register(&mut registry);
         budgets.register(&mut registry);
         store.register(&mut registry);
         feed.register(&mut registry);
-        Self { calls, connections, budgets, registry: Arc::new(registry) }
+        Self { calls, connections, tls, budgets, registry: Arc::new(registry) }
     }
 
     /// Writes all metrics, with the values that were read for this scrape.

@@ -37,8 +37,59 @@ label! {
         Reclaimed = "reclaimed",
         /// It broke the rules of HTTP.
         Protocol = "protocol_error",
+        /// Its TLS handshake failed, for a reason of [`HandshakeFailure`].
+        Tls = "tls_failed",
+        /// It spoke TLS to a port without TLS.
+        SpokeTls = "spoke_tls",
         /// The server shut down.
         Drained = "drained",
+    }
+}
+
+label! {
+    /// Why a TLS handshake failed.
+    "reason" HandshakeFailure {
+        /// It took too long.
+        Timeout = "timeout",
+        /// It had its time, and made room for another one.
+        MadeRoom = "made_room",
+        /// The client closed the connection.
+        Closed = "closed",
+        /// The client speaks something else than TLS.
+        NotTls = "not_tls",
+        /// There is no version, cipher or protocol that both sides speak.
+        Incompatible = "incompatible",
+        /// The client presented no certificate, and one is required.
+        NoCertificate = "no_certificate",
+        /// The client's certificate has expired, or is not valid yet.
+        ExpiredCertificate = "expired_certificate",
+        /// The client's certificate is from no CA that is trusted, or is bad in another way.
+        UntrustedCertificate = "untrusted_certificate",
+        /// The client ended the handshake with an alert. Mostly it does not trust the server's certificate.
+        RefusedByClient = "refused_by_client",
+        /// The client broke the rules of TLS.
+        Protocol = "protocol_error",
+    }
+}
+
+/// Counts TLS handshakes that failed, and shows the server's certificate. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct TlsMetrics {
+    /// Handshakes that failed, with the API and with the listener of operators.
+    pub failed: Tally<HandshakeFailure>,
+    expiry: Gauge,
+}
+
+impl TlsMetrics {
+    /// A certificate is in force that expires at this time, in seconds since 1970.
+    pub fn certificate(&self, expires: i64) {
+        self.expiry.set(expires);
+    }
+
+    pub(super) fn register(&self, registry: &mut Registry) {
+        self.failed.register(registry, "cameo_tls_handshakes_failed", "TLS handshakes that failed");
+        let help = "When the server's certificate expires, in seconds since 1970; 0 without TLS";
+        registry.register("cameo_tls_certificate_expiry_timestamp_seconds", help, self.expiry.clone());
     }
 }
 
@@ -169,6 +220,17 @@ mod tests {
         assert_exposed(&metrics, "cameo_connections_closed_total{reason=\"idle_timeout\"} 1");
         assert_exposed(&metrics, "cameo_connections_closed_total{reason=\"client\"} 1");
         assert_exposed(&metrics, "cameo_connections_closed_total{reason=\"drained\"} 0");
+    }
+
+    #[test]
+    fn handshakes_that_failed_are_counted_by_their_reason() {
+        let metrics = Metrics::new(&StoreMetrics::default(), &FeedMetrics::default());
+        metrics.tls.failed.count(HandshakeFailure::NotTls);
+        assert_exposed(&metrics, "cameo_tls_handshakes_failed_total{reason=\"not_tls\"} 1");
+        assert_exposed(&metrics, "cameo_tls_handshakes_failed_total{reason=\"timeout\"} 0");
+        assert_exposed(&metrics, "cameo_tls_certificate_expiry_timestamp_seconds 0");
+        metrics.tls.certificate(1_700_000_000);
+        assert_exposed(&metrics, "cameo_tls_certificate_expiry_timestamp_seconds 1700000000");
     }
 
     #[test]

@@ -27,10 +27,7 @@ struct Secrets {
 
 impl Secrets {
     fn both() -> [Self; 2] {
-        [
-            Self { text: "canary".into(), audience_id: 7 },
-            Self { text: "canary-".repeat(90), audience_id: 1 << 40 },
-        ]
+        [Self { text: "canary".into(), audience_id: 7 }, Self { text: "canary-".repeat(90), audience_id: 1 << 40 }]
     }
 
     fn profile(&self, mpid: i64) -> Profile {
@@ -74,10 +71,13 @@ async fn told(client: &Client) -> Vec<String> {
     }
     let keys: Vec<_> = (1..=PROFILES).map(by_mpid).collect();
     for result in client.profiles.clone().batch_get_profiles(batch_request(keys)).await.unwrap().into_inner().results {
-        told.push(format!("{:?}", result.outcome.map(|outcome| match outcome {
-            batch_get_profiles_result::Outcome::Profile(profile) => format!("{:?}", plain(profile)),
-            batch_get_profiles_result::Outcome::Error(error) => format!("{error:?}"),
-        })));
+        told.push(format!(
+            "{:?}",
+            result.outcome.map(|outcome| match outcome {
+                batch_get_profiles_result::Outcome::Profile(profile) => format!("{:?}", plain(profile)),
+                batch_get_profiles_result::Outcome::Error(error) => format!("{error:?}"),
+            })
+        ));
     }
     let mut request = page_request();
     loop {

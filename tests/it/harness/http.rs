@@ -1,4 +1,5 @@
-//! Requests over HTTP, each on a connection of its own.
+//! Requests over HTTP, each on a connection of its own. Those that end with `_on` have the caller's connection, such as
+//! one with TLS.
 
 use std::net::SocketAddr;
 
@@ -6,6 +7,7 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::header::HeaderValue;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::within;
@@ -39,13 +41,24 @@ pub async fn http(addr: SocketAddr, method: &str, target: &str, headers: &[(&str
 }
 
 /// Sends any request. Its host is `localhost` unless it says otherwise.
-pub async fn http_request<B>(addr: SocketAddr, mut request: hyper::Request<B>) -> HttpResponse
+pub async fn http_request<B>(addr: SocketAddr, request: hyper::Request<B>) -> HttpResponse
+where
+    B: hyper::body::Body<Data: Send, Error: std::error::Error + Send + Sync> + Send + 'static,
+{
+    http_request_on(within(TcpStream::connect(addr)).await.unwrap(), request).await
+}
+
+/// The same on this connection.
+pub async fn http_request_on<B>(
+    connection: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    mut request: hyper::Request<B>,
+) -> HttpResponse
 where
     B: hyper::body::Body<Data: Send, Error: std::error::Error + Send + Sync> + Send + 'static,
 {
     request.headers_mut().entry("host").or_insert(HeaderValue::from_static("localhost"));
     within(async {
-        let connection = TokioIo::new(TcpStream::connect(addr).await.unwrap());
+        let connection = TokioIo::new(connection);
         let (mut client, connection) = hyper::client::conn::http1::handshake(connection).await.unwrap();
         tokio::spawn(connection);
         let (parts, body) = client.send_request(request).await.unwrap().into_parts();
@@ -56,7 +69,19 @@ where
 }
 
 /// Sends a request over HTTP/2. The response is read up to its trailers, which then stand among the headers.
-pub async fn http2_request<B>(addr: SocketAddr, mut request: hyper::Request<B>) -> HttpResponse
+pub async fn http2_request<B>(addr: SocketAddr, request: hyper::Request<B>) -> HttpResponse
+where
+    B: hyper::body::Body<Data: Send, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static,
+{
+    http2_request_on(within(TcpStream::connect(addr)).await.unwrap(), addr, request).await
+}
+
+/// The same on this connection.
+pub async fn http2_request_on<B>(
+    connection: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    addr: SocketAddr,
+    mut request: hyper::Request<B>,
+) -> HttpResponse
 where
     B: hyper::body::Body<Data: Send, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static,
 {
@@ -65,7 +90,7 @@ where
     uri.authority.get_or_insert_with(|| addr.to_string().parse().unwrap());
     *request.uri_mut() = hyper::Uri::from_parts(uri).unwrap();
     within(async {
-        let connection = TokioIo::new(TcpStream::connect(addr).await.unwrap());
+        let connection = TokioIo::new(connection);
         let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), connection);
         let (mut client, connection) = handshake.await.unwrap();
         tokio::spawn(connection);
