@@ -10,6 +10,7 @@ mod rows;
 use std::collections::BTreeSet;
 
 use cameo::proto::DESCRIPTORS;
+use cameo::proto::v1::*;
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use tonic::{Code, Status};

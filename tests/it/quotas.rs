@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use cameo::proto::v1::*;
 use futures_util::future::join_all;
 use futures_util::stream;
 use tonic::{Code, Status};

@@ -73,9 +73,9 @@ async fn told(client: &Client) -> Vec<String> {
     for result in client.profiles.clone().batch_get_profiles(batch_request(keys)).await.unwrap().into_inner().results {
         told.push(format!(
             "{:?}",
-            result.outcome.map(|outcome| match outcome {
-                batch_get_profiles_result::Outcome::Profile(profile) => format!("{:?}", plain(profile)),
-                batch_get_profiles_result::Outcome::Error(error) => format!("{error:?}"),
+            result.result.map(|outcome| match outcome {
+                batch_get_profiles_result::Result::Profile(profile) => format!("{:?}", plain(profile)),
+                batch_get_profiles_result::Result::Error(error) => format!("{error:?}"),
             })
         ));
     }
