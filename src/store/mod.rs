@@ -53,6 +53,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 mod upkeep;
+mod visit;
 mod write;
 
 use std::path::PathBuf;

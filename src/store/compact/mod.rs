@@ -3,7 +3,7 @@
 //! redb never overwrites a page that is in use, and a page that it frees keeps its bytes until it is used again. So the
 //! rows of all tables are copied to a new file, which then takes the place of the old one.
 //!
-//! - `copy` copies the rows, step by step. It is the only place that lists the tables.
+//! - `copy` copies the rows, step by step.
 //! - `target` is where the new file lies: beside the old one, and renamed when it is complete.
 //! - `offline` compacts a store that no process has open.
 //! - `online` compacts an open store. `tail` is what the writer commits meanwhile, and `swap` is the writer's last

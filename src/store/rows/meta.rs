@@ -19,6 +19,11 @@ pub(in crate::store) struct Origin {
     pub secret: Secret,
 }
 
+/// Whether the row of a fact is intact.
+pub(in crate::store) fn is_sound(key: &[u8], row: &[u8]) -> bool {
+    unseal(KIND, key, row, 0).is_ok()
+}
+
 /// The id of the log in the file. Cursors name it.
 pub(in crate::store) struct LogRow;
 /// The secret key of the hashes in the identity index.
