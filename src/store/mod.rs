@@ -80,7 +80,7 @@ pub use write::LaneUse;
 use crate::clock::Clock;
 use crate::command::{Command, Stamp};
 use crate::config::StoreConfig;
-use crate::model::cursor::CursorSpace;
+use crate::model::cursor::{CursorSpace, KnownCursors};
 use crate::model::{EventKind, LogId, Micros, Mpid, Sequence, Workspace};
 use crate::telemetry::metrics::{CommandOutcome, StoreMetrics};
 use acknowledge::Acknowledgements;
@@ -90,7 +90,7 @@ use disk::Disk;
 use logs::{Logs, Workspaces};
 use open::Opened;
 use read::{Pool, SnapshotTables, Walks};
-use rows::{Origin, Secret};
+use rows::{FormerLogs, Origin, Secret};
 use scrub::Scrubber;
 use upkeep::Agenda;
 use write::{IMPORT_BATCH_COMMANDS, Job, Lane, Ticket, Waiting, Writer};
@@ -170,6 +170,8 @@ pub struct Usage {
 pub struct Store {
     shared: Arc<Shared>,
     origin: Origin,
+    /// The logs that it continues.
+    former: FormerLogs,
     clock: Clock,
     event_ids: Mutex<ContextV7>,
     metrics: StoreMetrics,
@@ -231,6 +233,7 @@ impl Store {
         Ok(Self {
             shared,
             origin: facts.origin,
+            former: facts.former,
             clock,
             event_ids: Mutex::new(ContextV7::new()),
             metrics,
@@ -254,6 +257,12 @@ impl Store {
     #[must_use]
     pub fn cursors(&self, workspace: &Workspace) -> CursorSpace {
         CursorSpace::new(self.origin.log, workspace)
+    }
+
+    /// Parses cursors of a workspace's log, and of the logs that it continues since it was restored from a backup.
+    #[must_use]
+    pub fn known_cursors(&self, workspace: &Workspace) -> KnownCursors {
+        KnownCursors::new(self.cursors(workspace), self.former.of(self.workspace_id(workspace)))
     }
 
     /// The time of day: see [`Clock::now`].

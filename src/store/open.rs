@@ -24,7 +24,7 @@ use super::error::{OpenError, StoreError};
 use super::logs;
 use super::migrate;
 use super::pages;
-use super::rows::{AgeKey, AgeRow, FormatsRow, Head, Kind, LogRow, Origin, Secret, SecretRow};
+use super::rows::{AgeKey, AgeRow, FormatsRow, FormerLogs, FormerRow, Head, Kind, LogRow, Origin, Secret, SecretRow};
 use super::tables::{self, HEADS, META, REQUEST_AGES, Tables, WORKSPACES};
 use crate::clock::machine_time;
 use crate::config::StoreConfig;
@@ -65,6 +65,8 @@ impl Drop for DirectoryLock {
 #[derive(Debug)]
 pub(super) struct Facts {
     pub origin: Origin,
+    /// The logs that it continues.
+    pub former: FormerLogs,
     pub workspaces: HashMap<Workspace, WorkspaceId>,
     /// The heads of the logs, by workspace number from 1.
     pub heads: Vec<Head>,
@@ -202,7 +204,8 @@ pub(super) fn load(database: &Database, path: &Path) -> Result<Facts, OpenError>
     let of_store = |error| OpenError::of(path, error);
     let begin_read = || database.begin_read().map_err(|error| of_store(error.into()));
     migrate::bring_up(database, path)?;
-    let origin = read_meta(&begin_read()?, path)?; // Refuses a file of a newer version before anything is changed.
+    // Refuses a file of a newer version before anything is changed.
+    let (origin, former) = read_meta(&begin_read()?, path)?;
     migrate::sum_logs(database).map_err(of_store)?;
     let transaction = begin_read()?;
     let workspaces = transaction.open_table(WORKSPACES).map_err(|error| of_table(path, error))?;
@@ -221,24 +224,28 @@ pub(super) fn load(database: &Database, path: &Path) -> Result<Facts, OpenError>
     } else if formats != FormatsRow::encode() {
         record_formats(database).map_err(of_store)?;
     }
-    Ok(Facts { origin, workspaces, heads, uptime })
+    Ok(Facts { origin, former, workspaces, heads, uptime })
 }
 
-fn read_meta(transaction: &ReadTransaction, path: &Path) -> Result<Origin, OpenError> {
+/// Reads the facts about the file, and refuses the formats of a newer version.
+pub(super) fn read_meta(transaction: &ReadTransaction, path: &Path) -> Result<(Origin, FormerLogs), OpenError> {
     let of_store = |error| OpenError::of(path, error);
     let meta = transaction.open_table(META).map_err(|error| of_table(path, error))?;
-    let row = |key| -> Result<Vec<u8>, OpenError> {
+    let optional = |key| -> Result<Option<Vec<u8>>, OpenError> {
         let row = meta.get(key).map_err(|error| of_store(error.into()))?;
-        Ok(row.ok_or_else(|| of_store(Kind::Meta.corrupt()))?.value().to_vec())
+        Ok(row.map(|row| row.value().to_vec()))
     };
+    let row = |key| optional(key)?.ok_or_else(|| of_store(Kind::Meta.corrupt()));
     if let Some((table, format)) = FormatsRow::unknown(&row(FormatsRow::KEY)?).map_err(of_store)? {
         let what = format!("table {table} in format {format}");
         return Err(OpenError::Format { path: path.to_owned(), what });
     }
-    Ok(Origin {
+    let origin = Origin {
         log: LogRow::read(&row(LogRow::KEY)?).map_err(of_store)?,
         secret: SecretRow::read(&row(SecretRow::KEY)?).map_err(of_store)?,
-    })
+    };
+    let former = optional(FormerRow::KEY)?.map(|row| FormerRow::read(&row)).transpose().map_err(of_store)?;
+    Ok((origin, former.unwrap_or_default()))
 }
 
 /// Returns the row with the formats of the tables.
