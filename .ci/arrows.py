@@ -68,7 +68,7 @@ MAY_NAME = {
     "prost_types": "*",
     "rand": "cli/forward feed model refusal.rs store",
     "redb": "store",
-    "ring": "cli/forward",
+    "ring": "cli/backup.rs cli/forward",
     "rustix": "server store",
     "rustls": "cli/forward",
     "serde": "http",

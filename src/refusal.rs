@@ -6,6 +6,7 @@
 //!
 //! Invariant: a message, a detail and a log line hold no identity value and no attribute value.
 
+mod backup;
 mod compact;
 mod cursor;
 

@@ -1,13 +1,18 @@
-//! The commands of the binary, one file each: `serve`, `healthcheck`, `compact`, `forward` with its alias `listen`.
+//! The commands of the binary, one file each: `serve`, `healthcheck`, `compact`, `backup`, `restore`, `forward` with
+//! its alias `listen`.
 //!
+//! - `progress`: a line that shows how far a command has come.
 //! - `arguments`: flags stand before or after the command.
 //! - `variables`: empty and misspelt variables.
 //! - `signals`: what ends the server.
 
 mod arguments;
+mod backup;
 mod compact;
 mod forward;
 mod healthcheck;
+mod progress;
+mod restore;
 mod serve;
 mod signals;
 mod variables;
@@ -36,6 +41,10 @@ enum Command {
     Healthcheck(healthcheck::Healthcheck),
     /// Rewrite the store's file, so that nothing remains in it that was removed.
     Compact(compact::Compact),
+    /// Write a backup of a store to a file, while its server serves reads and writes.
+    Backup(backup::Backup),
+    /// Make a store of a backup, in an empty directory.
+    Restore(restore::Restore),
     /// Send the events of a subscription to a URL, as webhooks.
     Forward(Box<forward::Forward>),
     /// Send the events that are committed from now on to a URL, by a subscription that is deleted at the end.
@@ -51,6 +60,8 @@ pub fn run() -> anyhow::Result<()> {
         Command::Serve(serve) => serve::run(serve.config),
         Command::Healthcheck(healthcheck) => healthcheck::run(&healthcheck),
         Command::Compact(compact) => compact::run(&compact),
+        Command::Backup(backup) => backup::run(&backup),
+        Command::Restore(restore) => restore::run(&restore),
         Command::Forward(forward) => forward::forward(*forward),
         Command::Listen(listen) => forward::listen(*listen),
     }

@@ -28,8 +28,10 @@
 //! links to the previous event of its profile.
 
 mod acknowledge;
+mod alone;
 mod apply;
 mod backend;
+mod backup;
 mod compact;
 mod current;
 mod disk;
@@ -67,6 +69,10 @@ use tokio_util::sync::CancellationToken;
 use uuid::{ContextV7, Timestamp, Uuid};
 
 pub use apply::{MemberResult, SubscriptionState, Written};
+pub use backup::{
+    Backup, BackupError, BackupProgress, BackupSummary, BadBackup, Piece, RestoreError, backup_offline, restore,
+    verify as verify_backup,
+};
 pub use compact::{CompactError, Compacted, compact as compact_offline};
 pub use error::{OpenError, Past, Problem, StoreError};
 pub use observe::CacheUse;
@@ -84,6 +90,7 @@ use crate::model::cursor::{CursorSpace, KnownCursors};
 use crate::model::{EventKind, LogId, Micros, Mpid, Sequence, Workspace};
 use crate::telemetry::metrics::{CommandOutcome, StoreMetrics};
 use acknowledge::Acknowledgements;
+use alone::Alone;
 use compact::Compactor;
 use current::{Held, InUse};
 use disk::Disk;
@@ -183,6 +190,8 @@ pub struct Store {
     reads: Pool,
     scrubber: Mutex<Option<Scrubber>>,
     compactor: Compactor,
+    /// The compaction or the backup that is running.
+    alone: Alone,
     cache_bytes: usize,
     path: PathBuf,
     disk: Disk,
@@ -245,6 +254,7 @@ impl Store {
             reads: Pool::new(config.reads()),
             scrubber: Mutex::new(Some(scrubber)),
             compactor: Compactor::default(),
+            alone: Alone::default(),
             cache_bytes: config.cache_bytes,
             path,
             disk,

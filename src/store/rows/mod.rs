@@ -31,6 +31,8 @@ pub(super) use identity::{IdentityHash, OwnerKey, OwnerRow, Secret};
 pub(super) use merge::{
     AbsorbedRow, IdentitySettingsRow, MergeRow, absorbed_key, identity_settings_key, merge_key, survivor_key,
 };
+#[cfg(test)]
+pub(super) use meta::FORMER_LOGS;
 pub(super) use meta::{FormatsRow, FormerLogs, FormerRow, LogRow, Origin, SecretRow, is_sound as fact_is_sound};
 pub(super) use profile::{Held, ProfileRow};
 pub(super) use request::{AgeKey, AgeRow, RequestRow, request_key};
