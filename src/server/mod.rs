@@ -36,7 +36,8 @@ use crate::http;
 use crate::http::ops::Ops;
 use crate::model::Micros;
 pub use crate::store::{
-    BackupProgress, BackupSummary, Compacted, backup_offline, compact_offline, restore, verify_backup,
+    BackupProgress, BackupSummary, CheckError, CheckReport, Compacted, Finding, backup_offline, check, check_backup,
+    compact_offline, restore, verify_backup,
 };
 use crate::store::{OpenError, Store};
 use crate::telemetry::metrics::Metrics;

@@ -32,6 +32,7 @@ mod alone;
 mod apply;
 mod backend;
 mod backup;
+mod check;
 mod compact;
 mod current;
 mod disk;
@@ -73,6 +74,7 @@ pub use backup::{
     Backup, BackupError, BackupProgress, BackupSummary, BadBackup, Piece, RestoreError, backup_offline, restore,
     verify as verify_backup,
 };
+pub use check::{CheckError, CheckReport, Finding, check, check_backup};
 pub use compact::{CompactError, Compacted, compact as compact_offline};
 pub use error::{OpenError, Past, Problem, StoreError};
 pub use observe::CacheUse;

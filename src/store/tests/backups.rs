@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -21,7 +22,7 @@ use crate::model::{Cursor, Place};
 use crate::store::backup::Bounds;
 use crate::store::rows::FORMER_LOGS;
 use crate::store::{
-    Backup, BackupError, BadBackup, CompactError, OpenError, RestoreError, Store, backup_offline, restore,
+    Backup, BackupError, BadBackup, CompactError, OpenError, RestoreError, Store, backup_offline, check, restore,
     verify_backup,
 };
 
@@ -122,6 +123,38 @@ async fn a_backup_amid_writes_restores_the_store_as_it_was_at_its_end() {
         let (_directory, data) = restored(&backup);
         assert!(rows_in(&data) == without_facts(rows(&disk)), "{bounds:?}");
     }
+}
+
+/// Writers do not wait for the steps, so the backup ends at any moment of theirs. A check notices a hole.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_backup_ends_between_two_commits_of_many_writers() {
+    const BACKUPS: usize = 8;
+    let store = Arc::new(store());
+    write_all(&store, (1..=40).map(|mpid| command(1, create(mpid)))).await;
+    let is_over = Arc::new(AtomicBool::new(false));
+    let writer = |first: i64| {
+        let (store, is_over) = (Arc::clone(&store), Arc::clone(&is_over));
+        tokio::spawn(async move {
+            for round in 1_i64.. {
+                if is_over.load(Ordering::Relaxed) {
+                    return;
+                }
+                let mpid = first + round % 10;
+                write_all(&store, [command(round, delete(mpid)), command(round, create(mpid))]).await;
+            }
+        })
+    };
+    let writers: Vec<_> = [1, 11, 21, 31].map(writer).into();
+    for _ in 0..BACKUPS {
+        let before = head(&store);
+        let backup = read(store.backup_with(SMALL).await.unwrap(), async || {}).await.unwrap();
+        let after = head(&store);
+        let (_directory, data) = restored(&backup);
+        assert_eq!(check(&data, |_| {}).unwrap().findings, []);
+        assert!((before..=after).contains(&head(&open(&data))));
+    }
+    is_over.store(true, Ordering::Relaxed);
+    futures_util::future::join_all(writers).await;
 }
 
 /// The last write before the last step is in the backup, and the first after it is not.
