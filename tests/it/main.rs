@@ -4,6 +4,7 @@
 //! - [`profiles`], [`patches`], [`bulk`], [`imports`], [`events`]: what the RPCs do.
 //! - [`audiences`]: their members, and what becomes of both.
 //! - [`starts`], [`subscriptions`]: where a stream starts, and durable subscriptions.
+//! - [`backup`]: a store is backed up amid writes, restored, and checked.
 //! - [`compacting`]: a store is compacted, by its server and without one.
 //! - [`edges`]: what reaches a service, in which protocol, and for how long.
 //! - [`damage`]: damaged records, as callers see them.
@@ -24,6 +25,7 @@
 //! - [`wire`]: bytes that are not a request.
 
 mod audiences;
+mod backup;
 mod bulk;
 mod compacting;
 mod damage;
