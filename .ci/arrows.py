@@ -71,7 +71,7 @@ MAY_NAME = {
     "prost_types": "*",
     "rand": "auth cli/forward feed model refusal.rs store",
     "redb": "store",
-    "ring": "auth cli/forward",
+    "ring": "auth cli/backup.rs cli/forward",
     "rustix": "server store",
     "rustls": "auth cli/connect.rs cli/forward server/tls",
     "serde": "auth http",

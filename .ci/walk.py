@@ -42,6 +42,9 @@ greeting() {
 SHAPES = [
     (r'"logBytes": "\d+"', '"logBytes": "<bytes>"'),
     (r'"nextPageToken": "[\w-]+"', '"nextPageToken": "<token>"'),
+    (r"\b[0-9a-f]{64}\b", "<checksum>"),
+    (r"\b\d+\.\d s\b", "<seconds>"),
+    (r"\b[\d.]+ (B|[KM]iB)\b", "<size>"),
     (r'"[0-9a-f]{32}"', '"<etag>"'),
     (r'"etag": "[0-9a-f]{16}"', '"etag": "<etag>"'),
     (r"date: .* GMT", "date: <time>"),

@@ -6,7 +6,9 @@
 //!
 //! Invariant: a message, a detail and a log line hold no identity value and no attribute value.
 
+mod backup;
 mod compact;
+mod cursor;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -15,7 +17,7 @@ use std::time::Duration;
 
 use crate::auth::{Denied, Unauthenticated};
 use crate::feed::FeedError;
-use crate::model::invalid::{CursorError, number_over_limit, over_limit};
+use crate::model::invalid::{number_over_limit, over_limit};
 use crate::model::{AudienceId, Cursor, Invalid, Micros, Place, SubscriptionName};
 use crate::proto::v1::ErrorReason;
 use crate::store::{Problem, StoreError};
@@ -401,26 +403,6 @@ impl From<Invalid> for Refusal {
             }
             Invalid::ProfileTooLarge { limit, found } => Self::over_quota(message, "profile bytes", limit, found),
             Invalid::Cursor(error) => error.into(),
-        }
-    }
-}
-
-impl From<CursorError> for Refusal {
-    fn from(error: CursorError) -> Self {
-        let message = error.to_string();
-        let foreign =
-            |subject, problem| Detail::Precondition { kind: "CURSOR", subject: Cow::Borrowed(subject), problem };
-        match error {
-            CursorError::Malformed { field } => {
-                Self::field(ErrorReason::CursorMalformed, message, field, "not a cursor of this service")
-            }
-            CursorError::ForeignLog { .. } => Self::new(ErrorReason::CursorForeign, message)
-                .detail(foreign("log", "the cursor belongs to another log".into())),
-            CursorError::ForeignWorkspace { .. } => Self::new(ErrorReason::CursorForeign, message)
-                .detail(foreign("workspace", "the cursor belongs to another workspace".into())),
-            CursorError::InFuture { head, .. } => {
-                Self::new(ErrorReason::CursorInFuture, message).with("head_sequence", &head)
-            }
         }
     }
 }

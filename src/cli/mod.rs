@@ -1,20 +1,26 @@
-//! The commands of the binary, one file each: `serve`, `healthcheck`, `compact`, `token`, `forward` with its alias
-//! `listen`.
+//! The commands of the binary, one file each: `serve`, `healthcheck`, `compact`, `backup`, `restore`, `check`, `token`,
+//! `forward` with its alias `listen`.
 //!
-//! - `connect`: how a command connects to a server.
+//! - `connect`: how a command connects to a server. `progress`: a line that shows how far a command has come.
 //! - `arguments`: flags stand before or after the command.
 //! - `variables`: empty and misspelt variables.
 //! - `signals`: what ends the server.
 
 mod arguments;
+mod backup;
+mod check;
 mod compact;
 mod connect;
 mod forward;
 mod healthcheck;
+mod progress;
+mod restore;
 mod serve;
 mod signals;
 mod token;
 mod variables;
+
+use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -42,25 +48,35 @@ enum Command {
     Compact(compact::Compact),
     /// Create, list and revoke the static tokens of callers.
     Token(token::Token),
+    /// Write a backup of a store to a file, while its server serves reads and writes.
+    Backup(backup::Backup),
+    /// Make a store of a backup, in an empty directory.
+    Restore(restore::Restore),
+    /// Check that a store, or a backup, is whole and agrees with itself. Exits with 1 if not, and 2 if it cannot tell.
+    Check(check::Check),
     /// Send the events of a subscription to a URL, as webhooks.
     Forward(Box<forward::Forward>),
     /// Send the events that are committed from now on to a URL, by a subscription that is deleted at the end.
     Listen(Box<forward::Listen>),
 }
 
-/// Runs the command that the arguments and the environment name.
+/// Runs the command that the arguments and the environment name. Returns the exit status of one that did not fail.
 ///
 /// # Errors
 /// Why the command failed.
-pub fn run() -> anyhow::Result<()> {
+pub fn run() -> anyhow::Result<ExitCode> {
     match parse()?.command {
         Command::Serve(serve) => serve::run(serve.config),
         Command::Healthcheck(healthcheck) => healthcheck::run(&healthcheck),
         Command::Compact(compact) => compact::run(&compact),
         Command::Token(token) => token::run(&token),
+        Command::Backup(backup) => backup::run(&backup),
+        Command::Restore(restore) => restore::run(&restore),
+        Command::Check(check) => return Ok(check::run(&check)),
         Command::Forward(forward) => forward::forward(*forward),
         Command::Listen(listen) => forward::listen(*listen),
     }
+    .map(|()| ExitCode::SUCCESS)
 }
 
 /// Every command with its flags: what `--help` shows and `docs/settings.md` lists.

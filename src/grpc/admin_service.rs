@@ -1,6 +1,9 @@
 //! `cameo.v1.AdminService`.
 
+mod backup;
+
 use std::sync::Arc;
+use std::time::Duration;
 
 use prost::Message;
 use tokio_util::sync::CancellationToken;
@@ -14,11 +17,12 @@ use crate::config::{AuthConfig, Config, FeedConfig, QuotaConfig, ServerConfig, S
 use crate::model::workspace_page::WorkspacePage;
 use crate::model::{Invalid, Limits, Micros, Workspace};
 use crate::proto::v1::{
-    CompactRequest, CompactResponse, GetStatusRequest, GetStatusResponse, ListWorkspacesRequest,
+    BackupRequest, CompactRequest, CompactResponse, GetStatusRequest, GetStatusResponse, ListWorkspacesRequest,
     ListWorkspacesResponse, LogEnds, Scrub, ServerLimits, StoreStatus, WorkspaceStatus,
 };
 use crate::refusal::Refusal;
 use crate::store::{Compacted, LogBounds, PageSize, ReadClass, Store, StoreError};
+use backup::{Ends, Pieces};
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -27,6 +31,8 @@ pub struct Admin {
     start: Micros,
     scrub_rate: u32,
     limits: ServerLimits,
+    /// How long the caller of a backup may take nothing.
+    stall_timeout: Duration,
     /// The limits of what callers may send.
     callers: Limits,
     /// Cancelled when the server shuts down.
@@ -34,12 +40,12 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// The service of a server that started at `start` with this configuration. A compaction ends when `stop` is
-    /// cancelled.
+    /// The service of a server that started at `start` with this configuration. Compactions and backups end when `stop`
+    /// is cancelled.
     #[must_use]
     pub fn new(store: Arc<Store>, config: &Config, start: Micros, stop: CancellationToken) -> Self {
-        let (scrub_rate, callers) = (config.store.scrub_rate, config.limits);
-        Self { store, start, scrub_rate, limits: limits_in_force(config), callers, stop }
+        let (scrub_rate, stall_timeout, callers) = (config.store.scrub_rate, config.feed.stall_timeout, config.limits);
+        Self { store, start, scrub_rate, limits: limits_in_force(config), stall_timeout, callers, stop }
     }
 
     /// The state of the store tells of all workspaces, so only who may use all of them sees it.
@@ -134,6 +140,15 @@ impl AdminService for Admin {
         let Compacted { bytes_before, bytes_after, duration, pause } = compacted;
         let (duration, write_pause) = (duration.try_into().ok(), pause.try_into().ok());
         Ok(Response::new(Encoded::new(&CompactResponse { bytes_before, bytes_after, duration, write_pause })))
+    }
+
+    type BackupStream = Pieces;
+
+    async fn backup(&self, request: Request<BackupRequest>) -> Result<Response<Pieces>, Status> {
+        let call = Call::of(request.extensions());
+        let backup = self.store.backup().await.map_err(|error| call.refuse(error))?;
+        let ends = Ends { stall_timeout: self.stall_timeout, stop: self.stop.clone() };
+        Ok(Response::new(backup::stream(backup, ends, call)))
     }
 }
 

@@ -10,8 +10,8 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::invalid::CursorError;
 use super::{Invalid, Micros, Mpid, Place, Workspace};
 
-/// Identifies one log. It is chosen at random when the store is created, so a cursor of another store is refused rather
-/// than misread.
+/// Identifies one log. It is chosen at random when the store is created or restored from a backup, so a cursor of
+/// another store is refused rather than misread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogId(pub u64);
 
@@ -125,11 +125,27 @@ impl Start {
     }
 }
 
-/// Makes and parses the cursors of one workspace's log.
+/// Makes the cursors of one workspace's log.
 #[derive(Debug, Clone, Copy)]
 pub struct CursorSpace {
     log: LogId,
     workspace: u32,
+}
+
+/// A log that a restored backup continues.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FormerLog {
+    /// The id that its cursors name.
+    pub log: LogId,
+    /// The place up to which both logs hold the same events. What the former log held after it is lost.
+    pub through: Place,
+}
+
+/// Parses cursors of one workspace: those of its log, and of the logs that it continues.
+#[derive(Debug, Clone)]
+pub struct KnownCursors {
+    space: CursorSpace,
+    former: Vec<FormerLog>,
 }
 
 impl CursorSpace {
@@ -144,24 +160,43 @@ impl CursorSpace {
     pub fn at(self, position: impl Into<Position>) -> Cursor {
         Cursor { log: self.log, workspace: self.workspace, position: position.into() }
     }
+}
+
+impl KnownCursors {
+    /// The cursors of `space`, and those of the logs that its log continues.
+    #[must_use]
+    pub fn new(space: CursorSpace, former: Vec<FormerLog>) -> Self {
+        Self { space, former }
+    }
 
     /// Parses a cursor of a request, and checks that it is not past the head of the log.
     ///
     /// # Errors
-    /// [`Invalid::Cursor`] if this service did not make it, if it is not of this workspace's log, or if it is past
-    /// `head`.
-    pub fn parse(self, field: &'static str, text: &str, head: Place) -> Result<Position, Invalid> {
+    /// [`Invalid::Cursor`] if this service did not make it, if it is not of this workspace's log nor of one that this
+    /// log continues, if it is past what is left of that one, or if it is past `head`.
+    pub fn parse(&self, field: &'static str, text: &str, head: Place) -> Result<Position, Invalid> {
         let cursor = Cursor::parse(text).ok_or(CursorError::Malformed { field })?;
-        if cursor.log != self.log {
+        let former = self.former.iter().find(|former| former.log == cursor.log);
+        if cursor.log != self.space.log && former.is_none() {
             return Err(CursorError::ForeignLog { field }.into());
         }
-        if cursor.workspace != self.workspace {
+        if cursor.workspace != self.space.workspace {
             return Err(CursorError::ForeignWorkspace { field }.into());
+        }
+        if let Some(FormerLog { through, .. }) = former.filter(|former| cursor.position.place() > former.through) {
+            return Err(CursorError::Lost { field, through: *through }.into());
         }
         if cursor.position.place() > head {
             return Err(CursorError::InFuture { field, head }.into());
         }
         Ok(cursor.position)
+    }
+}
+
+impl From<CursorSpace> for KnownCursors {
+    /// Of a log that continues no other.
+    fn from(space: CursorSpace) -> Self {
+        Self::new(space, Vec::new())
     }
 }
 
@@ -260,13 +295,42 @@ mod tests {
         let here = space(7, "a/b/c");
         for position in positions() {
             let text = here.at(position).to_string();
-            assert_eq!(here.parse("cursor", &text, PLACE), Ok(position));
+            assert_eq!(KnownCursors::from(here).parse("cursor", &text, PLACE), Ok(position));
             assert!(text.len() <= 64, "the API promises it");
-            let refused = |space: CursorSpace, head| space.parse("cursor", &text, Place::after(head)).unwrap_err();
+            let refused = |space: CursorSpace, head| {
+                KnownCursors::from(space).parse("cursor", &text, Place::after(head)).unwrap_err()
+            };
             assert_eq!(refused(here, 40), CursorError::InFuture { field: "cursor", head: Place::after(40) }.into());
             assert_eq!(refused(space(8, "a/b/c"), 41), CursorError::ForeignLog { field: "cursor" }.into());
             assert_eq!(refused(space(7, "a/b/d"), 41), CursorError::ForeignWorkspace { field: "cursor" }.into());
         }
+    }
+
+    #[test]
+    fn a_restored_log_knows_the_cursors_of_the_logs_that_it_continues_up_to_where_it_does() {
+        let former = |log, through| FormerLog { log: LogId(log), through: Place::after(through) };
+        let known = KnownCursors::new(space(9, "a/b/c"), vec![former(7, 41), former(8, 50)]);
+        let parse = |log, workspace, position: Position, head| {
+            known.parse("cursor", &space(log, workspace).at(position).to_string(), Place::after(head))
+        };
+        let lost = |through| Err(CursorError::Lost { field: "cursor", through: Place::after(through) }.into());
+        let place = |after| Position::Log(Place::after(after));
+        for position in positions() {
+            assert_eq!(parse(7, "a/b/c", position, 90), Ok(position), "at the place where the backup was made");
+            assert_eq!(parse(9, "a/b/c", position, 90), Ok(position));
+        }
+        assert_eq!(parse(7, "a/b/c", place(42), 90), lost(41), "although the new log is longer");
+        assert_eq!(parse(7, "a/b/c", Position::Snapshot { of: Place::after(42), after: None }, 90), lost(41));
+        assert_eq!(parse(8, "a/b/c", place(42), 90), Ok(place(42)), "each has its own place");
+        assert_eq!(parse(8, "a/b/c", place(51), 90), lost(50));
+        assert_eq!(parse(9, "a/b/c", place(51), 90), Ok(place(51)), "the log's own");
+        let foreign: [Result<_, Invalid>; 2] = [
+            Err(CursorError::ForeignLog { field: "cursor" }.into()),
+            Err(CursorError::ForeignWorkspace { field: "cursor" }.into()),
+        ];
+        assert_eq!([parse(6, "a/b/c", place(1), 90), parse(7, "a/b/d", place(1), 90)], foreign);
+        let in_future = CursorError::InFuture { field: "cursor", head: Place::after(40) };
+        assert_eq!(parse(7, "a/b/c", PLACE.into(), 40), Err(in_future.into()));
     }
 
     /// Clients of earlier versions have stored such cursors.
@@ -278,8 +342,9 @@ mod tests {
     #[test]
     fn a_garbled_cursor_is_malformed() {
         let here = space(7, "a/b/c");
+        let known = KnownCursors::from(here);
         let malformed = Err(CursorError::Malformed { field: "cursor" }.into());
-        let parse = |text: &str| here.parse("cursor", text, Place::after(u64::MAX));
+        let parse = |text: &str| known.parse("cursor", text, Place::after(u64::MAX));
         for position in positions() {
             let text = here.at(position).to_string();
             for at in 0..text.len() {

@@ -49,6 +49,12 @@ pub enum CursorError {
     /// It belongs to another log.
     #[error("{field}: a cursor of another log")]
     ForeignLog { field: &'static str },
+    /// It belongs to what was lost when the log was restored from a backup.
+    #[error(
+        "{field}: after the place {through}, at which this log was restored from a backup: what followed in the former \
+         log is lost. Start again from earliest or with a snapshot, and rebuild what you derived from it"
+    )]
+    Lost { field: &'static str, through: Place },
     /// It belongs to another workspace.
     #[error("{field}: a cursor of another workspace")]
     ForeignWorkspace { field: &'static str },

@@ -13,7 +13,7 @@ impl From<CompactError> for Refusal {
     fn from(error: CompactError) -> Self {
         let message = error.to_string();
         match error {
-            CompactError::Running | CompactError::Overtaken => {
+            CompactError::Running | CompactError::BackingUp | CompactError::Overtaken => {
                 Self::new(ErrorReason::Overloaded, message).retry_after(COMPACT_RETRY)
             }
             CompactError::DiskFull { free, required } => Self::new(ErrorReason::StorageFull, message)

@@ -40,7 +40,10 @@ use crate::feed::Feed;
 use crate::http;
 use crate::http::ops::Ops;
 use crate::model::Micros;
-pub use crate::store::{Compacted, compact_offline};
+pub use crate::store::{
+    BackupProgress, BackupSummary, CheckError, CheckReport, Compacted, Finding, backup_offline, check, check_backup,
+    compact_offline, restore, verify_backup,
+};
 use crate::store::{OpenError, Store};
 use crate::telemetry::metrics::Metrics;
 use budget::Budget;

@@ -124,7 +124,7 @@ impl Effects {
         self.events.iter().map(|event| event.row.len()).sum()
     }
 
-    /// Estimates the memory that the effects take while a compaction keeps them, in bytes.
+    /// Estimates the memory that the effects take while a compaction or a backup keeps them, in bytes.
     pub fn kept_bytes(&self) -> usize {
         let Self {
             workspace: _,

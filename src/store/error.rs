@@ -160,6 +160,15 @@ pub enum OpenError {
         "{path} is damaged ({what}): move it away and put a copy of it back, or start without it on an empty store"
     )]
     Damaged { path: PathBuf, what: String },
+    /// An earlier version wrote the file, and it was not upgraded yet.
+    #[error(
+        "{path} is of an earlier version of cameo, and this command changes no store: start the server once, which \
+         upgrades it"
+    )]
+    Older { path: PathBuf },
+    /// A restore was interrupted.
+    #[error("the restore of a backup into {path} did not finish, so there is no store: run cameo restore again")]
+    Unfinished { path: PathBuf },
     /// The machine's clock is wrong.
     #[error("the clock of this machine says that it is before 1970: set it, and start again")]
     Clock,

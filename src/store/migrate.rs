@@ -99,6 +99,11 @@ fn former_layout(database: &Database) -> Result<Option<(u64, u64)>, StoreError> 
     Ok(Some((layout, if layout < LAYOUT { row(FORMER_LOG)? } else { 0 })))
 }
 
+/// Whether the file has the current layout.
+pub(super) fn is_current(transaction: &ReadTransaction) -> bool {
+    transaction.open_table(META).is_ok()
+}
+
 /// Makes older versions refuse the file. Otherwise they would create their own tables in it.
 pub(super) fn shut_out_older_versions(transaction: &WriteTransaction) -> Result<(), StoreError> {
     transaction.open_table(FORMER_META)?.insert(FORMER_LAYOUT, LAYOUT)?;

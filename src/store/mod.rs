@@ -28,8 +28,11 @@
 //! links to the previous event of its profile.
 
 mod acknowledge;
+mod alone;
 mod apply;
 mod backend;
+mod backup;
+mod check;
 mod compact;
 mod current;
 mod disk;
@@ -53,6 +56,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 mod upkeep;
+mod visit;
 mod write;
 
 use std::path::PathBuf;
@@ -66,6 +70,11 @@ use tokio_util::sync::CancellationToken;
 use uuid::{ContextV7, Timestamp, Uuid};
 
 pub use apply::{MemberResult, SubscriptionState, Written};
+pub use backup::{
+    Backup, BackupError, BackupProgress, BackupSummary, BadBackup, Piece, RestoreError, backup_offline, restore,
+    verify as verify_backup,
+};
+pub use check::{CheckError, CheckReport, Finding, check, check_backup};
 pub use compact::{CompactError, Compacted, compact as compact_offline};
 pub use error::{OpenError, Past, Problem, StoreError};
 pub use observe::CacheUse;
@@ -79,17 +88,18 @@ pub use write::LaneUse;
 use crate::clock::Clock;
 use crate::command::{Command, Stamp};
 use crate::config::StoreConfig;
-use crate::model::cursor::CursorSpace;
+use crate::model::cursor::{CursorSpace, KnownCursors};
 use crate::model::{EventKind, LogId, Micros, Mpid, Sequence, Workspace};
 use crate::telemetry::metrics::{CommandOutcome, StoreMetrics};
 use acknowledge::Acknowledgements;
+use alone::Alone;
 use compact::Compactor;
 use current::{Held, InUse};
 use disk::Disk;
 use logs::{Logs, Workspaces};
 use open::Opened;
 use read::{Pool, SnapshotTables, Walks};
-use rows::{Origin, Secret};
+use rows::{FormerLogs, Origin, Secret};
 use scrub::Scrubber;
 use upkeep::Agenda;
 use write::{IMPORT_BATCH_COMMANDS, Job, Lane, Ticket, Waiting, Writer};
@@ -169,6 +179,8 @@ pub struct Usage {
 pub struct Store {
     shared: Arc<Shared>,
     origin: Origin,
+    /// The logs that it continues.
+    former: FormerLogs,
     clock: Clock,
     event_ids: Mutex<ContextV7>,
     metrics: StoreMetrics,
@@ -180,6 +192,8 @@ pub struct Store {
     reads: Pool,
     scrubber: Mutex<Option<Scrubber>>,
     compactor: Compactor,
+    /// The compaction or the backup that is running.
+    alone: Alone,
     cache_bytes: usize,
     path: PathBuf,
     disk: Disk,
@@ -230,6 +244,7 @@ impl Store {
         Ok(Self {
             shared,
             origin: facts.origin,
+            former: facts.former,
             clock,
             event_ids: Mutex::new(ContextV7::new()),
             metrics,
@@ -241,6 +256,7 @@ impl Store {
             reads: Pool::new(config.reads()),
             scrubber: Mutex::new(Some(scrubber)),
             compactor: Compactor::default(),
+            alone: Alone::default(),
             cache_bytes: config.cache_bytes,
             path,
             disk,
@@ -253,6 +269,12 @@ impl Store {
     #[must_use]
     pub fn cursors(&self, workspace: &Workspace) -> CursorSpace {
         CursorSpace::new(self.origin.log, workspace)
+    }
+
+    /// Parses cursors of a workspace's log, and of the logs that it continues since it was restored from a backup.
+    #[must_use]
+    pub fn known_cursors(&self, workspace: &Workspace) -> KnownCursors {
+        KnownCursors::new(self.cursors(workspace), self.former.of(self.workspace_id(workspace)))
     }
 
     /// The time of day: see [`Clock::now`].

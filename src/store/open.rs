@@ -24,7 +24,7 @@ use super::error::{OpenError, StoreError};
 use super::logs;
 use super::migrate;
 use super::pages;
-use super::rows::{AgeKey, AgeRow, FormatsRow, Head, Kind, LogRow, Origin, Secret, SecretRow};
+use super::rows::{AgeKey, AgeRow, FormatsRow, FormerLogs, FormerRow, Head, Kind, LogRow, Origin, Secret, SecretRow};
 use super::tables::{self, HEADS, META, REQUEST_AGES, Tables, WORKSPACES};
 use crate::clock::machine_time;
 use crate::config::StoreConfig;
@@ -37,7 +37,9 @@ pub(super) const FILE: &str = "cameo.redb";
 const NEW_FILE: &str = "cameo.redb.new";
 /// The file of a compaction that has not ended. One that is found was interrupted, and the store's file is whole.
 pub(super) const COMPACTED_FILE: &str = "cameo.redb.compact";
-const LOCK: &str = "cameo.lock";
+/// A restore that has not ended. A server does not start beside it: the operator wants the backup, not an empty store.
+pub(super) const RESTORED_FILE: &str = "cameo.redb.restore";
+pub(super) const LOCK: &str = "cameo.lock";
 /// The store holds personal data, so only the service's own user has access.
 const DIRECTORY_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
@@ -65,6 +67,8 @@ impl Drop for DirectoryLock {
 #[derive(Debug)]
 pub(super) struct Facts {
     pub origin: Origin,
+    /// The logs that it continues.
+    pub former: FormerLogs,
     pub workspaces: HashMap<Workspace, WorkspaceId>,
     /// The heads of the logs, by workspace number from 1.
     pub heads: Vec<Head>,
@@ -92,6 +96,9 @@ pub(super) fn open(config: &StoreConfig) -> Result<Opened, OpenError> {
     remove(&directory.join(COMPACTED_FILE)).map_err(of_directory)?;
     let path = directory.join(FILE);
     if !path.try_exists().map_err(of_directory)? {
+        if directory.join(RESTORED_FILE).exists() {
+            return Err(OpenError::Unfinished { path: directory.clone() });
+        }
         create(directory, config.cache_bytes)?;
     }
     let (database, facts) = open_existing(&path, config.cache_bytes)?;
@@ -109,13 +116,42 @@ pub(super) fn open_existing(path: &Path, cache_bytes: usize) -> Result<(Database
     if file.metadata().map_err(of_file)?.len() == 0 {
         return Err(OpenError::Damaged { path: path.to_owned(), what: "it is empty".into() });
     }
+    open_verified(path, file, cache_bytes, |database| load(database, path))
+}
+
+/// Opens the file of a store of this version, and leaves it as it is. Only what redb itself mends after a crash is
+/// mended.
+pub(super) fn open_unchanged(path: &Path, cache_bytes: usize) -> Result<(Database, Origin, FormerLogs), OpenError> {
+    let file = open_file(path, false).map_err(|cause| OpenError::Directory { path: path.to_owned(), cause })?;
+    let read = |database: &Database| {
+        let transaction = database.begin_read().map_err(|error| OpenError::of(path, error.into()))?;
+        if !migrate::is_current(&transaction) {
+            return Err(OpenError::Older { path: path.to_owned() });
+        }
+        let facts = read_meta(&transaction, path)?;
+        if formats(&transaction).map_err(|error| OpenError::of(path, error))? != FormatsRow::encode() {
+            return Err(OpenError::Older { path: path.to_owned() });
+        }
+        tables::open_all(&transaction, Kind::ALL.into_iter()).map_err(|error| of_table(path, error))?;
+        Ok(facts)
+    };
+    let (database, (origin, former)) = open_verified(path, file, cache_bytes, read)?;
+    Ok((database, origin, former))
+}
+
+fn open_verified<T>(
+    path: &Path,
+    file: File,
+    cache_bytes: usize,
+    read: impl FnOnce(&Database) -> Result<T, OpenError>,
+) -> Result<(Database, T), OpenError> {
     let open = Arc::new(AtomicBool::new(false));
     let opened = unpanicked(path, || {
         let file = Backend::file(file, Arc::clone(&open)).map_err(|error| of_database(path, error))?;
         pages::verify(&file).map_err(|what| OpenError::Damaged { path: path.to_owned(), what: what.into() })?;
         let database = database(file, cache_bytes).map_err(|error| of_database(path, error))?;
-        let facts = load(&database, path)?;
-        Ok((database, facts))
+        let read = read(&database)?;
+        Ok((database, read))
     })?;
     open.store(true, Ordering::Relaxed);
     Ok(opened)
@@ -129,7 +165,7 @@ fn unpanicked<T>(path: &Path, open: impl FnOnce() -> Result<T, OpenError>) -> Re
 }
 
 /// Locks the directory, so that only one process uses it.
-fn lock(directory: &Path) -> Result<DirectoryLock, OpenError> {
+pub(super) fn lock(directory: &Path) -> Result<DirectoryLock, OpenError> {
     let path = directory.join(LOCK);
     let of_lock = |cause| OpenError::Directory { path: path.clone(), cause };
     let file = open_file(&path, true).map_err(of_lock)?;
@@ -202,7 +238,8 @@ pub(super) fn load(database: &Database, path: &Path) -> Result<Facts, OpenError>
     let of_store = |error| OpenError::of(path, error);
     let begin_read = || database.begin_read().map_err(|error| of_store(error.into()));
     migrate::bring_up(database, path)?;
-    let origin = read_meta(&begin_read()?, path)?; // Refuses a file of a newer version before anything is changed.
+    // Refuses a file of a newer version before anything is changed.
+    let (origin, former) = read_meta(&begin_read()?, path)?;
     migrate::sum_logs(database).map_err(of_store)?;
     let transaction = begin_read()?;
     let workspaces = transaction.open_table(WORKSPACES).map_err(|error| of_table(path, error))?;
@@ -221,24 +258,28 @@ pub(super) fn load(database: &Database, path: &Path) -> Result<Facts, OpenError>
     } else if formats != FormatsRow::encode() {
         record_formats(database).map_err(of_store)?;
     }
-    Ok(Facts { origin, workspaces, heads, uptime })
+    Ok(Facts { origin, former, workspaces, heads, uptime })
 }
 
-fn read_meta(transaction: &ReadTransaction, path: &Path) -> Result<Origin, OpenError> {
+/// Reads the facts about the file, and refuses the formats of a newer version.
+pub(super) fn read_meta(transaction: &ReadTransaction, path: &Path) -> Result<(Origin, FormerLogs), OpenError> {
     let of_store = |error| OpenError::of(path, error);
     let meta = transaction.open_table(META).map_err(|error| of_table(path, error))?;
-    let row = |key| -> Result<Vec<u8>, OpenError> {
+    let optional = |key| -> Result<Option<Vec<u8>>, OpenError> {
         let row = meta.get(key).map_err(|error| of_store(error.into()))?;
-        Ok(row.ok_or_else(|| of_store(Kind::Meta.corrupt()))?.value().to_vec())
+        Ok(row.map(|row| row.value().to_vec()))
     };
+    let row = |key| optional(key)?.ok_or_else(|| of_store(Kind::Meta.corrupt()));
     if let Some((table, format)) = FormatsRow::unknown(&row(FormatsRow::KEY)?).map_err(of_store)? {
         let what = format!("table {table} in format {format}");
         return Err(OpenError::Format { path: path.to_owned(), what });
     }
-    Ok(Origin {
+    let origin = Origin {
         log: LogRow::read(&row(LogRow::KEY)?).map_err(of_store)?,
         secret: SecretRow::read(&row(SecretRow::KEY)?).map_err(of_store)?,
-    })
+    };
+    let former = optional(FormerRow::KEY)?.map(|row| FormerRow::read(&row)).transpose().map_err(of_store)?;
+    Ok((origin, former.unwrap_or_default()))
 }
 
 /// Returns the row with the formats of the tables.
@@ -280,7 +321,7 @@ fn of_table(path: &Path, error: TableError) -> OpenError {
 }
 
 /// Creates a directory and its missing parents. Each directory entry is synced, so that it survives a power loss.
-fn create_directory(directory: &Path) -> io::Result<()> {
+pub(super) fn create_directory(directory: &Path) -> io::Result<()> {
     if directory.as_os_str().is_empty() || directory.is_dir() {
         return Ok(());
     }

@@ -151,7 +151,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Closed`] or [`StoreError::Failed`].
     pub fn listing(&self, workspace: &Workspace) -> Result<Listing<'_>, StoreError> {
-        let (id, cursors) = (self.workspace_id(workspace), self.cursors(workspace));
+        let (id, cursors) = (self.workspace_id(workspace), self.known_cursors(workspace));
         Ok(Listing::new(self.snapshot()?, &self.walks, cursors, id))
     }
 

@@ -5,6 +5,7 @@
 //! - [`authorization`]: who may do what. [`audit`]: what is written down of it. [`quotas`]: how much.
 //! - [`audiences`]: their members, and what becomes of both.
 //! - [`starts`], [`subscriptions`]: where a stream starts, and durable subscriptions.
+//! - [`backup`]: a store is backed up amid writes, restored, and checked.
 //! - [`compacting`]: a store is compacted, by its server and without one.
 //! - [`edges`]: what reaches a service, in which protocol, and for how long.
 //! - [`damage`]: damaged records, as callers see them.
@@ -29,6 +30,7 @@
 mod audiences;
 mod audit;
 mod authorization;
+mod backup;
 mod bulk;
 mod compacting;
 mod damage;

@@ -225,7 +225,8 @@ impl Events {
         }
         let skipped = parse_skips(skipped)?;
         let cursors = self.store.cursors(&workspace);
-        let position = cursors.parse("cursor", &cursor, Place::LAST)?; // The command compares it with the head.
+        let known = self.store.known_cursors(&workspace);
+        let position = known.parse("cursor", &cursor, Place::LAST)?; // The command compares it with the head.
         let open = self.feed.attached(&workspace, &name).filter(|open| open.stream == stream);
         if open.is_some_and(|open| position > open.sent) {
             return Err(Invalid::field("cursor", "is past what the stream has sent").into());
@@ -284,7 +285,9 @@ impl Events {
             Start::Earliest => Begin::Earliest,
             Start::Snapshot => Begin::Snapshot,
             // The command compares it with the ends of the log, unless it is a repeat.
-            Start::After(cursor) => Begin::At(self.store.cursors(workspace).parse("cursor", &cursor, Place::LAST)?),
+            Start::After(cursor) => {
+                Begin::At(self.store.known_cursors(workspace).parse("cursor", &cursor, Place::LAST)?)
+            }
             start @ (Start::At(_) | Start::From(_)) => {
                 let of = workspace.clone();
                 let read = move |store: &Store| store.begin(&of, &start);

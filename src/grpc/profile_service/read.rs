@@ -193,7 +193,7 @@ fn check_min_cursor(store: &Store, workspace: &Workspace, cursor: &str) -> Resul
         Some(id) => store.snapshot()?.log_bounds(id)?.head,
         None => Place::START,
     };
-    store.cursors(workspace).parse("min_cursor", cursor, head)?;
+    store.known_cursors(workspace).parse("min_cursor", cursor, head)?;
     Ok(())
 }
 

@@ -12,18 +12,12 @@ use redb::{
 };
 
 use super::super::error::StoreError;
-use super::super::rows::{
-    AbsorbedRow, AgeRow, AudienceRow, EventRow, ExpiryRow, HeadRow, IdentitySettingsRow, Kind, MemberRow, MergeRow,
-    OwnerRow, ProfileRow, ProgressRow, RequestRow, SettingsRow, SkippedRow, WorkspaceRow, stored_mpid,
-};
-use super::super::tables::{
-    ABSORBED, AUDIENCES, EVENTS, EXPIRIES, HEADS, IDENTITIES, IDENTITY_SETTINGS, MEMBERS, MERGES, META, PROFILES,
-    PROGRESS, REQUEST_AGES, REQUESTS, SKIPPED, SUBSCRIPTIONS, Tables, WORKSPACES, guarded,
-};
-use super::super::{WorkspaceId, migrate};
+use super::super::migrate;
+use super::super::rows::Kind;
+use super::super::tables::{Tables, guarded};
+use super::super::visit::{Visit, visit};
 use super::tail::Batch;
 use super::{Bounds, CompactError};
-use crate::model::Sequence;
 
 /// How far a copy has come.
 pub(super) struct Position {
@@ -59,7 +53,7 @@ impl Position {
             && let Some(&kind) = Kind::ALL.get(self.table)
         {
             let mut step = Step { from, to: &transaction, kind, after: self.after.as_deref(), rows, bytes };
-            let after = guarded(kind, || step.copy())?;
+            let after = guarded(kind, || visit(kind, &mut step))?;
             (rows, bytes) = (step.rows, step.bytes);
             self.table += usize::from(after.is_none());
             self.after = after;
@@ -77,44 +71,15 @@ fn begin(database: &Database) -> Result<WriteTransaction, StoreError> {
     Ok(transaction)
 }
 
-impl Step<'_> {
-    /// Copies rows of the table. Returns the key of the last one if more may follow.
-    fn copy(&mut self) -> Result<Option<Vec<u8>>, StoreError> {
-        match self.kind {
-            // They are verified when the new file is opened.
-            Kind::Meta => self.table(META, |_, _| true),
-            Kind::Workspace => self.table(WORKSPACES, |name, row| WorkspaceRow::read(name, row).is_ok()),
-            Kind::Head => self.table(HEADS, |id, row| HeadRow::read(WorkspaceId(id), row).is_ok()),
-            Kind::Profile => self.table(PROFILES, |(workspace, mpid), row| {
-                let read = |mpid| ProfileRow::read(WorkspaceId(workspace), mpid, row).is_ok();
-                stored_mpid(mpid, Kind::Profile).is_ok_and(read)
-            }),
-            Kind::Identity => self.table(IDENTITIES, |key, row| OwnerRow::read(key, row).is_ok()),
-            Kind::Event => self.table(EVENTS, |(workspace, sequence), row| {
-                let read = |sequence| EventRow::read(WorkspaceId(workspace), sequence, row).is_ok();
-                Sequence::new(sequence).is_some_and(read)
-            }),
-            Kind::Request => self.table(REQUESTS, |key, row| RequestRow::read(key, row).is_ok()),
-            Kind::RequestAge => self.table(REQUEST_AGES, |key, row| AgeRow::check(key, row).is_ok()),
-            Kind::Subscription => self.table(SUBSCRIPTIONS, |key, row| SettingsRow::read(key, row).is_ok()),
-            Kind::Progress => self.table(PROGRESS, |key, row| ProgressRow::read(key, row).is_ok()),
-            Kind::Skipped => self.table(SKIPPED, |key, row| SkippedRow::read(key, row).is_ok()),
-            Kind::Audience => self.table(AUDIENCES, |key, row| AudienceRow::read(key, row).is_ok()),
-            Kind::Member => self.table(MEMBERS, |key, row| MemberRow::read(key, row).is_ok()),
-            Kind::Expiry => self.table(EXPIRIES, |key, row| ExpiryRow::read(key, row).is_ok()),
-            Kind::Merge => self.table(MERGES, |key, row| MergeRow::read(key, row).is_ok()),
-            Kind::Absorbed => self.table(ABSORBED, |key, row| AbsorbedRow::read(key, row).is_ok()),
-            Kind::IdentitySettings => {
-                self.table(IDENTITY_SETTINGS, |key, row| IdentitySettingsRow::read(key, row).is_ok())
-            }
-        }
-    }
+impl Visit for &mut Step<'_> {
+    type Result = Result<Option<Vec<u8>>, StoreError>;
 
+    /// Copies rows of the table. Returns the key of the last one if more may follow.
     fn table<K: Key + 'static, V: Value + 'static>(
-        &mut self,
-        table: TableDefinition<K, V>,
+        self,
+        table: TableDefinition<'static, K, V>,
         is_sound: impl for<'a> Fn(K::SelfType<'a>, V::SelfType<'a>) -> bool,
-    ) -> Result<Option<Vec<u8>>, StoreError> {
+    ) -> Self::Result {
         let (from, mut to) = (self.from.open_table(table)?, self.to.open_table(table)?);
         let rows = match self.after {
             Some(after) => from.range::<K::SelfType<'_>>((Bound::Excluded(K::from_bytes(after)), Bound::Unbounded))?,

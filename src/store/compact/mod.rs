@@ -3,7 +3,7 @@
 //! redb never overwrites a page that is in use, and a page that it frees keeps its bytes until it is used again. So the
 //! rows of all tables are copied to a new file, which then takes the place of the old one.
 //!
-//! - `copy` copies the rows, step by step. It is the only place that lists the tables.
+//! - `copy` copies the rows, step by step.
 //! - `target` is where the new file lies: beside the old one, and renamed when it is complete.
 //! - `offline` compacts a store that no process has open.
 //! - `online` compacts an open store. `tail` is what the writer commits meanwhile, and `swap` is the writer's last
@@ -35,9 +35,10 @@ use redb::Database;
 pub use offline::compact;
 pub(super) use online::Compactor;
 pub(super) use swap::Swap;
-pub(super) use tail::{Batch, Tail};
+pub(super) use tail::{Batch, Overflowed, Tail};
 pub(super) use target::{NewFile, Replace, Target};
 
+use super::alone::Work;
 use super::error::{OpenError, StoreError};
 use super::rows::{Kind, Origin};
 
@@ -81,6 +82,9 @@ pub enum CompactError {
     /// One compaction runs at a time.
     #[error("a compaction is already running")]
     Running,
+    /// A backup and a compaction do not run at the same time.
+    #[error("a backup is running: compact the store when it has ended")]
+    BackingUp,
     /// The tail is full.
     #[error("writes arrive faster than they can be copied: compact the store when there are fewer")]
     Overtaken,
@@ -111,6 +115,21 @@ pub enum CompactError {
     /// Our code panicked.
     #[error("an internal error")]
     Panicked,
+}
+
+impl From<Overflowed> for CompactError {
+    fn from(Overflowed: Overflowed) -> Self {
+        Self::Overtaken
+    }
+}
+
+impl From<Work> for CompactError {
+    fn from(running: Work) -> Self {
+        match running {
+            Work::Compaction => Self::Running,
+            Work::Backup => Self::BackingUp,
+        }
+    }
 }
 
 impl From<StoreError> for CompactError {

@@ -1,7 +1,6 @@
 //! Compacts an open store, which serves reads and writes meanwhile.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -10,6 +9,7 @@ use redb::{Database, ReadableDatabase};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use super::super::alone::Work;
 use super::super::error::{OpenError, StoreError};
 use super::super::rows::Origin;
 use super::super::write::Job;
@@ -27,27 +27,13 @@ const ROUNDS: usize = 16;
 #[derive(Debug, Default)]
 pub(in crate::store) struct Compactor {
     thread: Mutex<Option<JoinHandle<()>>>,
-    is_running: Arc<AtomicBool>,
     /// Cancelled when the store is being closed.
     closing: CancellationToken,
 }
 
-/// Marks a compaction as running until it is dropped.
-struct Running(Arc<AtomicBool>);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
-    }
-}
-
 impl Compactor {
-    fn start(&self, run: impl FnOnce(Running) + Send + 'static) -> Result<(), CompactError> {
-        if self.is_running.swap(true, Ordering::AcqRel) {
-            return Err(CompactError::Running);
-        }
-        let running = Running(Arc::clone(&self.is_running));
-        let thread = std::thread::Builder::new().name("compactor".into()).spawn(move || run(running));
+    fn start(&self, run: impl FnOnce() + Send + 'static) -> Result<(), CompactError> {
+        let thread = std::thread::Builder::new().name("compactor".into()).spawn(run);
         let thread = thread.map_err(OpenError::Thread)?;
         *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
         Ok(())
@@ -79,6 +65,7 @@ impl Store {
         bounds: Bounds,
         stop: CancellationToken,
     ) -> Result<Compacted, CompactError> {
+        let running = self.alone.begin(Work::Compaction)?;
         let (answer, answered) = oneshot::channel();
         let online = Online {
             shared: Arc::clone(&self.shared),
@@ -87,7 +74,7 @@ impl Store {
             stops: [stop, self.compactor.closing.clone()],
             bounds,
         };
-        self.compactor.start(move |running| {
+        self.compactor.start(move || {
             let result = catch_unwind(AssertUnwindSafe(|| online.run(Box::new(target))));
             let result = result.unwrap_or(Err(CompactError::Panicked));
             log(&result);

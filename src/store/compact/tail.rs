@@ -1,14 +1,12 @@
-//! What the writer commits while a compaction copies the store.
+//! What the writer commits while a compaction or a backup copies the store.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::super::WorkspaceId;
 use super::super::effects::Effects;
 use super::super::rows::Head;
-use super::CompactError;
 
-/// The batches that were committed and are not in the new file yet. The writer appends to it, and the compaction takes
-/// from it.
+/// The batches that were committed and are not in the copy yet. The writer appends to it, and the copy takes from it.
 #[derive(Debug)]
 pub(in crate::store) struct Tail {
     /// The most bytes that it holds.
@@ -23,6 +21,10 @@ struct Kept {
     /// Whether a batch did not fit. Nothing is kept from then on.
     overflowed: bool,
 }
+
+/// The writer has committed more than the tail holds.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::store) struct Overflowed;
 
 /// What one batch has written.
 #[derive(Debug)]
@@ -51,11 +53,11 @@ impl Tail {
     /// Takes all batches, oldest first, and how many bytes they hold.
     ///
     /// # Errors
-    /// [`CompactError::Overtaken`] if there were too many.
-    pub fn take(&self) -> Result<(Vec<Batch>, usize), CompactError> {
+    /// If there were too many.
+    pub fn take(&self) -> Result<(Vec<Batch>, usize), Overflowed> {
         let mut kept = self.kept();
         if kept.overflowed {
-            return Err(CompactError::Overtaken);
+            return Err(Overflowed);
         }
         let Kept { batches, bytes, .. } = std::mem::take(&mut *kept);
         Ok((batches, bytes))

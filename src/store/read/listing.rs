@@ -5,7 +5,7 @@ use super::super::error::StoreError;
 use super::history::HistoryPage;
 use super::log::begin_unborn;
 use super::{AsOf, EventPage, EventRef, History, LogBounds, PageSize, Snapshot, SubscriptionView, Walks};
-use crate::model::cursor::{CursorSpace, Start};
+use crate::model::cursor::{KnownCursors, Start};
 use crate::model::{Filter, Mpid, Place, Position, SubscriptionName};
 
 /// A workspace in one committed state. Retention cannot remove an event between two reads of it.
@@ -13,7 +13,7 @@ use crate::model::{Filter, Mpid, Place, Position, SubscriptionName};
 pub struct Listing<'s> {
     snapshot: Snapshot,
     walks: &'s Walks,
-    cursors: CursorSpace,
+    cursors: KnownCursors,
     /// `None` until the workspace's first write.
     workspace: Option<WorkspaceId>,
 }
@@ -33,7 +33,7 @@ impl<'s> Listing<'s> {
     pub(in crate::store) fn new(
         snapshot: Snapshot,
         walks: &'s Walks,
-        cursors: CursorSpace,
+        cursors: KnownCursors,
         workspace: Option<WorkspaceId>,
     ) -> Self {
         Self { snapshot, walks, cursors, workspace }
@@ -45,8 +45,8 @@ impl<'s> Listing<'s> {
     /// Those of [`Snapshot::begin`].
     pub fn begin(&self, start: &Start) -> Result<(LogBounds, Position), StoreError> {
         match self.workspace {
-            Some(workspace) => self.snapshot.begin(workspace, self.cursors, start),
-            None => Ok((LogBounds::default(), begin_unborn(self.cursors, start)?)),
+            Some(workspace) => self.snapshot.begin(workspace, &self.cursors, start),
+            None => Ok((LogBounds::default(), begin_unborn(&self.cursors, start)?)),
         }
     }
 

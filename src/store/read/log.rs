@@ -9,7 +9,7 @@ use super::super::rows::{EventRow, Head, Kind};
 use super::super::tables::{self, guarded};
 use super::Snapshot;
 use super::page::{Budget, PageSize};
-use crate::model::cursor::{CursorSpace, Start};
+use crate::model::cursor::{KnownCursors, Start};
 use crate::model::{EventKind, Filter, Invalid, Micros, Mpid, Place, Position, Sequence};
 
 /// The ends of a log, which holds the events after `floor` and up to `head`.
@@ -62,7 +62,7 @@ pub struct EventPage {
 ///
 /// # Errors
 /// [`Invalid`] if it is a cursor and not at the start of this log.
-pub fn begin_unborn(cursors: CursorSpace, start: &Start) -> Result<Position, Invalid> {
+pub fn begin_unborn(cursors: &KnownCursors, start: &Start) -> Result<Position, Invalid> {
     match start {
         Start::Now | Start::Earliest | Start::At(_) => Ok(Place::START.into()),
         Start::After(cursor) => cursors.parse("cursor", cursor, Place::START),
@@ -182,7 +182,7 @@ impl Snapshot {
     pub fn begin(
         &self,
         workspace: WorkspaceId,
-        cursors: CursorSpace,
+        cursors: &KnownCursors,
         start: &Start,
     ) -> Result<(LogBounds, Position), StoreError> {
         let bounds = self.log_bounds(workspace)?;

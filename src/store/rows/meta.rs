@@ -1,14 +1,19 @@
 //! The facts about the file itself. Each is a row, and its key is its name.
 
+use super::super::WorkspaceId;
 use super::super::error::StoreError;
 use super::identity::Secret;
 use super::{Kind, SEALED, begin, number, seal, unseal};
-use crate::model::LogId;
+use crate::model::cursor::FormerLog;
+use crate::model::{LogId, Place};
 
 const KIND: Kind = Kind::Meta;
 
 /// Bytes of a log's id.
 const LOG: usize = 8;
+/// Bytes of how many places follow, and of each.
+const COUNT: usize = 8;
+const PLACE: usize = 8;
 /// Bytes of the secret.
 const SECRET: usize = 16;
 
@@ -19,6 +24,40 @@ pub(in crate::store) struct Origin {
     pub secret: Secret,
 }
 
+/// The most former logs that a store remembers: it was restored from a backup so often. Older ones are forgotten, and
+/// then their cursors are those of a foreign log.
+pub(in crate::store) const FORMER_LOGS: usize = 16;
+
+/// The logs that this one continues, because the store was restored from a backup: the id of each, and where each of
+/// its workspaces ended, by their numbers from 1. The oldest is the first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(in crate::store) struct FormerLogs(Vec<(LogId, Vec<Place>)>);
+
+impl FormerLogs {
+    /// Remembers another log, which the store now continues. `ends` are the ends of its workspaces.
+    pub fn remember(&mut self, log: LogId, ends: Vec<Place>) {
+        self.0.push((log, ends));
+        let forgotten = self.0.len().saturating_sub(FORMER_LOGS);
+        self.0.drain(..forgotten);
+    }
+
+    /// The former logs of a workspace. What did not exist when a log ended had no event in it.
+    pub fn of(&self, workspace: Option<WorkspaceId>) -> Vec<FormerLog> {
+        let end = |ends: &[Place]| {
+            let at = workspace.map(|workspace| workspace.0 as usize - 1);
+            at.and_then(|at| ends.get(at).copied()).unwrap_or(Place::START)
+        };
+        self.0.iter().map(|(log, ends)| FormerLog { log: *log, through: end(ends) }).collect()
+    }
+}
+
+/// Whether the row of a fact is intact.
+pub(in crate::store) fn is_sound(key: &[u8], row: &[u8]) -> bool {
+    unseal(KIND, key, row, 0).is_ok()
+}
+
+/// The encoding of [`FormerLogs`]. A store that was not restored has no such row.
+pub(in crate::store) struct FormerRow;
 /// The id of the log in the file. Cursors name it.
 pub(in crate::store) struct LogRow;
 /// The secret key of the hashes in the identity index.
@@ -38,6 +77,40 @@ impl LogRow {
     pub fn read(row: &[u8]) -> Result<LogId, StoreError> {
         Ok(LogId(u64::from_le_bytes(number(unseal(KIND, Self::KEY, row, LOG)?, 0))))
     }
+}
+
+impl FormerRow {
+    pub const KEY: &'static [u8] = b"former";
+
+    pub fn encode(former: &FormerLogs) -> Vec<u8> {
+        let mut row = begin(KIND, former.0.iter().map(|(_, ends)| LOG + COUNT + PLACE * ends.len()).sum());
+        for (log, ends) in &former.0 {
+            row.extend_from_slice(&log.0.to_le_bytes());
+            row.extend_from_slice(&(ends.len() as u64).to_le_bytes());
+            for end in ends {
+                row.extend_from_slice(&end.get().to_le_bytes());
+            }
+        }
+        seal(KIND, Self::KEY, row)
+    }
+
+    pub fn read(row: &[u8]) -> Result<FormerLogs, StoreError> {
+        let mut rest = unseal(KIND, Self::KEY, row, 0)?;
+        let mut former = FormerLogs::default();
+        while !rest.is_empty() {
+            let (log, count) = (take(&mut rest)?, take(&mut rest)?);
+            let ends = (0..count).map(|_| take(&mut rest).map(Place::after)).collect::<Result<_, _>>()?;
+            former.0.push((LogId(log), ends));
+        }
+        Ok(former)
+    }
+}
+
+/// Takes a number off the front.
+fn take(rest: &mut &[u8]) -> Result<u64, StoreError> {
+    let (number, after) = rest.split_first_chunk().ok_or(KIND.corrupt())?;
+    *rest = after;
+    Ok(u64::from_le_bytes(*number))
 }
 
 impl SecretRow {

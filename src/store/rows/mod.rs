@@ -31,11 +31,13 @@ pub(super) use identity::{IdentityHash, OwnerKey, OwnerRow, Secret};
 pub(super) use merge::{
     AbsorbedRow, IdentitySettingsRow, MergeRow, absorbed_key, identity_settings_key, merge_key, survivor_key,
 };
-pub(super) use meta::{FormatsRow, LogRow, Origin, SecretRow};
+#[cfg(test)]
+pub(super) use meta::FORMER_LOGS;
+pub(super) use meta::{FormatsRow, FormerLogs, FormerRow, LogRow, Origin, SecretRow, is_sound as fact_is_sound};
 pub(super) use profile::{Held, ProfileRow};
 pub(super) use request::{AgeKey, AgeRow, RequestRow, request_key};
 pub(super) use subscription::{
-    ProgressRow, SettingsRow, SkippedRow, name_in, sequence_in, skipped_key, subscription_key,
+    ProgressRow, SettingsRow, SkippedRow, name_in, sequence_in, skipped_key, skipped_prefix, subscription_key,
 };
 pub(super) use workspace::WorkspaceRow;
 
@@ -188,6 +190,11 @@ fn numbered_key(workspace: super::WorkspaceId, number: u64) -> [u8; NUMBERED_KEY
 /// The bytes of a signed number in a key, which sort as the numbers do.
 pub(super) fn sorted(number: i64) -> [u8; 8] {
     (number.cast_unsigned() ^ 1 << 63).to_be_bytes()
+}
+
+/// The mpid that these bytes of a key are. `None` if they are none.
+pub(super) fn unsorted_mpid(bytes: &[u8]) -> Option<Mpid> {
+    bytes.try_into().ok().and_then(|bytes| Mpid::new(unsorted(bytes)))
 }
 
 fn unsorted(bytes: [u8; 8]) -> i64 {

@@ -54,7 +54,12 @@ pub(in crate::store) fn name_in(key: &[u8]) -> Result<SubscriptionName, StoreErr
 
 /// The key of a skipped event: that of the subscription, a zero, and the sequence.
 pub(in crate::store) fn skipped_key(subscription: &[u8], sequence: u64) -> Vec<u8> {
-    [subscription, &[0], &sequence.to_be_bytes()].concat()
+    [&skipped_prefix(subscription)[..], &sequence.to_be_bytes()].concat()
+}
+
+/// How the keys of all skipped events of a subscription begin.
+pub(in crate::store) fn skipped_prefix(subscription: &[u8]) -> Vec<u8> {
+    [subscription, &[0]].concat()
 }
 
 /// The sequence in the key of a skipped event.

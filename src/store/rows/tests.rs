@@ -113,6 +113,12 @@ fn the_other_rows_read_back_only_whole_and_in_their_place() {
     let row = SecretRow::encode(&Secret([7; 16]));
     assert_eq!(SecretRow::read(&row).unwrap(), Secret([7; 16]));
     assert_sealed(&row, SecretRow::read);
+    let mut former = FormerLogs::default();
+    former.remember(LogId(9), vec![Place::after(3), Place::START]);
+    former.remember(LogId(10), Vec::new());
+    let row = FormerRow::encode(&former);
+    assert_eq!(FormerRow::read(&row).unwrap(), former);
+    assert_sealed(&row, FormerRow::read);
     assert_sealed(&FormatsRow::encode(), FormatsRow::unknown);
     assert_eq!(FormatsRow::unknown(&FormatsRow::encode()).unwrap(), None);
 }

@@ -28,7 +28,7 @@ const SMALL: Bounds = Bounds { step_rows: 7, step_bytes: 20_000, tail_bytes: 64 
 type Hook = Box<dyn FnMut() + Send>;
 
 /// A second disk. The hooks run at moments of the compaction.
-struct Beside {
+pub(super) struct Beside {
     disk: Disk,
     /// The writer keeps the effects of its commits, and nothing is copied yet.
     at_start: Hook,
@@ -42,7 +42,7 @@ struct Beside {
 }
 
 impl Beside {
-    fn new() -> (Self, Disk) {
+    pub fn new() -> (Self, Disk) {
         let disk = Disk::default();
         let none = || Box::new(|| {});
         let target = Self {
@@ -95,7 +95,7 @@ impl Target for Mutex<Beside> {
     }
 }
 
-async fn compact(store: &Store, target: Beside, bounds: Bounds) -> Result<Compacted, CompactError> {
+pub(super) async fn compact(store: &Store, target: Beside, bounds: Bounds) -> Result<Compacted, CompactError> {
     store.compact_to(Mutex::new(target), bounds, CancellationToken::new()).await
 }
 

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use redb::{ReadableDatabase, ReadableTable};
 use uuid::Uuid;
 
+use super::checks::assert_checked;
 use super::disk::Disk;
 use super::harness::*;
 use super::memberships::check_index;
@@ -362,6 +363,7 @@ proptest! {
         });
         prop_assert_eq!(rows(&one_by_one), rows(&in_batches));
         check_index(&one_by_one);
+        assert_checked(&one_by_one);
     }
 
     #[test]

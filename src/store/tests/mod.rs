@@ -6,6 +6,7 @@
 //!   is what the store must still hold.
 //! - `damage`: damaged rows and pages, and disks that fail. `rot`: damage in redb's own pages.
 //! - `compacting`: the file is rewritten, while the store is closed and while it is open.
+//! - `backups`: copies of the store, and what they restore. `checks`: stores that do not agree with themselves.
 //! - `as_of`: profiles as they were at a place in the log.
 //! - `people`: who is who, against a model. `memberships`: the index of memberships. `audiences`: the commands on audiences.
 //!   `expiry`: memberships that end. `member_lists`: damage in lists of members.
@@ -16,7 +17,9 @@
 mod acknowledging;
 mod as_of;
 mod audiences;
+mod backups;
 mod bounds;
+mod checks;
 mod clocks;
 mod compacting;
 mod crash;

@@ -2,6 +2,7 @@
 
 use std::sync::Weak;
 
+use redb::ReadTransaction;
 use tokio::sync::oneshot;
 
 use super::super::apply::Written;
@@ -23,6 +24,8 @@ pub(in crate::store) enum Job {
     Import(Waiting),
     /// From now on the effects of each batch go to the tail too, as long as it exists. The sender gets a reply.
     Keep(Weak<Tail>, oneshot::Sender<()>),
+    /// The tail holds what was committed since, and nothing is added to it any more. The sender gets that state.
+    Cut(oneshot::Sender<Result<ReadTransaction, StoreError>>),
     /// A compaction is complete.
     Swap(Box<Swap>),
     Close,

@@ -11,6 +11,7 @@ use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use redb::ReadableDatabase;
 use tokio::sync::mpsc;
 
 use super::super::compact::{self, Swap, Tail};
@@ -32,7 +33,7 @@ pub(in crate::store) type OnCommit = Box<dyn FnMut(LogId, Commit<'_>) + Send>;
 
 pub(in crate::store) struct Writer {
     pub held: Held,
-    /// Where effects are kept while the store is compacted.
+    /// Where effects are kept while the store is compacted or backed up.
     pub tail: Weak<Tail>,
     pub jobs: mpsc::Receiver<Job>,
     pub shared: Arc<Shared>,
@@ -109,6 +110,10 @@ impl Work {
             Job::Keep(tail, ready) => {
                 self.writer.tail = tail;
                 let _ = ready.send(()); // An error means that the compaction has ended.
+            }
+            Job::Cut(state) => {
+                self.writer.tail = Weak::new();
+                let _ = state.send(self.writer.held.database.begin_read().map_err(StoreError::from));
             }
             Job::Swap(swap) => self.swap = Some(swap),
             Job::Close => self.closing = true,

@@ -323,6 +323,7 @@ fn admin() -> Vec<Row> {
             All("operator"),
             admin.list_workspaces(|_| ListWorkspacesRequest::default())
         ),
+        row!("AdminService/Backup", All("operator"), admin.backup(|_| BackupRequest {})),
         row!("AdminService/Compact", All("operator"), admin.compact(|_| CompactRequest {})),
     ]
 }

@@ -7,6 +7,7 @@ use prost::Message;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use super::super::checks::assert_checked;
 use super::super::disk::Disk;
 use super::super::harness::*;
 use super::commands::{Draw, Op, erase};
@@ -225,7 +226,9 @@ impl World {
     }
 
     fn check(&mut self, erased: &BTreeSet<String>) {
-        let dump = Dump::of(&self.disk.after_power_loss());
+        let disk = self.disk.after_power_loss();
+        assert_checked(&disk);
+        let dump = Dump::of(&disk);
         let had = &self.values.had;
         self.model.forget_taken(&dump.absorbed(), |id| had.contains(id));
         if self.store.workspace_id(&workspace()).is_some() {
