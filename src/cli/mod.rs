@@ -1,4 +1,5 @@
-//! The commands of the binary, one file each: `serve`, `healthcheck`, `compact`, `forward` with its alias `listen`.
+//! The commands of the binary, one file each: `serve`, `healthcheck`, `compact`, `descriptor`, `forward` with its
+//! alias `listen`.
 //!
 //! - `arguments`: flags stand before or after the command.
 //! - `variables`: empty and misspelt variables.
@@ -6,6 +7,7 @@
 
 mod arguments;
 mod compact;
+mod descriptor;
 mod forward;
 mod healthcheck;
 mod serve;
@@ -36,6 +38,8 @@ enum Command {
     Healthcheck(healthcheck::Healthcheck),
     /// Rewrite the store's file, so that nothing remains in it that was removed.
     Compact(compact::Compact),
+    /// Write the API as a protobuf `FileDescriptorSet`, for a proxy such as Envoy.
+    Descriptor(descriptor::Descriptor),
     /// Send the events of a subscription to a URL, as webhooks.
     Forward(Box<forward::Forward>),
     /// Send the events that are committed from now on to a URL, by a subscription that is deleted at the end.
@@ -51,6 +55,7 @@ pub fn run() -> anyhow::Result<()> {
         Command::Serve(serve) => serve::run(serve.config),
         Command::Healthcheck(healthcheck) => healthcheck::run(&healthcheck),
         Command::Compact(compact) => compact::run(&compact),
+        Command::Descriptor(descriptor) => descriptor::run(&descriptor),
         Command::Forward(forward) => forward::forward(*forward),
         Command::Listen(listen) => forward::listen(*listen),
     }
