@@ -15,7 +15,7 @@ import (
 )
 
 // Metrics that others than Cameo make, and the labels that Prometheus adds.
-var foreign = map[string]bool{"up": true, "probe_success": true, "probe_ssl_earliest_cert_expiry": true}
+var foreign = map[string]bool{"up": true, "probe_success": true}
 var added = []string{"job", "instance"}
 
 // What a query may name: metrics, their labels, and the values that a scrape shows.
