@@ -1,5 +1,5 @@
 //! The commands of the binary, one file each: `serve`, `healthcheck`, `compact`, `backup`, `restore`, `check`, `token`,
-//! `forward` with its alias `listen`.
+//! `descriptor`, `forward` with its alias `listen`.
 //!
 //! - `connect`: how a command connects to a server. `progress`: a line that shows how far a command has come.
 //! - `arguments`: flags stand before or after the command.
@@ -11,6 +11,7 @@ mod backup;
 mod check;
 mod compact;
 mod connect;
+mod descriptor;
 mod forward;
 mod healthcheck;
 mod progress;
@@ -54,6 +55,8 @@ enum Command {
     Restore(restore::Restore),
     /// Check that a store, or a backup, is whole and agrees with itself. Exits with 1 if not, and 2 if it cannot tell.
     Check(check::Check),
+    /// Write the API as a protobuf `FileDescriptorSet`, for a proxy such as Envoy.
+    Descriptor(descriptor::Descriptor),
     /// Send the events of a subscription to a URL, as webhooks.
     Forward(Box<forward::Forward>),
     /// Send the events that are committed from now on to a URL, by a subscription that is deleted at the end.
@@ -73,6 +76,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
         Command::Backup(backup) => backup::run(&backup),
         Command::Restore(restore) => restore::run(&restore),
         Command::Check(check) => return Ok(check::run(&check)),
+        Command::Descriptor(descriptor) => descriptor::run(&descriptor),
         Command::Forward(forward) => forward::forward(*forward),
         Command::Listen(listen) => forward::listen(*listen),
     }

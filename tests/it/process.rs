@@ -1,7 +1,9 @@
 //! The real binary: its flags and its signals.
 //!
+//! - [`descriptor`]: the API for proxies.
 //! - [`errors`]: what it says when it cannot start. [`healthcheck`]: what the health check says of what it finds.
 
+mod descriptor;
 mod errors;
 mod forward;
 mod healthcheck;

@@ -19,7 +19,7 @@ fn the_document_lists_every_setting_as_the_help_does() {
     let (before, rest) = document.split_once(BEGIN).unwrap();
     let (_, after) = rest.split_once(END).unwrap();
     let command = cameo::cli::command();
-    let listed = ["serve", "healthcheck", "compact", "backup", "restore", "check"];
+    let listed = ["serve", "healthcheck", "compact", "backup", "restore", "check", "descriptor"];
     let tables = listed.map(|name| tables(command.find_subcommand(name).unwrap())).join("\n");
     let expected = format!("{before}{BEGIN}\n{tables}\n{END}{after}");
     if std::env::var_os("UPDATE_DOCS").is_some() {
