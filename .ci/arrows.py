@@ -94,6 +94,7 @@ MAY_NAME = {
     "tower": "server",
     "tower_http": "http server",
     "tracing": "*",
+    "tracing_appender": "telemetry",
     "tracing_subscriber": "telemetry",
     "uuid": "command store",
     "x509_parser": "server/tls",

@@ -202,13 +202,13 @@ mod tests {
     fn a_client_has_so_many_writes_in_flight_and_no_more() {
         let quotas = quotas(|config| config.max_writes_per_client = 2);
         let first = quotas.write(&caller("a")).unwrap();
-        let _second = quotas.write(&caller("a")).unwrap();
+        let second = quotas.write(&caller("a")).unwrap();
         assert_eq!(quotas.write(&caller("a")).unwrap_err().reason, ErrorReason::RateLimited);
-        let _other = quotas.write(&caller("b")).unwrap();
+        let other = quotas.write(&caller("b")).unwrap();
         drop(first);
         let third = quotas.write(&caller("a")).unwrap();
         assert!(quotas.write(&caller("a")).is_err());
-        drop((_second, third, _other));
+        drop((second, third, other));
         assert!(quotas.writes().is_empty(), "who writes nothing takes no memory");
     }
 

@@ -40,11 +40,12 @@ pub enum AuditLog {
 }
 
 fn audit_log(text: &str) -> Result<Option<AuditLog>, String> {
-    Ok(match text {
-        "" | "off" => None,
-        "-" => Some(AuditLog::Stdout),
-        path => Some(AuditLog::File(path.into())),
-    })
+    match text {
+        "" => Err("it is a file, `-` for standard output, or `off`".to_owned()),
+        "off" => Ok(None),
+        "-" => Ok(Some(AuditLog::Stdout)),
+        path => Ok(Some(AuditLog::File(path.into()))),
+    }
 }
 
 /// What a line of the log looks like.

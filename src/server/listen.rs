@@ -212,8 +212,8 @@ mod tests {
     async fn a_refusal_says_what_is_missing_and_which_settings_supply_it() {
         assert_eq!(refusal(true, true, false).await, None);
         for (encrypted, authenticated, missing) in [
-            (false, false, "there is no authentication and no encryption: set --tls-cert, --tls-key, --tls-client-ca"),
-            (true, false, "there is no authentication: set --tls-client-ca and --tls-require-client-cert"),
+            (false, false, "there is no authentication and no encryption: set --tls-cert and --tls-key, and --callers"),
+            (true, false, "there is no authentication: set --callers or --jwks"),
             (false, true, "there is no encryption: set --tls-cert and --tls-key"),
         ] {
             assert_eq!(refusal(encrypted, authenticated, true).await, None);

@@ -162,14 +162,18 @@ impl Server {
         let stop = CancellationToken::new();
         let tls = tls.map(|loaded| serve_tls(loaded, &metrics, &stop));
         tokio::spawn(Arc::clone(&auth).keep_fresh(stop.clone()));
-        let _ops = match ops {
-            Some(ops) => {
-                let hosts = ops.hosts(&config);
-                let guard = Guard::new(hosts, Arc::clone(&auth), config.auth.metrics_open);
-                Some(serve_ops(ops, tls.clone(), guard, &store, &feed, metrics.clone(), &config, &stop)?)
-            }
-            None => None,
+        let asked = Ops {
+            store: Arc::clone(&store),
+            config: config.store.clone(),
+            feed: feed.clone(),
+            metrics: metrics.clone(),
+            draining: stop.clone(),
         };
+        let serve_ops = |listener: OpsListener| {
+            let guard = Guard::new(listener.hosts(&config), Arc::clone(&auth), config.auth.metrics_open);
+            serve_ops(listener, tls.clone(), guard, asked)
+        };
+        let _ops = ops.map(serve_ops).transpose()?;
         let (mut health, health_service) = Health::serving().await;
         let services = routes::build(health_service, &store, &feed, &config, start, &stop)?;
         let receiving = Budget::new(config.server.receive_bytes, metrics.budgets.requests.clone());
@@ -205,19 +209,8 @@ fn serve_tls(loaded: Loaded, metrics: &Metrics, stop: &CancellationToken) -> Arc
 }
 
 /// Serves operators until the end of the drain.
-fn serve_ops(
-    listener: OpsListener,
-    tls: Option<Arc<Tls>>,
-    guard: Guard,
-    store: &Arc<Store>,
-    feed: &Feed,
-    metrics: Metrics,
-    config: &Config,
-    stop: &CancellationToken,
-) -> Result<OpsServer, ServerError> {
-    let (store, feed, draining) = (Arc::clone(store), feed.clone(), stop.clone());
-    let (routes, guard) =
-        (http::ops::router(Ops { store, config: config.store.clone(), feed, metrics, draining }), Arc::new(guard));
+fn serve_ops(listener: OpsListener, tls: Option<Arc<Tls>>, guard: Guard, ops: Ops) -> Result<OpsServer, ServerError> {
+    let (routes, guard) = (http::ops::router(ops), Arc::new(guard));
     let routes = routes.layer(from_fn(move |request: Request, next: Next| {
         let guard = Arc::clone(&guard);
         async move {

@@ -37,7 +37,8 @@ async fn everyone(callers: &CallersFile) -> Vec<(BTreeSet<Needs>, String)> {
         let token = callers.add_with("everywhere", &[role], &["--workspace", "*/*/*"]).await;
         everyone.push(([Needs::Role(role), Needs::All(role)].into(), token));
     }
-    let limited = ["--workspace", WORKSPACE, "--field", "user_attributes", "--attribute-key", "plan"];
+    // [`hidden`] has what such a caller may not name.
+    let limited = ["--workspace", WORKSPACE, "--field", "audience_memberships", "--attribute-key", "plan"];
     for role in ["reader", "subscriber"] {
         everyone.push(([Needs::Role(role)].into(), callers.add_with("limited", &[role], &limited).await));
     }
@@ -160,13 +161,16 @@ async fn the_routes_over_http_ask_for_the_reader() {
     let others = here(&callers, &["writer", "subscriber", "steward", "operator"]).await;
     let stranger = callers.add_with("stranger", &ROLES, &["--workspace", FORBIDDEN]).await;
     let server = TestServer::start_with(callers.require()).await;
-    for path in [format!("/userprofile/v1/{WORKSPACE}/1"), format!("/userprofile/v1/resolve/{WORKSPACE}?email=a")] {
+    let question = r#"{"identity": {"type": "email", "value": "a"}}"#;
+    let lookup = (hyper::Method::GET, format!("/userprofile/v1/{WORKSPACE}/1"), "");
+    let resolve = (hyper::Method::POST, format!("/userprofile/v1/resolve/{WORKSPACE}"), question);
+    for (method, path, body) in [lookup, resolve] {
         let status = async |token: Option<&str>| {
-            let mut request = hyper::Request::get(&path);
+            let mut request = hyper::Request::builder().method(&method).uri(&path);
             if let Some(token) = token {
                 request = request.header("authorization", format!("Bearer {token}"));
             }
-            http_request(server.addr, request.body(String::new()).unwrap()).await
+            http_request(server.addr, request.body(body.to_owned()).unwrap()).await
         };
         let nobody = status(None).await;
         assert_eq!((nobody.status, nobody.header("www-authenticate")), (401, "Bearer"), "{path}");

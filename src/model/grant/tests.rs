@@ -42,9 +42,9 @@ fn an_unknown_field_is_refused() {
 
 const SECRET: &str = "s3cret";
 
-fn attributes(keys: &[&str]) -> Option<Struct> {
+fn attributes(keys: &[&str]) -> Struct {
     let value = Value { kind: Some(Kind::StringValue(SECRET.into())) };
-    Some(Struct { fields: keys.iter().map(|key| ((*key).to_owned(), value.clone())).collect() })
+    Struct { fields: keys.iter().map(|key| ((*key).to_owned(), value.clone())).collect() }
 }
 
 fn email() -> Identity {
@@ -61,8 +61,8 @@ fn whole() -> Profile {
         limit_ad_tracking: Some(true),
         device_identities: vec![Identity { r#type: "android_id".into(), ..email() }],
         user_identities: vec![email()],
-        account_user_attributes: attributes(&["plan", "ltv"]),
-        user_attributes: attributes(&["plan", "ltv"]),
+        account_user_attributes: Some(attributes(&["plan", "ltv"])),
+        user_attributes: Some(attributes(&["plan", "ltv"])),
         audience_memberships: vec![AudienceMembership { audience_id: 7, ..AudienceMembership::default() }],
         attribution: vec![v1::Attribution { partner: SECRET.into(), ..v1::Attribution::default() }],
         etag: "e".into(),
@@ -94,14 +94,17 @@ fn a_caller_sees_the_granted_fields_and_no_other() {
     assert_eq!(seen(&parsed(&["mpid"], &[]), &whole()), always);
     let expected = Profile { user_attributes: whole().user_attributes, ..always.clone() };
     assert_eq!(seen(&parsed(&["user_attributes"], &[]), &whole()), expected);
-    let expected = Profile { user_attributes: attributes(&["plan"]), ..always };
+    let expected = Profile { user_attributes: Some(attributes(&["plan"])), ..always };
     assert_eq!(seen(&parsed(&["user_attributes"], &["plan"]), &whole()), expected);
 }
 
 #[test]
 fn the_keys_of_a_grant_are_those_of_both_maps() {
-    let expected =
-        Profile { user_attributes: attributes(&["plan"]), account_user_attributes: attributes(&["plan"]), ..whole() };
+    let expected = Profile {
+        user_attributes: Some(attributes(&["plan"])),
+        account_user_attributes: Some(attributes(&["plan"])),
+        ..whole()
+    };
     assert_eq!(seen(&parsed(&[], &["plan"]), &whole()), expected);
 }
 
@@ -115,7 +118,7 @@ fn a_mask_narrows_what_is_granted_and_never_widens_it() {
     let cut = |mask: Mask| Profile::decode(&*mask.profile(&whole().encode_to_vec()).unwrap()).unwrap();
     assert_eq!(cut(read_mask(&["*"], &[]).unwrap()), seen(&grant, &whole()));
     let narrow = cut(read_mask(&["user_attributes"], &["city"]).unwrap());
-    assert_eq!(narrow, Profile { user_attributes: attributes(&[]), ..Profile::default() });
+    assert_eq!(narrow, Profile { user_attributes: Some(attributes(&[])), ..Profile::default() });
     for (paths, keys) in
         [(&["user_identities"][..], &[][..]), (&["mpid", "account_user_attributes"], &[]), (&[], &["ltv"])]
     {

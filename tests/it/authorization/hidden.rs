@@ -13,6 +13,8 @@ use crate::harness::*;
 
 /// What the caller may see.
 const SIGHT: [&str; 6] = ["--workspace", WORKSPACE, "--field", "user_attributes", "--attribute-key", "plan"];
+/// The profile that changes.
+const ADA: i64 = 1;
 /// The profiles of a server: more than a page may hold of large ones.
 const PROFILES: i64 = 12;
 const PAGE_BYTES: usize = 2_000;
@@ -67,14 +69,14 @@ async fn office(secrets: &Secrets) -> (TestServer, Client, String) {
 async fn told(client: &Client) -> Vec<String> {
     let mut told = Vec::new();
     for mpid in [ADA, PROFILES, 999] {
-        told.push(format!("{:?}", client.get(mpid).await.map(plain).map_err(plain_error)));
+        told.push(format!("{:?}", client.get(mpid).await.map(plain).map_err(|status| plain_error(&status))));
     }
     let keys: Vec<_> = (1..=PROFILES).map(by_mpid).collect();
     for result in client.profiles.clone().batch_get_profiles(batch_request(keys)).await.unwrap().into_inner().results {
         told.push(format!(
             "{:?}",
             result.result.map(|outcome| match outcome {
-                batch_get_profiles_result::Result::Profile(profile) => format!("{:?}", plain(profile)),
+                batch_get_profiles_result::Result::Found(profile) => format!("{:?}", plain(profile)),
                 batch_get_profiles_result::Result::Error(error) => format!("{error:?}"),
             })
         ));
@@ -118,7 +120,7 @@ fn plain_event(mut event: Event) -> Event {
     event
 }
 
-fn plain_error(status: Status) -> (Code, String) {
+fn plain_error(status: &Status) -> (Code, String) {
     (status.code(), status.message().to_owned())
 }
 
@@ -150,10 +152,15 @@ async fn the_profile_api_shows_no_more() {
         assert_eq!(found.status, 200);
         let text = String::from_utf8(found.body.to_vec()).unwrap();
         assert!(text.contains("silver") && !text.contains("canary") && !text.contains(HIDDEN_KEY), "{text}");
-        bodies.push(text);
-        let email = format!("{WORKSPACE}?email={}{ADA}", &secrets.text);
-        for target in [format!("resolve/{email}"), format!("resolve/{WORKSPACE}?email=nobody")] {
-            assert_eq!(http(server.addr, "GET", &target, &headers, "").await.status, 403, "{target}");
+        let mut body = found.json();
+        for time in ["created_timestamp_ms", "last_stored_timestamp_ms"] {
+            assert!(body[time].take().is_u64());
+        }
+        bodies.push(body);
+        for value in [format!("{}{ADA}", secrets.text), "nobody".into()] {
+            let question = serde_json::json!({"identity": {"type": "email", "value": value}}).to_string();
+            let answer = http(server.addr, "POST", &format!("resolve/{WORKSPACE}"), &headers, &question).await;
+            assert_eq!(answer.status, 403, "{value}");
         }
     }
     assert_eq!(bodies[0], bodies[1]);
@@ -175,7 +182,9 @@ async fn a_request_that_names_what_is_hidden_is_refused_whatever_the_store_holds
     for value in [format!("{}{ADA}", secrets.text), "nobody".into()] {
         denied(client.get_by(email(&value)).await);
         let request = batch_request([by_identity(email(&value))]);
-        denied(client.profiles.clone().batch_get_profiles(request).await);
+        let answer = client.profiles.clone().batch_get_profiles(request).await.unwrap().into_inner();
+        let Some(batch_get_profiles_result::Result::Error(error)) = &answer.results[0].result else { panic!() };
+        assert_eq!((error.code, &*error.message), (7, "keys[0]: the caller may not see \"user_identities\""));
     }
     for audience_id in [secrets.audience_id, 99] {
         let request = ListProfilesRequest { audience_id, ..page_request() };

@@ -1,4 +1,5 @@
 //! Each RPC, what it needs, and a request that is complete.
+#![allow(clippy::unnecessary_wraps)] // The fields of messages are optional.
 
 use std::pin::Pin;
 

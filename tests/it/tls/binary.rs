@@ -52,7 +52,7 @@ async fn an_address_that_others_can_reach_needs_a_way_to_know_the_callers() {
     let mut flags: Vec<_> = flags.iter().map(String::as_str).collect();
     flags.extend(["--addr", "0.0.0.0:0"]);
     let refusal = refusal_of(&flags).await;
-    assert!(refusal.contains("there is no authentication: set --tls-client-ca"), "{refusal}");
+    assert!(refusal.contains("there is no authentication: set --callers or --jwks"), "{refusal}");
     let ca = files.path("client-ca.pem").display().to_string();
     flags.extend(["--tls-client-ca", &ca, "--tls-require-client-cert"]);
     let dir = TempDir::new().unwrap();
