@@ -73,13 +73,15 @@ class Program:
 class Server:
     """A server with its own data directory. It keeps its port when it is restarted."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *flags: str | os.PathLike[str]) -> None:
+        self._flags = flags
         self._data_dir = folder / "data"
         self._log = folder / "server.log"
         self.address = "127.0.0.1:0"
 
     def start(self) -> None:
         command = [CAMEO_BIN, "serve", "--addr", self.address, "--metrics-addr", "off", "--data-dir", self._data_dir]
+        command += self._flags
         with self._log.open("ab") as log:
             self._program = Program(*command, stderr=log)
         greeting = self._program.lines.next()

@@ -57,6 +57,7 @@ from .errors import CameoError, explain, translate
 from .identities import IdentityCalls
 from .retry import call
 from .subscription import Subscription
+from .tokens import Token, TokenInterceptor
 
 Start = str | datetime
 """Where a durable subscription starts: `now`, `earliest`, `snapshot`, the first event at or after a time, or after a
@@ -79,12 +80,24 @@ _CHANNEL_OPTIONS = (
 )
 
 
-def connect(address: str, compression: grpc.Compression | None = None) -> grpc.Channel:
-    """Opens a channel to `host:port`, without TLS. Close it after use, or use it in a `with` statement.
+def connect(
+    address: str,
+    compression: grpc.Compression | None = None,
+    *,
+    token: Token | None = None,
+    tls: grpc.ChannelCredentials | None = None,
+) -> grpc.Channel:
+    """Opens a channel to `host:port`. Close it after use, or use it in a `with` statement.
 
-    `grpc.Compression.Gzip` compresses requests. Responses are compressed in any case, unless they are small.
+    `token` is presented with every call. `tls` is `grpc.ssl_channel_credentials(...)`, with a client certificate if the
+    server asks for one; without it, the channel has no TLS. `grpc.Compression.Gzip` compresses requests. Responses are
+    compressed in any case, unless they are small.
     """
-    return grpc.insecure_channel(address, options=_CHANNEL_OPTIONS, compression=compression)
+    if tls is None:
+        channel = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS, compression=compression)
+    else:
+        channel = grpc.secure_channel(address, tls, options=_CHANNEL_OPTIONS, compression=compression)
+    return channel if token is None else grpc.intercept_channel(channel, TokenInterceptor(token))
 
 
 class Client(IdentityCalls, AudienceCalls):
