@@ -44,10 +44,10 @@ impl Grant {
         Ok(Some(Self { fields, keys }))
     }
 
-    /// Whether the caller may see a field of `Profile`, by its number.
+    /// Whether the caller may see a field of `Profile`, by its number. It may not see one that this version does not know.
     #[must_use]
     pub fn has_field(&self, number: u32) -> bool {
-        self.fields >> number & 1 == 1
+        self.fields.checked_shr(number).unwrap_or_default() & 1 == 1
     }
 
     /// Whether the caller may see a field of `Profile`, by its name.

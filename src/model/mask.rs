@@ -86,8 +86,9 @@ impl Mask {
         Ok(Cow::Owned(cut))
     }
 
+    /// Whether the reader gets a field of `Profile`. A field that this version does not know has no name.
     fn has_field(&self, tag: u32) -> bool {
-        self.fields.is_none_or(|fields| fields >> tag & 1 == 1)
+        self.fields.is_none_or(|fields| fields.checked_shr(tag).unwrap_or_default() & 1 == 1)
             && self.grant.as_ref().is_none_or(|grant| grant.has_field(tag))
     }
 
@@ -198,10 +199,61 @@ fn cut_struct(map: &[u8], keys: &BTreeSet<Vec<u8>>) -> Result<Vec<u8>, DecodeErr
     let mut cut = Vec::new();
     for entry in wire::fields(map) {
         let entry = entry?;
-        let key = wire::find(entry.value, struct_fields_entry::KEY)?.unwrap_or_default();
-        if entry.tag == struct_message::FIELDS && keys.contains(key) {
+        if entry.tag == struct_message::FIELDS && keys.contains(key_of(entry.value)?) {
             cut.extend_from_slice(entry.whole);
         }
     }
     Ok(cut)
+}
+
+/// The key of an entry. Of several, the last one counts, as for those who decode the entry.
+fn key_of(entry: &[u8]) -> Result<&[u8], DecodeError> {
+    let mut key: &[u8] = &[];
+    for field in wire::fields(entry) {
+        let field = field?;
+        if field.tag == struct_fields_entry::KEY {
+            key = field.value;
+        }
+    }
+    Ok(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::*;
+    use crate::proto::v1::Profile;
+
+    fn mask(paths: &[&str], keys: &[&str]) -> Mask {
+        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        Mask::parse(Some(FieldMask { paths: owned(paths) }), owned(keys)).unwrap()
+    }
+
+    /// A newer version stored it, before the operator went back to this one. The mask has 16 bits, and `mpid` is field 1.
+    #[test]
+    fn no_mask_names_a_field_of_a_newer_version() {
+        let known = Profile { mpid: 7, ..Profile::default() }.encode_to_vec();
+        for newer in [13, 15, 16, 17, 1_000] {
+            let mut profile = known.clone();
+            wire::put_delimited(newer, b"new", &mut profile);
+            assert_eq!(*mask(&["mpid"], &[]).profile(&profile).unwrap(), *known, "field {newer}");
+            assert_eq!(*mask(&["*"], &["plan"]).profile(&profile).unwrap(), *profile, "field {newer}");
+        }
+    }
+
+    #[test]
+    fn an_entry_with_two_keys_has_the_one_that_a_decoder_sees() {
+        let mut entry = Vec::new();
+        wire::put_delimited(struct_fields_entry::KEY, b"plan", &mut entry);
+        wire::put_delimited(struct_fields_entry::KEY, b"secret", &mut entry);
+        let (mut map, mut profile) = (Vec::new(), Vec::new());
+        wire::put_delimited(struct_message::FIELDS, &entry, &mut map);
+        wire::put_delimited(profile::USER_ATTRIBUTES, &map, &mut profile);
+        let keys_after = |key| {
+            let cut = Profile::decode(&*mask(&[], &[key]).profile(&profile).unwrap()).unwrap();
+            cut.user_attributes.unwrap().fields.into_keys().collect::<Vec<_>>()
+        };
+        assert_eq!((keys_after("plan"), keys_after("secret")), (vec![], vec!["secret".to_owned()]));
+    }
 }

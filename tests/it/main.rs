@@ -9,6 +9,7 @@
 //! - [`compacting`]: a store is compacted, by its server and without one.
 //! - [`edges`]: what reaches a service, in which protocol, and for how long.
 //! - [`damage`]: damaged records, as callers see them.
+//! - [`fuzz`]: the seeds of the fuzz targets.
 //! - [`http`]: the Profile API over HTTP.
 //! - [`reasons`]: a request for each reason of an error.
 //! - [`refusals`]: bad input is refused and changes nothing.
@@ -38,6 +39,7 @@ mod edges;
 mod erasure;
 mod events;
 mod exports;
+mod fuzz;
 mod guarantees;
 mod harness;
 mod http;

@@ -32,6 +32,7 @@ fn a_grant_of_keys_has_all_fields() {
     let grant = grant(&[], &["plan"]).unwrap().unwrap();
     assert!(profile::ALL.iter().all(|(_, number)| grant.has_field(*number)));
     assert!(grant.has_user_attribute("plan") && !grant.has_user_attribute("ltv") && grant.has_identities());
+    assert!([16, 99, u32::MAX].iter().all(|unknown| !grant.has_field(*unknown)));
 }
 
 #[test]
