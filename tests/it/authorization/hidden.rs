@@ -74,7 +74,7 @@ async fn told(client: &Client) -> Vec<String> {
         told.push(format!(
             "{:?}",
             result.result.map(|outcome| match outcome {
-                batch_get_profiles_result::Result::Profile(profile) => format!("{:?}", plain(profile)),
+                batch_get_profiles_result::Result::Found(profile) => format!("{:?}", plain(profile)),
                 batch_get_profiles_result::Result::Error(error) => format!("{error:?}"),
             })
         ));
