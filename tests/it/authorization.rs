@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use cameo::proto::DESCRIPTORS;
 use cameo::proto::v1::*;
 use prost::Message as _;
+use futures_util::future::join_all;
 use prost_types::FileDescriptorSet;
 use tonic::{Code, Status};
 
@@ -154,6 +155,34 @@ async fn an_event_names_the_caller_that_made_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+/// The rate over HTTP belongs to the workspace: nobody else may use it up.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_for_a_workspace_of_others_do_not_count_in_its_rate() {
+    let callers = CallersFile::new();
+    let owner = callers.add("owner", &["reader", "writer"]).await;
+    let stranger = callers.add_with("stranger", &["reader"], &["--workspace", FORBIDDEN]).await;
+    let server = TestServer::start_with(|config| {
+        callers.require()(config);
+        http_rate(1)(config);
+    })
+    .await;
+    Client::connect_with(server.addr, &owner).await.create(with_mpid(ADA)).await.unwrap();
+    let get = async |workspace: &str, token: &str| {
+        let bearer = format!("Bearer {token}");
+        http(server.addr, "GET", &format!("{workspace}/{ADA}"), &[("authorization", &bearer)], "").await
+    };
+    let too_many = async |workspace: &str| loop {
+        let responses = join_all((0..16).map(|_| get(workspace, &stranger))).await;
+        if let Some(refused) = responses.iter().find(|response| response.status == 429) {
+            return refused.json()["detail"].clone();
+        }
+        assert!(responses.iter().all(|response| response.status == 403));
+    };
+    let (there, nowhere) = (within(too_many(WORKSPACE)).await, within(too_many(UNKNOWN)).await);
+    assert_eq!(there, nowhere, "it does not tell whether the workspace exists");
+    assert_eq!(get(WORKSPACE, &owner).await.status, 200, "its own rate is left to it");
+}
+
 async fn the_routes_over_http_ask_for_the_reader() {
     let callers = CallersFile::new();
     let reader = here(&callers, &["reader"]).await;
