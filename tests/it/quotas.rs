@@ -68,6 +68,26 @@ async fn a_client_may_have_so_many_writes_in_flight() {
     let written = u32::try_from(64 - refused.len()).unwrap();
     assert_number(&client.get(ADA).await.unwrap(), "n", written.into());
     client.update(ADA, increment("n")).await.unwrap();
+    let reads = join_all((0..64).map(|_| client.get(ADA))).await;
+    assert!(reads.iter().all(Result::is_ok), "reads are not writes");
+}
+
+/// What is refused or fails has left its place.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_leaves_its_place_however_it_ends() {
+    let server = TestServer::start_with(|config| config.quotas.max_writes_per_client = 1).await;
+    let client = server.client().await;
+    for _ in 0..3 {
+        assert_eq!(client.delete(ADA).await.unwrap_err().code(), Code::NotFound);
+        assert_eq!(client.update(0, increment("n")).await.unwrap_err().code(), Code::InvalidArgument);
+    }
+    let mut profiles = client.profiles.clone();
+    let records = stream::repeat(record(by_mpid(ADA), increment("n")));
+    let import = tokio::spawn(async move { profiles.import_profiles(records).await });
+    within(async { while client.get(ADA).await.is_err() {} }).await;
+    assert_rate_limited(&client.delete(ADA).await.unwrap_err());
+    import.abort();
+    within(async { while client.update(ADA, increment("m")).await.is_err() {} }).await;
 }
 
 /// Nothing is refused: the server reads no faster.
