@@ -8,7 +8,7 @@ use std::error::Error;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::Extensions;
 
@@ -156,6 +156,19 @@ impl Call {
         self.noted().workspace = Some(workspace.clone());
         let caller = self.caller().ok_or(Denied::Unlisted)?;
         Ok(authorize(caller, Access::of(self.method.name()), workspace)?)
+    }
+
+    /// Checks that the credential is still valid, in a call that lasts.
+    ///
+    /// # Errors
+    /// The refusal of a caller whose credential has expired or was revoked since the call began.
+    pub fn still_authenticated(&self) -> Result<(), Refusal> {
+        match self.caller() {
+            Some(caller) if caller.is_over(SystemTime::now()) => {
+                Err(Refusal::unauthenticated("the credential has expired or was revoked while the call ran"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Checks that the caller has a role besides the one that the call needs.

@@ -153,6 +153,9 @@ impl<'a> Import<'a> {
             };
             match record {
                 Ok(Some(record)) => {
+                    if let Err(refusal) = self.call.still_authenticated() {
+                        break Err(refusal);
+                    }
                     let bytes = record.encoded_len();
                     if !self.call.may_import(bytes) {
                         self.finish(&mut writes, report).await?; // Before it waits, others may have its place.
