@@ -325,8 +325,8 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         let noted = std::mem::take(self.noted.get_mut().unwrap_or_else(PoisonError::into_inner));
-        // Anybody can cause refused logins, as many as calls.
-        let is_login = noted.reason == Some(ErrorReason::Unauthenticated);
+        // Anybody can cause refused logins, as many as calls. A caller that is known is revoked or expires once.
+        let is_login = noted.reason == Some(ErrorReason::Unauthenticated) && self.caller().is_none();
         match is_login.then(|| REFUSED_LOGINS.next()) {
             Some(None) => return,
             Some(Some(unlogged @ 1..)) => tracing::info!(unlogged, "more logins were refused than are logged"),

@@ -84,7 +84,11 @@ impl Importer {
         records: Streaming<ImportProfilesRequest>,
     ) -> Result<ImportProfilesResponse, Refusal> {
         let mut report = Report::default();
-        match self.import(call, records, &mut report).await {
+        let ended = self.import(call, records, &mut report).await;
+        if report.latest > Place::START {
+            call.wrote(Some(report.latest)); // However it ended: what was written is written.
+        }
+        match ended {
             Ok(()) => Ok(report.response),
             Err(refusal) => Err(call.refuse(refusal).with("records", &report.records)),
         }
@@ -177,7 +181,6 @@ impl<'a> Import<'a> {
         if report.latest > Place::START {
             let cursors = self.importer.store.cursors(&self.workspace);
             report.response.cursor = cursors.at(report.latest).to_string();
-            self.call.wrote(Some(report.latest));
         }
         ended
     }
