@@ -1,8 +1,9 @@
 //! Who may do what: every RPC and every route, by every kind of caller.
 //!
 //! - [`rows`]: the expectation, a row for each RPC. [`hidden`]: what a caller with limited sight cannot learn.
-//! - [`logins`]: credentials that are not accepted.
+//! - [`logins`]: credentials that are not accepted. [`certificates`]: callers that are named by theirs.
 
+mod certificates;
 mod hidden;
 mod logins;
 mod rows;
@@ -11,8 +12,8 @@ use std::collections::BTreeSet;
 
 use cameo::proto::DESCRIPTORS;
 use cameo::proto::v1::*;
-use prost::Message as _;
 use futures_util::future::join_all;
+use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use tonic::{Code, Status};
 
@@ -154,7 +155,6 @@ async fn an_event_names_the_caller_that_made_it() {
     assert_eq!(events[0].actor, "crm");
 }
 
-#[tokio::test(flavor = "multi_thread")]
 /// The rate over HTTP belongs to the workspace: nobody else may use it up.
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_for_a_workspace_of_others_do_not_count_in_its_rate() {
@@ -183,6 +183,7 @@ async fn requests_for_a_workspace_of_others_do_not_count_in_its_rate() {
     assert_eq!(get(WORKSPACE, &owner).await.status, 200, "its own rate is left to it");
 }
 
+#[tokio::test(flavor = "multi_thread")]
 async fn the_routes_over_http_ask_for_the_reader() {
     let callers = CallersFile::new();
     let reader = here(&callers, &["reader"]).await;

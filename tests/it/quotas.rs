@@ -41,6 +41,22 @@ async fn a_client_may_begin_so_many_calls_in_a_second_and_others_as_many() {
     assert_eq!(noisy.get(ADA).await.unwrap_err().code(), Code::NotFound, "it came again when it was told to");
 }
 
+/// A call that is denied costs the server something too.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_the_caller_may_not_make_count_as_well() {
+    let callers = CallersFile::new();
+    let writer = callers.add("crm", &["writer"]).await;
+    let server = TestServer::start_with(|config| {
+        callers.require()(config);
+        config.quotas.max_call_rate_per_client = 1;
+    })
+    .await;
+    let writer = Client::connect_with(server.addr, &writer).await;
+    let outcomes = join_all((0..20).map(|_| writer.get(ADA))).await;
+    let codes: Vec<_> = outcomes.iter().map(|outcome| outcome.as_ref().unwrap_err().code()).collect();
+    assert!(codes.contains(&Code::PermissionDenied) && codes.contains(&Code::ResourceExhausted), "{codes:?}");
+}
+
 /// Without authentication, a client is an address: whatever it calls, and however.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_authentication_an_address_has_the_rate() {
@@ -106,7 +122,7 @@ async fn an_import_takes_as_long_as_its_bytes_do() {
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_of_a_caller_are_counted_wherever_they_come_from() {
     let callers = CallersFile::new();
-    let token = callers.add("mail", &["subscriber"]).await;
+    let [token, other] = [callers.add("mail", &["subscriber"]).await, callers.add("crm", &["subscriber"]).await];
     let server = TestServer::start_with(|config| {
         callers.require()(config);
         config.feed.max_streams_per_client = 1;
@@ -115,5 +131,6 @@ async fn streams_of_a_caller_are_counted_wherever_they_come_from() {
     let _first = Client::connect_with(server.addr, &token).await.subscribe_from(None).await;
     let second = Client::connect_with(server.addr, &token).await.subscribe(subscribe_request()).await;
     let Err(refused) = second else { panic!("it has two streams") };
+    let _other = Client::connect_with(server.addr, &other).await.subscribe_from(None).await;
     assert_eq!((refused.code(), reason(&refused)), (Code::ResourceExhausted, "QUOTA_EXCEEDED".into()));
 }

@@ -114,7 +114,8 @@ async fn an_import_ends_when_its_token_is_revoked() {
 async fn metrics_need_the_operator_unless_they_are_open() {
     let callers = CallersFile::new();
     let operator = callers.add_with("watch", &["operator"], &["--workspace", "*/*/*"]).await;
-    let reader = callers.add("crm", &["reader"]).await;
+    let of_one_workspace = callers.add("watch", &["operator"]).await;
+    let reader = callers.add_with("crm", &["reader"], &["--workspace", "*/*/*"]).await;
     let server = TestServer::start_with(|config| {
         callers.require()(config);
         metrics_on(config);
@@ -130,6 +131,7 @@ async fn metrics_need_the_operator_unless_they_are_open() {
     assert_eq!(get("/metrics", None).await, 401);
     assert_eq!(get("/metrics", Some(MADE_UP)).await, 401);
     assert_eq!(get("/metrics", Some(&reader)).await, 403);
+    assert_eq!(get("/metrics", Some(&of_one_workspace)).await, 403, "metrics name every workspace");
     assert_eq!(get("/metrics", Some(&operator)).await, 200);
     for path in ["/healthz", "/readyz"] {
         assert_eq!(get(path, None).await, 200, "{path}");
