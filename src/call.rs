@@ -8,7 +8,7 @@ use std::error::Error;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::Extensions;
 
@@ -43,13 +43,12 @@ pub struct Call {
     noted: Mutex<Noted>,
 }
 
-/// Who makes a call, and what it has taken of the client's quotas.
+/// Who makes a call, and whose quotas it counts for.
 #[derive(Debug)]
 struct Made {
     caller: Arc<Caller>,
     client: Client,
     quotas: Arc<Quotas>,
-    _write: Option<WritePlace>,
 }
 
 /// What becomes known of a call while it is served.
@@ -59,6 +58,8 @@ struct Noted {
     /// The reason of the first refusal; of a failure of the server if there is one. A batch can meet thousands.
     reason: Option<ErrorReason>,
     cause: Option<Box<dyn Error + Send + Sync>>,
+    /// The place of a write among those of its client. `None` once it has ended.
+    write: Option<WritePlace>,
     /// Counts the call. `None` once it has ended.
     open: Option<OpenCall>,
     code: Option<&'static str>,
@@ -104,12 +105,9 @@ impl Call {
             checked?;
             if self.is_write { quotas.write(&client) } else { Ok(None) }
         });
-        let (write, admitted) = match admitted {
-            Ok(write) => (write, Ok(())),
-            Err(refusal) => (None, Err(refusal)),
-        };
-        let _ = self.made.set(Made { caller, client, quotas: Arc::clone(quotas), _write: write }); // It is called once.
-        admitted
+        let _ = self.made.set(Made { caller, client, quotas: Arc::clone(quotas) }); // It is called once.
+        self.noted().write = admitted?;
+        Ok(())
     }
 
     /// Who makes it. `None` before the edge knows.
@@ -160,6 +158,19 @@ impl Call {
         Ok(authorize(caller, Access::of(self.method.name()), workspace)?)
     }
 
+    /// Checks that the credential is still valid, in a call that lasts.
+    ///
+    /// # Errors
+    /// The refusal of a caller whose credential has expired or was revoked since the call began.
+    pub fn still_authenticated(&self) -> Result<(), Refusal> {
+        match self.caller() {
+            Some(caller) if caller.is_over(SystemTime::now()) => {
+                Err(Refusal::unauthenticated("the credential has expired or was revoked while the call ran"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Checks that the caller has a role besides the one that the call needs.
     ///
     /// # Errors
@@ -196,9 +207,11 @@ impl Call {
         self.noted().reason.get_or_insert(reason);
     }
 
-    /// Counts the call with the code that its caller is about to get. It counts as cancelled if there is none.
+    /// Counts the call with the code that its caller is about to get. It counts as cancelled if there is none. A write
+    /// leaves its place, so that its caller has it again with the response.
     pub fn end(&self, code: &'static str) {
         let mut noted = self.noted();
+        noted.write = None;
         let reason = noted.reason.filter(|_| !matches!(code, "OK" | "200")).map_or("", reason_name);
         noted.code = Some(code);
         if let Some(open) = noted.open.take() {
@@ -312,8 +325,8 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         let noted = std::mem::take(self.noted.get_mut().unwrap_or_else(PoisonError::into_inner));
-        // Anybody can cause refused logins, as many as calls.
-        let is_login = noted.reason == Some(ErrorReason::Unauthenticated);
+        // Anybody can cause refused logins, as many as calls. A caller that is known is revoked or expires once.
+        let is_login = noted.reason == Some(ErrorReason::Unauthenticated) && self.caller().is_none();
         match is_login.then(|| REFUSED_LOGINS.next()) {
             Some(None) => return,
             Some(Some(unlogged @ 1..)) => tracing::info!(unlogged, "more logins were refused than are logged"),

@@ -278,10 +278,10 @@ impl Refusal {
         Self::new(ErrorReason::RateLimited, message).retry_after(wait)
     }
 
-    /// Requests that name no workspace of the store come too often.
+    /// Requests that name no workspace of the store, or one of others, come too often.
     #[must_use]
     pub fn unknown_rate_limited(wait: Duration) -> Self {
-        let message = "too many requests that name no existing workspace";
+        let message = "too many requests that name no workspace which exists and which the caller may use";
         Self::new(ErrorReason::RateLimited, message).retry_after(wait)
     }
 

@@ -34,12 +34,17 @@ pub struct Child {
 impl Child {
     /// Starts Cameo on a store, with the default settings of everything else.
     pub async fn cameo(store: &StoreConfig) -> anyhow::Result<Self> {
+        Self::cameo_with(store, &[]).await
+    }
+
+    /// The same with more flags.
+    pub async fn cameo_with(store: &StoreConfig, flags: &[String]) -> anyhow::Result<Self> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cameo"));
         command
             .args(["serve", "--addr", "127.0.0.1:0", "--metrics-addr", "off", "--log", "warn", "--data-dir"])
             .arg(&store.data_dir);
         command.arg("--cache-bytes").arg(store.cache_bytes.to_string());
-        command.arg("--scrub-rate").arg(store.scrub_rate.to_string());
+        command.arg("--scrub-rate").arg(store.scrub_rate.to_string()).args(flags);
         Self::listening(spawn(&mut command)?, None).await
     }
 

@@ -14,6 +14,7 @@ use http::uri::PathAndQuery;
 use tokio::task::JoinSet;
 use tonic::client::Grpc;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
@@ -67,6 +68,9 @@ pub async fn connect(addr: SocketAddr, connections: usize) -> anyhow::Result<Vec
     Ok(channels)
 }
 
+/// What a call presents.
+pub type Credential = MetadataValue<Ascii>;
+
 /// The requests of the clients.
 pub trait Work: Send + Sync + 'static {
     const PATH: &'static str;
@@ -76,6 +80,34 @@ pub trait Work: Send + Sync + 'static {
     fn request(&self, dice: &mut Dice) -> (Bytes, Self::Expected);
 
     fn is_right(&self, answer: &[u8], expected: &Self::Expected) -> bool;
+
+    /// What each call presents. `None` for nothing.
+    fn credential(&self) -> Option<&Credential> {
+        None
+    }
+}
+
+/// Work whose calls present a credential.
+pub struct With<W> {
+    pub work: W,
+    pub credential: Credential,
+}
+
+impl<W: Work> Work for With<W> {
+    const PATH: &'static str = W::PATH;
+    type Expected = W::Expected;
+
+    fn request(&self, dice: &mut Dice) -> (Bytes, W::Expected) {
+        self.work.request(dice)
+    }
+
+    fn is_right(&self, answer: &[u8], expected: &W::Expected) -> bool {
+        self.work.is_right(answer, expected)
+    }
+
+    fn credential(&self) -> Option<&Credential> {
+        Some(&self.credential)
+    }
 }
 
 /// The results of all clients of a turn.
@@ -94,10 +126,20 @@ impl Outcome {
 /// Makes a call, and checks its response.
 pub async fn call<W: Work>(grpc: &mut Grpc<Channel>, work: &W, dice: &mut Dice) -> anyhow::Result<Bytes> {
     let (request, expected) = work.request(dice);
+    let request = presenting(request, work.credential());
     grpc.ready().await?;
-    let answer = grpc.unary(Request::new(request), PathAndQuery::from_static(W::PATH), RawCodec).await?.into_inner();
+    let answer = grpc.unary(request, PathAndQuery::from_static(W::PATH), RawCodec).await?.into_inner();
     ensure!(work.is_right(&answer, &expected), "{} returned a wrong response of {} bytes", W::PATH, answer.len());
     Ok(answer)
+}
+
+/// A request that presents a credential, if there is one.
+pub fn presenting<T>(message: T, credential: Option<&Credential>) -> Request<T> {
+    let mut request = Request::new(message);
+    if let Some(credential) = credential {
+        request.metadata_mut().insert("authorization", credential.clone());
+    }
+    request
 }
 
 /// One client: it has one call in flight.

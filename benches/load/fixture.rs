@@ -21,6 +21,8 @@ use crate::reference;
 pub const SAMPLES: u64 = 1_000;
 /// Writes in flight while the store is filled: enough for the largest batches.
 const IN_FLIGHT: usize = 2_048;
+/// The store's file, in its directory.
+const STORE_FILE: &str = "cameo.redb";
 /// A check that profiles are as large as real ones.
 const MIN_PROFILE_BYTES: usize = 300;
 
@@ -71,12 +73,20 @@ impl Fixture {
     }
 
     pub fn store_file(&self) -> PathBuf {
-        self.store.data_dir.join("cameo.redb")
+        self.store.data_dir.join(STORE_FILE)
     }
 
     /// A directory for the files of a measurement.
     pub fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// A copy of the store, which no server has open, in a directory.
+    pub fn copied_to(&self, dir: &Path) -> anyhow::Result<StoreConfig> {
+        let store = StoreConfig { data_dir: dir.join("data"), ..self.store.clone() };
+        std::fs::create_dir_all(&store.data_dir)?;
+        std::fs::copy(self.store_file(), store.data_dir.join(STORE_FILE))?;
+        Ok(store)
     }
 
     /// The copy of the store for [`crate::bare`].

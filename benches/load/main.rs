@@ -10,8 +10,9 @@
 //! - [`child`]: the servers, each in its own process, and their CPU time and memory.
 //! - [`client`]: connections, and calls in a closed loop. [`plan`]: how long the clients run. [`side`]: the sides of a
 //!   comparison, which take turns.
-//! - [`lookup`], [`identify`], [`batch`], [`http`], [`update`], [`fanout`], [`slow`], [`replay`], [`memory`],
-//!   [`import`], [`people`]: one measurement each.
+//! - [`credentials`]: what clients present to a server that asks who they are.
+//! - [`lookup`], [`identify`], [`batch`], [`http`], [`auth`], [`update`], [`fanout`], [`slow`], [`replay`], [`memory`],
+//!   [`import`], [`people`], [`tenants`]: one measurement each.
 //! - What they are compared with: [`reference`] for lookups, [`redis`] for batches, [`bare`] redb for updates, and
 //!   [`inserts`] into bare redb for imports.
 //! - [`log`]: the logs that fan-out, replay and memory compare. [`lines`]: what the protocols of some have in common.
@@ -20,10 +21,12 @@
 //! The machine may be noisy. So the sides of a comparison take short turns, and the report shows the median of many
 //! rounds.
 
+mod auth;
 mod bare;
 mod batch;
 mod child;
 mod client;
+mod credentials;
 mod fanout;
 mod figures;
 mod fixture;
@@ -44,6 +47,7 @@ mod replay;
 mod report;
 mod side;
 mod slow;
+mod tenants;
 mod update;
 
 use std::num::{NonZeroU32, NonZeroU64};
@@ -90,6 +94,7 @@ enum Part {
     Identify,
     Batch,
     Http,
+    Auth,
     Update,
     Fanout,
     Slow,
@@ -97,6 +102,7 @@ enum Part {
     Memory,
     Import,
     People,
+    Tenants,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -119,7 +125,7 @@ async fn measure(args: &Args) -> anyhow::Result<()> {
     let plan = Plan { duration: Duration::from_secs(args.seconds.get().into()), rounds: args.rounds.get() };
     let wants = |part| args.only.contains(&part);
     let needs = Needs {
-        lengths: [Part::Lookup, Part::Identify, Part::Batch, Part::Http].into_iter().any(wants),
+        lengths: [Part::Lookup, Part::Identify, Part::Batch, Part::Http, Part::Auth].into_iter().any(wants),
         reference: wants(Part::Lookup),
         copy: wants(Part::Update),
     };
@@ -137,6 +143,9 @@ async fn measure(args: &Args) -> anyhow::Result<()> {
     }
     if wants(Part::Http) {
         http::measure(&fixture, plan, &mut report).await?;
+    }
+    if wants(Part::Auth) {
+        auth::measure(&fixture, plan, &mut report).await?;
     }
     if wants(Part::Update) {
         update::measure(&fixture, plan, &mut report).await?;
@@ -158,6 +167,9 @@ async fn measure(args: &Args) -> anyhow::Result<()> {
     }
     if wants(Part::People) {
         people::measure(&fixture, plan, &mut report).await?;
+    }
+    if wants(Part::Tenants) {
+        tenants::measure(&fixture, plan, &mut report).await?;
     }
     report.summarize();
     Ok(())

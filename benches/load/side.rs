@@ -79,6 +79,10 @@ impl<'a> Side<'a> {
         Ok(())
     }
 
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Profiles per second in each round.
     fn rates(&self) -> impl Iterator<Item = f64> {
         self.rounds.iter().map(|round| round.outcome.per_second() * f64::from(self.batch))

@@ -27,7 +27,7 @@ pub struct ServerConfig {
     #[arg(long, env = "CAMEO_IMPORT_IDLE_TIMEOUT", value_parser = units::positive_duration, default_value = "60s")]
     pub import_idle_timeout: Duration,
     /// HTTP requests per second that a workspace may send, which is also the size of a burst. Requests that name no
-    /// existing workspace share one rate of the same size. 0 sets no limit.
+    /// existing workspace, or one that their caller may not use, share one rate of the same size. 0 sets no limit.
     #[arg(long, env = "CAMEO_HTTP_RATE", default_value = "0")]
     pub http_rate: u32,
     /// Connections that may be open at a time. When one more comes, the one that has been without a call for longest

@@ -72,8 +72,8 @@ struct Api {
     stop: CancellationToken,
 }
 
-/// The routes. `requests_per_second` is the rate of each workspace, and of all requests that name no workspace of the
-/// store; 0 for no limit. Bodies are not waited for once `stop` is cancelled.
+/// The routes. `requests_per_second` is the rate of each workspace, and of all requests that name no workspace that
+/// exists and that the caller may use; 0 for no limit. Bodies are not waited for once `stop` is cancelled.
 pub fn router(store: Arc<Store>, limits: Limits, requests_per_second: u32, stop: CancellationToken) -> Router {
     let rates = NonZeroU32::new(requests_per_second).map(Rates::new);
     routes(Arc::new(Api { store, limits, rates, stop }))
@@ -99,10 +99,17 @@ async fn limit_rate(
     next: Next,
 ) -> Result<Response, Problem> {
     if let Some(rates) = &api.rates {
-        let workspace = path.ok().as_ref().and_then(named_workspace);
+        let workspace = path.ok().as_ref().and_then(named_workspace).filter(|workspace| may_use(&request, workspace));
         rates.check(workspace.and_then(|workspace| api.store.workspace_id(&workspace)))?;
     }
     Ok(next.run(request).await)
+}
+
+/// Whether the caller may use a workspace. If not, its requests must not use up the rate of that workspace, nor tell
+/// whether it exists.
+fn may_use(request: &Request, workspace: &Workspace) -> bool {
+    let call = request.extensions().get::<Arc<Call>>();
+    call.and_then(|call| call.caller()).is_some_and(|caller| caller.may_use(workspace))
 }
 
 /// The workspace that a path names; `None` if it names none, or not a valid one.

@@ -1,7 +1,8 @@
 //! How often requests may come: each workspace has a rate of its own, and all other requests share one.
 //!
 //! A request belongs to the workspace that its path names, whatever else is wrong with it. A request that names no
-//! existing workspace has the shared rate, so made-up names neither escape the rate nor take memory.
+//! existing workspace has the shared rate, so made-up names neither escape the rate nor take memory. So has one that
+//! names a workspace of others.
 
 use std::num::NonZeroU32;
 use std::time::Instant;
@@ -40,7 +41,7 @@ impl Rates {
         self.by_workspace.len()
     }
 
-    /// Counts a request. `None` is a request that names no existing workspace.
+    /// Counts a request. `None` is a request that names no existing workspace, or one of others.
     pub fn check(&self, workspace: Option<WorkspaceId>) -> Result<(), Refusal> {
         let wait = |refused: NotUntil<Instant>| refused.wait_time_from(MonotonicClock.now());
         match workspace {

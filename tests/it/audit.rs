@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use cameo::proto::v1::{CompactRequest, ProfilePatch};
+use futures_util::future::join_all;
+use futures_util::{StreamExt, stream};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -64,6 +67,66 @@ async fn writes_and_refusals_are_lines_without_values() {
     let mut login = denied.clone();
     (login[0], login[2], login[3]) = (Value::Null, "UNAUTHENTICATED".into(), "UNAUTHENTICATED".into());
     assert_eq!(of("ProfileService/GetProfile"), [denied, login], "a lookup that succeeds is no line");
+}
+
+/// What takes data out of the server, or changes who may, is a line although it is no write.
+#[tokio::test(flavor = "multi_thread")]
+async fn exports_compactions_and_new_credentials_are_lines() {
+    let (dir, callers) = (TempDir::new().unwrap(), CallersFile::new());
+    let everywhere = ["--workspace", "*/*/*"];
+    let token = callers.add_with("root", &["steward", "operator", "writer"], &everywhere).await;
+    let (file, log) = (callers.path(), dir.path().join("audit.jsonl"));
+    let flags = ["--callers", file.to_str().unwrap(), "--audit-log", log.to_str().unwrap()];
+    let mut server = TestProcess::start(&dir.path().join("data"), &flags).await;
+    let root = Client::connect_with(server.addr, &token).await;
+    root.create(owner_of(email(CANARY), ADA)).await.unwrap();
+    root.export(ADA).await.unwrap();
+    root.admin.clone().compact(CompactRequest {}).await.unwrap();
+    callers.add("late", &["reader"]).await;
+    let written = || std::fs::read_to_string(&log).unwrap();
+    until(|| written().contains("the callers file")).await;
+    server.terminate();
+    assert!(server.ended().await.success());
+
+    assert!(!written().contains("canary"), "{}", written());
+    let lines = lines(&written());
+    for method in ["ProfileService/ExportSubject", "AdminService/Compact"] {
+        let [line] = &*lines[method] else { panic!("{method} is one line") };
+        assert_eq!((&line["caller"], &line["code"]), (&"root".into(), &"OK".into()), "{method}");
+    }
+    let [reload] = &*lines[""] else { panic!("the file changed once") };
+    assert_eq!(reload["entries"], 2);
+}
+
+/// Refused logins are not all written down, because everyone can cause them. What a caller has done is, although others
+/// cause any number of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_that_its_token_did_not_outlive_is_a_line_with_what_it_wrote() {
+    let (dir, callers) = (TempDir::new().unwrap(), CallersFile::new());
+    let token = callers.add("crm", &["writer"]).await;
+    let (file, log) = (callers.path(), dir.path().join("audit.jsonl"));
+    let flags = ["--callers", file.to_str().unwrap(), "--audit-log", log.to_str().unwrap()];
+    let mut server = TestProcess::start(&dir.path().join("data"), &flags).await;
+    let mut profiles = Client::connect_with(server.addr, &token).await.profiles;
+    let records = stream::iter(1..).map(|mpid| record(by_mpid(mpid), ProfilePatch::default()));
+    let import = tokio::spawn(async move { profiles.import_profiles(records).await });
+    let stranger = Client::connect_with(server.addr, "not-a-token").await;
+
+    callers.revoke(&token).await;
+    while !import.is_finished() {
+        let logins = (0..16).map(|_| stranger.get(ADA));
+        assert!(join_all(logins).await.iter().all(Result::is_err));
+    }
+
+    let end = import.await.unwrap().unwrap_err();
+    assert_eq!(reason(&end), "UNAUTHENTICATED");
+    server.terminate();
+    assert!(server.ended().await.success());
+    let lines = lines(&std::fs::read_to_string(&log).unwrap());
+    let [line] = &*lines["ProfileService/ImportProfiles"] else { panic!("one import is one line") };
+    let records: u64 = metadata(&end, "records").parse().unwrap();
+    assert_eq!((&line["caller"], &line["code"]), (&"crm".into(), &"UNAUTHENTICATED".into()));
+    assert_eq!((&line["workspace"], &line["sequence"]), (&WORKSPACE.into(), &records.into()), "one event for each");
 }
 
 #[tokio::test(flavor = "multi_thread")]

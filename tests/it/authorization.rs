@@ -1,8 +1,9 @@
 //! Who may do what: every RPC and every route, by every kind of caller.
 //!
 //! - [`rows`]: the expectation, a row for each RPC. [`hidden`]: what a caller with limited sight cannot learn.
-//! - [`logins`]: credentials that are not accepted.
+//! - [`logins`]: credentials that are not accepted. [`certificates`]: callers that are named by theirs.
 
+mod certificates;
 mod hidden;
 mod logins;
 mod rows;
@@ -11,6 +12,7 @@ use std::collections::BTreeSet;
 
 use cameo::proto::DESCRIPTORS;
 use cameo::proto::v1::*;
+use futures_util::future::join_all;
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use tonic::{Code, Status};
@@ -152,6 +154,34 @@ async fn an_event_names_the_caller_that_made_it() {
     Client::connect_with(server.addr, &writer).await.create(with_mpid(ADA)).await.unwrap();
     let events = Client::connect_with(server.addr, &subscriber).await.list(list_request()).await.unwrap().events;
     assert_eq!(events[0].actor, "crm");
+}
+
+/// The rate over HTTP belongs to the workspace: nobody else may use it up.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_for_a_workspace_of_others_do_not_count_in_its_rate() {
+    let callers = CallersFile::new();
+    let owner = callers.add("owner", &["reader", "writer"]).await;
+    let stranger = callers.add_with("stranger", &["reader"], &["--workspace", FORBIDDEN]).await;
+    let server = TestServer::start_with(|config| {
+        callers.require()(config);
+        http_rate(1)(config);
+    })
+    .await;
+    Client::connect_with(server.addr, &owner).await.create(with_mpid(ADA)).await.unwrap();
+    let get = async |workspace: &str, token: &str| {
+        let bearer = format!("Bearer {token}");
+        http(server.addr, "GET", &format!("{workspace}/{ADA}"), &[("authorization", &bearer)], "").await
+    };
+    let too_many = async |workspace: &str| loop {
+        let responses = join_all((0..16).map(|_| get(workspace, &stranger))).await;
+        if let Some(refused) = responses.iter().find(|response| response.status == 429) {
+            return refused.json()["detail"].clone();
+        }
+        assert!(responses.iter().all(|response| response.status == 403));
+    };
+    let (there, nowhere) = (within(too_many(WORKSPACE)).await, within(too_many(UNKNOWN)).await);
+    assert_eq!(there, nowhere, "it does not tell whether the workspace exists");
+    assert_eq!(get(WORKSPACE, &owner).await.status, 200, "its own rate is left to it");
 }
 
 #[tokio::test(flavor = "multi_thread")]

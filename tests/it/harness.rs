@@ -1,7 +1,7 @@
 //! What the tests share. A test file imports all of it with `use crate::harness::*`.
 //!
 //! - [`server`]: a server in this process. [`process`]: the real binary in a process of its own.
-//! - [`callers`]: callers with credentials.
+//! - [`callers`]: callers with credentials. [`idp`]: an identity provider, whose keys sign JWTs.
 //! - [`client`]: a connection, with a short method for each RPC. [`stream`]: what a subscriber reads.
 //!   [`http`]: requests over plain HTTP. [`exposition`]: what `/metrics` says.
 //!   [`tls`]: certificates, and clients that speak TLS.
@@ -15,6 +15,7 @@ mod callers;
 mod client;
 mod exposition;
 mod http;
+mod idp;
 mod patience;
 mod people;
 mod process;
@@ -33,6 +34,7 @@ pub use callers::*;
 pub use client::*;
 pub use exposition::*;
 pub use http::*;
+pub use idp::*;
 pub use patience::*;
 pub use people::*;
 pub use process::*;

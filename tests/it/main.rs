@@ -3,6 +3,7 @@
 //! - [`guarantees`]: each guarantee of the API, by name.
 //! - [`profiles`], [`patches`], [`bulk`], [`imports`], [`events`]: what the RPCs do.
 //! - [`authorization`]: who may do what. [`audit`]: what is written down of it. [`quotas`]: how much.
+//!   [`rotations`]: credentials that are replaced under load.
 //! - [`audiences`]: their members, and what becomes of both.
 //! - [`starts`], [`subscriptions`]: where a stream starts, and durable subscriptions.
 //! - [`backup`]: a store is backed up amid writes, restored, and checked.
@@ -60,6 +61,7 @@ mod reflection;
 mod refusals;
 mod retention;
 mod rot;
+mod rotations;
 mod settings;
 mod starts;
 mod status;

@@ -41,6 +41,22 @@ async fn a_client_may_begin_so_many_calls_in_a_second_and_others_as_many() {
     assert_eq!(noisy.get(ADA).await.unwrap_err().code(), Code::NotFound, "it came again when it was told to");
 }
 
+/// A call that is denied costs the server something too.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_the_caller_may_not_make_count_as_well() {
+    let callers = CallersFile::new();
+    let writer = callers.add("crm", &["writer"]).await;
+    let server = TestServer::start_with(|config| {
+        callers.require()(config);
+        config.quotas.max_call_rate_per_client = 1;
+    })
+    .await;
+    let writer = Client::connect_with(server.addr, &writer).await;
+    let outcomes = join_all((0..20).map(|_| writer.get(ADA))).await;
+    let codes: Vec<_> = outcomes.iter().map(|outcome| outcome.as_ref().unwrap_err().code()).collect();
+    assert!(codes.contains(&Code::PermissionDenied) && codes.contains(&Code::ResourceExhausted), "{codes:?}");
+}
+
 /// Without authentication, a client is an address: whatever it calls, and however.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_authentication_an_address_has_the_rate() {
@@ -70,6 +86,26 @@ async fn a_client_may_have_so_many_writes_in_flight() {
     let written = u32::try_from(64 - refused.len()).unwrap();
     assert_number(&client.get(ADA).await.unwrap(), "n", written.into());
     client.update(ADA, increment("n")).await.unwrap();
+    let reads = join_all((0..64).map(|_| client.get(ADA))).await;
+    assert!(reads.iter().all(Result::is_ok), "reads are not writes");
+}
+
+/// What is refused or fails has left its place.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_leaves_its_place_however_it_ends() {
+    let server = TestServer::start_with(|config| config.quotas.max_writes_per_client = 1).await;
+    let client = server.client().await;
+    for _ in 0..3 {
+        assert_eq!(client.delete(ADA).await.unwrap_err().code(), Code::NotFound);
+        assert_eq!(client.update(0, increment("n")).await.unwrap_err().code(), Code::InvalidArgument);
+    }
+    let mut profiles = client.profiles.clone();
+    let records = stream::repeat(record(by_mpid(ADA), increment("n")));
+    let import = tokio::spawn(async move { profiles.import_profiles(records).await });
+    within(async { while client.get(ADA).await.is_err() {} }).await;
+    assert_rate_limited(&client.delete(ADA).await.unwrap_err());
+    import.abort();
+    within(async { while client.update(ADA, increment("m")).await.is_err() {} }).await;
 }
 
 /// Nothing is refused: the server reads no faster.
@@ -88,7 +124,7 @@ async fn an_import_takes_as_long_as_its_bytes_do() {
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_of_a_caller_are_counted_wherever_they_come_from() {
     let callers = CallersFile::new();
-    let token = callers.add("mail", &["subscriber"]).await;
+    let [token, other] = [callers.add("mail", &["subscriber"]).await, callers.add("crm", &["subscriber"]).await];
     let server = TestServer::start_with(|config| {
         callers.require()(config);
         config.feed.max_streams_per_client = 1;
@@ -97,5 +133,6 @@ async fn streams_of_a_caller_are_counted_wherever_they_come_from() {
     let _first = Client::connect_with(server.addr, &token).await.subscribe_from(None).await;
     let second = Client::connect_with(server.addr, &token).await.subscribe(subscribe_request()).await;
     let Err(refused) = second else { panic!("it has two streams") };
+    let _other = Client::connect_with(server.addr, &other).await.subscribe_from(None).await;
     assert_eq!((refused.code(), reason(&refused)), (Code::ResourceExhausted, "QUOTA_EXCEEDED".into()));
 }

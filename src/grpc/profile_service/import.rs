@@ -84,7 +84,11 @@ impl Importer {
         records: Streaming<ImportProfilesRequest>,
     ) -> Result<ImportProfilesResponse, Refusal> {
         let mut report = Report::default();
-        match self.import(call, records, &mut report).await {
+        let ended = self.import(call, records, &mut report).await;
+        if report.latest > Place::START {
+            call.wrote(Some(report.latest)); // However it ended: what was written is written.
+        }
+        match ended {
             Ok(()) => Ok(report.response),
             Err(refusal) => Err(call.refuse(refusal).with("records", &report.records)),
         }
@@ -153,6 +157,9 @@ impl<'a> Import<'a> {
             };
             match record {
                 Ok(Some(record)) => {
+                    if let Err(refusal) = self.call.still_authenticated() {
+                        break Err(refusal);
+                    }
                     let bytes = record.encoded_len();
                     if !self.call.may_import(bytes) {
                         self.finish(&mut writes, report).await?; // Before it waits, others may have its place.
@@ -174,7 +181,6 @@ impl<'a> Import<'a> {
         if report.latest > Place::START {
             let cursors = self.importer.store.cursors(&self.workspace);
             report.response.cursor = cursors.at(report.latest).to_string();
-            self.call.wrote(Some(report.latest));
         }
         ended
     }

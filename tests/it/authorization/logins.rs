@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use futures_util::stream;
+use tokio::sync::mpsc;
 use tonic::Code;
 
 use crate::harness::*;
@@ -99,11 +101,35 @@ async fn a_stream_ends_when_its_credential_expires() {
     assert_eq!(end.code(), Code::Unauthenticated, "{end:?}");
 }
 
+/// An import may be open for hours.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_ends_when_its_token_is_revoked() {
+    let callers = CallersFile::new();
+    let (token, other) = (callers.add("crm", &["writer"]).await, callers.add("shop", &["reader"]).await);
+    let server = TestServer::start_with(callers.require()).await;
+    let (records, received) = mpsc::channel(1);
+    let mut profiles = Client::connect_with(server.addr, &token).await.profiles;
+    let sent = stream::unfold(received, async |mut received| Some((received.recv().await?, received)));
+    let import = tokio::spawn(async move { profiles.import_profiles(sent).await });
+    records.send(record(by_mpid(ADA), set([("plan", text("pro"))]))).await.unwrap();
+    let reader = Client::connect_with(server.addr, &other).await;
+    within(async { while reader.get(ADA).await.is_err() {} }).await;
+
+    callers.revoke(&token).await;
+    while records.send(record(by_mpid(ADA), increment("n"))).await.is_ok() {}
+
+    let end = within(import).await.unwrap().unwrap_err();
+    assert_eq!((end.code(), reason(&end)), (Code::Unauthenticated, "UNAUTHENTICATED".into()));
+    let records: u32 = metadata(&end, "records").parse().unwrap();
+    assert_number(&reader.get(ADA).await.unwrap(), "n", (records - 1).into());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_need_the_operator_unless_they_are_open() {
     let callers = CallersFile::new();
     let operator = callers.add_with("watch", &["operator"], &["--workspace", "*/*/*"]).await;
-    let reader = callers.add("crm", &["reader"]).await;
+    let of_one_workspace = callers.add("watch", &["operator"]).await;
+    let reader = callers.add_with("crm", &["reader"], &["--workspace", "*/*/*"]).await;
     let server = TestServer::start_with(|config| {
         callers.require()(config);
         metrics_on(config);
@@ -119,6 +145,7 @@ async fn metrics_need_the_operator_unless_they_are_open() {
     assert_eq!(get("/metrics", None).await, 401);
     assert_eq!(get("/metrics", Some(MADE_UP)).await, 401);
     assert_eq!(get("/metrics", Some(&reader)).await, 403);
+    assert_eq!(get("/metrics", Some(&of_one_workspace)).await, 403, "metrics name every workspace");
     assert_eq!(get("/metrics", Some(&operator)).await, 200);
     for path in ["/healthz", "/readyz"] {
         assert_eq!(get(path, None).await, 200, "{path}");

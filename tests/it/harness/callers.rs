@@ -42,6 +42,21 @@ impl CallersFile {
         String::from_utf8(created.stdout).unwrap().trim().to_owned()
     }
 
+    /// Adds a caller with these roles everywhere, whose certificate has this name.
+    pub fn add_certificate(&self, name: &str, roles: &[&str], certificate: &str) {
+        let text = std::fs::read_to_string(self.path()).unwrap_or_default();
+        let caller = format!("[[caller]]\nname = {name:?}\nroles = {roles:?}\nworkspaces = [\"*/*/*\"]\n");
+        std::fs::write(self.path(), format!("{text}\n{caller}certificate = {certificate:?}\n")).unwrap();
+    }
+
+    /// Revokes a token.
+    pub async fn revoke(&self, token: &str) {
+        let id = token.split('_').nth(1).unwrap();
+        let mut command = binary();
+        command.args(["token", "revoke", "--id", id, "--file"]).arg(self.path());
+        assert!(output(&mut command).await.status.success());
+    }
+
     /// Makes a server ask for the credentials of this file.
     pub fn require(&self) -> impl FnOnce(&mut Config) + use<> {
         let path = self.path();

@@ -46,7 +46,8 @@ impl Client {
         Self::with(channel(addr).await, Credential::token(token))
     }
 
-    fn with(channel: Channel, credential: Credential) -> Self {
+    /// The services on a channel, with a credential.
+    pub fn with(channel: Channel, credential: Credential) -> Self {
         let service = InterceptedService::new(channel, credential);
         Self {
             profiles: ProfileServiceClient::new(service.clone()),

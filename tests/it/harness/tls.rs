@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 use super::{Client, within};
 
@@ -170,13 +170,18 @@ impl TlsClient {
 
     /// The services over TLS, on a connection of its own.
     pub async fn services(&self, addr: SocketAddr) -> Result<Client, tonic::transport::Error> {
+        Ok(Client::on(self.channel(addr).await?))
+    }
+
+    /// A connection of gRPC over TLS.
+    pub async fn channel(&self, addr: SocketAddr) -> Result<Channel, tonic::transport::Error> {
         let tls = ClientTlsConfig::new().domain_name("localhost").ca_certificate(Certificate::from_pem(&self.ca));
         let tls = match &self.presents {
             Some(pair) => tls.identity(Identity::from_pem(&pair.cert, &pair.key)),
             None => tls,
         };
         let endpoint = Endpoint::from_shared(format!("https://{addr}")).unwrap().tls_config(tls).unwrap();
-        Ok(Client::on(within(endpoint.connect()).await?))
+        within(endpoint.connect()).await
     }
 
     /// The certificate that the server presents.
