@@ -6,6 +6,7 @@
 //! - [`cursor`], [`page_token`]: any text as a place in a log or a list.
 //! - [`mask`]: any mask, on any profile and event.
 //! - [`expression`]: any text as a condition in CEL.
+//! - [`jwt`]: any text as a bearer token.
 //!
 //! `service` is a server without connections, with the `samples` in its store. `sealed` gives bytes the checksum that no fuzzer would find.
 //!
@@ -15,6 +16,7 @@
 pub mod cursor;
 pub mod expression;
 pub mod http_query;
+pub mod jwt;
 pub mod mask;
 pub mod page_token;
 pub mod requests;

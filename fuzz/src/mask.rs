@@ -33,7 +33,7 @@ pub fn run(input: &[u8]) {
     };
     let paths = read_mask.clone().unwrap_or_default().paths;
     let asked = Asked { fields: paths.into_iter().collect(), keys: user_attribute_keys.iter().cloned().collect() };
-    let Ok(mask) = Mask::parse(read_mask, user_attribute_keys) else { return };
+    let Ok(mask) = Mask::parse(read_mask, user_attribute_keys, None) else { return };
 
     let (profile, event) = (mask.profile(message), mask.event(message));
     if let Ok(whole) = Profile::decode(message) {

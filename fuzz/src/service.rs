@@ -10,8 +10,9 @@ use std::sync::{Arc, LazyLock};
 use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
+use cameo::auth::Caller;
 use cameo::call::Call;
-use cameo::config::Config;
+use cameo::config::{Config, QuotaConfig};
 use cameo::feed::Feed;
 use cameo::grpc::admin_service::Admin;
 use cameo::grpc::audience_service::Audiences;
@@ -24,6 +25,7 @@ use cameo::grpc::server::event_service_server::EventServiceServer;
 use cameo::grpc::server::identity_service_server::IdentityServiceServer;
 use cameo::grpc::server::profile_service_server::ProfileServiceServer;
 use cameo::http::router;
+use cameo::quota::Quotas;
 use cameo::store::Store;
 use cameo::telemetry::metrics::{Calls, Method};
 use http::{HeaderMap, Request, Response};
@@ -149,7 +151,10 @@ fn http_routes(store: &Arc<Store>, config: &Config) -> Router {
 }
 
 fn call(path: &str) -> Arc<Call> {
-    Call::begin(&Calls::default(), Method::of_path(path), false, PEER)
+    let call = Call::begin(&Calls::default(), Method::of_path(path), false, PEER);
+    let quotas = Quotas::new(&QuotaConfig::default());
+    call.made_by(Arc::new(Caller::anyone()), &quotas).expect("anyone may do anything");
+    call
 }
 
 /// The status of a call. A stream that goes on has none yet.

@@ -53,6 +53,11 @@ fn the_expressions_of_the_seeds_are_evaluated_in_time() {
     run_all("expression", targets::expression::run);
 }
 
+#[test]
+fn the_tokens_of_the_seeds_are_refused() {
+    run_all("jwt", targets::jwt::run);
+}
+
 /// A new RPC needs a seed: without one, the fuzzer would hardly find its name.
 #[test]
 fn every_rpc_with_input_has_a_seed() {
