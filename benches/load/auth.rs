@@ -40,6 +40,7 @@ pub async fn measure(fixture: &Fixture, plan: Plan, report: &mut Report) -> anyh
     ];
     take_turns(&mut sides, warm_up(fixture), plan).await?;
     tell(&sides, report);
+    drop(sides);
     open.stop().await?;
     closed.stop().await?;
     Ok(std::fs::remove_dir_all(dir)?)

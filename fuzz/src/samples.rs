@@ -1,4 +1,5 @@
 //! What the store of the service holds before the first input.
+#![allow(clippy::unnecessary_wraps)] // The fields of messages are optional.
 
 use cameo::proto::v1::{
     AddAudienceMembersRequest, Audience, CreateAudienceRequest, CreateProfileRequest, Identity, MergeProfilesRequest,

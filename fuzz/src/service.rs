@@ -67,7 +67,7 @@ impl Service {
         let guard = runtime.enter();
         let directory = tempfile::tempdir().expect("the system has a place for temporary files");
         let mut config = Config::default();
-        config.store.data_dir = directory.path().to_owned();
+        directory.path().clone_into(&mut config.store.data_dir);
         (config.store.cache_bytes, config.store.scrub_rate) = (CACHE_BYTES, 0);
         let feed = Feed::new(config.feed);
         let publisher = feed.clone();

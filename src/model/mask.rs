@@ -227,7 +227,7 @@ mod tests {
 
     fn mask(paths: &[&str], keys: &[&str]) -> Mask {
         let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        Mask::parse(Some(FieldMask { paths: owned(paths) }), owned(keys)).unwrap()
+        Mask::parse(Some(FieldMask { paths: owned(paths) }), owned(keys), None).unwrap()
     }
 
     /// A newer version stored it, before the operator went back to this one. The mask has 16 bits, and `mpid` is field 1.

@@ -107,12 +107,12 @@ fn tell(
     report: &mut Report,
 ) {
     for (calls, of) in [("lookups", Latencies::lookups as Of), ("updates", Latencies::updates as Of)] {
-        rows.push(row(calls, server, "nothing", rounds.quiet.iter().map(of), "1".into()));
+        rows.push(row(calls, server, "nothing", &rounds.quiet.iter().map(of), "1".into()));
         for (manners, results) in manners.iter().zip(&rounds.noisy) {
             let name = manners.name();
             let ratio =
                 median(rounds.quiet.iter().zip(results).map(|(quiet, (noisy, _))| p99(of(noisy)) / p99(of(quiet))));
-            rows.push(row(calls, server, name, results.iter().map(|(noisy, _)| of(noisy)), format!("{ratio:.1}")));
+            rows.push(row(calls, server, name, &results.iter().map(|(noisy, _)| of(noisy)), format!("{ratio:.1}")));
             let target = if server == "with quotas" { "≤ 2" } else { "" };
             let what = format!("p99 of a tenant's {calls} beside {name}, {server}, relative to its quiet p99");
             report.claim(what, format!("{ratio:.1}"), target);
@@ -133,7 +133,7 @@ fn row<'a>(
     calls: &str,
     server: &str,
     beside: &str,
-    latencies: impl Iterator<Item = &'a Latency> + Clone,
+    latencies: &(impl Iterator<Item = &'a Latency> + Clone),
     ratio: String,
 ) -> Vec<String> {
     let [p50, p99] = [0.5, 0.99].map(|part| quantile(latencies.clone(), part));

@@ -206,7 +206,7 @@ impl Client {
     }
 
     fn request(&mut self, task: Task) -> (&'static str, Bytes) {
-        let (workspace, key) = (WORKSPACE.to_owned(), key(self.dice.below(PROFILES)));
+        let (workspace, key) = (WORKSPACE.to_owned(), Some(key(self.dice.below(PROFILES))));
         match task {
             Task::Update => {
                 let patch = Some(large_patch(&mut self.dice));
@@ -255,14 +255,14 @@ async fn import(
     Ok(())
 }
 
-fn key(index: u64) -> Option<ProfileKey> {
-    Some(ProfileKey { key: Some(Key::Mpid(mpid(index))) })
+fn key(index: u64) -> ProfileKey {
+    ProfileKey { key: Some(Key::Mpid(mpid(index))) }
 }
 
 /// A record that creates or changes a profile: the same profiles again and again, with other values.
 fn record(number: u64) -> Bytes {
     let patch = ProfilePatch { set_user_attributes: profile(number).user_attributes, ..ProfilePatch::default() };
-    let (workspace, key) = (WORKSPACE.to_owned(), key(number % PROFILES));
+    let (workspace, key) = (WORKSPACE.to_owned(), Some(key(number % PROFILES)));
     let record = ImportProfilesRequest { workspace, key, patch: Some(patch), ..Default::default() };
     record.encode_to_vec().into()
 }
