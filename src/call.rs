@@ -27,7 +27,13 @@ const LASTING: Duration = Duration::from_secs(60);
 /// Calls that write nothing, but that take data out of the server, or rewrite its file.
 const EXPORTS: [&str; 3] = ["ProfileService/ExportSubject", "AdminService/Backup", "AdminService/Compact"];
 
-static REFUSED_LOGINS: LazyLock<Lines> = LazyLock::new(Lines::default);
+/// The lines of calls that were refused before it was known who made them.
+static OF_STRANGERS: LazyLock<Lines> = LazyLock::new(Lines::default);
+
+fn tell_unlogged(unlogged: u64) {
+    tracing::info!(unlogged, "more calls of strangers were refused than are logged");
+    tracing::info!(target: audit::TARGET, unlogged);
+}
 
 /// A call, from when its head arrived.
 #[derive(Debug)]
@@ -252,7 +258,8 @@ impl Call {
     /// Tells the audit log of a write, of a call that takes data out of the server, and of one that its caller may not make.
     fn audit(&self, noted: &Noted) {
         let is_refused = matches!(noted.reason, Some(ErrorReason::PermissionDenied | ErrorReason::Unauthenticated));
-        if !(self.is_write || is_refused || EXPORTS.contains(&self.method.name())) {
+        let is_audited = self.is_write || EXPORTS.contains(&self.method.name());
+        if !(is_refused || is_audited && self.caller().is_some()) {
             return;
         }
         tracing::info!(
@@ -325,11 +332,11 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         let noted = std::mem::take(self.noted.get_mut().unwrap_or_else(PoisonError::into_inner));
-        // Anybody can cause refused logins, as many as calls. A caller that is known is revoked or expires once.
-        let is_login = noted.reason == Some(ErrorReason::Unauthenticated) && self.caller().is_none();
-        match is_login.then(|| REFUSED_LOGINS.next()) {
+        // Anybody can make calls that are refused before it is known who makes them.
+        let is_of_stranger = noted.reason.is_some() && self.caller().is_none();
+        match is_of_stranger.then(|| OF_STRANGERS.next()) {
             Some(None) => return,
-            Some(Some(unlogged @ 1..)) => tracing::info!(unlogged, "more logins were refused than are logged"),
+            Some(Some(unlogged @ 1..)) => tell_unlogged(unlogged),
             Some(Some(0)) | None => {}
         }
         self.log(&noted);

@@ -262,12 +262,13 @@ impl Api {
         query: &Query,
     ) -> Result<(HeaderValue, Vec<u8>), Refusal> {
         call.within(workspace).map_err(|refusal| call.refuse(refusal))?;
+        query.check_within(call.grant())?;
         let visible = Mask::parse(None, Vec::new(), call.grant())?;
         let decode = |found: Found<'_>| Profile::decode(&*visible.profile(found.profile)?);
         let profile = self.store.find(workspace, key, decode);
         let profile = profile.and_then(|profile| profile.map_err(|_| StoreError::corrupt("profile")));
         let profile = profile.map_err(|error| call.refuse(error))?;
-        let body = profile::to_json(&profile, query);
+        let body = profile::to_json(&profile, query, call.grant());
         Ok((etag(&body), body))
     }
 }

@@ -3,25 +3,32 @@
 //!
 //! Fields come in the order of the structs, and attributes by key, as they are stored.
 
+use std::sync::Arc;
+
 use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value};
 use serde::{Serialize, Serializer};
 
 use super::query::{Field, Query};
+use crate::model::Grant;
 use crate::model::time::millis;
 use crate::proto::v1::{Attribution, AudienceMembership, Identity, Profile};
 
 /// Whole numbers up to this one are exact in a double. They are written without a decimal point.
 const EXACT: f64 = 9_007_199_254_740_992.0;
 
-/// A field that was not asked for is left out. An empty field that was asked for is not.
+/// A field that was not asked for, or that the caller may not see, is left out. An empty field that was asked for is not.
 #[derive(Serialize)]
 struct ProfileJson<'a> {
     mpid: MpidJson,
     created_timestamp_ms: i64,
     last_stored_timestamp_ms: i64,
-    is_opted_out: bool,
-    limit_ad_tracking: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    is_opted_out: Option<bool>,
+    /// Null if it is not known.
+    #[allow(clippy::option_option)] // Absent, null or a value: JSON tells them apart.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit_ad_tracking: Option<Option<bool>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     device_identities: Option<Vec<IdentityJson<'a>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -70,10 +77,11 @@ struct AttributionJson<'a> {
 struct StructJson<'a>(Option<&'a Struct>);
 struct ValueJson<'a>(&'a Value);
 
-/// Writes the profile with the fields that were asked for.
-pub(super) fn to_json(profile: &Profile, query: &Query) -> Vec<u8> {
+/// Writes the profile with the fields that were asked for, of those that the caller may see.
+pub(super) fn to_json(profile: &Profile, query: &Query, grant: Option<&Arc<Grant>>) -> Vec<u8> {
     let account = profile.account_user_attributes.as_ref();
-    let asked = |field| query.asks_for(field);
+    let sees = |name| grant.is_none_or(|grant| grant.has_named(name));
+    let asked = |field: Field| query.asks_for(field) && sees(field.name());
     let time = |timestamp: &Option<_>| timestamp.as_ref().map_or(0, millis);
     let json = ProfileJson {
         mpid: if query.mpid_as_string {
@@ -83,11 +91,12 @@ pub(super) fn to_json(profile: &Profile, query: &Query) -> Vec<u8> {
         },
         created_timestamp_ms: time(&profile.create_time),
         last_stored_timestamp_ms: time(&profile.update_time),
-        is_opted_out: profile.is_opted_out,
-        limit_ad_tracking: profile.limit_ad_tracking,
+        is_opted_out: sees("is_opted_out").then_some(profile.is_opted_out),
+        limit_ad_tracking: sees("limit_ad_tracking").then_some(profile.limit_ad_tracking),
         device_identities: asked(Field::DeviceIdentities).then(|| list(&profile.device_identities)),
         user_identities: asked(Field::UserIdentities).then(|| list(&profile.user_identities)),
-        account_userattributes: asked(Field::UserAttributes).then(|| account.map(|map| StructJson(Some(map)))),
+        account_userattributes: (query.asks_for(Field::UserAttributes) && sees("account_user_attributes"))
+            .then(|| account.map(|map| StructJson(Some(map)))),
         user_attributes: asked(Field::UserAttributes).then_some(StructJson(profile.user_attributes.as_ref())),
         audience_memberships: asked(Field::AudienceMemberships).then(|| list(&profile.audience_memberships)),
         attribution: Some(list(&profile.attribution)).filter(|list| asked(Field::Attribution) && !list.is_empty()),

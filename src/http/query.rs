@@ -1,9 +1,11 @@
 //! Parses queries and bodies.
 
+use std::sync::Arc;
+
 use serde::Deserialize;
 
 use crate::model::identity::ParsedIdentity;
-use crate::model::{Invalid, Limits, ProfileKey};
+use crate::model::{Grant, Invalid, Limits, ProfileKey};
 use crate::proto::v1::Identity;
 
 /// What `fields` selects.
@@ -23,6 +25,13 @@ const FIELDS: [(&str, Field); 5] = [
     ("audience_memberships", Field::AudienceMemberships),
     ("attribution", Field::Attribution),
 ];
+
+impl Field {
+    /// The name of the field, here and in `Profile`.
+    pub fn name(self) -> &'static str {
+        FIELDS.iter().find(|(_, field)| *field == self).map_or("", |(name, _)| name)
+    }
+}
 
 /// Which fields to return, and how.
 #[derive(Debug)]
@@ -53,6 +62,16 @@ impl Query {
 
     pub fn asks_for(&self, field: Field) -> bool {
         self.fields.is_empty() || self.fields.contains(&field)
+    }
+
+    /// Refuses fields that the caller may not see.
+    ///
+    /// # Errors
+    /// [`Invalid::Hidden`].
+    pub fn check_within(&self, grant: Option<&Arc<Grant>>) -> Result<(), Invalid> {
+        let Some(grant) = grant else { return Ok(()) };
+        let asked = FIELDS.iter().filter(|(_, field)| self.fields.contains(field));
+        asked.map(|(name, _)| Grant::check(grant.has_named(name), "fields", name)).collect()
     }
 }
 

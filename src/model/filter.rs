@@ -78,7 +78,9 @@ impl Filter {
     /// Refuses what the caller may not see: which events come would tell of it.
     fn check_within(&self, grant: &Grant, filter: &EventFilter) -> Result<(), Invalid> {
         for path in filter.changed_fields.iter().flat_map(|mask| &mask.paths) {
-            Grant::check(grant.has_named(path), "filter.changed_fields", path)?;
+            let is_of_keys = matches!(path.as_str(), "user_attributes" | "account_user_attributes");
+            let is_visible = grant.has_named(path) && !(is_of_keys && grant.keys().is_some());
+            Grant::check(is_visible, "filter.changed_fields", path)?;
         }
         for key in &filter.changed_user_attributes {
             Grant::check(grant.has_user_attribute(key), "filter.changed_user_attributes", key)?;

@@ -79,7 +79,13 @@ impl Mask {
                 continue;
             }
             match self.keys_of(field.tag) {
-                Some(keys) => wire::put_delimited(field.tag, &cut_struct(field.value, keys)?, &mut cut),
+                Some(keys) => {
+                    let left = cut_struct(field.value, keys)?;
+                    // An empty map would tell of attributes that the caller may not see.
+                    if self.grant.is_none() || !left.is_empty() {
+                        wire::put_delimited(field.tag, &left, &mut cut);
+                    }
+                }
                 None => cut.extend_from_slice(field.whole),
             }
         }
@@ -138,6 +144,7 @@ fn put_granted(grant: &Grant, event: &[u8], field: &wire::Field<'_>, cut: &mut V
         event::CHANGED_USER_ATTRIBUTES => grant.has_field(profile::USER_ATTRIBUTES) && grant.has_key(field.value),
         event::ENTERED_AUDIENCE_IDS | event::EXITED_AUDIENCE_IDS => grant.has_audiences(),
         event::TAKEN_FROM_MPIDS | event::TAKEN_BY_MPID => grant.has_identities(),
+        event::REQUEST_ID => false, // Others chose it, and may have put a name into it.
         _ => true,
     };
     if is_visible {
@@ -154,6 +161,8 @@ fn cut_paths(grant: &Grant, event: &[u8], mask: &[u8]) -> Result<Vec<u8>, Decode
         let name = std::str::from_utf8(path.value).unwrap_or_default();
         let is_told = match field_number(name) {
             Ok(profile::USER_ATTRIBUTES) => grant.has_field(profile::USER_ATTRIBUTES) && has_changed(grant, event)?,
+            // Which of its keys have changed is not said.
+            Ok(profile::ACCOUNT_USER_ATTRIBUTES) if grant.keys().is_some() => false,
             Ok(number) => grant.has_field(number),
             Err(_) => false,
         };

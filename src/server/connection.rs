@@ -109,6 +109,7 @@ impl Left {
 pub(super) struct InFlight {
     calls: AtomicUsize,
     checks: AtomicUsize,
+    open_streams: AtomicUsize,
 }
 
 /// What a call counts as.
@@ -117,6 +118,8 @@ pub(super) enum Kind {
     Call,
     /// A health check. There is room for a few when there is none for other calls.
     Check,
+    /// A stream that needs no credential: it must not take the place of calls that need one.
+    OpenStream,
 }
 
 impl InFlight {
@@ -124,6 +127,7 @@ impl InFlight {
         match kind {
             Kind::Call => &self.calls,
             Kind::Check => &self.checks,
+            Kind::OpenStream => &self.open_streams,
         }
     }
 }

@@ -315,7 +315,7 @@ fn bring_requests(transaction: &WriteTransaction, tables: &mut Tables<'_>, left:
             left.requests += 1;
             continue;
         };
-        let key = request_key(workspace, id);
+        let key = request_key(workspace, None, id);
         let age = AgeKey::new(row.uptime, &key);
         tables.requests.insert(&*key, &*row.encode(&key))?;
         tables.request_ages.insert(age.as_bytes(), &*AgeRow::encode(&age))?;

@@ -3,7 +3,8 @@
 //! - A line tells of a call: its caller, its peer, its method, its workspace, its outcome, and the sequence of the event
 //!   that it made. The event has everything else. No line has an identity or an attribute.
 //! - Lines are events of `tracing` with this target. Without an audit log nobody listens, and they cost next to nothing.
-//! - The lines wait in a bounded queue for a thread that writes them. When it is full, calls wait: no line is left out.
+//! - The lines wait in a bounded queue for a thread that writes them. When it is full, calls wait: no line is left out,
+//!   but for refused logins beyond some a second.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};

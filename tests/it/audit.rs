@@ -140,3 +140,20 @@ async fn an_audit_log_that_cannot_be_written_keeps_the_server_from_starting() {
         String::from_utf8_lossy(&ended.stderr).contains("--audit-log /nonexistent/audit.jsonl cannot be written to")
     );
 }
+
+/// Anybody can send requests that are refused before it is known who sends them.
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_cannot_flood_the_audit_log() {
+    let (dir, callers) = (TempDir::new().unwrap(), CallersFile::new());
+    callers.add("crm", &["writer"]).await;
+    let (file, log) = (callers.path(), dir.path().join("audit.jsonl"));
+    let flags = ["--callers", file.to_str().unwrap(), "--audit-log", log.to_str().unwrap()];
+    let mut server = TestProcess::start(&dir.path().join("data"), &flags).await;
+    let stranger = server.client().await;
+    let calls = futures_util::future::join_all((0..500).map(|_| stranger.create(with_mpid(ADA)))).await;
+    assert!(calls.iter().all(Result::is_err));
+    server.terminate();
+    assert!(server.ended().await.success());
+    let lines = std::fs::read_to_string(&log).unwrap().lines().count();
+    assert!((1..250).contains(&lines), "{lines}");
+}

@@ -16,6 +16,8 @@ use futures_util::future::join_all;
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use tonic::{Code, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
 
 use crate::harness::*;
 use rows::{Needs, Row};
@@ -211,4 +213,46 @@ async fn the_routes_over_http_ask_for_the_reader() {
         }
         assert_eq!(status(Some(&reader)).await.status, 404, "{path}");
     }
+}
+
+/// A caller with few rights could otherwise use up the ids of another, which it may guess.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_caller_has_request_ids_of_its_own() {
+    let callers = CallersFile::new();
+    let [crm, shop] = [callers.add("crm", &["writer"]).await, callers.add("shop", &["writer"]).await];
+    let server = TestServer::start_with(callers.require()).await;
+    let [crm, shop] = [Client::connect_with(server.addr, &crm).await, Client::connect_with(server.addr, &shop).await];
+    let request = |mpid| CreateProfileRequest {
+        profile: Some(with_mpid(mpid)),
+        request_id: "order-77".into(),
+        ..create_request()
+    };
+    crm.create_with(request(ADA)).await.unwrap();
+    shop.create_with(request(GRACE)).await.unwrap();
+    crm.create_with(request(ADA)).await.expect("it is a repeat");
+    let reused = crm.create_with(request(99)).await.unwrap_err();
+    assert_eq!(reason(&reused), "REQUEST_ID_REUSED");
+}
+
+/// Strangers may open streams of health and of reflection, and must not fill the place of calls with them.
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_without_a_credential_take_no_place_of_calls() {
+    let callers = CallersFile::new();
+    let token = here(&callers, &["subscriber"]).await;
+    let server = TestServer::start_with(|config| {
+        callers.require()(config);
+        config.server.max_calls = 4;
+    })
+    .await;
+    let mut health = HealthClient::new(channel(server.addr).await);
+    let watch = HealthCheckRequest::default;
+    let _open = health.watch(watch()).await.unwrap();
+    let refused = health.watch(watch()).await.unwrap_err();
+    assert_eq!(reason(&refused), "OVERLOADED");
+    let subscriber = Client::connect_with(server.addr, &token).await;
+    let mut streams = Vec::new();
+    for _ in 0..4 {
+        streams.push(subscriber.subscribe_from(None).await);
+    }
+    assert!(subscriber.subscribe(subscribe_request()).await.is_err(), "there are as many as there may be");
 }

@@ -41,8 +41,9 @@ pub(super) fn stream(backup: Backup, ends: Ends, call: Arc<Call>) -> Pieces {
     let (pieces, taken) = mpsc::channel(AHEAD);
     // The last message has a place of its own, so that it can be sent although the caller takes nothing.
     let (end, ended) = mpsc::channel(1);
+    let of = Arc::clone(&call);
     tokio::spawn(async move {
-        let result = send(backup, &ends, &pieces).await;
+        let result = send(backup, &ends, &of, &pieces).await;
         let _ = end.try_send(Sent::End(result.err())); // An error means that the caller is gone.
     });
     let pieces = stream::unfold(Some((taken, ended, call)), |open| async {
@@ -65,11 +66,12 @@ async fn receive(pieces: &mut Receiver<Sent>, end: &mut Receiver<Sent>) -> Sent 
 }
 
 /// Makes the pieces. Returns when all are sent, or the caller is gone.
-async fn send(mut backup: Backup, ends: &Ends, pieces: &Sender<Sent>) -> Result<(), Refusal> {
+async fn send(mut backup: Backup, ends: &Ends, call: &Call, pieces: &Sender<Sent>) -> Result<(), Refusal> {
     loop {
         if ends.stop.is_cancelled() {
             return Err(BackupError::Closed.into());
         }
+        call.still_authenticated()?;
         let Some(piece) = backup.next().await? else { return Ok(()) };
         let sending = tokio::time::timeout(ends.stall_timeout, pieces.send(Sent::Piece(piece)));
         tokio::select! {

@@ -64,7 +64,8 @@ impl Events {
         until_caught_up: bool,
     ) -> Result<Subscriber, Refusal> {
         // First: a stream that is refused must take over none.
-        Settings::parse("subscription", self.store.subscription(workspace, name)?.settings, call.grant())?;
+        let settings = self.store.subscription(workspace, name)?.settings;
+        Settings::parse("subscription", settings, call.grant()).map_err(|_| hidden_settings())?;
         let mut openings = 1;
         loop {
             let Counted { settings: Settings { filter, mask, .. }, start, attachment } =
@@ -208,7 +209,10 @@ impl Events {
             let id = store.workspace_id(&of).ok_or(StoreError::Closed)?;
             store.snapshot()?.skipped_events(id, &named, after, most)
         };
-        let (skipped_events, more) = call.read(&self.store, ReadClass::Status, read).await?;
+        let (mut skipped_events, more) = call.read(&self.store, ReadClass::Status, read).await?;
+        if call.grant().is_some() {
+            skipped_events.iter_mut().for_each(|skipped| skipped.reason.clear()); // Others wrote them, of what they saw.
+        }
         let last = skipped_events.last().filter(|_| more);
         let next_page_token = last.map(|last| subscription_page::after_skipped(&workspace, &name, last.sequence));
         let next_page_token = next_page_token.unwrap_or_default();
@@ -320,6 +324,9 @@ impl Events {
         if Filter::parse(view.settings.filter.clone(), call.grant()).is_err() {
             view.settings.filter = None;
         }
+        if let Some(grant) = call.grant() {
+            view.settings.user_attribute_keys.retain(|key| grant.has_user_attribute(key));
+        }
         let cursors = self.store.cursors(workspace);
         let attached = self.feed.attached(workspace, &view.name);
         let SubscriptionView { settings, acknowledged, skipped, bounds: LogBounds { floor, head, .. }, oldest, .. } =
@@ -338,6 +345,12 @@ impl Events {
             ..settings
         }
     }
+}
+
+/// The refusal of a subscription whose settings name what the caller may not see. It does not say what.
+fn hidden_settings() -> Invalid {
+    let problem = "the caller may not see what the subscription selects".to_owned();
+    Invalid::Hidden { field: "subscription".to_owned(), problem }
 }
 
 fn duration(micros: i64) -> prost_types::Duration {

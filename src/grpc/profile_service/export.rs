@@ -84,6 +84,7 @@ impl Export {
 impl Exporter {
     /// The next part. `None` after the last.
     async fn part(&mut self) -> Result<Option<String>, Refusal> {
+        self.call.still_authenticated().map_err(|refusal| self.call.refuse(refusal))?;
         match std::mem::replace(&mut self.next, Next::Done) {
             Next::Head(key) => self.head(key).await.map(Some),
             Next::Merges { merges, mpids, is_first } => self.merge(merges, mpids, is_first).await.map(Some),

@@ -219,7 +219,7 @@ impl Write {
             Self { workspace, request, change, ..self }.command(call, store, limits)
         };
         let written = store.erase(erase, command).await.map_err(|error| call.refuse(error))?;
-        call.wrote(written.place);
+        call.wrote(written.place.filter(|_| has_event(&written)));
         let cursors = store.cursors(&self.workspace);
         let cursor = written.place.map(|place| cursors.at(place).to_string());
         Ok((written, cursor))
@@ -230,9 +230,18 @@ impl Write {
         call.within(&self.workspace)?;
         let cursors = store.cursors(&self.workspace);
         let written = store.write(self.command(call, store, limits)).await.map_err(|error| call.refuse(error))?;
-        call.wrote(written.place);
+        call.wrote(written.place.filter(|_| has_event(&written)));
         let cursor = written.place.map(|place| cursors.at(place).to_string());
         Ok((written, cursor))
+    }
+}
+
+/// Whether a write made an event. That of a subscription or an audience made none.
+fn has_event(written: &Written) -> bool {
+    use WriteOutcome::{Created, Deleted, Erased, Unchanged, Unspecified, Updated};
+    match written.outcome {
+        Created | Updated | Deleted | Erased => written.mpid.is_some(),
+        Unchanged | Unspecified => false,
     }
 }
 

@@ -65,6 +65,9 @@ const EXPOSED: [HeaderName; 3] = [
 const PREFLIGHT_AGE: Duration = Duration::from_secs(60 * 60);
 /// Health checks that are served when there is no room for other calls.
 const MOST_CHECKS: usize = 256;
+/// The part of the calls that streams may be which need no credential: of health and of reflection. They have room of
+/// their own, and take none of other calls.
+const OPEN_PART: usize = 4;
 /// The part of the time for a message that a health check has: one second of thirty. Connections that wait for one keep
 /// others out.
 const CHECK_PART: u32 = 30;
@@ -193,8 +196,14 @@ impl Edge {
         if !self.connections.serves(in_flight.connection()) {
             return Err(Refused::Call(Refusal::too_many_connections(self.connections.most())));
         }
-        if !in_flight.count(Kind::Call, self.most_calls) {
-            return Err(Refused::Call(Refusal::too_many_calls(self.most_calls)));
+        let is_open_stream = method.access == Some(Access::Open) && method.streams.server;
+        let (kind, most) = if is_open_stream {
+            (Kind::OpenStream, self.most_calls.div_ceil(OPEN_PART))
+        } else {
+            (Kind::Call, self.most_calls)
+        };
+        if !in_flight.count(kind, most) {
+            return Err(Refused::Call(Refusal::too_many_calls(most)));
         }
         let (receiving, weight) = (&in_flight.connection().receiving, head::weight(request.headers()));
         if weight <= head::USUAL_WEIGHT {

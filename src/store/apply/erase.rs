@@ -111,11 +111,11 @@ fn rewrite_events(
             forget_in_merges(context, &mut merges, event.mpid, &forgotten)?;
         }
         if matches!(what, Removal::All | Removal::Profiles) && !event.request_id.is_empty() {
-            requests.insert(event.request_id);
+            requests.insert((event.actor, event.request_id));
         }
     }
-    for id in requests {
-        forget_request(context, draft, &id)?;
+    for (caller, id) in requests {
+        forget_request(context, draft, Some(&*caller).filter(|caller| !caller.is_empty()), &id)?;
     }
     for (mpid, record) in merges {
         let key = merge_key(context.workspace, mpid);
@@ -175,8 +175,13 @@ fn forget_in_merges(
 }
 
 /// Keeps the id of a request, so that a repeat is refused, and nothing that tells of its content.
-fn forget_request(context: &Context<'_, '_>, draft: &mut Draft<'_, '_, '_>, id: &str) -> Result<(), StoreError> {
-    let key = request_key(context.workspace, id);
+fn forget_request(
+    context: &Context<'_, '_>,
+    draft: &mut Draft<'_, '_, '_>,
+    caller: Option<&str>,
+    id: &str,
+) -> Result<(), StoreError> {
+    let key = request_key(context.workspace, caller, id);
     if let Some(mut row) = context.state.tables.request(&key)? {
         row.fingerprint = 0;
         row.detail.clear();

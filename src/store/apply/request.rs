@@ -13,6 +13,7 @@ use super::super::error::StoreError;
 use super::super::rows::{AgeKey, Kind, RequestRow, request_key};
 use super::state::Context;
 use super::{Decision, Reply, Written, subscription};
+use crate::command::RequestId;
 use crate::model::profile::{is_expired, remove_expired};
 use crate::model::{Micros, Mpid, Sequence, wire};
 use crate::proto::field;
@@ -23,10 +24,14 @@ pub(in crate::store) const REQUEST_MEMORY: Duration = Duration::from_secs(24 * 6
 /// The most expired ids that a command with a new id forgets. It is more than one, so that expired ids cannot pile up.
 const FORGET_PER_COMMAND: usize = 2;
 
+fn key_of(context: &Context<'_, '_>, request: &RequestId) -> Vec<u8> {
+    request_key(context.workspace, context.command.actor.as_deref(), &request.id)
+}
+
 /// Returns what is remembered of the request's id, expired or not.
 pub(super) fn earlier(context: &Context<'_, '_>) -> Result<Option<RequestRow>, StoreError> {
     match &context.command.request {
-        Some(request) if context.exists => context.state.tables.request(&request_key(context.workspace, &request.id)),
+        Some(request) if context.exists => context.state.tables.request(&key_of(context, request)),
         _ => Ok(None),
     }
 }
@@ -65,7 +70,7 @@ pub(super) fn remember(
     decision: &mut Decision,
 ) -> Result<(), StoreError> {
     let Some(request) = &context.command.request else { return Ok(()) };
-    let key = request_key(context.workspace, &request.id);
+    let key = key_of(context, request);
     let uptime = context.command.stamp.uptime;
     let row = RequestRow {
         fingerprint: request.fingerprint,

@@ -39,9 +39,17 @@ const BODY: usize = OUTCOME + 1;
 /// Bytes of the uptime at the start of an [`AgeKey`].
 const AGE: usize = 8;
 
-/// The key of a request: the number of its workspace, and its id.
-pub(in crate::store) fn request_key(workspace: WorkspaceId, id: &str) -> Vec<u8> {
-    [&workspace.0.to_be_bytes(), id.as_bytes()].concat()
+/// Before and after the name of a caller. No id of a request and no name contains it.
+const NAME_END: &[u8] = &[0];
+
+/// The key of a request: the number of its workspace, the name of its caller if it has one, and its id. Each caller has
+/// ids of its own, or one could use up those of another.
+pub(in crate::store) fn request_key(workspace: WorkspaceId, caller: Option<&str>, id: &str) -> Vec<u8> {
+    let workspace = workspace.0.to_be_bytes();
+    match caller {
+        Some(caller) => [&workspace, NAME_END, caller.as_bytes(), NAME_END, id.as_bytes()].concat(),
+        None => [&workspace, id.as_bytes()].concat(),
+    }
 }
 
 impl RequestRow {

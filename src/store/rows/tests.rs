@@ -86,7 +86,7 @@ fn the_other_rows_read_back_only_whole_and_in_their_place() {
         outcome: WriteOutcome::Unchanged,
         detail: Bytes::from_static(b"detail"),
     };
-    let (key, other) = (request_key(HERE, "r"), request_key(HERE, "s"));
+    let (key, other) = (request_key(HERE, None, "r"), request_key(HERE, None, "s"));
     let row = request.encode(&key);
     assert_eq!(RequestRow::read(&key, &row).unwrap(), request);
     assert_sealed(&row, |row| RequestRow::read(&key, row));

@@ -317,7 +317,7 @@ finds! {
         "results of requests that are missing from the list by age";
     an_age_without_a_request: |t| remove_first(t, REQUESTS) => "ages of requests without a result";
     a_request_after_the_end: |t| {
-        let key = request_key(ID, "r1");
+        let key = request_key(ID, None, "r1");
         let request = RequestRow::read(&key, &row(t, REQUESTS, &key)).unwrap();
         put(t, REQUESTS, &key, &RequestRow { place: Place::after(HEAD + 1), ..request }.encode(&key));
     } => "results of requests after the end of the log";

@@ -1,6 +1,7 @@
 //! A caller whose sight is limited tries to learn what it may not see.
 //!
-//! Two servers hold the same profiles but for the values that are hidden from it, which differ in text and in size. All
+//! Servers hold the same profiles but for the values that are hidden from it: one has none, and those of the others
+//! differ in text and in size. All
 //! that the caller is told must be the same, but for etags, times, ids and cursors: these say that a profile changed,
 //! which every caller may know.
 
@@ -28,18 +29,25 @@ struct Secrets {
 }
 
 impl Secrets {
-    fn both() -> [Self; 2] {
-        [Self { text: "canary".into(), audience_id: 7 }, Self { text: "canary-".repeat(90), audience_id: 1 << 40 }]
+    /// The first server has none but what is added later.
+    fn all() -> [Self; 3] {
+        [
+            Self { text: String::new(), audience_id: 0 },
+            Self { text: "canary".into(), audience_id: 7 },
+            Self { text: "canary-".repeat(90), audience_id: 1 << 40 },
+        ]
     }
 
     fn profile(&self, mpid: i64) -> Profile {
+        let plan = ("plan", text("gold"));
+        if self.text.is_empty() {
+            return with_attributes(mpid, [plan]);
+        }
         Profile {
-            mpid,
             is_opted_out: self.audience_id > 7,
             user_identities: vec![email(&format!("{}{mpid}", self.text))],
-            user_attributes: Some(map([("plan", text("gold")), (HIDDEN_KEY, text(&self.text))])),
             audience_memberships: vec![member(self.audience_id, None)],
-            ..Profile::default()
+            ..with_attributes(mpid, [plan, (HIDDEN_KEY, text(&self.text))])
         }
     }
 }
@@ -127,7 +135,7 @@ fn plain_error(status: &Status) -> (Code, String) {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_caller_is_told_does_not_depend_on_what_it_may_not_see() {
     let mut all = Vec::new();
-    for secrets in Secrets::both() {
+    for secrets in Secrets::all() {
         let (_server, client, _) = office(&secrets).await;
         let told = told(&client).await;
         let text = told.concat();
@@ -135,23 +143,28 @@ async fn what_a_caller_is_told_does_not_depend_on_what_it_may_not_see() {
         assert!(!text.contains("canary") && !text.contains(HIDDEN_KEY), "{text}");
         all.push(told);
     }
-    for (short, long) in all[0].iter().zip(&all[1]) {
-        assert_eq!(short, long);
+    for other in &all[1..] {
+        for (none, some) in all[0].iter().zip(other) {
+            assert_eq!(none, some);
+        }
+        assert_eq!(all[0].len(), other.len());
     }
-    assert_eq!(all[0].len(), all[1].len());
 }
 
 /// Over HTTP too.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_profile_api_shows_no_more() {
     let mut bodies = Vec::new();
-    for secrets in Secrets::both() {
+    for secrets in Secrets::all() {
         let (server, _, token) = office(&secrets).await;
         let headers = [("authorization", &*format!("Bearer {token}"))];
         let found = http(server.addr, "GET", &format!("{WORKSPACE}/{ADA}"), &headers, "").await;
         assert_eq!(found.status, 200);
         let text = String::from_utf8(found.body.to_vec()).unwrap();
         assert!(text.contains("silver") && !text.contains("canary") && !text.contains(HIDDEN_KEY), "{text}");
+        assert!(!text.contains("opted_out") && !text.contains("identities"), "what is hidden has no value: {text}");
+        let asked = http(server.addr, "GET", &format!("{WORKSPACE}/{ADA}?fields=user_identities"), &headers, "").await;
+        assert_eq!(asked.status, 403);
         let mut body = found.json();
         for time in ["created_timestamp_ms", "last_stored_timestamp_ms"] {
             assert!(body[time].take().is_u64());
@@ -163,13 +176,13 @@ async fn the_profile_api_shows_no_more() {
             assert_eq!(answer.status, 403, "{value}");
         }
     }
-    assert_eq!(bodies[0], bodies[1]);
+    assert!(bodies.iter().all(|body| *body == bodies[0]));
 }
 
 /// A request that names what is hidden is refused for that alone: there is no second answer to compare it with.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_names_what_is_hidden_is_refused_whatever_the_store_holds() {
-    let [secrets, _] = Secrets::both();
+    let [_, secrets, _] = Secrets::all();
     let (_server, client, _) = office(&secrets).await;
     let of_mpid = |mpid| GetProfileRequest { key: Some(by_mpid(mpid)), ..get_request() };
     for mpid in [ADA, 999] {
@@ -226,6 +239,7 @@ fn filters(secrets: &Secrets) -> Vec<EventFilter> {
         EventFilter { audience_ids: vec![secrets.audience_id], ..EventFilter::default() },
         EventFilter { changed_fields: mask(&["user_identities"]), ..EventFilter::default() },
         EventFilter { changed_user_attributes: vec![HIDDEN_KEY.into()], ..EventFilter::default() },
+        EventFilter { changed_fields: mask(&["user_attributes"]), ..EventFilter::default() },
     ];
     by_expression.into_iter().chain(others).collect()
 }
