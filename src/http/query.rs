@@ -70,8 +70,8 @@ impl Query {
     /// [`Invalid::Hidden`].
     pub fn check_within(&self, grant: Option<&Arc<Grant>>) -> Result<(), Invalid> {
         let Some(grant) = grant else { return Ok(()) };
-        let asked = FIELDS.iter().filter(|(_, field)| self.fields.contains(field));
-        asked.map(|(name, _)| Grant::check(grant.has_named(name), "fields", name)).collect()
+        let mut asked = FIELDS.iter().filter(|(_, field)| self.fields.contains(field));
+        asked.try_for_each(|(name, _)| Grant::check(grant.has_named(name), "fields", name))
     }
 }
 

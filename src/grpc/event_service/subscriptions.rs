@@ -211,7 +211,9 @@ impl Events {
         };
         let (mut skipped_events, more) = call.read(&self.store, ReadClass::Status, read).await?;
         if call.grant().is_some() {
-            skipped_events.iter_mut().for_each(|skipped| skipped.reason.clear()); // Others wrote them, of what they saw.
+            for skipped in &mut skipped_events {
+                skipped.reason.clear(); // Others wrote them, of what they saw.
+            }
         }
         let last = skipped_events.last().filter(|_| more);
         let next_page_token = last.map(|last| subscription_page::after_skipped(&workspace, &name, last.sequence));
