@@ -242,7 +242,8 @@ impl Client {
 }
 
 fn is_refusal(status: &Status) -> bool {
-    matches!(status.code(), Code::ResourceExhausted | Code::Unavailable)
+    // The server closes a connection that asks for much and does not read it: tonic calls that an unknown error.
+    matches!(status.code(), Code::ResourceExhausted | Code::Unavailable | Code::Unknown | Code::Cancelled)
 }
 
 async fn import(
