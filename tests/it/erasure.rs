@@ -262,6 +262,26 @@ async fn an_identity_that_was_erased_does_not_come_back_with_a_restored_profile(
     search(&client, &[ADA, GRACE, ALAN, KATHERINE]).await;
 }
 
+/// Katherine took an identity from Grace, and Alan took it from her. Then Grace absorbed him.
+#[tokio::test]
+async fn an_identity_that_a_profile_owned_when_it_was_absorbed_comes_back_although_an_earlier_owner_was_erased() {
+    const KATHERINE: i64 = 1918;
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let taken = identity("customer_id", "7");
+    for profile in [owner_of(taken.clone(), GRACE), with_mpid(ALAN), with_mpid(KATHERINE)] {
+        client.create(profile).await.unwrap();
+    }
+    client.update(KATHERINE, take([taken.clone()])).await.unwrap();
+    client.update(ALAN, take([taken.clone()])).await.unwrap();
+    client.merge(GRACE, ALAN).await.unwrap();
+    client.erase(KATHERINE).await.unwrap();
+
+    let restored = client.unmerge(ALAN).await.unwrap().profile.unwrap();
+
+    assert_eq!(restored.user_identities, [taken]);
+}
+
 /// Ada was a part of Grace, and took from her what Alan had brought with him and took away again. No later event has
 /// what Grace is.
 #[tokio::test]

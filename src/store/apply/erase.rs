@@ -108,7 +108,7 @@ fn rewrite_events(
     for Rewrite { sequence, what, forgotten } in rewrites {
         let event = rewrite_event(context, draft, sequence, &what)?;
         if !forgotten.is_empty() {
-            forget_in_merges(context, &mut merges, event.mpid, &forgotten)?;
+            forget_in_merges(context, &mut merges, (event.mpid, sequence), &forgotten)?;
         }
         if matches!(what, Removal::All | Removal::Profiles) && !event.request_id.is_empty() {
             requests.insert((event.actor, event.request_id));
@@ -143,12 +143,12 @@ fn rewrite_event(
     Ok(event)
 }
 
-/// A profile that lost these identities may have had them from a profile that it had absorbed, and which would get them
-/// back.
+/// A profile that lost these identities by an event may have had them from a profile that it had absorbed before, and
+/// which would get them back. What it absorbed later owned them anew.
 fn forget_in_merges(
     context: &Context<'_, '_>,
     merges: &mut BTreeMap<Mpid, MergeRecord>,
-    loser: i64,
+    (loser, lost): (i64, Sequence),
     keys: &[IdentityKey],
 ) -> Result<(), StoreError> {
     let loser = Mpid::new(loser).ok_or(Kind::Event.corrupt())?;
@@ -162,7 +162,8 @@ fn forget_in_merges(
             None => (false, context.merge(mpid)?),
         };
         let Some(mut record) = record else { continue };
-        let has_any = record.absorbed.as_mut().is_some_and(|absorbed| {
+        let was_before = record.sequence < lost.get();
+        let has_any = was_before && record.absorbed.as_mut().is_some_and(|absorbed| {
             let has = keys_of(absorbed).iter().any(|key| keys.contains(key));
             patch::unlink(absorbed, keys);
             has
