@@ -163,11 +163,12 @@ fn forget_in_merges(
         };
         let Some(mut record) = record else { continue };
         let was_before = record.sequence < lost.get();
-        let has_any = was_before && record.absorbed.as_mut().is_some_and(|absorbed| {
-            let has = keys_of(absorbed).iter().any(|key| keys.contains(key));
-            patch::unlink(absorbed, keys);
-            has
-        });
+        let has_any = was_before
+            && record.absorbed.as_mut().is_some_and(|absorbed| {
+                let has = keys_of(absorbed).iter().any(|key| keys.contains(key));
+                patch::unlink(absorbed, keys);
+                has
+            });
         if was_changed || has_any {
             merges.insert(mpid, record);
         }
