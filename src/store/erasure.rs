@@ -11,6 +11,8 @@
 //!
 //! The plan is made on the writer for a person with few events, and by a reader first for one with many.
 
+mod strip;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -21,7 +23,8 @@ use super::rows::{EventRow, Kind, Other};
 use crate::command::{Removal, Rewrite};
 use crate::model::identity::keys_of;
 use crate::model::{EventKind, IdentityKey, Mpid, Place, Sequence};
-use crate::proto::v1::{Event, Identity, Profile};
+use crate::proto::v1::{Event, Profile};
+pub(super) use strip::strip;
 
 /// What the plan looks at: the chains of the log.
 pub(super) trait Chains {
@@ -422,57 +425,6 @@ fn profiles(event: &Event) -> impl Iterator<Item = &Profile> {
 
 fn holds<'p>(mut profiles: impl Iterator<Item = &'p Profile>, keys: &[IdentityKey]) -> bool {
     profiles.any(|profile| keys_of(profile).iter().any(|key| keys.contains(key)))
-}
-
-/// Removes values from the row of an event, and returns the new row.
-pub(super) fn strip(
-    workspace: super::WorkspaceId,
-    sequence: Sequence,
-    row: &EventRow<'_>,
-    what: &Removal,
-) -> Result<Vec<u8>, StoreError> {
-    let mut event = Event::decode(row.event).map_err(|_| Kind::Event.corrupt())?;
-    let mut kind = row.kind;
-    match what {
-        Removal::All => {
-            // Of a merge, a reader still learns that the absorbed profile is gone.
-            let is_merge = matches!(kind, EventKind::Merged | EventKind::Erased);
-            let merged_mpid = if is_merge { event.merged_mpid } else { 0 };
-            kind = EventKind::Erased;
-            event = Event {
-                id: event.id,
-                sequence: event.sequence,
-                r#type: kind.name().to_owned(),
-                time: event.time,
-                mpid: event.mpid,
-                merged_mpid,
-                silent: event.silent,
-                ..Event::default()
-            };
-        }
-        Removal::Profiles => {
-            (event.profile, event.merged_profile) = (None, None);
-            redact(&mut event);
-        }
-        Removal::Previous => redact(&mut event),
-        Removal::Identities(keys) => {
-            for profile in event.profile.iter_mut().chain(&mut event.previous).chain(&mut event.merged_profile) {
-                let stays = |identity: &Identity| !keys.contains(&IdentityKey::of(identity));
-                profile.device_identities.retain(stays);
-                profile.user_identities.retain(stays);
-            }
-        }
-    }
-    let event = event.encode_to_vec();
-    Ok(EventRow { kind, event: &event, ..*row }.encode(workspace, sequence))
-}
-
-fn redact(event: &mut Event) {
-    event.previous = None;
-    event.redacted = true;
-    event.changed_user_attributes.clear();
-    event.entered_audience_ids.clear();
-    event.exited_audience_ids.clear();
 }
 
 impl Planned {
