@@ -6,6 +6,7 @@
 //!
 //! Invariant: a message, a detail and a log line hold no identity value and no attribute value.
 
+mod auth;
 mod backup;
 mod compact;
 mod cursor;
@@ -15,7 +16,6 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::time::Duration;
 
-use crate::auth::{Denied, Unauthenticated};
 use crate::feed::FeedError;
 use crate::model::invalid::{number_over_limit, over_limit};
 use crate::model::{AudienceId, Cursor, Invalid, Micros, Place, SubscriptionName};
@@ -177,12 +177,6 @@ impl Refusal {
     #[must_use]
     pub fn host_invalid(problem: &'static str) -> Self {
         Self::field(ErrorReason::FieldInvalid, problem.to_owned(), "host", problem)
-    }
-
-    /// The call has no credential that is accepted.
-    #[must_use]
-    pub fn unauthenticated(problem: &'static str) -> Self {
-        Self::new(ErrorReason::Unauthenticated, problem)
     }
 
     /// The request names a host that is not served.
@@ -357,28 +351,6 @@ fn jittered(time: Duration) -> Duration {
 #[must_use]
 pub fn reason_name(reason: ErrorReason) -> &'static str {
     reason.as_str_name().trim_start_matches("ERROR_REASON_")
-}
-
-impl From<Unauthenticated> for Refusal {
-    fn from(problem: Unauthenticated) -> Self {
-        let message = problem.to_string(); // It has no part of the credential.
-        match problem {
-            Unauthenticated::Unavailable => {
-                Self::new(ErrorReason::AuthenticationUnavailable, message).retry_after(RESTART_RETRY)
-            }
-            _ => Self::new(ErrorReason::Unauthenticated, message),
-        }
-    }
-}
-
-impl From<Denied> for Refusal {
-    fn from(denied: Denied) -> Self {
-        let refusal = Self::new(ErrorReason::PermissionDenied, denied.to_string());
-        match denied {
-            Denied::Role(role) => refusal.with("role", role.name()),
-            Denied::Workspace | Denied::Server | Denied::Unlisted => refusal,
-        }
-    }
 }
 
 impl From<Invalid> for Refusal {
