@@ -35,13 +35,13 @@ pub enum RestoreError {
     #[error("{path} is not empty: choose another --data-dir, or move away what is in it")]
     NotEmpty { path: PathBuf },
     /// The backup cannot be used.
-    #[error("the backup cannot be restored: {0}")]
+    #[error("the backup cannot be restored")]
     Backup(#[from] BadBackup),
     /// A file of the store cannot be made.
     #[error(transparent)]
     Open(#[from] OpenError),
     /// The new file cannot be written.
-    #[error("the store cannot be written: {0}")]
+    #[error("the store cannot be written")]
     Write(#[source] StoreError),
 }
 
