@@ -4,6 +4,7 @@
 //!
 //! - [`proto`]: the generated messages and clients. They are the data model: the store holds their wire bytes.
 //! - [`compression`]: gzip and zstd, of whole messages.
+//! - [`watch`]: files that are read again when they change.
 //! - [`config`]: every setting with its flag, variable and default. One struct per concern.
 //! - [`telemetry`]: the logs, and the metrics that the modules below count in.
 //! - [`model`]: what a request may say, and what a change means. Pure: no I/O, no clock, no transport.
@@ -48,3 +49,4 @@ pub mod refusal;
 pub mod server;
 pub mod store;
 pub mod telemetry;
+pub mod watch;

@@ -29,7 +29,6 @@ const CHECK: Duration = Duration::from_secs(2);
 pub struct Authenticator {
     callers: Option<Watched<Callers>>,
     jwts: Option<Jwts>,
-    generation: Generation,
     anyone: Arc<Caller>,
 }
 
@@ -59,16 +58,15 @@ impl Authenticator {
     /// # Errors
     /// [`AuthError`] if a file is missing or malformed, or the settings contradict each other.
     pub fn open(config: &AuthConfig) -> Result<Arc<Self>, AuthError> {
-        let generation = Generation::default();
         let callers = config.callers.as_deref().map(|path| {
             let watched = Watched::open(path, callers::FILE_BYTES, parse_callers, Callers::succeed)
                 .map_err(AuthError::Callers)?;
             tracing::info!(callers = watched.current().len(), "read the callers file");
             Ok(watched)
         });
-        let jwts = Jwts::open(config, &generation)?;
+        let jwts = Jwts::open(config)?;
         let anyone = Arc::new(Caller::anyone());
-        Ok(Arc::new(Self { callers: callers.transpose()?, jwts, generation, anyone }))
+        Ok(Arc::new(Self { callers: callers.transpose()?, jwts, anyone }))
     }
 
     /// Whether calls need a credential: whether any way to authenticate is configured.
@@ -111,13 +109,6 @@ impl Authenticator {
         Ok(self.callers.as_ref().ok_or(Unauthenticated::Unknown)?.current())
     }
 
-    /// Grows when credentials are reloaded: a caller that was authenticated before may have been revoked. Read it before
-    /// you authenticate.
-    #[must_use]
-    pub fn generation(&self) -> u64 {
-        self.generation.get()
-    }
-
     /// Reads files that have changed, and fetches keys that are due, until `stop`.
     pub async fn keep_fresh(self: Arc<Self>, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(CHECK);
@@ -139,32 +130,35 @@ impl Authenticator {
 
     fn reload(&self) {
         if let Some(callers) = &self.callers {
-            self.told(callers.reload(), "the callers file", || callers.current().len());
+            tell(callers.reload(), "the callers file", || callers.current().len());
         }
-        if let Some(Jwts { keys: Keys::File(keys), .. }) = &self.jwts {
-            self.told(keys.reload(), "the keys that verify tokens", || keys.current().len());
+        if let Some(Jwts { keys: Keys::File(keys), generation, .. }) = &self.jwts {
+            let reloaded = keys.reload();
+            if let Some(Ok(())) = &reloaded {
+                generation.advance(); // After the new keys are in place.
+            }
+            tell(reloaded, "the keys that verify tokens", || keys.current().len());
         }
     }
+}
 
-    /// Logs what came of a file, if it has changed.
-    fn told(&self, reloaded: Option<Result<(), FileError>>, what: &'static str, held: impl Fn() -> usize) {
-        match reloaded {
-            None => {}
-            Some(Ok(())) => {
-                self.generation.advance(); // After the new content is in place.
-                tracing::info!(what, entries = held(), "reloaded credentials");
-                tracing::info!(target: audit::TARGET, reloaded = what, entries = held());
-            }
-            Some(Err(cause)) => {
-                tracing::error!(what, %cause, "cannot reload credentials: what was read before stays in force");
-            }
+/// Logs what came of a file, if it has changed.
+fn tell(reloaded: Option<Result<(), FileError>>, what: &'static str, held: impl Fn() -> usize) {
+    match reloaded {
+        None => {}
+        Some(Ok(())) => {
+            tracing::info!(what, entries = held(), "reloaded credentials");
+            tracing::info!(target: audit::TARGET, reloaded = what, entries = held());
+        }
+        Some(Err(cause)) => {
+            tracing::error!(what, %cause, "cannot reload credentials: what was read before stays in force");
         }
     }
 }
 
 impl Jwts {
     /// `None` if there are no keys to verify JWTs with.
-    fn open(config: &AuthConfig, generation: &Generation) -> Result<Option<Self>, AuthError> {
+    fn open(config: &AuthConfig) -> Result<Option<Self>, AuthError> {
         let (issuer, audience) = (config.jwt_issuer.clone(), config.jwt_audience.clone());
         let Some(source) = &config.jwks else {
             let is_idle = issuer.is_some() || audience.is_some();
@@ -174,8 +168,9 @@ impl Jwts {
         let (issuer, audience) = (given(issuer)?, given(audience)?);
         signature::use_ring();
         let rules = Rules { issuer, audience, leeway: config.jwt_leeway, claim: config.jwt_claim.clone() };
-        let keys = Keys::open(source, config.jwks_refresh, generation)?;
-        Ok(Some(Self { rules, keys, verified: Verified::default(), generation: generation.clone() }))
+        let generation = Generation::default();
+        let keys = Keys::open(source, config.jwks_refresh, &generation)?;
+        Ok(Some(Self { rules, keys, verified: Verified::default(), generation }))
     }
 
     async fn authenticate(&self, token: &str, now: SystemTime) -> Result<Arc<Caller>, Unauthenticated> {

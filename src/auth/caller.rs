@@ -1,6 +1,5 @@
 //! A caller: who makes a call, and what it may do and see.
 
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
@@ -70,12 +69,6 @@ impl Pattern {
             Ok(_) => Ok(Self(text.into())),
             Err(_) => Err(CallerError("a pattern of workspaces is org/account/workspace; each part may be *")),
         }
-    }
-
-    /// The pattern as it was written.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
     }
 
     fn matches(&self, workspace: &Workspace) -> bool {
@@ -242,12 +235,6 @@ impl PartialEq for Caller {
 }
 
 impl Eq for Caller {}
-
-impl fmt::Display for Caller {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name().unwrap_or("anyone"))
-    }
-}
 
 #[cfg(test)]
 mod tests {

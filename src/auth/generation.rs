@@ -1,4 +1,4 @@
-//! A number that grows when credentials change, so that who was authenticated before is asked again.
+//! A number that grows when the keys of JWTs change, so that tokens that were verified before are verified again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

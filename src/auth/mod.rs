@@ -10,7 +10,7 @@
 //! What always holds:
 //! - No credential, no part of one and no hash is in a message or in a log. A secret is compared in constant time.
 //! - A file is read again when it changes (`watched`). What is wrong with it changes nothing but the log.
-//! - `generation` grows after each change, so that nobody is served by what was authenticated before it.
+//! - `generation` grows when keys change, so that no token is served that only the old keys verified.
 
 pub mod access;
 mod authenticator;

@@ -1,21 +1,19 @@
 //! A file that is read again when it changes. What it said before stays in force until it says something valid.
 
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 
-use super::token::Hash;
+use crate::watch::{self, Unreadable};
 
 /// Why a file cannot be used. It holds nothing of what the file says.
 #[allow(missing_docs)] // The messages explain the fields.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// It does not exist, or may not be read.
-    #[error("cannot read {path}: {cause}")]
-    Read { path: PathBuf, cause: io::Error },
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
     /// It is not UTF-8, or not what it should be.
     #[error("{path}: {problem}")]
     Content { path: PathBuf, problem: String },
@@ -29,7 +27,7 @@ pub struct Watched<T> {
     /// What becomes of the old content, given the new.
     succeed: fn(&mut T, &T),
     /// Of the content, or of the error, that was seen last.
-    seen: Mutex<Hash>,
+    seen: Mutex<u64>,
     current: ArcSwap<T>,
 }
 
@@ -44,9 +42,9 @@ impl<T> Watched<T> {
         parse: fn(&[u8]) -> Result<T, String>,
         succeed: fn(&mut T, &T),
     ) -> Result<Self, FileError> {
-        let content = read(path, most_bytes)?;
-        let current = parse(&content).map_err(|problem| FileError::Content { path: path.to_owned(), problem })?;
-        let seen = Mutex::new(Hash::of(&content));
+        let contents = watch::read(path, most_bytes).map(|content| vec![content]);
+        let seen = Mutex::new(watch::hash_of(&contents));
+        let current = parse(&contents?[0]).map_err(|problem| FileError::Content { path: path.to_owned(), problem })?;
         Ok(Self { path: path.to_owned(), most_bytes, parse, succeed, seen, current: ArcSwap::from_pointee(current) })
     }
 
@@ -61,12 +59,12 @@ impl<T> Watched<T> {
     /// # Errors
     /// [`FileError`] as when it was opened. Then what it said before stays in force.
     pub fn reload(&self) -> Option<Result<(), FileError>> {
-        let content = read(&self.path, self.most_bytes);
-        let hash = content.as_deref().map_or_else(|error| Hash::of(error.to_string().as_bytes()), Hash::of);
-        if std::mem::replace(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner), hash.clone()) == hash {
+        let contents = watch::read(&self.path, self.most_bytes).map(|content| vec![content]);
+        let hash = watch::hash_of(&contents);
+        if std::mem::replace(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner), hash) == hash {
             return None;
         }
-        Some(content.and_then(|content| self.replace(&content)))
+        Some(contents.map_err(FileError::from).and_then(|contents| self.replace(&contents[0])))
     }
 
     fn replace(&self, content: &[u8]) -> Result<(), FileError> {
@@ -76,21 +74,6 @@ impl<T> Watched<T> {
         self.current.store(Arc::new(new));
         Ok(())
     }
-}
-
-/// Reads no more than is allowed. A pipe or a device is refused: to read it may take forever.
-fn read(path: &Path, most_bytes: u64) -> Result<Vec<u8>, FileError> {
-    let cause = |cause| FileError::Read { path: path.to_owned(), cause };
-    let problem = |problem| FileError::Content { path: path.to_owned(), problem };
-    if !std::fs::metadata(path).map_err(cause)?.is_file() {
-        return Err(problem("it is not a file".to_owned()));
-    }
-    let mut content = Vec::new();
-    File::open(path).map_err(cause)?.take(most_bytes + 1).read_to_end(&mut content).map_err(cause)?;
-    if content.len() as u64 > most_bytes {
-        return Err(problem(format!("it is larger than {} MiB", most_bytes >> 20)));
-    }
-    Ok(content)
 }
 
 #[cfg(test)]
@@ -115,7 +98,7 @@ mod tests {
             assert_eq!(*watched.current(), 2);
         }
         std::fs::remove_file(&file).unwrap();
-        assert!(matches!(watched.reload(), Some(Err(FileError::Read { .. }))) && watched.reload().is_none());
+        assert!(matches!(watched.reload(), Some(Err(FileError::Unreadable(_)))) && watched.reload().is_none());
         assert_eq!(*watched.current(), 2);
         std::fs::write(&file, "2").unwrap();
         assert!(watched.reload().unwrap().is_ok(), "it is back");

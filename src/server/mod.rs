@@ -1,7 +1,7 @@
 //! Wires the parts, and is the only module that does.
 //!
 //! - `listen`: the address to listen on.
-//! - `tls`: the certificate, and handshakes. `watch` reads files again when they change.
+//! - `tls`: the certificate, and handshakes.
 //! - `routes`: which service responds at which path.
 //! - `edge`: what holds for every request and response.
 //! - `transport`: accepts connections and speaks HTTP on them.
@@ -23,7 +23,6 @@ mod progress;
 mod routes;
 mod tls;
 mod transport;
-mod watch;
 
 use std::future::Future;
 use std::net::SocketAddr;

@@ -12,7 +12,7 @@ use rustls::{RootCertStore, ServerConfig};
 
 use super::certificate::{self, Expiry};
 use crate::config::TlsConfig;
-use crate::server::watch::{self, Unreadable};
+use crate::watch::{self, Unreadable};
 
 /// The protocols that the API speaks, the preferred one first.
 const OF_THE_API: [&[u8]; 2] = [b"h2", b"http/1.1"];

@@ -25,9 +25,9 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
-use super::watch::{self, Contents, Unreadable};
 use crate::config::TlsConfig;
 use crate::telemetry::metrics::{HandshakeFailure, TlsMetrics};
+use crate::watch::{self, Contents, Unreadable};
 pub(super) use certificate::ClientCertificate;
 use certificate::Expiry;
 pub(super) use failure::Failed;

@@ -1,4 +1,4 @@
-//! Files that the server reads again when they change, such as certificates.
+//! Files that the server reads again when they change: certificates, callers, keys.
 //!
 //! Their contents are read and compared, not their times: a content tells a change reliably, also behind the symbolic
 //! links by which Kubernetes replaces secrets. What is returned is what was compared, so nothing is read twice.
@@ -12,24 +12,25 @@ use std::time::Duration;
 use xxhash_rust::xxh3::Xxh3;
 
 /// How often the files are read.
-pub(super) const INTERVAL: Duration = Duration::from_secs(2);
-/// The largest file that is read.
+pub const INTERVAL: Duration = Duration::from_secs(2);
+/// The largest of several files that are read together.
 const LARGEST: u64 = 16 << 20;
 
 /// What the files hold, in the order of their paths.
-pub(super) type Contents = Vec<Vec<u8>>;
+pub type Contents = Vec<Vec<u8>>;
 
 /// A file cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read {path}: {cause}", path = path.display())]
-pub(super) struct Unreadable {
+pub struct Unreadable {
+    /// Its path.
     pub path: PathBuf,
     cause: io::Error,
 }
 
 /// Files that belong together, such as a certificate and its key.
 #[derive(Debug)]
-pub(super) struct Files {
+pub struct Files {
     paths: Arc<[PathBuf]>,
     /// A hash of what was last returned.
     seen: u64,
@@ -37,6 +38,9 @@ pub(super) struct Files {
 
 impl Files {
     /// The files, and what they hold now.
+    ///
+    /// # Errors
+    /// [`Unreadable`] for the first file that cannot be read.
     pub async fn read(paths: Vec<PathBuf>) -> Result<(Self, Contents), Unreadable> {
         let paths = Arc::from(paths);
         let contents = read_all(Arc::clone(&paths)).await;
@@ -45,6 +49,9 @@ impl Files {
 
     /// Waits until the files hold something else than what was last returned, and returns it. An error is also returned
     /// only once, until it is another one. Nothing is lost when the future is dropped.
+    ///
+    /// # Errors
+    /// [`Unreadable`] if a file cannot be read.
     pub async fn changed(&mut self) -> Result<Contents, Unreadable> {
         loop {
             tokio::time::sleep(INTERVAL).await;
@@ -61,26 +68,35 @@ impl Files {
 /// Reads the files outside the runtime's workers: a disk may hang.
 async fn read_all(paths: Arc<[PathBuf]>) -> Result<Contents, Unreadable> {
     let all = Arc::clone(&paths);
-    let read = tokio::task::spawn_blocking(move || all.iter().map(|path| read(path)).collect());
+    let read = tokio::task::spawn_blocking(move || all.iter().map(|path| read(path, LARGEST)).collect());
     read.await.unwrap_or_else(|ended| {
         let path = paths.first().cloned().unwrap_or_default();
         Err(Unreadable { path, cause: io::Error::other(ended) }) // The runtime is shutting down.
     })
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Unreadable> {
+/// Reads a file that has at most so many bytes. A pipe or a device is refused: to read it may take forever.
+///
+/// # Errors
+/// [`Unreadable`].
+pub fn read(path: &Path, largest: u64) -> Result<Vec<u8>, Unreadable> {
     let unreadable = |cause| Unreadable { path: path.to_owned(), cause };
+    let other = |problem: &str| unreadable(io::Error::other(problem));
+    if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
+        return Err(other("it is not a file"));
+    }
     let mut content = Vec::new();
     let file = std::fs::File::open(path).map_err(unreadable)?;
-    file.take(LARGEST + 1).read_to_end(&mut content).map_err(unreadable)?;
-    if content.len() as u64 > LARGEST {
-        return Err(unreadable(io::Error::other("it is larger than 16 MiB")));
+    file.take(largest + 1).read_to_end(&mut content).map_err(unreadable)?;
+    if content.len() as u64 > largest {
+        return Err(other(&format!("it is larger than {} MiB", largest >> 20)));
     }
     Ok(content)
 }
 
-/// The hash also tells errors apart. The lengths tell where a file ends.
-fn hash_of(contents: &Result<Contents, Unreadable>) -> u64 {
+/// A hash that tells contents apart, and errors too. The lengths tell where a file ends.
+#[must_use]
+pub fn hash_of(contents: &Result<Contents, Unreadable>) -> u64 {
     let mut hasher = Xxh3::new();
     let mut add = |bytes: &[u8]| {
         hasher.write_usize(bytes.len());
@@ -143,6 +159,16 @@ mod tests {
         assert_unchanged(&mut files).await;
         fs::write(&paths[0], "1").unwrap();
         assert_eq!(files.changed().await.unwrap(), [b"1", b"2"]);
+    }
+
+    #[test]
+    fn only_a_file_is_read() {
+        let dir = TempDir::new().unwrap();
+        assert!(read(dir.path(), 3).unwrap_err().to_string().contains("it is not a file"));
+        assert!(read(Path::new("/dev/null"), 3).unwrap_err().to_string().contains("it is not a file"));
+        let path = dir.path().join("file");
+        fs::write(&path, "123").unwrap();
+        assert!(read(&path, 3).is_ok() && read(&path, 2).is_err());
     }
 
     #[tokio::test]
