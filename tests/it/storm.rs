@@ -31,3 +31,4 @@ pub mod violation;
 mod writers;
 
 pub use run::{Size, storm};
+pub use seen::WINDS;

@@ -38,7 +38,33 @@ pub struct Seen {
     pub heartbeats: usize,
 }
 
+/// How many kinds of wind a storm must have.
+pub const WINDS: usize = 17;
+
 impl Seen {
+    /// How much of each there was.
+    pub fn winds(&self) -> [usize; WINDS] {
+        [
+            self.durable_streams,
+            self.acknowledgements,
+            self.events,
+            self.left,
+            self.deleted,
+            self.merged,
+            self.merged_away,
+            self.unmerged,
+            self.erased,
+            self.redacted,
+            self.by_expression,
+            self.ended,
+            self.snapshots,
+            self.resumed_snapshots,
+            self.expired,
+            self.lost,
+            self.begun_again,
+        ]
+    }
+
     pub fn count(&mut self, recording: &Recording) {
         self.acknowledgements += recording.confirmed.len();
         for connection in &recording.connections {
