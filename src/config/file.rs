@@ -67,8 +67,9 @@ fn valid_value(command: &Command, key: &str, value: &Value) -> Result<String, St
         Value::String(text) => text.clone(),
         Value::Integer(number) => number.to_string(),
         Value::Boolean(on) => on.to_string(),
-        Value::Float(_) | Value::Datetime(_) | Value::Array(_) | Value::Table(_) => {
-            return Err("must be a text, a whole number, true or false".to_owned());
+        Value::Float(number) => format!("{number:?}"), // With its point: 1e3 is not the whole number 1000.
+        Value::Datetime(_) | Value::Array(_) | Value::Table(_) => {
+            return Err("must be a text, a number, true or false".to_owned());
         }
     };
     let without_variables = command.clone().mut_args(|arg| arg.env(None::<&str>));
