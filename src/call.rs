@@ -21,6 +21,7 @@ use crate::store::{ReadClass, Store};
 use crate::telemetry::audit;
 use crate::telemetry::lines::Lines;
 use crate::telemetry::metrics::{Calls, Method, OpenCall};
+use crate::telemetry::traces::{CallEnd, CallSpan};
 
 /// How often a state that lasts is logged: a full disk, a full queue.
 const LASTING: Duration = Duration::from_secs(60);
@@ -46,6 +47,8 @@ pub struct Call {
     made: OnceLock<Made>,
     start: Instant,
     sent: AtomicU64,
+    /// `None` if the call is not recorded in a trace.
+    span: Option<Arc<CallSpan>>,
     noted: Mutex<Noted>,
 }
 
@@ -78,10 +81,22 @@ struct Noted {
 impl Call {
     /// A call of `method`, which `calls` counts.
     #[must_use]
-    pub fn begin(calls: &Calls, method: Method, is_write: bool, peer: SocketAddr) -> Arc<Self> {
+    pub fn begin(
+        calls: &Calls,
+        method: Method,
+        is_write: bool,
+        peer: SocketAddr,
+        span: Option<Arc<CallSpan>>,
+    ) -> Arc<Self> {
         let start = Instant::now();
         let noted = Mutex::new(Noted { open: Some(calls.begin(method, start)), ..Noted::default() });
-        Arc::new(Self { method, is_write, peer, made: OnceLock::new(), start, sent: AtomicU64::new(0), noted })
+        Arc::new(Self { method, is_write, peer, made: OnceLock::new(), start, sent: AtomicU64::new(0), span, noted })
+    }
+
+    /// Its span. `None` if it is not recorded in a trace.
+    #[must_use]
+    pub fn span(&self) -> Option<Arc<CallSpan>> {
+        self.span.clone()
     }
 
     /// The call that a request belongs to.
@@ -251,6 +266,16 @@ impl Call {
         result.map_err(|refusal| self.refuse(refusal))
     }
 
+    fn end_span(&self, noted: &Noted) {
+        let Some(span) = &self.span else { return };
+        span.end(&CallEnd {
+            code: noted.code,
+            workspace: noted.workspace.as_ref().map(Workspace::as_str),
+            caller: self.actor(),
+            reason: noted.reason.map(reason_name),
+        });
+    }
+
     fn noted(&self) -> MutexGuard<'_, Noted> {
         self.noted.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -332,6 +357,7 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         let noted = std::mem::take(self.noted.get_mut().unwrap_or_else(PoisonError::into_inner));
+        self.end_span(&noted);
         // Anybody can make calls that are refused before it is known who makes them.
         let is_of_stranger = noted.reason.is_some() && self.caller().is_none();
         match is_of_stranger.then(|| OF_STRANGERS.next()) {

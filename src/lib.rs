@@ -6,7 +6,7 @@
 //! - [`compression`]: gzip and zstd, of whole messages.
 //! - [`watch`]: files that are read again when they change.
 //! - [`config`]: every setting with its flag, variable and default. One struct per concern.
-//! - [`telemetry`]: the logs, and the metrics that the modules below count in.
+//! - [`telemetry`]: the logs, and the metrics and traces that the modules below make.
 //! - [`model`]: what a request may say, and what a change means. Pure: no I/O, no clock, no transport.
 //! - [`clock`]: the clocks of this machine.
 //! - [`command`]: what the store is asked to write.

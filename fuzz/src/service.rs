@@ -151,7 +151,7 @@ fn http_routes(store: &Arc<Store>, config: &Config) -> Router {
 }
 
 fn call(path: &str) -> Arc<Call> {
-    let call = Call::begin(&Calls::default(), Method::of_path(path), false, PEER);
+    let call = Call::begin(&Calls::default(), Method::of_path(path), false, PEER, None);
     let quotas = Quotas::new(&QuotaConfig::default());
     call.made_by(Arc::new(Caller::anyone()), &quotas).expect("anyone may do anything");
     call

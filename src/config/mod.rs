@@ -16,6 +16,7 @@ pub mod server;
 pub mod store;
 pub mod telemetry;
 pub mod tls;
+pub mod traces;
 pub mod units;
 
 use std::sync::LazyLock;
@@ -30,6 +31,7 @@ pub use server::ServerConfig;
 pub use store::StoreConfig;
 pub use telemetry::{LogFormat, TelemetryConfig};
 pub use tls::TlsConfig;
+pub use traces::TraceConfig;
 
 /// All settings.
 #[derive(Debug, Clone, Args)]
@@ -58,6 +60,9 @@ pub struct Config {
     /// What to log, and where to serve metrics.
     #[command(flatten)]
     pub telemetry: TelemetryConfig,
+    /// Where traces go.
+    #[command(flatten)]
+    pub traces: TraceConfig,
 }
 
 /// The defaults of these settings, whatever the environment says.
@@ -86,5 +91,6 @@ default_settings!(
     FeedConfig,
     Limits,
     QuotaConfig,
-    TelemetryConfig
+    TelemetryConfig,
+    TraceConfig
 );

@@ -158,7 +158,7 @@ fn parse_workspace(name: &str) -> Result<Option<Workspace>, Refusal> {
 
 /// The limits in force. Destructuring names every setting, so the compiler asks for a new one here.
 fn limits_in_force(config: &Config) -> ServerLimits {
-    let Config { server, auth, tls: _, store, feed, limits, quotas, telemetry: _ } = config;
+    let Config { server, auth, tls: _, store, feed, limits, quotas, telemetry: _, traces: _ } = config;
     let AuthConfig {
         callers: _,
         jwks: _,

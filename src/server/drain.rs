@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use tokio::time::{Instant, timeout_at};
 use tonic::server::NamedService;
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::{self, HealthServer};
@@ -20,6 +21,7 @@ use crate::grpc::server::event_service_server::EventServiceServer;
 use crate::grpc::server::identity_service_server::IdentityServiceServer;
 use crate::grpc::server::profile_service_server::ProfileServiceServer;
 use crate::store::Store;
+use crate::telemetry::traces::Traces;
 
 /// The server as a whole, and each service.
 const SERVICES: [&str; 6] = [
@@ -61,9 +63,11 @@ impl Health {
     }
 }
 
-/// Waits until the calls in flight have ended, then closes the store. Both together take no longer than `timeout`.
+/// Waits until the calls in flight have ended, then closes the store and sends the last spans. All together take no
+/// longer than `timeout`.
 pub(super) async fn close(
     store: &Store,
+    traces: &Traces,
     served: impl Future<Output = ()>,
     timeout: Duration,
 ) -> Result<(), ServerError> {
@@ -71,16 +75,25 @@ pub(super) async fn close(
         served.await;
         store.close().await;
     };
-    let ended = tokio::time::timeout(timeout, drained).await;
-    if store.failed().is_cancelled() {
-        return Err(ServerError::StoreFailed);
-    }
-    if ended.is_ok() {
-        return Ok(());
+    let deadline = Instant::now() + timeout;
+    let ended = timeout_at(deadline, drained).await;
+    let has_failed = store.failed().is_cancelled();
+    if ended.is_ok() || has_failed {
+        send_spans(traces, deadline).await;
+        return if has_failed { Err(ServerError::StoreFailed) } else { Ok(()) };
     }
     tracing::warn!("calls were still open when the drain timeout ended");
-    if tokio::time::timeout(CLOSE_TIMEOUT, store.close()).await.is_err() {
+    let deadline = Instant::now() + CLOSE_TIMEOUT;
+    let (closed, ()) = tokio::join!(timeout_at(deadline, store.close()), send_spans(traces, deadline));
+    if closed.is_err() {
         tracing::warn!("the store did not close in time; every confirmed write is on disk");
     }
     Ok(())
+}
+
+/// Sends the spans that wait, as far as there is time.
+async fn send_spans(traces: &Traces, deadline: Instant) {
+    if timeout_at(deadline, traces.end()).await.is_err() {
+        tracing::warn!("the collector did not take the last spans in time");
+    }
 }

@@ -43,8 +43,9 @@ pub use crate::store::{
     BackupProgress, BackupSummary, CheckError, CheckReport, Compacted, Finding, backup_offline, check, check_backup,
     compact_offline, restore, verify_backup,
 };
-use crate::store::{OpenError, Store};
-use crate::telemetry::metrics::Metrics;
+use crate::store::{Commit, OpenError, Store};
+use crate::telemetry::metrics::{Metrics, SpanMetrics};
+use crate::telemetry::traces::{Traces, TracesError};
 use budget::Budget;
 use connection::Shared;
 use connections::Connections;
@@ -57,6 +58,9 @@ use ops::{OpsListener, OpsServer};
 pub use tls::TlsError;
 use tls::{Loaded, Tls};
 
+/// The name of the service in traces.
+const SERVICE: &str = "cameo";
+
 /// A server that is bound and ready to run.
 #[derive(Debug)]
 pub struct Server {
@@ -65,6 +69,7 @@ pub struct Server {
     tls: Option<Loaded>,
     auth: Arc<Authenticator>,
     metrics: Metrics,
+    traces: Traces,
     store: Arc<Store>,
     feed: Feed,
     config: Config,
@@ -93,6 +98,9 @@ pub enum ServerError {
     /// Callers cannot be authenticated as the settings say.
     #[error(transparent)]
     Auth(#[from] AuthError),
+    /// Traces cannot be sent.
+    #[error(transparent)]
+    Traces(#[from] TracesError),
     /// The address cannot be bound.
     #[error("cannot listen on {place}: {cause}. {advice}{}", place.otherwise)]
     Bind { place: Place, cause: std::io::Error, advice: &'static str },
@@ -121,7 +129,10 @@ impl Server {
         let tls = Loaded::of(&config.tls).await?;
         let feed = Feed::new(config.feed);
         let publisher = feed.clone();
-        let store = Store::open(&config.store, move |log, commit| publisher.publish(log, commit))?;
+        let spans = SpanMetrics::default();
+        let traces = Traces::begin(&config.traces, SERVICE, &spans)?;
+        let publish = move |log, commit: Commit<'_>| publisher.publish(log, commit);
+        let store = Store::open_traced(&config.store, traces.clone(), publish)?;
         // After the store: a client that connects is served.
         let listener = listen::bind(&api, &addrs)?;
         let ops = match config.telemetry.metrics_addr.clone() {
@@ -132,8 +143,8 @@ impl Server {
             None => None,
         };
         let start = store.now();
-        let metrics = Metrics::new(store.metrics(), feed.metrics());
-        Ok(Self { listener, ops, tls, auth, metrics, store: Arc::new(store), feed, config, start })
+        let metrics = Metrics::new(store.metrics(), feed.metrics(), &spans);
+        Ok(Self { listener, ops, tls, auth, metrics, traces, store: Arc::new(store), feed, config, start })
     }
 
     /// The address that it listens on.
@@ -157,7 +168,7 @@ impl Server {
     /// # Errors
     /// [`ServerError`] if the store failed.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
-        let Self { listener, ops, tls, auth, metrics, store, feed, config, start } = self;
+        let Self { listener, ops, tls, auth, metrics, traces, store, feed, config, start } = self;
         let stop = CancellationToken::new();
         let tls = tls.map(|loaded| serve_tls(loaded, &metrics, &stop));
         tokio::spawn(Arc::clone(&auth).keep_fresh(stop.clone()));
@@ -181,6 +192,7 @@ impl Server {
         let connections = Connections::new(config.server.max_connections, shared, &metrics);
         let is_loopback = listener.local_addr().is_ok_and(|addr| addr.ip().to_canonical().is_loopback());
         let edge = Edge::new(services, connections, auth, &config, is_loopback, stop.clone(), metrics.clone());
+        let edge = edge.traced(traces.clone());
         let serve = transport::serve(listener, tls, Arc::new(edge), &config, stop.clone());
         tokio::pin!(serve);
         let watched = feed.clone();
@@ -196,7 +208,7 @@ impl Server {
         health.not_serving().await;
         stop.cancel();
         feed.drain();
-        drain::close(&store, serve, config.server.drain_timeout).await
+        drain::close(&store, &traces, serve, config.server.drain_timeout).await
     }
 }
 

@@ -91,6 +91,7 @@ use crate::config::StoreConfig;
 use crate::model::cursor::{CursorSpace, KnownCursors};
 use crate::model::{EventKind, LogId, Micros, Mpid, Sequence, Workspace};
 use crate::telemetry::metrics::{CommandOutcome, StoreMetrics};
+use crate::telemetry::traces::{self, Traces};
 use acknowledge::Acknowledgements;
 use alone::Alone;
 use compact::Compactor;
@@ -211,12 +212,25 @@ impl Store {
         config: &StoreConfig,
         on_commit: impl FnMut(LogId, Commit<'_>) + Send + 'static,
     ) -> Result<Self, OpenError> {
-        Self::start(open::open(config)?, config, on_commit)
+        Self::open_traced(config, Traces::default(), on_commit)
+    }
+
+    /// The same. Commits have spans in `traces`.
+    ///
+    /// # Errors
+    /// Those of [`Store::open`].
+    pub fn open_traced(
+        config: &StoreConfig,
+        traces: Traces,
+        on_commit: impl FnMut(LogId, Commit<'_>) + Send + 'static,
+    ) -> Result<Self, OpenError> {
+        Self::start(open::open(config)?, config, traces, on_commit)
     }
 
     fn start(
         opened: Opened,
         config: &StoreConfig,
+        traces: Traces,
         on_commit: impl FnMut(LogId, Commit<'_>) + Send + 'static,
     ) -> Result<Self, OpenError> {
         let Opened { database, lock, path, facts } = opened;
@@ -239,6 +253,7 @@ impl Store {
             logs: Logs::new(Arc::clone(&shared.workspaces), facts.heads),
             on_commit: Box::new(on_commit),
             metrics: metrics.clone(),
+            traces,
             _lock: lock,
         };
         Ok(Self {
@@ -325,7 +340,8 @@ impl Store {
         job: fn(Waiting) -> Job,
     ) -> Result<impl Future<Output = Result<Written, StoreError>>, StoreError> {
         let (answer, answered) = oneshot::channel();
-        let waiting = Waiting { command: Box::new(command), weight, answer, ticket };
+        let span = traces::current().inspect(|span| span.queued());
+        let waiting = Waiting { command: Box::new(command), weight, answer, ticket, span };
         self.queue.send(job(waiting)).await.map_err(|_| self.gone())?;
         Ok(async { answered.await.unwrap_or_else(|_| Err(self.gone())) })
     }

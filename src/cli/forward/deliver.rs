@@ -18,6 +18,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use super::event::Delivery;
 use super::retry::Failure;
 use super::sign::Secrets;
+use crate::telemetry::traces::{DeliverySpan, Trace, Traces};
 
 /// How much of a response is read, so that its connection serves the next request.
 const MAX_RESPONSE: usize = 64 << 10;
@@ -30,6 +31,7 @@ pub struct Receiver {
     url: Uri,
     secrets: Secrets,
     timeout: Duration,
+    traces: Traces,
 }
 
 /// Parses the URL of a receiver.
@@ -53,7 +55,7 @@ pub fn url(text: &str) -> Result<Uri, String> {
 impl Receiver {
     /// # Errors
     /// If the URL is https and the system has no certificates to trust.
-    pub fn new(url: Uri, secrets: Secrets, timeout: Duration) -> anyhow::Result<Self> {
+    pub fn new(url: Uri, secrets: Secrets, timeout: Duration, traces: Traces) -> anyhow::Result<Self> {
         // Without TLS no certificate is asked for: a receiver next door works on a system that has none.
         let builder = HttpsConnectorBuilder::new();
         let builder = match url.scheme_str() {
@@ -62,15 +64,24 @@ impl Receiver {
         };
         let connector = builder.https_or_http().enable_http1().build();
         let client = Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build(connector);
-        Ok(Self { client, url, secrets, timeout })
+        Ok(Self { client, url, secrets, timeout, traces })
     }
 
-    /// Attempts a delivery once.
+    /// Attempts a delivery once, for the `number`th time. The attempt belongs to the delivery's trace.
     ///
     /// # Errors
     /// Why the receiver does not have it, as far as is known.
-    pub async fn attempt(&self, delivery: &Delivery) -> Result<(), Failure> {
-        let response = tokio::time::timeout(self.timeout, self.client.request(self.request(delivery))).await;
+    pub async fn attempt(&self, delivery: &Delivery, trace: &Trace, number: u32) -> Result<(), Failure> {
+        let mut span = self.traces.delivery(trace, &self.url, &delivery.id, number);
+        let attempted = self.send(delivery, &mut span).await;
+        span.end(attempted.as_ref().err().map(|failure| &*failure.reason));
+        attempted
+    }
+
+    async fn send(&self, delivery: &Delivery, span: &mut DeliverySpan) -> Result<(), Failure> {
+        let mut request = self.request(delivery);
+        span.propagate(request.headers_mut());
+        let response = tokio::time::timeout(self.timeout, self.client.request(request)).await;
         let Ok(response) = response else {
             let within = humantime::format_duration(self.timeout);
             return Err(Failure::of(format!("no response within {within}")));
@@ -79,6 +90,7 @@ impl Receiver {
             Failure::of(if error.is_connect() { "cannot connect" } else { "the connection was lost" })
         })?;
         let (head, body) = response.into_parts();
+        span.status(head.status.as_u16());
         let rest = Limited::new(body, MAX_RESPONSE).collect();
         let _ = tokio::time::timeout(RESPONSE_TIME, rest).await; // An error costs a connection, nothing else.
         if head.status.is_success() {

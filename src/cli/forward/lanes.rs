@@ -23,6 +23,7 @@ use super::retry::{Failure, NotBefore, Outcome, Policy};
 use super::stream::{self, News};
 use crate::proto::v1::SubscribeResponse;
 use crate::proto::v1::subscribe_response::Message;
+use crate::telemetry::traces::Trace;
 
 /// How many messages may wait to be acknowledged.
 const MAX_WAITING: usize = 1_024;
@@ -149,7 +150,8 @@ async fn lane(
     stop: CancellationToken,
 ) {
     while let Some(delivery) = deliveries.recv().await {
-        let attempt = |number| attempt(&receiver, &delivery, &says, number);
+        let trace = Trace::default();
+        let attempt = |number| attempt(&receiver, &delivery, &trace, &says, number);
         let outcome = policy.run(&mut not_before, &stop, attempt).await;
         if outcome == Outcome::Gone {
             stop.cancel(); // For the other lanes too.
@@ -161,10 +163,11 @@ async fn lane(
 async fn attempt(
     receiver: &Receiver,
     delivery: &Delivery,
+    trace: &Trace,
     says: &mpsc::UnboundedSender<Said>,
     number: u32,
 ) -> Result<(), Failure> {
-    let attempted = receiver.attempt(delivery).await;
+    let attempted = receiver.attempt(delivery, trace, number).await;
     if let Err(Failure { reason, retry_after, .. }) = &attempted {
         tracing::warn!(id = delivery.id, attempt = number, reason, ?retry_after, "a delivery failed");
         let _ = says.send(Said::Failed); // An error means that the forwarder is gone, as in `lane`.

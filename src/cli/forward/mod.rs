@@ -37,8 +37,10 @@ use tokio_util::sync::CancellationToken;
 use super::connect::Connect;
 use super::signals;
 use crate::config::units::{self, Address};
-use crate::config::{LogFormat, TelemetryConfig};
+use crate::config::{LogFormat, TelemetryConfig, TraceConfig};
 use crate::telemetry;
+use crate::telemetry::metrics::SpanMetrics;
+use crate::telemetry::traces::Traces;
 use deliver::Receiver;
 use event::{CloudEvents, Mode};
 use lanes::Lanes;
@@ -48,6 +50,11 @@ use sign::Secrets;
 
 /// The variable with a secret, for those who have no file.
 pub(super) const SECRET: &str = "CAMEO_WEBHOOK_SECRET";
+
+/// The name of the service in traces.
+const SERVICE: &str = "cameo-forward";
+/// How long the collector may take for the last spans.
+const LAST_SPANS: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Args)]
 pub(super) struct Forward {
@@ -120,6 +127,8 @@ struct Options {
     /// What a line of the log looks like: `text` for people, `json` for machines.
     #[arg(long, env = "CAMEO_LOG_FORMAT", value_enum, default_value = "text")]
     log_format: LogFormat,
+    #[command(flatten)]
+    traces: TraceConfig,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -161,8 +170,12 @@ fn run(
 ) -> anyhow::Result<()> {
     let (log, log_format) = (options.log.clone(), options.log_format);
     let _none = telemetry::init(&TelemetryConfig { log, log_format, audit_log: None, metrics_addr: None })?;
-    let lanes = options.lanes(to, workspace.clone())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let traces = {
+        let _inside = runtime.enter();
+        Traces::begin(&options.traces, SERVICE, &SpanMetrics::default())?
+    };
+    let lanes = options.lanes(to, workspace.clone(), traces.clone())?;
     let ended = runtime.block_on(async {
         let signal = signals::catch()?;
         let ending = CancellationToken::new();
@@ -172,7 +185,11 @@ fn run(
             tracing::info!(signal, "ending");
             end.cancel();
         });
-        forward(&Server::new(&options.addr, &options.connect, workspace)?, lanes, &ending).await
+        let ended = forward(&Server::new(&options.addr, &options.connect, workspace)?, lanes, &ending).await;
+        if tokio::time::timeout(LAST_SPANS, traces.end()).await.is_err() {
+            tracing::warn!("the collector did not take the last spans in time");
+        }
+        ended
     });
     runtime.shutdown_background(); // What did not end in time is given up.
     ended
@@ -196,8 +213,8 @@ async fn forward_from(
 }
 
 impl Options {
-    fn lanes(&self, to: Uri, workspace: String) -> anyhow::Result<Lanes> {
-        let receiver = Receiver::new(to, self.secrets()?, self.timeout)?;
+    fn lanes(&self, to: Uri, workspace: String, traces: Traces) -> anyhow::Result<Lanes> {
+        let receiver = Receiver::new(to, self.secrets()?, self.timeout, traces)?;
         let attempts = (self.on_failure == OnFailure::Skip).then_some(self.attempts);
         Ok(Lanes {
             receiver: Arc::new(receiver),

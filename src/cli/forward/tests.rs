@@ -28,8 +28,11 @@ use super::ledger::Acknowledgement;
 use super::retry::Policy;
 use super::sign::{self, Secrets};
 use super::stream;
+use crate::config::TraceConfig;
 use crate::proto::v1::subscribe_response::Message;
 use crate::proto::v1::{Event, Heartbeat, Opened, Profile, SubscribeResponse};
+use crate::telemetry::metrics::SpanMetrics;
+use crate::telemetry::traces::Traces;
 
 /// What the receiver got.
 #[derive(Debug, Clone)]
@@ -194,12 +197,13 @@ struct Setup {
     attempts: Option<u32>,
     concurrency: usize,
     timeout: Duration,
+    traces: Traces,
 }
 
 impl Default for Setup {
     fn default() -> Self {
         let (secrets, timeout) = (Secrets::none(), Duration::from_secs(20));
-        Self { secrets, mode: Mode::Structured, attempts: None, concurrency: 1, timeout }
+        Self { secrets, mode: Mode::Structured, attempts: None, concurrency: 1, timeout, traces: Traces::default() }
     }
 }
 
@@ -207,7 +211,9 @@ impl Default for Setup {
 async fn forward(fake: &Fake, url: &str, setup: Setup) -> (Summary, Option<String>) {
     let (min, max) = (Duration::from_millis(1), Duration::from_millis(20));
     let lanes = Lanes {
-        receiver: Arc::new(Receiver::new(deliver::url(url).unwrap(), setup.secrets, setup.timeout).unwrap()),
+        receiver: Arc::new(
+            Receiver::new(deliver::url(url).unwrap(), setup.secrets, setup.timeout, setup.traces).unwrap(),
+        ),
         cloud_events: CloudEvents { workspace: "acme/main/web".into(), mode: setup.mode },
         policy: Policy { min, max, attempts: setup.attempts },
         concurrency: setup.concurrency,
@@ -246,6 +252,34 @@ async fn both_modes_are_verified_by_the_reference() {
             assert_eq!(headers.contains_key("ce-id"), mode == Mode::Binary);
         }
     }
+}
+
+/// Each attempt has a span of its own in the trace of its delivery, which the receiver is told.
+#[tokio::test]
+async fn the_receiver_gets_the_trace_of_a_delivery() {
+    for (trace_sample, flags) in [(0.0, "00"), (1.0, "01")] {
+        let (url, got) = receiver(|_, number| status(if number == 1 { 500 } else { 204 })).await;
+        let nowhere = Some("http://127.0.0.1:1".parse().unwrap());
+        let config = TraceConfig { otlp_endpoint: nowhere, trace_sample };
+        let traces = Traces::begin(&config, "test", &SpanMetrics::default()).unwrap();
+        let (summary, error) = forward(&Fake::of(&[7, 8]), &url, Setup { traces, ..Setup::default() }).await;
+        assert_eq!((summary.delivered, summary.failed_attempts, error), (2, 2, None));
+        let got = got.lock().unwrap();
+        let fields = |one: &Got| -> Vec<String> {
+            one.headers["traceparent"].to_str().unwrap().split('-').map(str::to_owned).collect()
+        };
+        let [first, again, other, _] = [0, 1, 2, 3].map(|at| fields(&got[at]));
+        assert_eq!((&*first[0], &*first[3]), ("00", flags));
+        assert!(first[1] == again[1] && first[2] != again[2], "one trace, two spans: {first:?} {again:?}");
+        assert_ne!(first[1], other[1], "another event is another trace");
+    }
+}
+
+#[tokio::test]
+async fn without_a_collector_the_receiver_gets_no_trace() {
+    let (url, got) = receiver(|_, _| status(204)).await;
+    forward(&Fake::of(&[7]), &url, Setup::default()).await;
+    assert!(!got.lock().unwrap()[0].headers.contains_key("traceparent"));
 }
 
 #[tokio::test]

@@ -49,6 +49,7 @@ use crate::proto::v1::ErrorReason;
 use crate::quota::Quotas;
 use crate::refusal::Refusal;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::traces::{self, Traces};
 pub(super) use head::Hosts;
 use head::{Foreign, Protocol};
 use methods::Method;
@@ -91,6 +92,7 @@ pub(super) struct Edge {
     /// The size of a page or a batch.
     largest_response: usize,
     metrics: Metrics,
+    traces: Traces,
 }
 
 /// A call that is being served.
@@ -128,7 +130,13 @@ impl Edge {
             send_timeout: server.send_timeout,
             largest_response: config.limits.response_bytes,
             metrics,
+            traces: Traces::default(),
         }
+    }
+
+    /// The same. Calls have spans in `traces`.
+    pub fn traced(self, traces: Traces) -> Self {
+        Self { traces, ..self }
     }
 
     pub fn connections(&self) -> &Arc<Connections> {
@@ -143,7 +151,8 @@ impl Edge {
     ) -> Response<Outgoing> {
         let mut in_flight = connection.begin_call(request.version());
         let method = methods::at(request.uri().path());
-        let call = Call::begin(&self.metrics.calls, method.counted, method.is_write, connection.peer);
+        let span = self.traces.call(method.counted, request.method(), request.headers());
+        let call = Call::begin(&self.metrics.calls, method.counted, method.is_write, connection.peer, span);
         let (mut is_plain, mut encoding) = (false, None);
         let admitted = match self.admit(&mut in_flight, method, &request) {
             Ok(admitted) => {
@@ -239,7 +248,7 @@ impl Edge {
         let deadline = status::deadline(request.headers());
         let (call, encoding) = (Arc::clone(&exchange.call), exchange.encoding);
         let served = pin!(self.grpc_call(exchange, request));
-        let served = large::serve(served);
+        let served = traces::scope(call.span(), large::serve(served));
         let outcome = match deadline {
             None => served.await,
             Some(deadline) => {

@@ -327,7 +327,7 @@ mod tests {
     use crate::server::connection::tests::{connection, shared};
     use crate::server::edge::inflate::frames::plain;
     use crate::server::edge::inflate::is_compressed;
-    use crate::telemetry::metrics::{Calls, FeedMetrics, Method, Metrics, StoreMetrics};
+    use crate::telemetry::metrics::{Calls, FeedMetrics, Method, Metrics, SpanMetrics, StoreMetrics};
 
     /// A body with these frames. It has the token until it is dropped.
     struct Frames(VecDeque<Frame<Bytes>>, #[allow(dead_code)] Arc<()>);
@@ -350,7 +350,7 @@ mod tests {
     ) -> (Outgoing, Arc<()>) {
         let (is_plain, token) = (encoding.is_some(), Arc::new(()));
         let body = tonic::body::Body::new(Frames(frames.into_iter().collect(), Arc::clone(&token)));
-        let call = Call::begin(&Calls::default(), Method::unknown(), false, connection.peer);
+        let call = Call::begin(&Calls::default(), Method::unknown(), false, connection.peer, None);
         let in_flight = connection.begin_call(Version::HTTP_2);
         (Outgoing::new(body, is_plain, encoding, stream, call, Held::default(), in_flight), token)
     }
@@ -380,8 +380,11 @@ mod tests {
     #[tokio::test]
     async fn what_made_a_compressed_message_is_gone_unless_it_is_a_stream() {
         let (connection, message) = (connection(false), plain(&[7; 10_000]));
-        let connections =
-            Connections::new(1, shared(), &Metrics::new(&StoreMetrics::default(), &FeedMetrics::default()));
+        let connections = Connections::new(
+            1,
+            shared(),
+            &Metrics::new(&StoreMetrics::default(), &FeedMetrics::default(), &SpanMetrics::default()),
+        );
         for (stream, holders) in [(None, 1), (Some(connections), 2)] {
             let (mut response, token) = response(&connection, Some(Encoding::Gzip), stream, [data(&message)]);
             let sent = response.frame().await.unwrap().unwrap().into_data().unwrap();
@@ -395,7 +398,7 @@ mod tests {
     #[tokio::test]
     async fn streams_of_a_connection_hold_the_message_that_they_share_once() {
         let (connection, message) = (connection(false), Bytes::from(vec![7; PIECE + 1]));
-        let metrics = Metrics::new(&StoreMetrics::default(), &FeedMetrics::default());
+        let metrics = Metrics::new(&StoreMetrics::default(), &FeedMetrics::default(), &SpanMetrics::default());
         let connections = Connections::new(1, shared(), &metrics);
         let mut pieces = Vec::new();
         for _ in 0..3 {

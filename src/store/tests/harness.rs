@@ -22,6 +22,7 @@ use crate::store::open::{self, Opened};
 use crate::store::rows::{Origin, Secret};
 use crate::store::tables::META;
 use crate::store::{Commit, LogBounds, OpenError, PageSize, Store, StoreError, Written};
+use crate::telemetry::traces::Traces;
 
 pub const SECOND: i64 = 1_000_000;
 pub const HOUR: i64 = 60 * 60 * SECOND;
@@ -61,7 +62,7 @@ pub fn start(
     on_commit: impl FnMut(LogId, Commit<'_>) + Send + 'static,
 ) -> Result<Store, OpenError> {
     let opened = open(database)?;
-    Store::start(opened, config, on_commit)
+    Store::start(opened, config, Traces::default(), on_commit)
 }
 
 pub fn open(database: Database) -> Result<Opened, OpenError> {

@@ -8,7 +8,7 @@
 //!   smaller batches, so that only the commands that need the page are refused.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use redb::{Database, WriteTransaction};
@@ -55,11 +55,21 @@ pub(super) enum Batch {
         /// What it leaves to do for the upkeep.
         due: Vec<Due>,
         trimmed: usize,
-        wrote: bool,
+        /// `None` if there was nothing to write.
+        synced: Option<Synced>,
         effects: Vec<Effects>,
     },
     /// redb met a damaged page, and nothing of the batch was kept.
     Dropped,
+}
+
+/// What it took to put a batch on disk.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Synced {
+    /// Bytes of the pages that it made dirty, as they were reckoned.
+    pub bytes: usize,
+    /// How long the disk took.
+    pub duration: Duration,
 }
 
 /// A batch while it fills.
@@ -136,16 +146,18 @@ pub(super) fn commit(
     let filled = catch_unwind(AssertUnwindSafe(|| fill(&transaction, origin, logs, room, commands, keep)));
     match filled.unwrap_or(Err(Stop::Damaged)) {
         Ok(Filling { answers, committed, erased, due, effects, trimmed, dirty, .. }) => {
-            let wrote = dirty > 0;
-            if wrote {
+            let synced = if dirty > 0 {
                 let begun = Instant::now();
                 transaction.commit()?;
-                metrics.commit(begun.elapsed());
+                let duration = begun.elapsed();
+                metrics.commit(duration);
+                Some(Synced { bytes: dirty, duration })
             } else {
                 transaction.abort()?;
-            }
+                None
+            };
             let effects = effects.unwrap_or_default();
-            Ok(Batch::Done { answers, committed, erased, due, trimmed, wrote, effects })
+            Ok(Batch::Done { answers, committed, erased, due, trimmed, synced, effects })
         }
         Err(Stop::Damaged) => {
             logs.discard();

@@ -1,6 +1,6 @@
 //! What callers send to the writer.
 
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 
 use redb::ReadTransaction;
 use tokio::sync::oneshot;
@@ -12,6 +12,7 @@ use super::lane::Ticket;
 use crate::command::{Change, Command};
 use crate::proto::v1::WriteOutcome;
 use crate::telemetry::metrics::{CommandOutcome, StoreMetrics};
+use crate::telemetry::traces::CallSpan;
 
 /// The most that a small command weighs, in bytes.
 pub(super) const SMALL: usize = 16 << 10;
@@ -38,6 +39,8 @@ pub(in crate::store) struct Waiting {
     pub weight: usize,
     pub answer: oneshot::Sender<Result<Written, StoreError>>,
     pub ticket: Ticket,
+    /// The span of the call, if that is recorded in a trace.
+    pub span: Option<Arc<CallSpan>>,
 }
 
 impl Waiting {
@@ -58,6 +61,11 @@ impl Waiting {
         drop(self.ticket); // First, so that a caller with its reply finds its place in the queue free.
         let _ = self.answer.send(answer); // Errors are ignored: the caller may have gone away.
     }
+}
+
+/// Whether a command has written something, or repeats a request that did.
+pub(super) fn is_written(answer: &Result<Written, StoreError>) -> bool {
+    outcome_of(answer) == CommandOutcome::Written
 }
 
 /// What a command counts as.

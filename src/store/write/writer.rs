@@ -14,6 +14,7 @@ use std::time::Instant;
 use redb::ReadableDatabase;
 use tokio::sync::mpsc;
 
+use super::super::apply::Written;
 use super::super::compact::{self, Swap, Tail};
 use super::super::current::Held;
 use super::super::disk::Disk;
@@ -22,11 +23,12 @@ use super::super::logs::Logs;
 use super::super::open::DirectoryLock;
 use super::super::rows::Origin;
 use super::super::{Commit, Shared};
-use super::batch::{self, Batch, Room};
-use super::job::{Job, Waiting};
+use super::batch::{self, Batch, Room, Synced};
+use super::job::{self, Job, Waiting};
 use super::queue::Queue;
 use crate::model::LogId;
 use crate::telemetry::metrics::StoreMetrics;
+use crate::telemetry::traces::{self, Traces};
 
 /// See [`super::super::Store::open`].
 pub(in crate::store) type OnCommit = Box<dyn FnMut(LogId, Commit<'_>) + Send>;
@@ -42,6 +44,7 @@ pub(in crate::store) struct Writer {
     pub logs: Logs,
     pub on_commit: OnCommit,
     pub metrics: StoreMetrics,
+    pub traces: Traces,
     /// The lock on the data directory. It is released after the file is closed. `None` in tests.
     pub _lock: Option<DirectoryLock>,
 }
@@ -127,12 +130,13 @@ impl Work {
             return swap.run(held, shared, origin.secret);
         }
         let room = Room::on(&self.writer.disk);
+        let span = self.writer.traces.commit();
         let Writer { held, tail, origin, logs, metrics, .. } = &mut self.writer;
         let tail = tail.upgrade();
         let mut commands = self.queue.batch(&mut self.taken);
         match batch::commit(&held.database, *origin, logs, room, metrics, &mut commands, tail.is_some())? {
-            Batch::Done { answers, committed, erased, due, trimmed, wrote, effects } => {
-                if wrote {
+            Batch::Done { answers, committed, erased, due, trimmed, synced, effects } => {
+                if let Some(synced) = synced {
                     if let Some(tail) = tail {
                         let heads = logs.changed().map(|(workspace, head)| (workspace, *head)).collect();
                         tail.push(compact::Batch { effects, heads });
@@ -140,6 +144,9 @@ impl Work {
                     self.publish(Commit { events: &committed, erased: &erased })?;
                     for due in due {
                         self.writer.shared.agenda.add(due);
+                    }
+                    if let Some(span) = span {
+                        self.end_span(span, synced, committed.len(), &answers);
                     }
                 }
                 self.queue.widen();
@@ -157,6 +164,14 @@ impl Work {
             }
         }
         Ok(())
+    }
+
+    /// Ends the span of a commit, before the callers that it links to get their replies.
+    fn end_span(&self, span: traces::Commit, synced: Synced, events: usize, answers: &[Result<Written, StoreError>]) {
+        let Synced { bytes, duration: sync } = synced;
+        let committed = traces::Committed { commands: answers.len(), events, bytes, sync };
+        let written = self.taken.iter().zip(answers).filter(|(_, answer)| job::is_written(answer));
+        span.end(committed, written.filter_map(|(waiting, _)| waiting.span.as_ref()));
     }
 
     fn publish(&mut self, commit: Commit<'_>) -> Result<(), StoreError> {

@@ -36,6 +36,7 @@ pub struct Streams {
 
 /// What is known of a method.
 struct Facts {
+    path: String,
     name: String,
     /// The code of a call that succeeds.
     success: &'static str,
@@ -70,6 +71,18 @@ impl Method {
     #[must_use]
     pub fn name(self) -> &'static str {
         &METHODS.facts[self.0].name
+    }
+
+    /// Its name with the package of its service, if it is an RPC: `cameo.v1.ProfileService/GetProfile`.
+    #[must_use]
+    pub fn rpc(self) -> Option<&'static str> {
+        METHODS.facts[self.0].path.strip_prefix('/').filter(|_| self.route().is_none())
+    }
+
+    /// Its route, if it is one of the Profile API.
+    #[must_use]
+    pub fn route(self) -> Option<&'static str> {
+        Some(self.name()).filter(|name| name.starts_with('/'))
     }
 
     /// Who sends a stream.
@@ -113,7 +126,7 @@ impl Methods {
         let (mut facts, mut by_path) = (Vec::new(), HashMap::new());
         let mut add = |path: String, name: &str, success, streams| {
             let method = Method(facts.len());
-            facts.push(Facts { name: name.to_owned(), success, streams });
+            facts.push(Facts { path: path.clone(), name: name.to_owned(), success, streams });
             by_path.insert(path, method);
             method
         };
@@ -191,6 +204,20 @@ mod tests {
     fn the_routes_of_the_profile_api_have_their_templates_as_names() {
         assert_eq!(Method::of_path("/userprofile/v1/acme/main/web/42").name(), LOOKUP);
         assert_eq!(Method::of_path("/userprofile/v1/resolve/acme/main/web").name(), RESOLVE);
+    }
+
+    #[test]
+    fn a_method_is_an_rpc_a_route_or_neither() {
+        for (path, rpc, route) in [
+            ("/cameo.v1.ProfileService/GetProfile", Some("cameo.v1.ProfileService/GetProfile"), None),
+            ("/grpc.health.v1.Health/Check", Some("grpc.health.v1.Health/Check"), None),
+            ("/userprofile/v1/acme/main/web/42", None, Some(LOOKUP)),
+            ("/userprofile/v1/resolve/acme/main/web", None, Some(RESOLVE)),
+            ("/made/up", None, None),
+        ] {
+            let method = Method::of_path(path);
+            assert_eq!((method.rpc(), method.route()), (rpc, route), "{path}");
+        }
     }
 
     #[test]

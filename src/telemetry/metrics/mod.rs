@@ -3,6 +3,7 @@
 //! In reading order:
 //! - `method` is the fixed list of methods. `calls` counts the calls, and `transport` the connections under them.
 //! - `store` and `feed` count the work of the store and the streams.
+//! - `spans` counts what became of the spans of traces.
 //! - `reading` holds values that are read only when they are scraped, such as the free space of the disk.
 //! - `tally` is a counter for each value of a label.
 //!
@@ -19,6 +20,7 @@ mod calls;
 mod feed;
 mod method;
 mod reading;
+mod spans;
 mod store;
 mod tally;
 mod transport;
@@ -33,6 +35,7 @@ pub use calls::{Calls, OpenCall};
 pub use feed::{FeedMetrics, Load, OpenStream, StreamEnd};
 pub use method::{Method, Streams};
 pub use reading::{LogReading, QueueReading, Reading, SubscribersReading};
+pub use spans::{SpanMetrics, SpanOutcome};
 pub use store::{CommandOutcome, RunningRead, StoreMetrics};
 pub use tally::{LabelValue, Tally};
 pub use transport::{
@@ -70,9 +73,9 @@ pub enum Format {
 }
 
 impl Metrics {
-    /// The metrics of a server with this store and this feed.
+    /// The metrics of a server with this store, this feed and these traces.
     #[must_use]
-    pub fn new(store: &StoreMetrics, feed: &FeedMetrics) -> Self {
+    pub fn new(store: &StoreMetrics, feed: &FeedMetrics, spans: &SpanMetrics) -> Self {
         let mut registry = Registry::default();
         let (calls, connections, tls, budgets): (Calls, Connections, TlsMetrics, Budgets) = Default::default();
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
@@ -83,6 +86,7 @@ impl Metrics {
         budgets.register(&mut registry);
         store.register(&mut registry);
         feed.register(&mut registry);
+        spans.register(&mut registry);
         Self { calls, connections, tls, budgets, registry: Arc::new(registry) }
     }
 

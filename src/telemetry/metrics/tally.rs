@@ -69,6 +69,11 @@ impl<L: LabelValue> Tally<L> {
         self.counters[label.index()].inc();
     }
 
+    /// Adds this many.
+    pub(super) fn add(&self, label: L, number: usize) {
+        self.counters[label.index()].inc_by(number as u64);
+    }
+
     #[cfg(test)]
     pub(super) fn get(&self, label: L) -> u64 {
         self.counters[label.index()].get()
