@@ -3,7 +3,7 @@
 //! - [`server`]: a server in this process. [`process`]: the real binary in a process of its own.
 //! - [`callers`]: callers with credentials. [`idp`]: an identity provider, whose keys sign JWTs.
 //! - [`client`]: a connection, with a short method for each RPC. [`stream`]: what a subscriber reads.
-//!   [`http`]: requests over plain HTTP. [`exposition`]: what `/metrics` says.
+//!   [`http`]: requests over plain HTTP. [`exposition`]: what `/metrics` says. [`collector`]: the traces that it gets.
 //!   [`tls`]: certificates, and clients that speak TLS.
 //!   [`raw`]: requests that no good client sends. [`unread`]: responses that are not read.
 //! - [`people`]: whose profiles the tests are about. [`profiles`]: profiles, patches and their parts.
@@ -13,6 +13,7 @@
 
 mod callers;
 mod client;
+mod collector;
 mod exposition;
 mod http;
 mod idp;
@@ -32,6 +33,7 @@ mod unread;
 
 pub use callers::*;
 pub use client::*;
+pub use collector::*;
 pub use exposition::*;
 pub use http::*;
 pub use idp::*;

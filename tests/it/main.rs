@@ -22,6 +22,7 @@
 //! - [`process`]: the real binary and its signals.
 //! - [`settings`]: flags, variables, the settings file, and the document that lists them.
 //! - [`logs`]: what the operator reads when a call fails.
+//! - [`traces`]: what a collector of traces gets.
 //! - [`tokens`]: `cameo token`, and what a server makes of its file.
 //! - [`retention`]: what is left of a log when its oldest events are gone.
 //! - [`rot`]: damaged bits and pages of the store's file, by the hundred.
@@ -69,4 +70,5 @@ mod storm;
 mod subscriptions;
 mod tls;
 mod tokens;
+mod traces;
 mod wire;

@@ -108,7 +108,7 @@ fn settings_file(dir: &TempDir, text: &str) -> std::path::PathBuf {
 #[tokio::test]
 async fn a_flag_wins_over_its_variable_and_a_variable_over_the_file() {
     let file = "cache-bytes = \"3MiB\"\nring-bytes = \"4MiB\"\nstall-timeout = \"2m\"\n\
-                max-attributes = 7\nhttp-rate = 9";
+                max-attributes = 7\nhttp-rate = 9\ntrace-sample = 0.25";
     let variables = [("CAMEO_CACHE_BYTES", "5MiB"), ("CAMEO_RING_BYTES", "6000000")];
     let limits = limits_with(file, &variables, &["--cache-bytes", "8 MiB", "--drain-timeout", "1500ms"]).await;
     assert_eq!((limits.cache_bytes, limits.ring_bytes), (8 << 20, 6_000_000), "of the flag, of the variable");
@@ -136,6 +136,8 @@ async fn a_setting_that_cannot_be_used_is_named() {
         ("cache-bytes = 1970-01-01", "cache-bytes: must be a text, a number"),
         ("cache-bytes = []", "cache-bytes: must be a text, a number"),
         ("max-attributes = 1e3", "max-attributes: invalid value '1000.0'"),
+        ("trace-sample = 1.5", "trace-sample: invalid value '1.5': it is a number from 0 to 1"),
+        ("otlp-endpoint = \"localhost:4317\"", "otlp-endpoint: invalid value 'localhost:4317': it is a URL"),
         ("max-attributes = 0", "max-attributes: invalid value '0'"),
         ("log-format = \"prose\"", "log-format: invalid value 'prose'"),
         ("insecure = \"perhaps\"", "insecure: invalid value 'perhaps'"),
