@@ -1,8 +1,9 @@
 //! The tenant that calls as hard as it can: lookups, large updates, pages of lists, and an import.
 //!
-//! Its clients run on threads of the lowest priority. They stand for clients on other machines: they shall load the
-//! server, and not take the processors from it and from the clients that are measured.
+//! Its clients run on threads that run only when no others would. They stand for clients on other machines: they shall
+//! load the server, and not take the processors from it and from the clients that are measured.
 
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -44,8 +45,6 @@ const PROFILES: u64 = 1_000;
 const LARGE: usize = 16 << 10;
 /// Profiles in a page.
 const PAGE: i32 = 1_000;
-/// Of threads that run when no others would.
-const LOWEST_PRIORITY: i32 = 19;
 /// The longest that a client waits after a refusal that names no time.
 const USUAL_WAIT: Duration = Duration::from_millis(10);
 
@@ -119,12 +118,8 @@ impl Noise {
 impl Noisy {
     /// Connects on threads of its own, which also serve the connections.
     pub async fn connect(server: &Child, credential: &Credential) -> anyhow::Result<Self> {
-        let threads = tokio::runtime::Builder::new_multi_thread()
-            .enable_all()
-            .on_thread_start(|| {
-                let _ = rustix::process::nice(LOWEST_PRIORITY); // It cannot fail to lower a priority.
-            })
-            .build()?;
+        let threads =
+            tokio::runtime::Builder::new_multi_thread().enable_all().on_thread_start(run_when_idle).build()?;
         let channels = threads.spawn(connect(server.addr, CONNECTIONS)).await??;
         Ok(Self { channels, credential: credential.clone(), threads: Some(threads) })
     }
@@ -162,6 +157,13 @@ impl Drop for Noisy {
             threads.shutdown_background(); // To wait for them would block.
         }
     }
+}
+
+/// Makes the scheduler run this thread only when no other thread wants to.
+fn run_when_idle() {
+    let thread = rustix::thread::gettid().as_raw_nonzero().to_string();
+    let made = Command::new("chrt").args(["--idle", "--pid", "0", &thread]).status();
+    assert!(made.is_ok_and(|status| status.success()), "chrt of util-linux makes a thread wait for others");
 }
 
 fn tasks() -> impl Iterator<Item = Task> {

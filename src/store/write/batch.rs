@@ -194,6 +194,7 @@ fn fill(
                     }
                     filling.take(command, decision.effects);
                     filling.answer(decision.written);
+                    commands.note_dirty(filling.dirty);
                 }
             }
             Err(error @ (StoreError::Storage(_) | StoreError::Failed)) => return Err(Stop::Failed(error)),

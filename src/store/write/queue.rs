@@ -2,7 +2,8 @@
 //!
 //! - Calls come first, in the order that [`Turns`] gives. Imports fill the rest of the batch, in order.
 //! - A batch ends after a number of commands, after a weight of large ones, and after a time. So a call that arrives
-//!   during a batch does not wait long, however costly the commands of others are.
+//!   during a batch does not wait long, however costly the commands of others are. Only while nobody calls are imports
+//!   written in batches that take long.
 //! - Commands are taken one by one while the batch fills. A command that did not fit was never taken, so it keeps its
 //!   place.
 
@@ -17,9 +18,9 @@ use crate::command::Command;
 /// The most commands in a batch that has calls. A larger batch would delay its first caller and gain little: at this
 /// size the commit is already a small part of the batch's cost.
 const BATCH_COMMANDS: usize = 512;
-/// The most commands in a batch of imports alone. New profiles lie far apart in the file, so a commit is costly:
-/// batches of 4,096 load 1.7 times as many profiles a second as batches of 512. A call that arrives meanwhile waits for
-/// a quarter of a second.
+/// The most commands in a batch of imports alone, while nobody calls. New profiles lie far apart in the file, so a commit
+/// is costly: batches of 4,096 load 1.7 times as many profiles a second as batches of 512. The first call that arrives
+/// meanwhile waits for a quarter of a second, or longer if the profiles are large.
 pub(in crate::store) const IMPORT_BATCH_COMMANDS: usize = 4_096;
 /// Import commands that a batch takes even if it is full of calls, so that imports make progress.
 const IMPORT_SHARE: usize = 64;
@@ -30,12 +31,20 @@ const LARGE_BYTES: usize = 2 << 20;
 const CALLS_TIME: Duration = Duration::from_millis(20);
 /// The time after which a batch of imports alone takes no further record. The disk may be slow, so it is long.
 const IMPORTS_TIME: Duration = Duration::from_millis(500);
+/// The bytes of pages after which a batch takes no further record while somebody calls: what the disk writes in a few
+/// tens of milliseconds. The time alone does not bound it: a record may be small, and change a large profile.
+const IMPORTS_BYTES: usize = 4 << 20;
+/// Nobody calls if no call has come for this time. Until then a batch of imports is as small as one with calls: the next
+/// call may arrive while it is written.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// The waiting commands.
 pub(super) struct Queue {
     calls: Turns,
     /// Commands of imports, oldest first.
     imports: VecDeque<Waiting>,
+    /// When the last call was taken.
+    last_call: Option<Instant>,
     /// The most commands in the next batch. It shrinks after a batch that met a damaged page, until only the commands
     /// that need the page are refused.
     most: usize,
@@ -51,6 +60,8 @@ pub(super) struct Taking<'q> {
     calls: usize,
     /// The weight of the large calls.
     large: usize,
+    /// The bytes of the pages that the commands make dirty.
+    dirty: usize,
     begun: Instant,
     /// When the first import was taken.
     imports_begun: Option<Instant>,
@@ -58,7 +69,7 @@ pub(super) struct Taking<'q> {
 
 impl Queue {
     pub fn new(now: fn() -> Instant) -> Self {
-        Self { calls: Turns::default(), imports: VecDeque::new(), most: usize::MAX, now }
+        Self { calls: Turns::default(), imports: VecDeque::new(), last_call: None, most: usize::MAX, now }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -76,7 +87,7 @@ impl Queue {
     /// Begins a batch. `taken` gets its commands.
     pub fn batch<'q>(&'q mut self, taken: &'q mut Vec<Waiting>) -> Taking<'q> {
         let begun = (self.now)();
-        Taking { queue: self, taken, calls: 0, large: 0, begun, imports_begun: None }
+        Taking { queue: self, taken, calls: 0, large: 0, dirty: 0, begun, imports_begun: None }
     }
 
     /// Removes all commands.
@@ -99,6 +110,11 @@ impl Taking<'_> {
         };
         self.taken.push(waiting);
         self.taken.last().map(|waiting| (&*waiting.command, reply))
+    }
+
+    /// The commands so far make pages of this many bytes dirty.
+    pub fn note_dirty(&mut self, bytes: usize) {
+        self.dirty = bytes;
     }
 
     /// Puts the commands back, because nothing of the batch was kept. The next batch takes at most half as many. If
@@ -127,6 +143,7 @@ impl Taking<'_> {
             return None;
         }
         let call = self.queue.calls.pop()?;
+        self.queue.last_call = Some(self.begun);
         self.calls += 1;
         self.large += if call.is_large() { call.weight } else { 0 };
         Some(call)
@@ -134,13 +151,18 @@ impl Taking<'_> {
 
     fn next_import(&mut self) -> Option<Waiting> {
         let imports = self.taken.len() - self.calls;
-        let (room, time) = match self.calls {
-            0 => (IMPORT_BATCH_COMMANDS, IMPORTS_TIME),
-            calls => ((BATCH_COMMANDS - calls).max(IMPORT_SHARE), CALLS_TIME),
+        let (room, time, bytes) = match self.calls {
+            0 if self.is_quiet() => (IMPORT_BATCH_COMMANDS, IMPORTS_TIME, usize::MAX),
+            calls => ((BATCH_COMMANDS - calls).max(IMPORT_SHARE), CALLS_TIME, IMPORTS_BYTES),
         };
         let begun = *self.imports_begun.get_or_insert_with(self.queue.now);
-        let is_full = imports >= room.min(self.queue.most - self.calls) || (imports > 0 && self.since(begun) >= time);
+        let is_full = imports >= room.min(self.queue.most - self.calls)
+            || (imports > 0 && (self.since(begun) >= time || self.dirty >= bytes));
         if is_full { None } else { self.queue.imports.pop_front() }
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.queue.last_call.is_none_or(|called| self.begun.duration_since(called) >= QUIET)
     }
 
     fn since(&self, then: Instant) -> Duration {

@@ -173,7 +173,9 @@ fn a_batch_ends_after_a_time() {
     assert_eq!(costly_batch(&mut queue), [0, 1, 2, 3, 10, 11, 12, 13]);
     assert_eq!(costly_batch(&mut queue), [4, 5, 6, 7, 14, 15, 16, 17]);
     assert_eq!(costly_batch(&mut queue), [8, 9, 18, 19, 20, 21]);
-    assert_eq!(costly_batch(&mut queue).len(), 100 - 22, "half a second is enough for the rest");
+    assert_eq!(costly_batch(&mut queue), [22, 23, 24, 25], "the next call may come soon");
+    TIME.set(TIME.get() + Duration::from_secs(1));
+    assert_eq!(costly_batch(&mut queue).len(), 100 - 26, "half a second is enough for the rest");
 }
 
 /// Calls come first, and a batch that is full of calls still takes 64 imports.
@@ -181,7 +183,7 @@ fn a_batch_ends_after_a_time() {
 fn imports_fill_a_batch() {
     let mut queue = Queue::new(now);
     (0..600).for_each(|nth| queue.push_call(waiting("a", nth, USUAL)));
-    (600..6_000).for_each(|nth| queue.push_import(waiting("a", nth, USUAL)));
+    (600..10_000).for_each(|nth| queue.push_import(waiting("a", nth, USUAL)));
     let calls_and_imports = |queue: &mut Queue| {
         let batch = batch(queue);
         assert!(batch.is_sorted(), "in order, and calls first");
@@ -189,7 +191,37 @@ fn imports_fill_a_batch() {
     };
     assert_eq!(calls_and_imports(&mut queue), (512, 64));
     assert_eq!(calls_and_imports(&mut queue), (600 - 512, 512 - (600 - 512)));
+    assert_eq!(calls_and_imports(&mut queue), (0, 512), "the next call may come soon");
+    TIME.set(TIME.get() + Duration::from_millis(999));
+    assert_eq!(calls_and_imports(&mut queue), (0, 512));
+    TIME.set(TIME.get() + Duration::from_millis(1));
     assert_eq!(calls_and_imports(&mut queue), (0, 4_096));
+}
+
+/// A small record may change a large profile. While somebody calls, what it changes bounds a batch of imports.
+#[test]
+fn a_batch_of_imports_ends_after_4_mib_of_pages_while_somebody_calls() {
+    let mut queue = Queue::new(now);
+    (0..2).for_each(|nth| queue.push_call(waiting("a", nth, USUAL)));
+    (2..20).for_each(|nth| queue.push_import(waiting("a", nth, USUAL)));
+    let batch_of_mibs = |queue: &mut Queue| {
+        let mut taken = Vec::new();
+        let mut commands = queue.batch(&mut taken);
+        let mut count = 0;
+        while commands.next().is_some() {
+            count += 1;
+            commands.note_dirty(count * MIB);
+        }
+        count
+    };
+    assert_eq!(batch_of_mibs(&mut queue), 4, "two calls and two imports");
+    queue.push_call(waiting("a", 20, USUAL));
+    assert_eq!(batch_of_mibs(&mut queue), 4, "a call and three imports");
+    assert_eq!(batch_of_mibs(&mut queue), 4, "the next call may come soon");
+    (21..26).for_each(|nth| queue.push_call(waiting("a", nth, USUAL)));
+    assert_eq!(batch_of_mibs(&mut queue), 6, "however large the calls are, imports make progress");
+    TIME.set(TIME.get() + Duration::from_secs(1));
+    assert_eq!(batch_of_mibs(&mut queue), 18 - 2 - 3 - 4 - 1);
 }
 
 /// A batch that met damage is tried again in halves, until the command that needs the damage is alone.
