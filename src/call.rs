@@ -156,6 +156,13 @@ impl Call {
         }
     }
 
+    /// Counts a message of the call in the quota of its client. A large one counts as further calls.
+    pub fn counts(&self, bytes: usize) {
+        if let Some(Made { quotas, client, .. }) = self.made.get() {
+            quotas.message(client, bytes);
+        }
+    }
+
     /// What the caller may see of profiles. `None` for everything.
     #[must_use]
     pub fn grant(&self) -> Option<&Arc<Grant>> {

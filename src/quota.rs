@@ -1,6 +1,7 @@
 //! How much one client may ask for, so that it leaves room for others.
 //!
-//! - Calls: so many begin in a second. A further one is refused, and told when to come again.
+//! - Calls: so many begin in a second. A further one is refused, and told when to come again. What is large counts as
+//!   several: one more for each 16 KiB of its request and its response.
 //! - Writes: so many are in flight.
 //! - Imports: so many bytes in a second. Nothing is refused: the server reads no faster, and HTTP/2 holds the sender
 //!   back. A refusal would only make the sender begin again.
@@ -12,17 +13,14 @@ use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use governor::clock::{Clock, MonotonicClock};
-use governor::middleware::NoOpMiddleware;
-use governor::state::keyed::HashMapStateStore;
-use governor::{NotUntil, Quota, RateLimiter};
-
 use crate::config::QuotaConfig;
 use crate::model::Client;
 use crate::refusal::Refusal;
 
-/// When to come again with a write that was one too many: about the time of a few commits.
-const WRITE_RETRY: Duration = Duration::from_millis(50);
+/// Bytes of a request or a response that count as one more call.
+const CALL_BYTES: usize = 16 << 10;
+/// The time in which a rate gives a whole burst.
+const BURST: Duration = Duration::from_secs(1);
 /// The clients that a rate remembers before it first forgets those that it has nothing to say of.
 const REMEMBERED: usize = 1_024;
 
@@ -44,12 +42,21 @@ pub struct WritePlace {
 }
 
 /// So many units in a second, which is also the size of a burst.
+///
+/// A client can owe units, because what a call costs is known only when it has been served. That is why this is not one
+/// of the limiters of `governor`.
 #[derive(Debug)]
 struct Rate {
-    limiter: RateLimiter<Client, HashMapStateStore<Client>, MonotonicClock, NoOpMiddleware<Instant>>,
-    burst: NonZeroU32,
-    /// How many clients there must be for the next look at whom to forget.
-    forget_at: Mutex<usize>,
+    per_second: NonZeroU32,
+    clients: Mutex<Clients>,
+}
+
+#[derive(Debug)]
+struct Clients {
+    /// When each has a whole burst again. Without an entry, it has one.
+    full_at: HashMap<Client, Instant>,
+    /// How many there must be for the next look at whom to forget.
+    forget_at: usize,
 }
 
 impl Quotas {
@@ -71,7 +78,15 @@ impl Quotas {
     /// The refusal of one too many.
     pub fn call(&self, client: &Client) -> Result<(), Refusal> {
         let Some(calls) = &self.calls else { return Ok(()) };
-        calls.take(client, NonZeroU32::MIN).map_err(Refusal::client_rate_limited)
+        calls.take(client, 1, Instant::now()).map_err(Refusal::client_rate_limited)
+    }
+
+    /// Counts a message of a call that has been admitted: as further calls, if it is large.
+    pub fn message(&self, client: &Client, bytes: usize) {
+        let more = bytes / CALL_BYTES;
+        if let Some(calls) = self.calls.as_ref().filter(|_| more > 0) {
+            calls.owe(client, more, Instant::now());
+        }
     }
 
     /// Takes a place for a write. `None` if there is no limit.
@@ -85,7 +100,7 @@ impl Quotas {
         let mut writes = self.writes();
         let in_flight = writes.entry(client.clone()).or_default();
         if *in_flight >= self.most_writes {
-            return Err(Refusal::too_many_writes(self.most_writes, WRITE_RETRY));
+            return Err(Refusal::too_many_writes(self.most_writes));
         }
         *in_flight += 1;
         drop(writes);
@@ -95,20 +110,15 @@ impl Quotas {
     /// Takes this many bytes of what a client may import now, if there are as many.
     #[must_use]
     pub fn may_import(&self, client: &Client, bytes: usize) -> bool {
-        let Some(imports) = &self.imports else { return true };
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        NonZeroU32::new(bytes).is_none_or(|bytes| bytes <= imports.burst && imports.take(client, bytes).is_ok())
+        self.imports.as_ref().is_none_or(|imports| imports.take(client, bytes, Instant::now()).is_ok())
     }
 
-    /// Waits until a client may import this many bytes more: at most as long as they take at its rate.
+    /// Waits until a client may import this many bytes more: at most as long as they take at its rate, and those that it
+    /// imports otherwise.
     pub async fn import(&self, client: &Client, bytes: usize) {
-        let Some(imports) = &self.imports else { return };
-        let mut left = u32::try_from(bytes).unwrap_or(u32::MAX);
-        while let Some(part) = NonZeroU32::new(left.min(imports.burst.get())) {
-            match imports.take(client, part) {
-                Ok(()) => left -= part.get(),
-                Err(wait) => tokio::time::sleep(wait).await,
-            }
+        if let Some(imports) = &self.imports {
+            let wait = imports.owe(client, bytes, Instant::now());
+            tokio::time::sleep(wait).await;
         }
     }
 
@@ -131,31 +141,59 @@ impl Drop for WritePlace {
 
 impl Rate {
     fn new(per_second: NonZeroU32) -> Self {
-        let quota = Quota::per_second(per_second);
-        let limiter = RateLimiter::new(quota, HashMapStateStore::default(), MonotonicClock);
-        Self { limiter, burst: per_second, forget_at: Mutex::new(REMEMBERED) }
+        Self { per_second, clients: Mutex::new(Clients { full_at: HashMap::new(), forget_at: REMEMBERED }) }
     }
 
-    /// Takes units, at most as many as a burst.
+    /// Takes units, if the client has as many.
     ///
     /// # Errors
-    /// How long to wait, if there are not enough.
-    fn take(&self, client: &Client, units: NonZeroU32) -> Result<(), Duration> {
-        self.forget();
-        let wait = |refused: NotUntil<Instant>| refused.wait_time_from(MonotonicClock.now());
-        match self.limiter.check_key_n(client, units) {
-            Ok(taken) => taken.map_err(wait),
-            Err(_) => Ok(()), // More than a burst: no caller asks for that.
+    /// How long to wait, if it has not.
+    fn take(&self, client: &Client, units: usize, now: Instant) -> Result<(), Duration> {
+        let mut clients = self.clients();
+        let full_at = clients.full_at(client, now) + self.time_of(units);
+        let wait = full_at.saturating_duration_since(now + BURST);
+        if !wait.is_zero() {
+            return Err(wait);
         }
+        clients.set(client, full_at, now);
+        Ok(())
     }
 
-    /// Forgets clients that may have a whole burst again: they are as if they had never called.
-    fn forget(&self) {
-        let mut forget_at = self.forget_at.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.limiter.len() >= *forget_at {
-            self.limiter.retain_recent();
-            *forget_at = (2 * self.limiter.len()).max(REMEMBERED);
+    /// Takes units, also those that the client does not have yet. Returns how long it takes until it has them.
+    fn owe(&self, client: &Client, units: usize, now: Instant) -> Duration {
+        let mut clients = self.clients();
+        let full_at = clients.full_at(client, now) + self.time_of(units);
+        clients.set(client, full_at, now);
+        full_at.saturating_duration_since(now + BURST)
+    }
+
+    /// The time in which a client gets so many units.
+    fn time_of(&self, units: usize) -> Duration {
+        let nanos = units as u64 * 1_000_000_000 / u64::from(self.per_second.get());
+        Duration::from_nanos(nanos)
+    }
+
+    fn clients(&self) -> MutexGuard<'_, Clients> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Clients {
+    fn full_at(&self, client: &Client, now: Instant) -> Instant {
+        self.full_at.get(client).copied().unwrap_or(now).max(now)
+    }
+
+    /// Also forgets those that have a whole burst again, when there are many.
+    fn set(&mut self, client: &Client, full_at: Instant, now: Instant) {
+        if let Some(known) = self.full_at.get_mut(client) {
+            *known = full_at;
+            return;
         }
+        if self.full_at.len() >= self.forget_at {
+            self.full_at.retain(|_, full_at| *full_at > now);
+            self.forget_at = (2 * self.full_at.len()).max(REMEMBERED);
+        }
+        self.full_at.insert(client.clone(), full_at);
     }
 }
 
@@ -212,13 +250,60 @@ mod tests {
         assert!(quotas.writes().is_empty(), "who writes nothing takes no memory");
     }
 
+    fn rate(per_second: u32) -> Rate {
+        Rate::new(NonZeroU32::new(per_second).unwrap())
+    }
+
+    #[test]
+    fn a_client_gets_its_units_back_one_after_another() {
+        let (rate, client, start) = (rate(3), caller("a"), Instant::now());
+        let after = |ms| start + Duration::from_millis(ms);
+        (0..3).for_each(|_| rate.take(&client, 1, start).unwrap());
+        let wait = rate.take(&client, 1, start).unwrap_err();
+        assert_eq!(wait.as_millis(), 333);
+        assert!(rate.take(&client, 1, after(333)).is_err() && rate.take(&client, 1, after(334)).is_ok());
+        assert!(rate.take(&client, 1, after(334)).is_err(), "the wait was for one");
+        assert!(rate.take(&client, 3, after(1_999)).is_ok(), "after a second without a call, there is a burst");
+        assert!(rate.take(&client, 4, after(100_000)).is_err(), "there never is more than a burst");
+    }
+
+    #[test]
+    fn a_client_pays_what_it_owes_before_it_gets_more() {
+        let (rate, client, start) = (rate(10), caller("a"), Instant::now());
+        assert_eq!(rate.owe(&client, 10, start), Duration::ZERO, "it has a burst");
+        assert_eq!(rate.owe(&client, 20, start), Duration::from_secs(2));
+        assert_eq!(rate.take(&client, 1, start), Err(Duration::from_millis(2_100)));
+        assert!(rate.take(&client, 1, start + Duration::from_millis(2_099)).is_err());
+        assert!(rate.take(&client, 1, start + Duration::from_millis(2_100)).is_ok());
+        assert!(rate.take(&caller("b"), 10, start).is_ok());
+    }
+
+    #[test]
+    fn a_large_message_counts_as_several_calls() {
+        let quotas = quotas(|config| config.max_call_rate_per_client = 100);
+        let left = |client: &Client| (0..1_000).take_while(|_| quotas.call(client).is_ok()).count();
+        for (name, bytes, calls) in [("a", CALL_BYTES - 1, 0), ("b", CALL_BYTES, 1), ("c", 5 * CALL_BYTES - 1, 4)] {
+            (0..10).for_each(|_| quotas.message(&caller(name), bytes));
+            let left = left(&caller(name)); // A machine that stands still gives some back.
+            assert!((100 - 10 * calls..110 - 10 * calls).contains(&left), "{bytes} {left}");
+        }
+    }
+
     #[test]
     fn clients_that_have_a_whole_burst_again_are_forgotten() {
-        let rate = Rate::new(NonZeroU32::new(1_000_000_000).unwrap()); // A call is forgotten after a nanosecond.
-        for client in 0..100 * REMEMBERED {
-            rate.take(&caller(&client.to_string()), NonZeroU32::MIN).unwrap();
-            assert!(rate.limiter.len() <= REMEMBERED + 1);
+        let (rate, start) = (rate(1_000), Instant::now());
+        for nth in 0..100 * REMEMBERED {
+            let now = start + Duration::from_millis(2 * nth as u64); // A call is forgotten after a millisecond.
+            rate.take(&caller(&nth.to_string()), 1, now).unwrap();
+            assert!(rate.clients().full_at.len() <= REMEMBERED + 1);
         }
+    }
+
+    #[test]
+    fn clients_that_have_no_whole_burst_are_remembered() {
+        let (rate, start) = (rate(1), Instant::now());
+        (0..3 * REMEMBERED).for_each(|nth| rate.take(&caller(&nth.to_string()), 1, start).unwrap());
+        assert!((0..3 * REMEMBERED).all(|nth| rate.take(&caller(&nth.to_string()), 1, start).is_err()));
     }
 
     #[tokio::test]

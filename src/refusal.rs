@@ -24,6 +24,8 @@ use crate::store::{Problem, StoreError};
 
 /// A full queue empties fast.
 const QUEUE_RETRY: Duration = Duration::from_millis(100);
+/// A client that asks for too much comes back for some calls at once, rather than for each by itself.
+const CLIENT_RETRY: Duration = Duration::from_millis(200);
 /// A restart takes longer.
 const RESTART_RETRY: Duration = Duration::from_secs(1);
 /// Another server, or this one, takes the stream at once.
@@ -259,17 +261,18 @@ impl Refusal {
         Self::new(ErrorReason::RateLimited, "too many requests for this workspace").retry_after(wait)
     }
 
-    /// A client begins calls too often.
+    /// A client begins calls too often, and could make the next after `wait`. It is told to wait somewhat longer: then it
+    /// has a few at once, and those that share its name do not all come back at the same moment.
     #[must_use]
     pub fn client_rate_limited(wait: Duration) -> Self {
-        Self::new(ErrorReason::RateLimited, "too many calls by this client").retry_after(wait)
+        Self::new(ErrorReason::RateLimited, "too many calls by this client").retry_after(wait + jittered(CLIENT_RETRY))
     }
 
     /// A client has as many writes in flight as it may have.
     #[must_use]
-    pub fn too_many_writes(limit: usize, wait: Duration) -> Self {
+    pub fn too_many_writes(limit: usize) -> Self {
         let message = format!("this client already has {limit} writes in flight");
-        Self::new(ErrorReason::RateLimited, message).retry_after(wait)
+        Self::new(ErrorReason::RateLimited, message).retry_after(jittered(CLIENT_RETRY))
     }
 
     /// Requests that name no workspace of the store, or one of others, come too often.

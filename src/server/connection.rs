@@ -110,6 +110,7 @@ pub(super) struct InFlight {
     calls: AtomicUsize,
     checks: AtomicUsize,
     open_streams: AtomicUsize,
+    held: AtomicUsize,
 }
 
 /// What a call counts as.
@@ -120,6 +121,8 @@ pub(super) enum Kind {
     Check,
     /// A stream that needs no credential: it must not take the place of calls that need one.
     OpenStream,
+    /// A call that is refused a little later, because its client calls too often.
+    Held,
 }
 
 impl InFlight {
@@ -128,6 +131,7 @@ impl InFlight {
             Kind::Call => &self.calls,
             Kind::Check => &self.checks,
             Kind::OpenStream => &self.open_streams,
+            Kind::Held => &self.held,
         }
     }
 }
@@ -280,16 +284,24 @@ impl CallInFlight {
         &self.connection
     }
 
-    /// Counts it among the calls of this kind, unless `most` are in flight. Returns whether it counts.
+    /// Counts it among the calls of this kind, and no longer among others, unless `most` are in flight. Returns whether
+    /// it counts.
     pub fn count(&mut self, kind: Kind, most: usize) -> bool {
         let counter = self.connection.in_flight.of(kind);
         let has_room = counter.fetch_add(1, Ordering::Relaxed) < most;
         if has_room {
+            self.count_no_longer();
             self.counts_as = Some(kind);
         } else {
             counter.fetch_sub(1, Ordering::Relaxed);
         }
         has_room
+    }
+
+    fn count_no_longer(&mut self) {
+        if let Some(kind) = self.counts_as.take() {
+            self.connection.in_flight.of(kind).fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// The transport has the last byte of its response. It counts until this is dropped with that byte.
@@ -315,9 +327,7 @@ impl Drop for CallInFlight {
         }
         self.connection.calls.fetch_sub(1, Ordering::Relaxed);
         self.connection.is_streaming.store(false, Ordering::Relaxed); // Over HTTP/1.1 there is no other call.
-        if let Some(kind) = self.counts_as {
-            self.connection.in_flight.of(kind).fetch_sub(1, Ordering::Relaxed);
-        }
+        self.count_no_longer();
     }
 }
 

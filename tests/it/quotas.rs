@@ -60,7 +60,7 @@ async fn calls_that_the_caller_may_not_make_count_as_well() {
 /// Without authentication, a client is an address: whatever it calls, and however.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_authentication_an_address_has_the_rate() {
-    let server = TestServer::start_with(|config| config.quotas.max_call_rate_per_client = 1).await;
+    let server = TestServer::start_with(|config| config.quotas.max_call_rate_per_client = 2).await;
     let client = server.client().await;
     let outcomes = join_all((0..20).map(|_| client.get(ADA))).await;
     let refused = outcomes.into_iter().filter_map(Result::err).find(|status| status.code() != Code::NotFound).unwrap();
@@ -69,6 +69,57 @@ async fn without_authentication_an_address_has_the_rate() {
     let refused = join_all(requests).await.into_iter().find(|response| response.status == 429).unwrap();
     assert_eq!(refused.json()["reason"], "RATE_LIMITED");
     assert_eq!(refused.header("retry-after"), "1");
+}
+
+/// A page costs as much as the lookups that it replaces. It is paid for by the calls after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_large_counts_as_several_calls() {
+    let callers = CallersFile::new();
+    let [writer, reader] = [callers.add("writer", &["writer"]).await, callers.add("reader", &["reader"]).await];
+    let server = TestServer::start_with(|config| {
+        callers.require()(config);
+        config.quotas.max_call_rate_per_client = 4;
+    })
+    .await;
+    let writer = Client::connect_with(server.addr, &writer).await;
+    writer.create(with_mpid(ADA)).await.unwrap();
+    let pads = ["a", "b", "c", "d"].map(|key| (key, text(&"p".repeat(60_000))));
+    writer.update(ADA, set(pads)).await.unwrap();
+    assert_eq!(reason(&writer.delete(ADA).await.unwrap_err()), "RATE_LIMITED", "the request counted as 15 calls");
+    let reader = Client::connect_with(server.addr, &reader).await;
+    reader.get(ADA).await.unwrap();
+    let refused = reader.get(ADA).await.unwrap_err();
+    assert_eq!(reason(&refused), "RATE_LIMITED", "the response counted as 15 calls");
+    let retry = refused.get_details_retry_info().unwrap().retry_delay.unwrap();
+    assert!(retry > Duration::from_secs(1) && retry < Duration::from_secs(4), "it owes 11 at 4 a second: {retry:?}");
+}
+
+/// A client that calls again at once would keep the server busy. Those that wait leave room for others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_comes_a_little_later_and_takes_no_room_meanwhile() {
+    let callers = CallersFile::new();
+    let [hasty, other] = [callers.add("hasty", &["reader"]).await, callers.add("other", &["reader"]).await];
+    let server = TestServer::start_with(|config| {
+        callers.require()(config);
+        config.quotas.max_call_rate_per_client = 5;
+        config.server.max_calls = 5;
+    })
+    .await;
+    let (hasty, other) =
+        (Client::connect_with(server.addr, &hasty).await, Client::connect_with(server.addr, &other).await);
+    for _ in 0..5 {
+        let _ = hasty.get(ADA).await; // The burst.
+    }
+    let start = Instant::now();
+    let hold = async {
+        join_all((0..50).map(|_| hasty.get(ADA))).await.into_iter().filter_map(Result::err).collect::<Vec<_>>()
+    };
+    let (refused, served) = tokio::join!(hold, other.get(ADA));
+    assert_eq!(served.unwrap_err().code(), Code::NotFound);
+    assert!(start.elapsed() >= Duration::from_millis(50));
+    let reasons: Vec<_> = refused.iter().map(reason).collect();
+    assert!(reasons.iter().all(|reason| reason != "OVERLOADED"), "{reasons:?}");
+    assert!(reasons.iter().filter(|reason| *reason == "RATE_LIMITED").count() > 40, "{reasons:?}");
 }
 
 /// A write that waits for the disk is in flight. Reads are not writes.

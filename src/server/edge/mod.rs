@@ -66,6 +66,11 @@ const EXPOSED: [HeaderName; 3] = [
 const PREFLIGHT_AGE: Duration = Duration::from_secs(60 * 60);
 /// Health checks that are served when there is no room for other calls.
 const MOST_CHECKS: usize = 256;
+/// How long a client that calls too often waits for its refusal. One that calls again at once would otherwise keep the
+/// server busy with nothing else.
+const HOLD: Duration = Duration::from_millis(50);
+/// Refusals that wait. Further ones are sent at once.
+const MOST_HELD: usize = 1_000;
 /// The part of the calls that streams may be which need no credential: of health and of reflection. They have room of
 /// their own, and take none of other calls.
 const OPEN_PART: usize = 4;
@@ -177,6 +182,9 @@ impl Edge {
                 (response, held.with_head(head))
             }
             Err(refused) => {
+                if refused.is_for_a_rate() && in_flight.count(Kind::Held, MOST_HELD) {
+                    Box::pin(tokio::time::sleep(HOLD)).await;
+                }
                 let response = refused.render(&request, &call);
                 (Box::pin(self.readable_by_pages(request, response)).await, Held::default())
             }
@@ -278,7 +286,7 @@ impl Edge {
             return Err(Refusal::method_unknown("no such method"));
         }
         let (mut head, body) = request.into_parts();
-        head.extensions.insert(call);
+        head.extensions.insert(Arc::clone(&call));
         let encoding = inflate::encoding(&head.headers);
         if method.streams.client {
             let ends_at_stop = method.counted.name() != IMPORT;
@@ -301,6 +309,7 @@ impl Edge {
         let request = message.hold.take().filter(|_| !method.streams.server);
         let held = Held::new(request, response);
         let bytes = message.len();
+        call.counts(bytes);
         poll_fn(|context| large::poll_turn(bytes, context)).await;
         let Ok(answer) = self.services.grpc(Request::from_parts(head, message)).await;
         Ok((answer, held))
@@ -392,6 +401,10 @@ enum Refused {
 }
 
 impl Refused {
+    fn is_for_a_rate(&self) -> bool {
+        matches!(self, Self::Call(refusal) if refusal.reason == ErrorReason::RateLimited)
+    }
+
     /// In the protocol of the client.
     fn render<B>(self, request: &Request<B>, call: &Call) -> Answer {
         let (status, refusal) = match self {

@@ -224,6 +224,9 @@ impl Outgoing {
             None => message,
         };
         self.call.sent(message.len());
+        if self.stream.is_none() {
+            self.call.counts(plain);
+        }
         self.held.response = None;
         if self.connection.sending.is_far_over() {
             self.connection.cut(Closed::Sending); // It writes and writes, and reads none of the responses.
