@@ -126,7 +126,8 @@ impl Tls {
         self.within(deadline, peer, handshake).await
     }
 
-    /// The handshake of a connection to the listener of operators, which bounds their number itself.
+    /// The handshake of a connection to the listener of operators, which bounds their number itself: it gives up when
+    /// the place of the connection `is_wanted`.
     ///
     /// # Errors
     /// Why it failed. That has been counted and logged.
@@ -135,8 +136,16 @@ impl Tls {
         stream: TcpStream,
         peer: SocketAddr,
         deadline: Instant,
+        is_wanted: impl Future<Output = ()>,
     ) -> Result<TlsStream<TcpStream>, Failed> {
-        let handshake = handshake(&self.in_force.load().operators, stream);
+        let accepting = handshake(&self.in_force.load().operators, stream);
+        let handshake = async {
+            tokio::select! {
+                biased;
+                () = is_wanted => Err(HandshakeFailure::MadeRoom.into()),
+                accepted = accepting => accepted,
+            }
+        };
         self.within(deadline, peer, handshake).await
     }
 

@@ -120,13 +120,15 @@ async fn many_silent_connections_do_not_hold_others_up() {
     assert_eq!(super::metric(&server, &files, &failed("made_room")).await, 0);
 }
 
-/// The listener of operators has few places. A handshake may take 2 of the 10 seconds of a connection.
+/// The listener of operators has few places. A handshake that its client does not go on with keeps one for 2 seconds at
+/// most, and only while nobody else needs it.
 #[tokio::test]
-async fn slow_handshakes_with_the_listener_of_operators_end() {
+async fn slow_handshakes_with_the_listener_of_operators_make_room() {
+    const PLACES: u64 = 16;
     let files = TlsFiles::new();
     let server = secure_server(&files).await;
     let mut slow = Vec::new();
-    for _ in 0..16 {
+    for _ in 0..20 * PLACES {
         let mut connection = RawConnection::open(server.metrics_addr.unwrap()).await;
         connection.send(HALF_A_HELLO).await;
         slow.push(connection);
@@ -135,6 +137,6 @@ async fn slow_handshakes_with_the_listener_of_operators_end() {
     let connection = files.client().offers(&[]).connect(server.metrics_addr.unwrap()).await.unwrap();
     let response = http_request_on(connection, Request::get("/healthz").body(String::new()).unwrap()).await;
     assert_eq!(response.status, 200);
-    assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
-    until_metric(&server, &files, &failed("timeout"), 16).await;
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+    assert!(super::metric(&server, &files, &failed("made_room")).await >= 19 * PLACES);
 }

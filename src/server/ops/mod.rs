@@ -1,8 +1,10 @@
 //! The listener for operators: `/metrics`, `/healthz` and `/readyz`.
 //!
 //! It has a thread and a runtime of its own, so it responds while calls keep the server's threads busy. Its bounds are
-//! its own too: a connection serves one request, within [`DEADLINE`], and at most [`CONNECTIONS`] are open. It has TLS
-//! if the API has.
+//! its own too: a connection serves one request, within [`DEADLINE`], and at most [`CONNECTIONS`] are open ([`places`]).
+//! It has TLS if the API has.
+
+mod places;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,21 +13,22 @@ use std::time::Duration;
 
 use axum::{Extension, Router};
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use self::places::Places;
 use super::ServerError;
 use super::edge::Hosts;
 use super::listen::{self, Exposure, Place};
 use super::tls::{Tls, certificate_of};
 use crate::config::Config;
 
-/// The most connections. Further ones wait to be accepted.
+/// The most connections.
 const CONNECTIONS: usize = 16;
 /// Time that a connection may take, from when it is accepted until the response is sent.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -87,15 +90,13 @@ impl Drop for OpsServer {
 
 async fn accept(listener: std::net::TcpListener, tls: Option<Arc<Tls>>, routes: Router) {
     let listener = TcpListener::from_std(listener).expect("the runtime takes a socket that does not block");
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Places::new(CONNECTIONS);
     loop {
-        let place = Arc::clone(&places).acquire_owned().await.expect("it is never closed");
         match listener.accept().await {
             Ok((connection, peer)) => {
-                let (tls, routes) = (tls.clone(), routes.clone());
+                let (place, tls, routes) = (places.take().await, tls.clone(), routes.clone());
                 tokio::spawn(async move {
-                    let _ = timeout(DEADLINE, serve(connection, peer, tls.as_deref(), routes)).await;
-                    drop(place);
+                    let _ = timeout(DEADLINE, serve(connection, peer, tls.as_deref(), routes, &place)).await;
                 });
             }
             Err(error) => {
@@ -107,20 +108,30 @@ async fn accept(listener: std::net::TcpListener, tls: Option<Arc<Tls>>, routes: 
 }
 
 /// Serves one request, after the handshake if there is TLS.
-async fn serve(connection: TcpStream, peer: SocketAddr, tls: Option<&Tls>, routes: Router) {
-    let Some(tls) = tls else { return respond(connection, routes).await };
-    if let Ok(connection) = tls.accept_operator(connection, peer, Instant::now() + HEAD_DEADLINE).await {
+async fn serve(connection: TcpStream, peer: SocketAddr, tls: Option<&Tls>, routes: Router, place: &places::Place) {
+    let Some(tls) = tls else { return respond(connection, routes, place).await };
+    let deadline = Instant::now() + HEAD_DEADLINE;
+    if let Ok(connection) = tls.accept_operator(connection, peer, deadline, place.is_wanted()).await {
         let routes = match certificate_of(&connection) {
             Some(certificate) => routes.layer(Extension(Arc::new(certificate))),
             None => routes,
         };
-        respond(connection, routes).await;
+        respond(connection, routes, place).await;
     }
 }
 
 /// Errors are the client's: it has sent something else than a request, or has gone away.
-async fn respond(connection: impl AsyncRead + AsyncWrite + Unpin + 'static, routes: Router) {
+async fn respond(connection: impl AsyncRead + AsyncWrite + Unpin + 'static, routes: Router, place: &places::Place) {
+    let routes = TowerToHyperService::new(routes);
+    let requests = service_fn(|request| {
+        place.keep();
+        routes.call(request)
+    });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE).keep_alive(false);
-    let _ = http.serve_connection(TokioIo::new(connection), TowerToHyperService::new(routes)).await;
+    tokio::select! {
+        biased; // A place that is wanted takes no request any more.
+        () = place.is_wanted() => {}
+        _ = http.serve_connection(TokioIo::new(connection), requests) => {}
+    }
 }
