@@ -9,7 +9,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::callers::{self, Callers};
 use super::fetch::Fetcher;
-use super::generation::Generation;
 use super::jwt::{self, Head, Rules};
 use super::keys::{self, KeySet};
 use super::remote::Remote;
@@ -37,7 +36,6 @@ struct Jwts {
     rules: Rules,
     keys: Keys,
     verified: Verified,
-    generation: Generation,
 }
 
 enum Keys {
@@ -132,12 +130,8 @@ impl Authenticator {
         if let Some(callers) = &self.callers {
             tell(callers.reload(), "the callers file", || callers.current().len());
         }
-        if let Some(Jwts { keys: Keys::File(keys), generation, .. }) = &self.jwts {
-            let reloaded = keys.reload();
-            if let Some(Ok(())) = &reloaded {
-                generation.advance(); // After the new keys are in place.
-            }
-            tell(reloaded, "the keys that verify tokens", || keys.current().len());
+        if let Some(Jwts { keys: Keys::File(keys), .. }) = &self.jwts {
+            tell(keys.reload(), "the keys that verify tokens", || keys.current().len());
         }
     }
 }
@@ -168,14 +162,13 @@ impl Jwts {
         let (issuer, audience) = (given(issuer)?, given(audience)?);
         signature::use_ring();
         let rules = Rules { issuer, audience, leeway: config.jwt_leeway, claim: config.jwt_claim.clone() };
-        let generation = Generation::default();
-        let keys = Keys::open(source, config.jwks_refresh, &generation)?;
-        Ok(Some(Self { rules, keys, verified: Verified::default(), generation }))
+        let keys = Keys::open(source, config.jwks_refresh)?;
+        Ok(Some(Self { rules, keys, verified: Verified::default() }))
     }
 
     async fn authenticate(&self, token: &str, now: SystemTime) -> Result<Arc<Caller>, Unauthenticated> {
-        let (generation, hash) = (self.generation.get(), Hash::of(token.as_bytes()));
-        if let Some(caller) = self.verified.get(&hash, generation, now) {
+        let hash = Hash::of(token.as_bytes());
+        if let Some(caller) = self.verified.get(&hash, now) {
             return Ok(caller);
         }
         let head = jwt::head(token)?;
@@ -189,7 +182,7 @@ impl Jwts {
                 self.verify(token, &head, &keys.1, now)?
             }
         };
-        self.verified.put(hash, generation, Arc::clone(&caller), now);
+        self.verified.put(hash, Arc::clone(&caller), now);
         Ok(caller)
     }
 
@@ -200,14 +193,15 @@ impl Jwts {
 }
 
 impl Keys {
-    fn open(source: &Jwks, refresh: Duration, generation: &Generation) -> Result<Self, AuthError> {
+    fn open(source: &Jwks, refresh: Duration) -> Result<Self, AuthError> {
         match source {
             Jwks::File(path) => {
-                let keys = Watched::open(path, keys::SET_BYTES, KeySet::parse, |_, _| ()).map_err(AuthError::Jwks)?;
+                let keys =
+                    Watched::open(path, keys::SET_BYTES, KeySet::parse, KeySet::succeed).map_err(AuthError::Jwks)?;
                 tracing::info!(keys = keys.current().len(), "read the keys that verify tokens");
                 Ok(Self::File(keys))
             }
-            Jwks::Url(url) => Ok(Self::Url(Remote::new(Fetcher::new(url.clone())?, refresh, generation.clone()))),
+            Jwks::Url(url) => Ok(Self::Url(Remote::new(Fetcher::new(url.clone())?, refresh))),
         }
     }
 }

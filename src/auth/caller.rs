@@ -91,8 +91,8 @@ pub struct Caller {
     grant: Option<Arc<Grant>>,
     /// From when on its credential is not accepted. `None` for never.
     expires: Option<SystemTime>,
-    /// Whether its credential was withdrawn before that.
-    is_revoked: AtomicBool,
+    /// Whether its credential was withdrawn before that. All callers that a key of JWTs has verified share it.
+    is_revoked: Arc<AtomicBool>,
 }
 
 /// Why a credential makes no caller. It holds no part of the credential.
@@ -122,14 +122,7 @@ impl Caller {
     #[must_use]
     pub fn anyone() -> Self {
         let workspaces = vec![Pattern("*/*/*".into())];
-        Self {
-            name: None,
-            roles: ROLES.to_vec(),
-            workspaces,
-            grant: None,
-            expires: None,
-            is_revoked: AtomicBool::new(false),
-        }
+        Self { name: None, roles: ROLES.to_vec(), workspaces, grant: None, expires: None, is_revoked: Arc::default() }
     }
 
     /// The caller that a credential names.
@@ -163,7 +156,7 @@ impl Caller {
             workspaces: workspaces.iter().map(|text| Pattern::parse(text)).collect::<Result<_, _>>()?,
             grant: grant.map(Arc::new),
             expires: *expires,
-            is_revoked: AtomicBool::new(false),
+            is_revoked: Arc::default(),
         })
     }
 
@@ -215,6 +208,12 @@ impl Caller {
     #[must_use]
     pub fn is_over(&self, now: SystemTime) -> bool {
         self.is_revoked.load(Ordering::Relaxed) || self.expires.is_some_and(|expires| expires <= now)
+    }
+
+    /// The caller of a credential that is withdrawn when `is_revoked` says so.
+    #[must_use]
+    pub fn until(self, is_revoked: Arc<AtomicBool>) -> Self {
+        Self { is_revoked, ..self }
     }
 
     /// Notes that the credential was withdrawn. What still goes on for the caller ends: see [`Self::is_over`].

@@ -3,6 +3,7 @@
 //!
 //! Of the header, only `alg`, `kid` and `crit` count. `jku`, `x5u` and `jwk` would let a token bring its own key.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
@@ -79,7 +80,7 @@ pub fn head(token: &str) -> Result<Head, Unauthenticated> {
 }
 
 impl Rules {
-    /// The caller that a JWT names, if `key` signed it.
+    /// The caller that a JWT names, if `key` signed it. It is over when the key is withdrawn.
     ///
     /// # Errors
     /// [`Unauthenticated`] if the JWT breaks one of the rules.
@@ -87,7 +88,8 @@ impl Rules {
         let verified = decode::<Map<String, Value>>(token, &key.public, &self.validation(key.algorithm));
         let claims = verified.map_err(|error| refusal(error.kind()))?.claims;
         let expires = self.expires(&claims, now)?;
-        self.caller(claims, expires).map_err(Unauthenticated::Claims)
+        let caller = self.caller(claims, expires).map_err(Unauthenticated::Claims)?;
+        Ok(caller.until(Arc::clone(&key.is_withdrawn)))
     }
 
     /// Times are not checked by the crate, which has its own clock.

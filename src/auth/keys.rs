@@ -3,6 +3,9 @@
 //! A key that this server cannot use is left out, as the standard asks: other services may use it. What is left has one
 //! algorithm each, so a token cannot choose how its key is used.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, DecodingKeyKind};
 use serde::Deserialize;
@@ -29,6 +32,8 @@ pub struct Key {
     pub algorithm: Algorithm,
     /// The key.
     pub public: DecodingKey,
+    /// Whether a newer set lacks the key. The callers that it has verified share this.
+    pub is_withdrawn: Arc<AtomicBool>,
 }
 
 /// The keys of a set that this server can use.
@@ -87,10 +92,33 @@ impl KeySet {
         kid.is_some() && !self.0.iter().any(|key| key.kid.as_deref() == kid)
     }
 
+    /// Takes the place of an older set. A key that is in both stays the same key, and the others are withdrawn.
+    pub fn succeed(&mut self, old: &Self) {
+        for old in &old.0 {
+            match self.0.iter_mut().find(|new| new.is_same(old)) {
+                Some(new) => new.is_withdrawn = Arc::clone(&old.is_withdrawn),
+                None => old.is_withdrawn.store(true, Ordering::Relaxed),
+            }
+        }
+    }
+
     /// How many keys there are.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
+    }
+}
+
+impl Key {
+    fn is_same(&self, other: &Self) -> bool {
+        let is_same_public = match (self.public.kind(), other.public.kind()) {
+            (DecodingKeyKind::SecretOrDer(one), DecodingKeyKind::SecretOrDer(two)) => one == two,
+            (DecodingKeyKind::RsaModulusExponent { n, e }, DecodingKeyKind::RsaModulusExponent { n: n2, e: e2 }) => {
+                (n, e) == (n2, e2)
+            }
+            _ => false,
+        };
+        is_same_public && (&self.kid, self.algorithm) == (&other.kid, other.algorithm)
     }
 }
 
@@ -105,7 +133,8 @@ fn usable(jwk: serde_json::Value) -> Option<Key> {
     let algorithm = algorithm(&jwk.algorithm)?;
     let is_for_it = common.key_algorithm.is_none_or(|of| of == KeyAlgorithm::from(algorithm));
     let public = DecodingKey::from_jwk(&jwk).ok().filter(|key| has_size(algorithm, key))?;
-    (is_to_sign && may_verify && is_short && is_for_it).then_some(Key { kid, algorithm, public })
+    let is_withdrawn = Arc::default();
+    (is_to_sign && may_verify && is_short && is_for_it).then_some(Key { kid, algorithm, public, is_withdrawn })
 }
 
 /// The algorithm that a key of this type is for.

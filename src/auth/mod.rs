@@ -10,14 +10,14 @@
 //! What always holds:
 //! - No credential, no part of one and no hash is in a message or in a log. A secret is compared in constant time.
 //! - A file is read again when it changes (`watched`). What is wrong with it changes nothing but the log.
-//! - `generation` grows when keys change, so that no token is served that only the old keys verified.
+//! - A caller is over when the entry of the file or the key that named it is no longer in force: its streams end, and
+//!   its token is verified again.
 
 pub mod access;
 mod authenticator;
 pub mod caller;
 pub mod callers;
 mod fetch;
-mod generation;
 mod jwt;
 mod keys;
 mod refused;

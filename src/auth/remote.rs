@@ -12,7 +12,6 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::fetch::{FETCH_TIMEOUT, FetchError, Fetcher};
-use super::generation::Generation;
 use super::keys::KeySet;
 use super::token::Hash;
 
@@ -33,7 +32,6 @@ pub struct Remote {
     state: Mutex<State>,
     /// Changes when a fetch ends.
     ended: watch::Sender<()>,
-    generation: Generation,
 }
 
 /// When the keys were fetched, and when they will be.
@@ -48,12 +46,12 @@ struct State {
 
 impl Remote {
     /// The keys are fetched when [`Self::refresh_if_due`] is called, or a token needs them.
-    pub fn new(source: Fetcher, refresh: Duration, generation: Generation) -> Arc<Self> {
+    pub fn new(source: Fetcher, refresh: Duration) -> Arc<Self> {
         let due = Instant::now();
         let state = State { is_running: false, due, asked: None, failures: 0, warned: None };
         let (current, ended) = (ArcSwapOption::empty(), watch::Sender::new(()));
         let source = Arc::new(source);
-        Arc::new(Self { source, refresh, current, state: Mutex::new(state), ended, generation })
+        Arc::new(Self { source, refresh, current, state: Mutex::new(state), ended })
     }
 
     /// The keys that were fetched last, with the hash of their set. `None` if none have been yet.
@@ -117,13 +115,15 @@ impl Remote {
         self.ended.send_replace(());
     }
 
-    fn replace(&self, hash: Hash, keys: KeySet) {
-        if self.current.load().as_ref().is_some_and(|current| current.0 == hash) {
-            return;
+    fn replace(&self, hash: Hash, mut keys: KeySet) {
+        if let Some((old_hash, old)) = self.current.load().as_deref() {
+            if *old_hash == hash {
+                return;
+            }
+            keys.succeed(old);
         }
         tracing::info!(source = self.source.name(), keys = keys.len(), "fetched the keys that verify tokens");
         self.current.store(Some(Arc::new((hash, keys))));
-        self.generation.advance(); // After the keys are in place: what is cached from now on was verified by them.
     }
 
     fn warn(&self, state: &mut State, now: Instant, cause: &FetchError) {

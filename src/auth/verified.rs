@@ -11,37 +11,32 @@ use super::token::Hash;
 /// workspaces takes up to 40 KiB, and only the identity provider can make such ones.
 const TOKENS: usize = 10_000;
 
-/// The JWTs that were verified, by their hashes, and with the generation of the keys that they were verified by.
+/// The callers of the JWTs that were verified, by the hashes of the tokens.
 #[derive(Default)]
-pub struct Verified(Mutex<HashMap<Hash, (u64, Arc<Caller>)>>);
+pub struct Verified(Mutex<HashMap<Hash, Arc<Caller>>>);
 
 impl Verified {
-    /// The caller of a token that was verified in this generation, and has not expired.
-    pub fn get(&self, token: &Hash, generation: u64, now: SystemTime) -> Option<Arc<Caller>> {
-        let tokens = self.tokens();
-        tokens.get(token).filter(|entry| is_valid(entry, generation, now)).map(|(_, caller)| Arc::clone(caller))
+    /// The caller of a token that was verified by a key that is still in force, and has not expired.
+    pub fn get(&self, token: &Hash, now: SystemTime) -> Option<Arc<Caller>> {
+        self.tokens().get(token).filter(|caller| !caller.is_over(now)).cloned()
     }
 
     /// Remembers a token. If there is no room, those go that are not valid any more, and else all of them: to verify
     /// them again is cheap, and only the identity provider can make so many.
-    pub fn put(&self, token: Hash, generation: u64, caller: Arc<Caller>, now: SystemTime) {
+    pub fn put(&self, token: Hash, caller: Arc<Caller>, now: SystemTime) {
         let mut tokens = self.tokens();
         if tokens.len() >= TOKENS {
-            tokens.retain(|_, entry| is_valid(entry, generation, now));
+            tokens.retain(|_, caller| !caller.is_over(now));
         }
         if tokens.len() >= TOKENS {
             tokens.clear();
         }
-        tokens.insert(token, (generation, caller));
+        tokens.insert(token, caller);
     }
 
-    fn tokens(&self) -> MutexGuard<'_, HashMap<Hash, (u64, Arc<Caller>)>> {
+    fn tokens(&self) -> MutexGuard<'_, HashMap<Hash, Arc<Caller>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn is_valid((of, caller): &(u64, Arc<Caller>), generation: u64, now: SystemTime) -> bool {
-    *of == generation && caller.expires().is_none_or(|expires| now < expires)
 }
 
 #[cfg(test)]
@@ -62,15 +57,17 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_remembered_until_it_expires_or_the_keys_change() {
+    fn a_token_is_remembered_until_it_expires_or_its_key_is_withdrawn() {
         let (verified, now) = (Verified::default(), SystemTime::now());
         let expires = now + Duration::from_secs(60);
-        verified.put(hash(1), 7, caller(expires), now);
-        assert!(verified.get(&hash(1), 7, now).is_some());
-        assert!(verified.get(&hash(2), 7, now).is_none());
-        assert!(verified.get(&hash(1), 8, now).is_none());
-        assert!(verified.get(&hash(1), 7, expires).is_none());
-        assert!(verified.get(&hash(1), 7, expires - Duration::from_nanos(1)).is_some());
+        let known = caller(expires);
+        verified.put(hash(1), Arc::clone(&known), now);
+        assert!(verified.get(&hash(1), now).is_some());
+        assert!(verified.get(&hash(2), now).is_none());
+        assert!(verified.get(&hash(1), expires).is_none());
+        assert!(verified.get(&hash(1), expires - Duration::from_nanos(1)).is_some());
+        known.revoke();
+        assert!(verified.get(&hash(1), now).is_none());
     }
 
     #[test]
@@ -78,13 +75,13 @@ mod tests {
         let (verified, now) = (Verified::default(), SystemTime::now());
         let (soon, late) = (now + Duration::from_secs(1), now + Duration::from_secs(60));
         for number in 0..TOKENS {
-            verified.put(hash(number), 0, caller(if number == 0 { soon } else { late }), now);
+            verified.put(hash(number), caller(if number == 0 { soon } else { late }), now);
         }
         assert_eq!(verified.tokens().len(), TOKENS);
-        verified.put(hash(TOKENS), 0, caller(late), soon);
+        verified.put(hash(TOKENS), caller(late), soon);
         assert_eq!(verified.tokens().len(), TOKENS, "the expired one made room");
-        assert!(verified.get(&hash(1), 0, soon).is_some());
-        verified.put(hash(TOKENS + 1), 0, caller(late), soon);
+        assert!(verified.get(&hash(1), soon).is_some());
+        verified.put(hash(TOKENS + 1), caller(late), soon);
         assert_eq!(verified.tokens().len(), 1);
     }
 }

@@ -129,6 +129,30 @@ async fn a_key_in_a_file_is_replaced_and_no_call_fails() {
     load.stop().await;
 }
 
+/// The stream goes on while both keys are listed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_ends_when_the_key_of_its_token_is_withdrawn_and_not_before() {
+    let (old, new) = (SigningKey::new("october"), SigningKey::new("november"));
+    let file = KeyFile::new(&[&old]);
+    let server = TestServer::start_with(file.require()).await;
+    let client = Client::connect_with(server.addr, &old.token(&["subscriber"])).await;
+    let heartbeat_interval = seconds(1);
+    let request = cameo::proto::v1::SubscribeRequest { heartbeat_interval, ..subscribe_request() };
+    let mut stream = client.subscribe(request).await.unwrap();
+    stream.opened().await;
+
+    file.publish(&[&new, &old]);
+    let new_token = new.token(&ROLES);
+    until_accepted(&server, &new_token).await;
+    Client::connect_with(server.addr, &new_token).await.create(with_mpid(GRACE)).await.unwrap();
+    assert_eq!(stream.event().await.1.mpid, GRACE);
+    file.publish(&[&new]);
+
+    let end = stream.failure().await;
+    assert_eq!((end.code(), reason(&end)), (Code::Unauthenticated, "UNAUTHENTICATED".into()));
+    assert!(!metadata(&end, "cursor").is_empty(), "{end:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_static_token_is_replaced_and_no_call_fails() {
     let callers = CallersFile::new();

@@ -254,7 +254,6 @@ async fn a_file_that_becomes_wrong_changes_nothing() {
     auth.check().await;
     std::fs::remove_file(files.jwks()).unwrap();
     auth.check().await;
-    assert_eq!(auth.jwts.as_ref().unwrap().generation.get(), 0);
     assert!(name(&auth, &files.token).await.is_ok() && name(&auth, &files.jwt()).await.is_ok());
     std::fs::write(files.callers(), files.entry("expires = 2020-01-01T00:00:00Z")).unwrap();
     auth.check().await;
@@ -272,6 +271,55 @@ async fn a_key_that_leaves_its_file_verifies_nothing_more() {
     auth.check().await;
     assert_eq!(name(&auth, &jwt).await, Err(Unauthenticated::UnknownKey));
     assert!(name(&auth, &next.token("next", &claims(now()))).await.is_ok());
+}
+
+/// Its streams, imports and exports end then.
+#[tokio::test]
+async fn a_caller_is_over_when_the_key_of_its_jwt_leaves_the_file_and_not_before() {
+    let files = Files::new(Signer::rsa());
+    let auth = files.open();
+    let (jwt, old, new) = (files.jwt(), files.signer.jwk("k"), Signer::ec().jwk("next"));
+    let caller = auth.authenticate(Some(&jwt), None).await.unwrap();
+    let is_over = || caller.is_over(SystemTime::now());
+    for keys in [vec![old.clone(), new.clone()], vec![new.clone(), with(old, "alg", json!("RS256"))]] {
+        std::fs::write(files.jwks(), set(&keys)).unwrap();
+        auth.check().await;
+        assert!(!is_over(), "the key is listed");
+        assert!(Arc::ptr_eq(&caller, &auth.authenticate(Some(&jwt), None).await.unwrap()));
+    }
+    std::fs::write(files.jwks(), set(&[new])).unwrap();
+    auth.check().await;
+    assert!(is_over());
+}
+
+/// A provider that was broken into has a new key under the old name.
+#[tokio::test]
+async fn a_caller_is_over_when_another_key_takes_the_name_of_its_own() {
+    for (signer, other) in [(Signer::ed(), Signer::ed()), (Signer::rsa(), Signer::ed())] {
+        let files = Files::new(signer);
+        let auth = files.open();
+        let caller = auth.authenticate(Some(&files.jwt()), None).await.unwrap();
+        std::fs::write(files.jwks(), set(&[other.jwk("k")])).unwrap();
+        auth.check().await;
+        assert!(caller.is_over(SystemTime::now()));
+    }
+}
+
+#[tokio::test]
+async fn a_caller_outlives_a_source_that_is_down_and_not_the_withdrawal_of_its_key() {
+    let (old, new) = (Signer::ed(), Signer::ed());
+    let (source, auth) = remote(keys(&[(&old, "old")])).await;
+    let caller = auth.authenticate(Some(&old.token("old", &claims(now()))), None).await.unwrap();
+    let is_over = || caller.is_over(SystemTime::now());
+    let stranger = new.token("new", &claims(now()));
+    for reply in [Reply::Status(503), keys(&[(&new, "other"), (&old, "old")])] {
+        source.reply(reply);
+        pass(Duration::from_secs(10)).await;
+        assert!(name(&auth, &stranger).await.is_err() && !is_over());
+    }
+    source.reply(keys(&[(&new, "new")]));
+    pass(Duration::from_secs(10)).await;
+    assert!(name(&auth, &stranger).await.is_ok() && is_over());
 }
 
 /// An authenticator with the keys of a source.
