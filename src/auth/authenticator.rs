@@ -18,6 +18,7 @@ use super::watched::{FileError, Watched};
 use super::{AuthError, Caller, Unauthenticated, signature};
 use crate::config::{AuthConfig, Jwks};
 use crate::telemetry::audit;
+use crate::telemetry::metrics::{ReloadMetrics, Reloaded};
 
 /// The largest token, in bytes: what the head of a request may hold, too.
 pub const TOKEN_BYTES: usize = 8 << 10;
@@ -29,6 +30,7 @@ pub struct Authenticator {
     callers: Option<Watched<Callers>>,
     jwts: Option<Jwts>,
     anyone: Arc<Caller>,
+    reloads: ReloadMetrics,
 }
 
 /// The JWTs of an identity provider.
@@ -62,9 +64,16 @@ impl Authenticator {
             tracing::info!(callers = watched.current().len(), "read the callers file");
             Ok(watched)
         });
-        let jwts = Jwts::open(config)?;
+        let reloads = ReloadMetrics::default();
+        let jwts = Jwts::open(config, &reloads)?;
         let anyone = Arc::new(Caller::anyone());
-        Ok(Arc::new(Self { callers: callers.transpose()?, jwts, anyone }))
+        Ok(Arc::new(Self { callers: callers.transpose()?, jwts, anyone, reloads }))
+    }
+
+    /// Whether the files and keys could be read again.
+    #[must_use]
+    pub fn reloads(&self) -> &ReloadMetrics {
+        &self.reloads
     }
 
     /// Whether calls need a credential: whether any way to authenticate is configured.
@@ -128,31 +137,40 @@ impl Authenticator {
 
     fn reload(&self) {
         if let Some(callers) = &self.callers {
-            tell(callers.reload(), "the callers file", || callers.current().len());
+            let what = "the callers file";
+            self.tell(Reloaded::Callers, what, callers.reload(), || callers.current().len());
         }
         if let Some(Jwts { keys: Keys::File(keys), .. }) = &self.jwts {
-            tell(keys.reload(), "the keys that verify tokens", || keys.current().len());
+            let what = "the keys that verify tokens";
+            self.tell(Reloaded::Jwks, what, keys.reload(), || keys.current().len());
         }
     }
-}
 
-/// Logs what came of a file, if it has changed.
-fn tell(reloaded: Option<Result<(), FileError>>, what: &'static str, held: impl Fn() -> usize) {
-    match reloaded {
-        None => {}
-        Some(Ok(())) => {
-            tracing::info!(what, entries = held(), "reloaded credentials");
-            tracing::info!(target: audit::TARGET, reloaded = what, entries = held());
-        }
-        Some(Err(cause)) => {
-            tracing::error!(what, %cause, "cannot reload credentials: what was read before stays in force");
+    /// Notes what came of a file, if it has changed.
+    fn tell(
+        &self,
+        counted: Reloaded,
+        what: &'static str,
+        reloaded: Option<Result<(), FileError>>,
+        held: impl Fn() -> usize,
+    ) {
+        let Some(reloaded) = reloaded else { return };
+        self.reloads.note(counted, reloaded.is_ok());
+        match reloaded {
+            Ok(()) => {
+                tracing::info!(what, entries = held(), "reloaded credentials");
+                tracing::info!(target: audit::TARGET, reloaded = what, entries = held());
+            }
+            Err(cause) => {
+                tracing::error!(what, %cause, "cannot reload credentials: what was read before stays in force");
+            }
         }
     }
 }
 
 impl Jwts {
     /// `None` if there are no keys to verify JWTs with.
-    fn open(config: &AuthConfig) -> Result<Option<Self>, AuthError> {
+    fn open(config: &AuthConfig, reloads: &ReloadMetrics) -> Result<Option<Self>, AuthError> {
         let (issuer, audience) = (config.jwt_issuer.clone(), config.jwt_audience.clone());
         let Some(source) = &config.jwks else {
             let is_idle = issuer.is_some() || audience.is_some();
@@ -162,7 +180,7 @@ impl Jwts {
         let (issuer, audience) = (given(issuer)?, given(audience)?);
         signature::use_ring();
         let rules = Rules { issuer, audience, leeway: config.jwt_leeway, claim: config.jwt_claim.clone() };
-        let keys = Keys::open(source, config.jwks_refresh)?;
+        let keys = Keys::open(source, config.jwks_refresh, reloads)?;
         Ok(Some(Self { rules, keys, verified: Verified::default() }))
     }
 
@@ -193,7 +211,7 @@ impl Jwts {
 }
 
 impl Keys {
-    fn open(source: &Jwks, refresh: Duration) -> Result<Self, AuthError> {
+    fn open(source: &Jwks, refresh: Duration, reloads: &ReloadMetrics) -> Result<Self, AuthError> {
         match source {
             Jwks::File(path) => {
                 let keys =
@@ -201,7 +219,7 @@ impl Keys {
                 tracing::info!(keys = keys.current().len(), "read the keys that verify tokens");
                 Ok(Self::File(keys))
             }
-            Jwks::Url(url) => Ok(Self::Url(Remote::new(Fetcher::new(url.clone())?, refresh))),
+            Jwks::Url(url) => Ok(Self::Url(Remote::new(Fetcher::new(url.clone())?, refresh, reloads.clone()))),
         }
     }
 }

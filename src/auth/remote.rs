@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::fetch::{FETCH_TIMEOUT, FetchError, Fetcher};
 use super::keys::KeySet;
 use super::token::Hash;
+use crate::telemetry::metrics::{ReloadMetrics, Reloaded};
 
 /// The least time between two fetches that calls cause, with the tokens of all callers.
 const ASK_GAP: Duration = Duration::from_secs(10);
@@ -32,6 +33,7 @@ pub struct Remote {
     state: Mutex<State>,
     /// Changes when a fetch ends.
     ended: watch::Sender<()>,
+    reloads: ReloadMetrics,
 }
 
 /// When the keys were fetched, and when they will be.
@@ -46,12 +48,12 @@ struct State {
 
 impl Remote {
     /// The keys are fetched when [`Self::refresh_if_due`] is called, or a token needs them.
-    pub fn new(source: Fetcher, refresh: Duration) -> Arc<Self> {
+    pub fn new(source: Fetcher, refresh: Duration, reloads: ReloadMetrics) -> Arc<Self> {
         let due = Instant::now();
         let state = State { is_running: false, due, asked: None, failures: 0, warned: None };
         let (current, ended) = (ArcSwapOption::empty(), watch::Sender::new(()));
         let source = Arc::new(source);
-        Arc::new(Self { source, refresh, current, state: Mutex::new(state), ended })
+        Arc::new(Self { source, refresh, current, state: Mutex::new(state), ended, reloads })
     }
 
     /// The keys that were fetched last, with the hash of their set. `None` if none have been yet.
@@ -99,6 +101,7 @@ impl Remote {
         let now = Instant::now();
         let mut state = self.state();
         state.is_running = false;
+        self.reloads.note(Reloaded::Jwks, fetched.is_ok());
         match fetched {
             Ok((body, keys)) => {
                 (state.failures, state.warned) = (0, None);

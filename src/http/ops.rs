@@ -156,14 +156,14 @@ mod tests {
 
     use super::*;
     use crate::config::FeedConfig;
-    use crate::telemetry::metrics::SpanMetrics;
+    use crate::telemetry::metrics::{ReloadMetrics, SpanMetrics};
 
     /// What the handlers ask, of an empty store.
     fn ops(dir: &tempfile::TempDir) -> Ops {
         let config = StoreConfig { data_dir: dir.path().join("data"), ..StoreConfig::default() };
         let store = Arc::new(Store::open(&config, |_, _| {}).unwrap());
         let feed = Feed::new(FeedConfig::default());
-        let metrics = Metrics::new(store.metrics(), feed.metrics(), &SpanMetrics::default());
+        let metrics = Metrics::new(store.metrics(), feed.metrics(), &SpanMetrics::default(), &ReloadMetrics::default());
         Ops { store, config, feed, metrics, draining: CancellationToken::new() }
     }
 

@@ -146,18 +146,13 @@ mod tests {
 
     use super::*;
     use crate::server::connection::tests::shared;
-    use crate::telemetry::metrics::{FeedMetrics, SpanMetrics, StoreMetrics};
 
     const SECOND: Duration = Duration::from_secs(1);
     const PEER: ([u8; 4], u16) = ([127, 0, 0, 1], 1);
 
     /// Room for so many connections.
     fn connections(most: usize) -> Arc<Connections> {
-        Connections::new(
-            most,
-            shared(),
-            &Metrics::new(&StoreMetrics::default(), &FeedMetrics::default(), &SpanMetrics::default()),
-        )
+        Connections::new(most, shared(), &Metrics::default())
     }
 
     fn admit(connections: &Arc<Connections>) -> OpenConnection {

@@ -143,7 +143,7 @@ impl Server {
             None => None,
         };
         let start = store.now();
-        let metrics = Metrics::new(store.metrics(), feed.metrics(), &spans);
+        let metrics = Metrics::new(store.metrics(), feed.metrics(), &spans, auth.reloads());
         Ok(Self { listener, ops, tls, auth, metrics, traces, store: Arc::new(store), feed, config, start })
     }
 
@@ -214,7 +214,7 @@ impl Server {
 
 /// Puts TLS in force, and follows its files until the shutdown.
 fn serve_tls(loaded: Loaded, metrics: &Metrics, stop: &CancellationToken) -> Arc<Tls> {
-    let (tls, files) = loaded.serve(metrics.tls.clone());
+    let (tls, files) = loaded.serve(metrics.tls.clone(), metrics.reloads.clone());
     tokio::spawn(Arc::clone(&tls).follow(files, stop.clone()));
     tls
 }

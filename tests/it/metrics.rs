@@ -330,7 +330,7 @@ async fn names_and_labels_follow_the_rules() {
         for series in metrics.family(name).keys() {
             let labels = series.split_once('{').map_or("", |(_, labels)| labels.trim_end_matches('}'));
             for label in labels.split("\",").filter(|label| !label.is_empty()) {
-                let known = ["method", "code", "reason", "outcome", "lane", "source", "workspace", "version"];
+                let known = ["method", "code", "reason", "outcome", "lane", "source", "what", "workspace", "version"];
                 assert!(known.contains(&label.split('=').next().unwrap()), "{series}");
             }
         }

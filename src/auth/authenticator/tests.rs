@@ -255,9 +255,11 @@ async fn a_file_that_becomes_wrong_changes_nothing() {
     std::fs::remove_file(files.jwks()).unwrap();
     auth.check().await;
     assert!(name(&auth, &files.token).await.is_ok() && name(&auth, &files.jwt()).await.is_ok());
+    assert!(auth.reloads().failed(Reloaded::Callers) && auth.reloads().failed(Reloaded::Jwks));
     std::fs::write(files.callers(), files.entry("expires = 2020-01-01T00:00:00Z")).unwrap();
     auth.check().await;
     assert_eq!(name(&auth, &files.token).await, Err(Unauthenticated::Expired), "it is right again");
+    assert!(!auth.reloads().failed(Reloaded::Callers) && auth.reloads().failed(Reloaded::Jwks));
 }
 
 /// Also a token that was verified with it.
@@ -317,6 +319,7 @@ async fn a_caller_outlives_a_source_that_is_down_and_not_the_withdrawal_of_its_k
         pass(Duration::from_secs(10)).await;
         assert!(name(&auth, &stranger).await.is_err() && !is_over());
     }
+    assert!(!auth.reloads().failed(Reloaded::Jwks));
     source.reply(keys(&[(&new, "new")]));
     pass(Duration::from_secs(10)).await;
     assert!(name(&auth, &stranger).await.is_ok() && is_over());
@@ -361,7 +364,9 @@ async fn a_source_that_is_down_is_unavailable_until_its_keys_are_known() {
     assert_eq!(name(&auth, "hunter2").await, Err(Unauthenticated::Malformed), "no keys are needed to refuse it");
     source.reply(keys(&[(&signer, "k")]));
     pass(Duration::from_secs(10)).await;
+    assert!(auth.reloads().failed(Reloaded::Jwks));
     name(&auth, &jwt).await.unwrap();
+    assert!(!auth.reloads().failed(Reloaded::Jwks));
     source.reply(Reply::Status(503));
     pass(Duration::from_secs(7_200)).await;
     auth.check().await;

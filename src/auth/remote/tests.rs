@@ -11,7 +11,7 @@ fn keys(kid: &str) -> Reply {
 }
 
 fn remote(source: &Source) -> Arc<Remote> {
-    Remote::new(Fetcher::new(source.url.clone()).unwrap(), HOUR)
+    Remote::new(Fetcher::new(source.url.clone()).unwrap(), HOUR, ReloadMetrics::default())
 }
 
 /// A remote that has fetched the key `old`.
@@ -189,7 +189,7 @@ async fn a_source_that_does_not_listen_gives_no_keys() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
     drop(listener);
-    let remote = Remote::new(Fetcher::new(url).unwrap(), HOUR);
+    let remote = Remote::new(Fetcher::new(url).unwrap(), HOUR, ReloadMetrics::default());
     remote.ask().await;
     assert!(remote.keys().is_none());
     let refused = remote.keys().ok_or(Unauthenticated::Unavailable).err();

@@ -330,7 +330,7 @@ mod tests {
     use crate::server::connection::tests::{connection, shared};
     use crate::server::edge::inflate::frames::plain;
     use crate::server::edge::inflate::is_compressed;
-    use crate::telemetry::metrics::{Calls, FeedMetrics, Method, Metrics, SpanMetrics, StoreMetrics};
+    use crate::telemetry::metrics::{Calls, Method, Metrics};
 
     /// A body with these frames. It has the token until it is dropped.
     struct Frames(VecDeque<Frame<Bytes>>, #[allow(dead_code)] Arc<()>);
@@ -383,11 +383,7 @@ mod tests {
     #[tokio::test]
     async fn what_made_a_compressed_message_is_gone_unless_it_is_a_stream() {
         let (connection, message) = (connection(false), plain(&[7; 10_000]));
-        let connections = Connections::new(
-            1,
-            shared(),
-            &Metrics::new(&StoreMetrics::default(), &FeedMetrics::default(), &SpanMetrics::default()),
-        );
+        let connections = Connections::new(1, shared(), &Metrics::default());
         for (stream, holders) in [(None, 1), (Some(connections), 2)] {
             let (mut response, token) = response(&connection, Some(Encoding::Gzip), stream, [data(&message)]);
             let sent = response.frame().await.unwrap().unwrap().into_data().unwrap();
@@ -401,7 +397,7 @@ mod tests {
     #[tokio::test]
     async fn streams_of_a_connection_hold_the_message_that_they_share_once() {
         let (connection, message) = (connection(false), Bytes::from(vec![7; PIECE + 1]));
-        let metrics = Metrics::new(&StoreMetrics::default(), &FeedMetrics::default(), &SpanMetrics::default());
+        let metrics = Metrics::default();
         let connections = Connections::new(1, shared(), &metrics);
         let mut pieces = Vec::new();
         for _ in 0..3 {

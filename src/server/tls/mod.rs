@@ -26,7 +26,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::TlsConfig;
-use crate::telemetry::metrics::{HandshakeFailure, TlsMetrics};
+use crate::telemetry::metrics::{HandshakeFailure, ReloadMetrics, Reloaded, TlsMetrics};
 use crate::watch::{self, Contents, Unreadable};
 pub(super) use certificate::ClientCertificate;
 use certificate::Expiry;
@@ -52,6 +52,7 @@ pub(super) struct Tls {
     places: Places,
     failures: Failures,
     metrics: TlsMetrics,
+    reloads: ReloadMetrics,
 }
 
 impl Loaded {
@@ -72,11 +73,11 @@ impl Loaded {
     }
 
     /// Puts it in force. The files are to be followed by [`Tls::follow`].
-    pub fn serve(self, metrics: TlsMetrics) -> (Arc<Tls>, watch::Files) {
+    pub fn serve(self, metrics: TlsMetrics, reloads: ReloadMetrics) -> (Arc<Tls>, watch::Files) {
         let Self { files, watched, configs } = self;
         let (places, failures) = (Places::new(), Failures::new(metrics.clone()));
         note_expiry(&configs, &metrics);
-        let tls = Tls { files, in_force: ArcSwap::from_pointee(configs), places, failures, metrics };
+        let tls = Tls { files, in_force: ArcSwap::from_pointee(configs), places, failures, metrics, reloads };
         (Arc::new(tls), watched)
     }
 }
@@ -91,7 +92,9 @@ impl Tls {
 
     fn replace(&self, changed: Result<Contents, Unreadable>) {
         let read = changed.map_err(|unreadable| self.files.unreadable(unreadable));
-        match read.and_then(|contents| self.files.configs(&contents)) {
+        let configs = read.and_then(|contents| self.files.configs(&contents));
+        self.reloads.note(Reloaded::Tls, configs.is_ok());
+        match configs {
             Ok(configs) => {
                 let expires = configs.expiry.as_ref().map(|expiry| &expiry.shown);
                 tracing::info!(expires, "the TLS files changed: new connections are served with what they hold");
@@ -227,7 +230,7 @@ mod tests {
             tls_client_ca: Some(path("ca")),
             ..TlsConfig::default()
         };
-        Loaded::of(&config).await.unwrap().unwrap().serve(TlsMetrics::default()).0
+        Loaded::of(&config).await.unwrap().unwrap().serve(TlsMetrics::default(), ReloadMetrics::default()).0
     }
 
     /// A client that trusts this CA, and presents a certificate together with that of its CA.

@@ -135,14 +135,14 @@ fn outcome(method: Method, code: &'static str, reason: &'static str) -> Labels<3
 
 #[cfg(test)]
 mod tests {
-    use super::super::{FeedMetrics, Format, Metrics, Reading, SpanMetrics, StoreMetrics};
+    use super::super::{Format, Metrics, Reading};
     use super::*;
 
     const GET: &str = "/cameo.v1.ProfileService/GetProfile";
     const SUBSCRIBE: &str = "/cameo.v1.EventService/Subscribe";
 
     fn metrics() -> Metrics {
-        Metrics::new(&StoreMetrics::default(), &FeedMetrics::default(), &SpanMetrics::default())
+        Metrics::default()
     }
 
     #[track_caller]

@@ -4,6 +4,7 @@
 //! - `method` is the fixed list of methods. `calls` counts the calls, and `transport` the connections under them.
 //! - `store` and `feed` count the work of the store and the streams.
 //! - `spans` counts what became of the spans of traces.
+//! - `reloads` shows which files and keys could not be read again.
 //! - `reading` holds values that are read only when they are scraped, such as the free space of the disk.
 //! - `tally` is a counter for each value of a label.
 //!
@@ -20,6 +21,7 @@ mod calls;
 mod feed;
 mod method;
 mod reading;
+mod reloads;
 mod spans;
 mod store;
 mod tally;
@@ -35,6 +37,7 @@ pub use calls::{Calls, OpenCall};
 pub use feed::{FeedMetrics, Load, OpenStream, StreamEnd};
 pub use method::{Method, Streams};
 pub use reading::{LogReading, QueueReading, Reading, SubscribersReading};
+pub use reloads::{ReloadMetrics, Reloaded};
 pub use spans::{SpanMetrics, SpanOutcome};
 pub use store::{CommandOutcome, RunningRead, StoreMetrics};
 pub use tally::{LabelValue, Tally};
@@ -58,9 +61,20 @@ pub struct Metrics {
     pub connections: Connections,
     /// TLS handshakes, and the server's certificate.
     pub tls: TlsMetrics,
+    /// Files and keys that are read again.
+    pub reloads: ReloadMetrics,
     /// Memory for requests that are received, and for responses that wait for slow readers.
     pub budgets: Budgets,
     registry: Arc<Registry>,
+}
+
+/// The metrics of no store and no feed.
+#[cfg(test)]
+impl Default for Metrics {
+    fn default() -> Self {
+        let (store, feed) = (StoreMetrics::default(), FeedMetrics::default());
+        Self::new(&store, &feed, &SpanMetrics::default(), &ReloadMetrics::default())
+    }
 }
 
 /// A format that Prometheus reads.
@@ -73,9 +87,9 @@ pub enum Format {
 }
 
 impl Metrics {
-    /// The metrics of a server with this store, this feed and these traces.
+    /// The metrics of a server with this store, this feed, these traces and these files.
     #[must_use]
-    pub fn new(store: &StoreMetrics, feed: &FeedMetrics, spans: &SpanMetrics) -> Self {
+    pub fn new(store: &StoreMetrics, feed: &FeedMetrics, spans: &SpanMetrics, reloads: &ReloadMetrics) -> Self {
         let mut registry = Registry::default();
         let (calls, connections, tls, budgets): (Calls, Connections, TlsMetrics, Budgets) = Default::default();
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
@@ -87,7 +101,8 @@ impl Metrics {
         store.register(&mut registry);
         feed.register(&mut registry);
         spans.register(&mut registry);
-        Self { calls, connections, tls, budgets, registry: Arc::new(registry) }
+        reloads.register(&mut registry);
+        Self { calls, connections, tls, reloads: reloads.clone(), budgets, registry: Arc::new(registry) }
     }
 
     /// Writes all metrics, with the values that were read for this scrape.

@@ -197,7 +197,7 @@ fn wide(bytes: usize) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{FeedMetrics, Format, Metrics, Reading, SpanMetrics, StoreMetrics};
+    use super::super::{Format, Metrics, Reading};
     use super::*;
 
     #[track_caller]
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_connection_is_open_until_it_is_closed_for_a_reason() {
-        let metrics = Metrics::new(&StoreMetrics::default(), &FeedMetrics::default(), &SpanMetrics::default());
+        let metrics = Metrics::default();
         let (mut idle, left) = (metrics.connections.open(), metrics.connections.open());
         metrics.connections.refused.count(RefusedConnection::TooMany);
         assert_exposed(&metrics, "cameo_connections 2");
@@ -224,7 +224,7 @@ mod tests {
 
     #[test]
     fn handshakes_that_failed_are_counted_by_their_reason() {
-        let metrics = Metrics::new(&StoreMetrics::default(), &FeedMetrics::default(), &SpanMetrics::default());
+        let metrics = Metrics::default();
         metrics.tls.failed.count(HandshakeFailure::NotTls);
         assert_exposed(&metrics, "cameo_tls_handshakes_failed_total{reason=\"not_tls\"} 1");
         assert_exposed(&metrics, "cameo_tls_handshakes_failed_total{reason=\"timeout\"} 0");
@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_budget_shows_what_is_taken_and_its_limit() {
-        let metrics = Metrics::new(&StoreMetrics::default(), &FeedMetrics::default(), &SpanMetrics::default());
+        let metrics = Metrics::default();
         metrics.budgets.requests.limit(1_000);
         metrics.budgets.requests.take(300);
         metrics.budgets.requests.give_back(100);

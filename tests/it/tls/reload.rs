@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-use super::secure_server;
+use super::{metric, secure_server};
 use crate::harness::*;
 
 fn der(pair: &Pair) -> CertificateDer<'static> {
@@ -50,16 +50,20 @@ async fn bad_files_change_nothing() {
         Pair { key: old.key, ..mismatched },
         Pair { cert: String::new(), key: String::new() },
     ];
+    let reload_failed = "cameo_reload_failed{what=\"tls\"}";
+    assert_eq!(metric(&server, &files, reload_failed).await, 0);
     for pair in bad {
         files.write(&pair);
         let watched_for = std::time::Instant::now();
         while watched_for.elapsed() < 3 * RELOAD {
             assert_eq!(files.client().presented_by(server.addr).await, first);
         }
+        assert_eq!(metric(&server, &files, reload_failed).await, 1);
     }
     let good = files.ca.issue();
     files.write(&good);
     until_presented(&server, &files, &good).await;
+    assert_eq!(metric(&server, &files, reload_failed).await, 0);
 }
 
 /// A little more than half of the time between two looks at the files, so that three of them include one.
