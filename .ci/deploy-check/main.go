@@ -4,6 +4,7 @@
 //   - kubernetes.go: the manifests, against the types of the Kubernetes API.
 //   - dockerfile.go: the Dockerfile, with the parser of Docker.
 //   - compose.go: the Compose file, against the schema of its specification.
+//   - settings.go: the variables that the deployments set, against docs/settings.md.
 //   - envoy.go: the configuration of Envoy, against its protos.
 //   - queries.go: alerts and dashboard, against a scrape.
 //   - alerts.go: alerts, against docs/operations.md.
@@ -30,6 +31,11 @@ func main() {
 	checkKubernetes(filepath.Join(deploy, "kubernetes"))
 	checkDockerfile(filepath.Join(deploy, "Dockerfile"))
 	checkCompose(filepath.Join(deploy, "compose.yaml"))
+	checkSettings(filepath.Join(root, "docs/settings.md"),
+		filepath.Join(deploy, "systemd/cameo.service"),
+		filepath.Join(deploy, "compose.yaml"),
+		filepath.Join(deploy, "kubernetes/statefulset.yaml"),
+	)
 	checkEnvoy(filepath.Join(deploy, "envoy/envoy.yaml"), descriptor)
 	alerts := readAlerts(filepath.Join(deploy, "prometheus/cameo.rules.yaml"))
 	checkDocumented(alerts, filepath.Join(root, "docs/operations.md"))
