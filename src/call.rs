@@ -297,6 +297,7 @@ impl Call {
         tracing::info!(
             target: audit::TARGET,
             caller = self.actor(),
+            credential = self.caller().and_then(|caller| caller.credential()),
             peer = tracing::field::display(self.peer),
             method = self.method.name(),
             workspace = noted.workspace.as_ref().map(Workspace::as_str),

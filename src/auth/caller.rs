@@ -86,6 +86,8 @@ impl Pattern {
 pub struct Caller {
     /// `None` for everyone, on a server without authentication.
     name: Option<Arc<str>>,
+    /// The id of its static token. `None` for other credentials.
+    credential: Option<Arc<str>>,
     roles: Vec<Role>,
     workspaces: Vec<Pattern>,
     grant: Option<Arc<Grant>>,
@@ -122,7 +124,15 @@ impl Caller {
     #[must_use]
     pub fn anyone() -> Self {
         let workspaces = vec![Pattern("*/*/*".into())];
-        Self { name: None, roles: ROLES.to_vec(), workspaces, grant: None, expires: None, is_revoked: Arc::default() }
+        Self {
+            name: None,
+            credential: None,
+            roles: ROLES.to_vec(),
+            workspaces,
+            grant: None,
+            expires: None,
+            is_revoked: Arc::default(),
+        }
     }
 
     /// The caller that a credential names.
@@ -152,6 +162,7 @@ impl Caller {
         }
         Ok(Self {
             name: Some(name.as_str().into()),
+            credential: None,
             roles,
             workspaces: workspaces.iter().map(|text| Pattern::parse(text)).collect::<Result<_, _>>()?,
             grant: grant.map(Arc::new),
@@ -170,6 +181,12 @@ impl Caller {
     #[must_use]
     pub fn shared_name(&self) -> Option<Arc<str>> {
         self.name.clone()
+    }
+
+    /// The id of its static token, which is no secret. `None` for other credentials.
+    #[must_use]
+    pub fn credential(&self) -> Option<&str> {
+        self.credential.as_deref()
     }
 
     /// Whether it has a role.
@@ -210,6 +227,12 @@ impl Caller {
         self.is_revoked.load(Ordering::Relaxed) || self.expires.is_some_and(|expires| expires <= now)
     }
 
+    /// The caller of the static token with this id.
+    #[must_use]
+    pub fn with_token(self, id: &str) -> Self {
+        Self { credential: Some(id.into()), ..self }
+    }
+
     /// The caller of a credential that is withdrawn when `is_revoked` says so.
     #[must_use]
     pub fn until(self, is_revoked: Arc<AtomicBool>) -> Self {
@@ -226,8 +249,8 @@ impl Caller {
 impl PartialEq for Caller {
     fn eq(&self, other: &Self) -> bool {
         let said = |caller: &Self| {
-            let Self { name, roles, workspaces, grant, expires, is_revoked: _ } = caller;
-            (name.clone(), roles.clone(), workspaces.clone(), grant.clone(), *expires)
+            let Self { name, credential, roles, workspaces, grant, expires, is_revoked: _ } = caller;
+            (name.clone(), credential.clone(), roles.clone(), workspaces.clone(), grant.clone(), *expires)
         };
         said(self) == said(other)
     }

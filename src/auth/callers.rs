@@ -122,14 +122,17 @@ impl Callers {
 
     /// A revoked entry must be well-formed too, but its credential may belong to another by now.
     fn add(&mut self, entry: &Entry) -> Result<(), CallerError> {
-        let caller = Arc::new(entry.caller()?);
+        let caller = entry.caller()?;
         let credential = entry.credential()?;
         if entry.revoked.is_some() {
             return Ok(());
         }
         let is_new = match credential {
-            Credential::Token { id, hash } => self.tokens.insert(id, (hash, caller)).is_none(),
-            Credential::Certificate(name) => self.certificates.insert(name, caller).is_none(),
+            Credential::Token { id, hash } => {
+                let caller = Arc::new(caller.with_token(&id));
+                self.tokens.insert(id, (hash, caller)).is_none()
+            }
+            Credential::Certificate(name) => self.certificates.insert(name, Arc::new(caller)).is_none(),
         };
         if is_new { Ok(()) } else { Err(CallerError("another caller has the same id or certificate")) }
     }

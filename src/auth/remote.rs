@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::fetch::{FETCH_TIMEOUT, FetchError, Fetcher};
 use super::keys::KeySet;
 use super::token::Hash;
+use crate::telemetry::audit;
 use crate::telemetry::metrics::{ReloadMetrics, Reloaded};
 
 /// The least time between two fetches that calls cause, with the tokens of all callers.
@@ -126,6 +127,7 @@ impl Remote {
             keys.succeed(old);
         }
         tracing::info!(source = self.source.name(), keys = keys.len(), "fetched the keys that verify tokens");
+        tracing::info!(target: audit::TARGET, reloaded = "the keys that verify tokens", entries = keys.len());
         self.current.store(Some(Arc::new((hash, keys))));
     }
 

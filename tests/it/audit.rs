@@ -26,6 +26,7 @@ fn lines(log: &str) -> BTreeMap<String, Vec<Value>> {
 async fn writes_and_refusals_are_lines_without_values() {
     let (dir, callers) = (TempDir::new().unwrap(), CallersFile::new());
     let [writer, reader] = [callers.add("crm", &["writer"]).await, callers.add("shop", &["reader"]).await];
+    let [writer_id, reader_id] = [&writer, &reader].map(|token| token.split('_').nth(1).unwrap().to_owned());
     let (file, log) = (callers.path(), dir.path().join("audit.jsonl"));
     let flags = ["--callers", file.to_str().unwrap(), "--audit-log", log.to_str().unwrap()];
     let mut server = TestProcess::start(&dir.path().join("data"), &flags).await;
@@ -46,6 +47,9 @@ async fn writes_and_refusals_are_lines_without_values() {
     let of = |method: &str| -> Vec<_> {
         let fields = |line: &Value| {
             let fields = ["caller", "workspace", "code", "reason", "sequence"].map(|field| line[field].clone());
+            let credential =
+                line["caller"].as_str().map(|caller| if caller == "crm" { &writer_id } else { &reader_id });
+            assert_eq!(line["credential"].as_str(), credential.map(String::as_str), "{line}");
             assert!(
                 line["timestamp"].is_string() && line["peer"].as_str().unwrap().starts_with("127.0.0.1:"),
                 "{line}"
@@ -96,6 +100,32 @@ async fn exports_compactions_and_new_credentials_are_lines() {
     }
     let [reload] = &*lines[""] else { panic!("the file changed once") };
     assert_eq!(reload["entries"], 2);
+}
+
+/// They change who may call, and whom clients trust.
+#[tokio::test(flavor = "multi_thread")]
+async fn new_keys_and_new_certificates_are_lines() {
+    let (dir, files) = (TempDir::new().unwrap(), TlsFiles::new());
+    let (old, new) = (SigningKey::new("october"), SigningKey::new("november"));
+    let source = KeyServer::start(&[&old]).await;
+    let (url, log) = (source.url(), dir.path().join("audit.jsonl"));
+    let issuer = ["--jwt-issuer", "https://idp.example.com/", "--jwt-audience", "cameo.example.com"];
+    let tls = files.flags();
+    let flags = ["--jwks", &url, "--jwks-refresh", "10s", "--audit-log", log.to_str().unwrap()];
+    let flags: Vec<_> = flags.into_iter().chain(issuer).chain(tls.iter().map(String::as_str)).collect();
+    let mut server = TestProcess::start(&dir.path().join("data"), &flags).await;
+    let written = || std::fs::read_to_string(&log).unwrap();
+    let count = |reloaded: &str| written().matches(&format!("\"reloaded\":\"{reloaded}\"")).count();
+    let keys = "the keys that verify tokens";
+    until(|| count(keys) == 1).await;
+    source.publish(&[&old, &new]);
+    until(|| count(keys) == 2).await;
+    assert_eq!(count("the TLS files"), 0);
+    files.write(&files.ca.issue());
+    until(|| count("the TLS files") == 1).await;
+    server.terminate();
+    assert!(server.ended().await.success());
+    assert_eq!(count(keys), 2, "only what changes is a line");
 }
 
 /// Refused logins are not all written down, because everyone can cause them. What a caller has done is, although others

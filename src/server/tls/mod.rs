@@ -26,6 +26,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::TlsConfig;
+use crate::telemetry::audit;
 use crate::telemetry::metrics::{HandshakeFailure, ReloadMetrics, Reloaded, TlsMetrics};
 use crate::watch::{self, Contents, Unreadable};
 pub(super) use certificate::ClientCertificate;
@@ -98,6 +99,7 @@ impl Tls {
             Ok(configs) => {
                 let expires = configs.expiry.as_ref().map(|expiry| &expiry.shown);
                 tracing::info!(expires, "the TLS files changed: new connections are served with what they hold");
+                tracing::info!(target: audit::TARGET, reloaded = "the TLS files", expires);
                 note_expiry(&configs, &self.metrics);
                 self.in_force.store(Arc::new(configs));
             }

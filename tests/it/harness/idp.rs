@@ -131,6 +131,10 @@ impl KeyServer {
         *self.body.lock().unwrap() = set(keys);
     }
 
+    pub fn url(&self) -> String {
+        self.url.to_string()
+    }
+
     pub fn requests(&self) -> usize {
         self.requests.load(Ordering::Relaxed)
     }
