@@ -4,9 +4,9 @@
 //! backup.
 
 use std::fmt::Write as _;
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -123,12 +123,10 @@ impl Unfinished {
         let mut path = place.to_owned().into_os_string();
         path.push(UNFINISHED);
         let path = PathBuf::from(path);
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(FILE_MODE).open(&path);
+        remove_stale(&path)?;
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(FILE_MODE).open(&path);
         let file = file.with_context(|| format!("cannot create {}", path.display()))?;
-        file.try_lock().map_err(|_| anyhow!("another command is writing {}", path.display()))?;
-        // What a backup left that was interrupted.
-        file.set_permissions(Permissions::from_mode(FILE_MODE))?;
-        file.set_len(0)?;
+        file.try_lock().map_err(|_| in_use(&path))?;
         let (place, writer) = (place.to_owned(), BufWriter::new(file));
         Ok(Self { place, path, writer, bytes: 0, sha256: digest::Context::new(&digest::SHA256), is_placed: false })
     }
@@ -146,6 +144,31 @@ impl Unfinished {
         File::open(directory.unwrap_or(Path::new("."))).and_then(|directory| directory.sync_all())?;
         Ok(((self.bytes, self.sha256.clone().finish()), summary))
     }
+}
+
+/// Removes what a backup left that was interrupted. Others may be able to write to the directory, so the file is not used
+/// again, and a link is not followed.
+fn remove_stale(path: &Path) -> anyhow::Result<()> {
+    let found = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        found => found.with_context(|| format!("cannot look at {}", path.display()))?,
+    };
+    if !found.is_file() {
+        let what = if found.is_symlink() { "a symbolic link" } else { "no file" };
+        bail!("{} is {what}, so no backup has left it: remove it, or choose another --to", path.display());
+    }
+    let stale = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    stale.try_lock().map_err(|_| in_use(path))?;
+    // Until the lock was taken, another command may have put its own file there.
+    let [locked, there] = [stale.metadata()?, fs::symlink_metadata(path)?];
+    if (locked.dev(), locked.ino()) != (there.dev(), there.ino()) {
+        return Err(in_use(path));
+    }
+    fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))
+}
+
+fn in_use(path: &Path) -> anyhow::Error {
+    anyhow!("another command is writing {}", path.display())
 }
 
 fn check_absent(file: &Path) -> anyhow::Result<()> {

@@ -41,7 +41,7 @@ pub(super) const COMPACTED_FILE: &str = "cameo.redb.compact";
 pub(super) const RESTORED_FILE: &str = "cameo.redb.restore";
 pub(super) const LOCK: &str = "cameo.lock";
 /// The store holds personal data, so only the service's own user has access.
-const DIRECTORY_MODE: u32 = 0o700;
+pub(super) const DIRECTORY_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 
 /// A store that is open, and what was read from it.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::sync::Arc;
@@ -168,6 +168,42 @@ async fn a_backup_amid_writes_is_the_store_at_one_place_of_its_log() {
         [mode(&paths.file), mode(&paths.restored), mode(&paths.restored.join(STORE_FILE))],
         [0o600, 0o700, 0o600]
     );
+}
+
+/// Others may be able to write to the directory of the backup.
+#[tokio::test]
+async fn what_others_put_in_the_place_of_an_unfinished_backup_is_not_written_to() {
+    let paths = Paths::new();
+    TestProcess::start(&paths.data, &[]).await.kill().await;
+    let offline = ["backup", "--data-dir", shown(&paths.data), "--to", shown(&paths.file)];
+    let partial = paths.file.with_extension("partial");
+    let victim = paths.file.with_file_name("victim");
+    fs::write(&victim, "precious").unwrap();
+
+    std::os::unix::fs::symlink(&victim, &partial).unwrap();
+    let (status, text) = told(&cameo(offline).await);
+    assert!(status == 1 && text.contains("is a symbolic link") && text.contains("remove it"), "{text}");
+    fs::remove_file(&partial).unwrap();
+    fs::create_dir(&partial).unwrap();
+    let (status, text) = told(&cameo(offline).await);
+    assert!(status == 1 && text.contains("is no file"), "{text}");
+    fs::remove_dir(&partial).unwrap();
+    fs::hard_link(&victim, &partial).unwrap();
+    succeed(offline).await;
+
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+    assert!(!partial.exists() && fs::metadata(&paths.file).unwrap().nlink() == 1);
+}
+
+#[tokio::test]
+async fn an_empty_directory_that_a_store_is_restored_into_is_closed_to_others() {
+    let paths = Paths::new();
+    TestProcess::start(&paths.data, &[]).await.kill().await;
+    succeed(["backup", "--data-dir", shown(&paths.data), "--to", shown(&paths.file)]).await;
+    fs::create_dir(&paths.restored).unwrap();
+    fs::set_permissions(&paths.restored, fs::Permissions::from_mode(0o755)).unwrap();
+    restore(&paths.file, &paths.restored).await;
+    assert_eq!(fs::metadata(&paths.restored).unwrap().mode() & 0o777, 0o700);
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@
 
 use std::fs;
 use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use redb::{Database, Key, ReadableDatabase, ReadableTable, TableDefinition, Value, WriteTransaction};
@@ -73,6 +74,9 @@ pub fn restore(from: impl Read, directory: &Path, on_progress: impl FnMut(u64)) 
     open::create_directory(directory).map_err(of_directory)?;
     let _lock = open::lock(directory)?;
     check_empty(directory)?; // A server may have made a store in it.
+    if !is_new {
+        close_to_others(directory);
+    }
     let mut unfinished = Unfinished { directory, is_new, is_placed: false };
     let trailer = fill(&directory.join(RESTORED_FILE), &mut parts, on_progress)?;
     unfinished.place().map_err(of_directory)?;
@@ -89,6 +93,14 @@ fn check_empty(directory: &Path) -> Result<(), RestoreError> {
         }
     }
     Ok(())
+}
+
+/// Gives a directory the mode that the server gives to a new one.
+fn close_to_others(directory: &Path) {
+    if let Err(error) = fs::set_permissions(directory, fs::Permissions::from_mode(open::DIRECTORY_MODE)) {
+        // This fails if the directory belongs to another user. The store's file is closed to others in any case.
+        tracing::warn!(%error, "other users may list the directory of the store");
+    }
 }
 
 /// Fills the file, and verifies it as a store is that is opened.
