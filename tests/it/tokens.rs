@@ -95,6 +95,14 @@ async fn a_new_token_is_printed_once_and_its_file_holds_a_hash() {
     assert_eq!(refusal(&file.path(), &format!("{token}x")).await, Some(Unauthenticated::Unknown));
 }
 
+/// 90 seconds are not what somebody means who writes 90.
+#[tokio::test]
+async fn the_lifetime_of_a_token_has_a_unit() {
+    let file = File::new();
+    let refused = file.create(&["--expires", "90"]).await;
+    assert!(!refused.is_success && refused.stderr.contains("90d") && !file.path().exists(), "{}", refused.stderr);
+}
+
 #[tokio::test]
 async fn a_token_gives_what_its_flags_say() {
     let file = File::new();
@@ -170,10 +178,11 @@ async fn a_token_that_makes_no_caller_is_not_created() {
     let lasting =
         |words: [String; 6], more: &[&str]| words.into_iter().chain(more.iter().map(|w| (*w).into())).collect();
     let never = ["--never-expires"];
-    let cases: [Vec<String>; 12] = [
+    let cases: [Vec<String>; 13] = [
         lasting(with("", ""), &[]),
         lasting(with("", ""), &["--expires", "90d", "--never-expires"]),
         lasting(with("", ""), &["--expires", "0"]),
+        lasting(with("", ""), &["--expires", "90"]),
         lasting(with("", ""), &["--expires", "soon"]),
         lasting(with("", ""), &["--expires", "101years"]),
         lasting(with("", ""), &["--never-expires", "--field", "nonesuch"]),

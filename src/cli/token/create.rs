@@ -12,7 +12,6 @@ use super::{CallersFile, file};
 use crate::auth::caller::{Caller, Claims, ROLES, Role};
 use crate::auth::callers;
 use crate::auth::token::{self, Fresh, Hash};
-use crate::config::units;
 
 /// The longest time that a token may be valid, unless it never expires: 100 years.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
@@ -39,11 +38,17 @@ pub struct Create {
     #[arg(long = "attribute-key", value_name = "KEY")]
     attribute_keys: Vec<String>,
     /// How long the token is valid, such as `90d`.
-    #[arg(long, value_parser = units::positive_duration)]
+    #[arg(long, value_parser = lifetime)]
     expires: Option<Duration>,
     /// The token is valid until it is revoked.
     #[arg(long)]
     never_expires: bool,
+}
+
+/// Unlike in other settings, a number alone is not taken for seconds: `90` of a token means days.
+fn lifetime(text: &str) -> Result<Duration, String> {
+    let lifetime = humantime::parse_duration(text).map_err(|_| "it is a number with its unit, such as 90d or 12h")?;
+    if lifetime.is_zero() { Err("it must be longer than 0".to_owned()) } else { Ok(lifetime) }
 }
 
 pub fn run(create: &Create) -> anyhow::Result<()> {
