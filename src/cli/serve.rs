@@ -38,11 +38,11 @@ pub(super) fn run(config: Config) -> anyhow::Result<()> {
 
 async fn serve_until_signal(config: Config) -> anyhow::Result<()> {
     let signal = signals::catch()?; // Before a client can connect, so that no signal is lost.
-    let (data_dir, is_tls) = (config.store.data_dir.clone(), config.tls.tls_cert.is_some());
+    let (data_dir, is_tls, hints) = (config.store.data_dir.clone(), config.tls.tls_cert.is_some(), Hints::of(&config));
     let server = Server::bind(config).await?;
     let (addr, metrics_addr) = (server.local_addr(), server.metrics_addr());
     tracing::info!(%addr, metrics_addr = metrics_addr.map(tracing::field::display), is_tls, "listening");
-    greet(addr, metrics_addr, is_tls, &data_dir);
+    greet(addr, metrics_addr, &hints, &data_dir);
     let shutdown = async {
         let signal = signal.await;
         tracing::info!(signal, "draining");
@@ -52,16 +52,38 @@ async fn serve_until_signal(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// How to call the server.
+struct Hints {
+    /// How its address begins.
+    http: &'static str,
+    /// How grpcurl connects.
+    tls: &'static str,
+    /// What grpcurl presents with a call.
+    token: &'static str,
+}
+
+impl Hints {
+    fn of(config: &Config) -> Self {
+        let (http, tls) = match (&config.tls.tls_cert, config.tls.tls_require_client_cert) {
+            (None, _) => ("http", "-plaintext"),
+            (Some(_), false) => ("https", "-cacert CA_FILE"),
+            (Some(_), true) => ("https", "-cacert CA_FILE -cert CERT_FILE -key KEY_FILE"),
+        };
+        let needs_token = config.auth.callers.is_some() || config.auth.jwks.is_some();
+        let token = if needs_token { " -H \"authorization: Bearer $CAMEO_TOKEN\"" } else { "" };
+        Self { http, tls, token }
+    }
+}
+
 /// Prints to standard output. The first line ends with the address, for programs that start the server with port 0.
 /// Errors are ignored: stdout may be closed.
-fn greet(addr: SocketAddr, metrics: Option<SocketAddr>, is_tls: bool, data_dir: &Path) {
-    let (grpcurl, http) = if is_tls { ("grpcurl -cacert CA_FILE", "https") } else { ("grpcurl -plaintext", "http") };
-    let subscribe =
-        format!("{grpcurl} -d '{{\"workspace\": \"acme/main/web\"}}' {addr} cameo.v1.EventService/Subscribe");
+fn greet(addr: SocketAddr, metrics: Option<SocketAddr>, Hints { http, tls, token }: &Hints, data_dir: &Path) {
+    let request = r#"-d '{"workspace": "acme/main/web"}'"#;
     let metrics = metrics.map_or_else(String::new, |metrics| format!("  metrics  {http}://{metrics}/metrics\n"));
     let _ = writeln!(
         std::io::stdout(),
-        "cameo is listening on {addr}\n  data     {}\n{metrics}  try      {grpcurl} {addr} list\n  listen   {subscribe}",
+        "cameo is listening on {addr}\n  data     {}\n{metrics}  try      grpcurl {tls} {addr} list\n  \
+         listen   grpcurl {tls}{token} {request} {addr} cameo.v1.EventService/Subscribe",
         data_dir.display()
     );
 }

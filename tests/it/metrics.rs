@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::process::Stdio;
 use std::time::Duration;
 
 use cameo::config::Config;
@@ -10,7 +9,6 @@ use cameo::proto::v1::*;
 use cameo::telemetry::metrics::WORKSPACES;
 use futures_util::future::join_all;
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::harness::*;
@@ -411,34 +409,6 @@ async fn connections_that_say_nothing_do_not_shut_operators_out() {
     assert_eq!(within(status_and_body(addr, "/healthz")).await.0, 200);
     assert_eq!(within(ops(addr, "GET", "/metrics", &[])).await.status, 200);
     more.abort();
-}
-
-/// The output of a server that prints where its metrics are, up to the line that the test looks for.
-async fn greeting(flags: &[&str]) -> Vec<String> {
-    let dir = TempDir::new().unwrap();
-    let mut command = binary();
-    command.args(["--addr", "127.0.0.1:0", "--log", "warn", "--data-dir"]).arg(dir.path()).args(flags);
-    let mut child = command.stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let mut greeting = Vec::new();
-    while let Some(line) = within(lines.next_line()).await.unwrap() {
-        greeting.push(line);
-        if greeting.last().unwrap().starts_with("  listen") {
-            break;
-        }
-    }
-    greeting
-}
-
-#[tokio::test]
-async fn the_server_prints_where_its_metrics_are() {
-    let on = greeting(&["--metrics-addr", "127.0.0.1:0"]).await;
-    let line = on.iter().find_map(|line| line.strip_prefix("  metrics  http://127.0.0.1:")).unwrap();
-    assert!(line.strip_suffix("/metrics").unwrap().parse::<u16>().unwrap() > 0);
-    for off in ["off", ""] {
-        let off = greeting(&["--metrics-addr", off]).await;
-        assert!(off.len() > 1 && off.iter().all(|line| !line.starts_with("  metrics")), "{off:?}");
-    }
 }
 
 /// What a server says that does not start with this address for operators.

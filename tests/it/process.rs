@@ -1,11 +1,12 @@
 //! The real binary: its flags and its signals.
 //!
 //! - [`descriptor`]: the API for proxies.
-//! - [`errors`]: what it says when it cannot start. [`healthcheck`]: what the health check says of what it finds.
+//! - [`greeting`]: what it prints when it has. [`errors`]: what it says when it cannot start. [`healthcheck`]: what the health check says of what it finds.
 
 mod descriptor;
 mod errors;
 mod forward;
+mod greeting;
 mod healthcheck;
 
 use std::convert::Infallible;
