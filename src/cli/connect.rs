@@ -4,6 +4,7 @@
 
 use std::error::Error;
 use std::fmt::Display;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,7 +71,10 @@ impl Connect {
         for resolved in resolved {
             match self.endpoint(&resolved.to_string(), addr.host())?.connect().await {
                 Ok(channel) => return Ok(InterceptedService::new(channel, bearer)),
-                Err(error) => failed = anyhow!("cannot connect to {addr}: {}. Check {flag}", innermost(&error)),
+                Err(error) => {
+                    let advice = advice(&error, flag);
+                    failed = anyhow!("cannot connect to {addr}: {}. {advice}", innermost(&error));
+                }
             }
         }
         Err(failed)
@@ -175,6 +179,25 @@ fn header(token: &str) -> anyhow::Result<MetadataValue<Ascii>> {
     let mut header: MetadataValue<Ascii> = format!("Bearer {token}").parse()?;
     header.set_sensitive(true); // HTTP/2 does not index it, and `Debug` does not show it.
     Ok(header)
+}
+
+/// What to do when no connection was made.
+fn advice(error: &(dyn Error + 'static), flag: &str) -> String {
+    use rustls::CertificateError::{NotValidForName, NotValidForNameContext};
+    let Some(rustls::Error::InvalidCertificate(problem)) = of_tls(error) else { return format!("Check {flag}") };
+    match problem {
+        NotValidForName | NotValidForNameContext { .. } => {
+            format!("Check {flag}, or name the server as its certificate does with --tls-server-name")
+        }
+        _ => "If the server is the right one, name the file with the CA of its certificate with --tls-ca".to_owned(),
+    }
+}
+
+/// What TLS said. An I/O error has what it wraps not as its source.
+fn of_tls<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e rustls::Error> {
+    let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    let within = wrapped.map(|wrapped| wrapped as &(dyn Error + 'static)).or_else(|| error.source());
+    error.downcast_ref().or_else(|| within.and_then(of_tls))
 }
 
 /// What the system or TLS said, without the layers of the client above it.

@@ -128,6 +128,9 @@ async fn the_health_check_speaks_tls() {
         (&[][..], "If it speaks TLS, pass --tls"),
         (&["--tls-ca", other_ca], "cannot connect to localhost"),
         (&["--tls-ca", other_ca], "certificate"),
+        (&["--tls-ca", other_ca], "the CA of its certificate with --tls-ca"),
+        (&["--tls"], "the CA of its certificate with --tls-ca"),
+        (&["--tls-ca", ca, "--tls-server-name", "example.org"], "--tls-server-name"),
         (&["--tls-ca", ca, "--tls-server-name", "example.org"], "certificate not valid for name \"example.org\""),
         (&["--tls-ca", key], "--tls-ca: "),
     ] {
