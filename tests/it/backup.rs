@@ -170,6 +170,26 @@ async fn a_backup_amid_writes_is_the_store_at_one_place_of_its_log() {
     );
 }
 
+/// A restore adds a row, which remembers the former log.
+#[tokio::test]
+async fn a_backup_a_restore_and_a_check_count_the_same_rows() {
+    let paths = Paths::new();
+    let mut process = TestProcess::start(&paths.data, &[]).await;
+    process.client().await.create(owner_of(email("ada"), ADA)).await.unwrap();
+    process.kill().await;
+    let rows_after = |text: &str, words: &str| -> u64 {
+        let (_, rest) = text.split_once(words).unwrap_or_else(|| panic!("{text}"));
+        rest.split(' ').next().unwrap().parse().unwrap()
+    };
+    let backup = ["backup", "--data-dir", shown(&paths.data), "--to", shown(&paths.file)];
+    let rows = rows_after(&succeed(backup).await, "It holds ");
+    assert_eq!(rows, 5, "a workspace, its head, a profile, an identity and an event");
+    assert_eq!(rows_after(&restore(&paths.file, &paths.restored).await, "Restored "), rows);
+    for checked in [check(&paths.data).await, check(&paths.restored).await, check_backup(&paths.file).await] {
+        assert_eq!(rows_after(&told(&checked).1, "Rows: "), rows);
+    }
+}
+
 /// Others may be able to write to the directory of the backup.
 #[tokio::test]
 async fn what_others_put_in_the_place_of_an_unfinished_backup_is_not_written_to() {

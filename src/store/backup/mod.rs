@@ -35,6 +35,7 @@ pub use restore::{RestoreError, restore};
 use super::alone::Work;
 use super::compact::Overflowed;
 use super::error::{OpenError, StoreError};
+use super::rows::Kind;
 use crate::model::Micros;
 use crate::proto::storage::{BackupHeader, BackupTrailer};
 use format::{Part, Parts};
@@ -43,6 +44,9 @@ use format::{Part, Parts};
 const STEP_BYTES: usize = 240 << 10;
 /// The most bytes of a piece, in which a backup is sent.
 const PIECE_BYTES: usize = 256 << 10;
+
+/// The table of what the store knows of itself. A restore adds a row to it, which remembers the former log.
+const META: u32 = Kind::Meta as u32;
 
 /// How much a backup of an open store does at a time, in bytes.
 #[derive(Debug, Clone, Copy)]
@@ -138,7 +142,7 @@ pub struct BackupSummary {
     pub cameo_version: String,
     /// When it ended: it holds every write that was confirmed before.
     pub time: Micros,
-    /// The rows of the store that it makes.
+    /// Its rows, without those of the table `meta`.
     pub rows: u64,
 }
 
@@ -160,6 +164,6 @@ fn summary(header: BackupHeader, trailer: &BackupTrailer) -> BackupSummary {
     BackupSummary {
         cameo_version: header.cameo_version,
         time: trailer.time.as_ref().map(Micros::from_timestamp).unwrap_or_default(),
-        rows: trailer.tables.iter().map(|table| table.rows).sum(),
+        rows: trailer.tables.iter().filter(|table| table.table != META).map(|table| table.rows).sum(),
     }
 }

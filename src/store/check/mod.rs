@@ -176,7 +176,8 @@ pub(super) fn check_database(
     let heads = heads(&state, &mut problems)?;
     on_progress("rows");
     let rows = rows::check(&state, heads.as_ref().map(Vec::len), &mut problems)?;
-    let counted = rows.iter().map(|table| (table.kind.name(), table.rows)).collect();
+    let counted =
+        rows.iter().filter(|table| table.kind != Kind::Meta).map(|table| (table.kind.name(), table.rows)).collect();
     if let Some(heads) = heads {
         let store = Store::open(&state, secret, heads)?;
         log::check_former(&store, former, &mut problems);

@@ -12,7 +12,7 @@ const FIRST: usize = 5;
 /// What a check has found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CheckReport {
-    /// The rows of each table, by the table's name.
+    /// The rows of each table, by the table's name, as in [`BackupSummary`](super::super::BackupSummary).
     pub rows: Vec<(&'static str, u64)>,
     /// What is wrong. Empty if all is well.
     pub findings: Vec<Finding>,
