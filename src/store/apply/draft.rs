@@ -28,8 +28,8 @@ pub(super) struct Draft<'c, 'a, 'txn> {
     pub(super) audiences: BTreeMap<AudienceId, Looked>,
     /// The place after the events so far.
     place: Place,
-    /// The bytes that the log loses because events lose values.
-    pub(super) shrunk: u64,
+    /// The bytes of the events that lose values, before and after. One that loses little grows by its mark.
+    pub(super) rewritten: [u64; 2],
     /// How many profiles the survivor of merges has absorbed, once that is known.
     pub(super) absorbed: Option<usize>,
 }
@@ -68,7 +68,7 @@ impl Told<'_> {
 impl<'c, 'a, 'txn> Draft<'c, 'a, 'txn> {
     pub fn new(context: &'c Context<'a, 'txn>) -> Self {
         let (effects, audiences) = (Effects::default(), BTreeMap::new());
-        Self { context, effects, audiences, place: context.head.place, shrunk: 0, absorbed: None }
+        Self { context, effects, audiences, place: context.head.place, rewritten: [0, 0], absorbed: None }
     }
 
     /// Creates a profile, and returns it encoded. `last_event` is the latest event of an earlier profile with the same
@@ -185,7 +185,8 @@ impl<'c, 'a, 'txn> Draft<'c, 'a, 'txn> {
         let has_events = !self.effects.events.is_empty();
         if has_events || !self.effects.rewritten.is_empty() {
             let added = self.effects.held_bytes() as u64;
-            let bytes = (context.head.bytes + added).saturating_sub(self.shrunk);
+            let [was, is] = self.rewritten;
+            let bytes = (context.head.bytes + added + is).saturating_sub(was);
             let time = if has_events { context.event_time() } else { context.head.time };
             self.effects.head = Some(Head { floor: context.head.floor, place: self.place, time, bytes });
         }

@@ -138,7 +138,8 @@ fn rewrite_event(
         Ok((event, was, strip(context.workspace, sequence, &row, what)?))
     })?;
     let Some((event, was, row)) = rewritten else { return Err(Kind::Event.corrupt()) };
-    draft.shrunk += was.saturating_sub(row.len()) as u64;
+    draft.rewritten[0] += was as u64;
+    draft.rewritten[1] += row.len() as u64;
     draft.effects.rewritten.push((sequence, row));
     Ok(event)
 }

@@ -13,8 +13,8 @@ use super::disk::Disk;
 use super::harness::*;
 use super::script::Script;
 use super::subscriptions::{at, name, open, skip, subscribe};
-use crate::command::{Begin, Change, Merge};
-use crate::model::{AudienceId, IdentityKey, LogId, Micros, Mpid, Place, ProfileKey};
+use crate::command::{Begin, Change, EraseEvents, Merge, Removal, Rewrite};
+use crate::model::{AudienceId, IdentityKey, LogId, Micros, Mpid, Place, ProfileKey, Sequence};
 use crate::proto::storage::MergeRecord;
 use crate::proto::v1::{Audience, Event};
 use crate::store::check::check_database;
@@ -331,6 +331,19 @@ async fn a_sound_store_has_no_problem_and_its_rows_are_counted() {
     let rows: BTreeMap<_, _> = report.rows.into_iter().collect();
     let count = |table| rows[table];
     assert_eq!(["profile", "identity", "event", "merge"].map(count), [4, 2, HEAD, 1]);
+}
+
+/// It has no values to lose, and gains the mark that it lost some.
+#[tokio::test]
+async fn an_event_that_grows_by_an_erasure_counts_with_its_size() {
+    let disk = Disk::default();
+    let store = store_on(&disk, |_, _| {});
+    store.write(command(SECOND, create(ADA))).await.unwrap();
+    let rewrite = Rewrite { sequence: Sequence::new(1).unwrap(), what: Removal::Previous, forgotten: Vec::new() };
+    let erase = Change::EraseEvents(EraseEvents { rewrites: vec![rewrite] });
+    store.write(command(2 * SECOND, erase)).await.unwrap();
+    store.close().await;
+    assert_checked(&disk);
 }
 
 #[tokio::test]
