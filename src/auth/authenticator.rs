@@ -186,9 +186,15 @@ impl Jwts {
 
     async fn authenticate(&self, token: &str, now: SystemTime) -> Result<Arc<Caller>, Unauthenticated> {
         let hash = Hash::of(token.as_bytes());
-        if let Some(caller) = self.verified.get(&hash, now) {
-            return Ok(caller);
+        match self.verified.get(&hash, now) {
+            Some(caller) => Ok(caller),
+            // Boxed: most calls have no need of the room that it takes.
+            None => Box::pin(self.verify_new(token, hash, now)).await,
         }
+    }
+
+    /// Verifies a token that is not known, if need be with keys that are fetched.
+    async fn verify_new(&self, token: &str, hash: Hash, now: SystemTime) -> Result<Arc<Caller>, Unauthenticated> {
         let head = jwt::head(token)?;
         let caller = match &self.keys {
             Keys::File(keys) => self.verify(token, &head, &keys.current(), now)?,
