@@ -21,6 +21,11 @@ use crate::refusal::Refusal;
 const CALL_BYTES: usize = 16 << 10;
 /// The time in which a rate gives a whole burst.
 const BURST: Duration = Duration::from_secs(1);
+/// The time in which a client has paid all that it may owe in calls. Several callers may share a name or an address: what
+/// one of them lists must not keep the others out for long.
+const MOST_OWED: Duration = Duration::from_secs(10);
+/// So much of an import is never owed: a record is bounded, and so are the imports that take records.
+const UNBOUNDED: Duration = Duration::from_secs(24 * 60 * 60);
 /// The clients that a rate remembers before it first forgets those that it has nothing to say of.
 const REMEMBERED: usize = 1_024;
 
@@ -48,6 +53,8 @@ pub struct WritePlace {
 #[derive(Debug)]
 struct Rate {
     per_second: NonZeroU32,
+    /// What it lets a client owe at most, as the time in which it is paid.
+    most_owed: Duration,
     clients: Mutex<Clients>,
 }
 
@@ -65,8 +72,8 @@ impl Quotas {
     pub fn new(config: &QuotaConfig) -> Arc<Self> {
         let QuotaConfig { max_call_rate_per_client, max_writes_per_client, max_import_rate_per_client } = *config;
         Arc::new(Self {
-            calls: NonZeroU32::new(max_call_rate_per_client).map(Rate::new),
-            imports: NonZeroU32::new(max_import_rate_per_client).map(Rate::new),
+            calls: NonZeroU32::new(max_call_rate_per_client).map(|rate| Rate::new(rate, MOST_OWED)),
+            imports: NonZeroU32::new(max_import_rate_per_client).map(|rate| Rate::new(rate, UNBOUNDED)),
             most_writes: max_writes_per_client,
             writes: Mutex::default(),
         })
@@ -140,8 +147,9 @@ impl Drop for WritePlace {
 }
 
 impl Rate {
-    fn new(per_second: NonZeroU32) -> Self {
-        Self { per_second, clients: Mutex::new(Clients { full_at: HashMap::new(), forget_at: REMEMBERED }) }
+    fn new(per_second: NonZeroU32, most_owed: Duration) -> Self {
+        let clients = Clients { full_at: HashMap::new(), forget_at: REMEMBERED };
+        Self { per_second, most_owed, clients: Mutex::new(clients) }
     }
 
     /// Takes units, if the client has as many.
@@ -162,7 +170,8 @@ impl Rate {
     /// Takes units, also those that the client does not have yet. Returns how long it takes until it has them.
     fn owe(&self, client: &Client, units: usize, now: Instant) -> Duration {
         let mut clients = self.clients();
-        let full_at = clients.full_at(client, now) + self.time_of(units);
+        let owed = clients.full_at(client, now) + self.time_of(units);
+        let full_at = owed.min(now + BURST + self.most_owed);
         clients.set(client, full_at, now);
         full_at.saturating_duration_since(now + BURST)
     }
@@ -251,7 +260,7 @@ mod tests {
     }
 
     fn rate(per_second: u32) -> Rate {
-        Rate::new(NonZeroU32::new(per_second).unwrap())
+        Rate::new(NonZeroU32::new(per_second).unwrap(), MOST_OWED)
     }
 
     #[test]
@@ -276,6 +285,8 @@ mod tests {
         assert!(rate.take(&client, 1, start + Duration::from_millis(2_099)).is_err());
         assert!(rate.take(&client, 1, start + Duration::from_millis(2_100)).is_ok());
         assert!(rate.take(&caller("b"), 10, start).is_ok());
+        assert_eq!(rate.owe(&client, 1_000, start), MOST_OWED, "whoever shares its name is not kept out for long");
+        assert_eq!(rate.take(&client, 1, start), Err(MOST_OWED + Duration::from_millis(100)));
     }
 
     #[test]

@@ -160,9 +160,13 @@ impl Edge {
         let call = Call::begin(&self.metrics.calls, method.counted, method.is_write, connection.peer, span);
         let (mut is_plain, mut encoding) = (false, None);
         let admitted = match self.admit(&mut in_flight, method, &request) {
-            Ok(admitted) => {
-                self.identify(&call, connection, method, &request).await.map(|()| admitted).map_err(Refused::Call)
-            }
+            Ok(admitted) => match self.identify(&call, connection, method, &request).await {
+                Ok(()) => Ok(admitted),
+                Err(refusal) => {
+                    hold(&refusal, &mut in_flight).await;
+                    Err(Refused::Call(refusal))
+                }
+            },
             refused => refused,
         };
         let (response, held) = match admitted {
@@ -182,9 +186,6 @@ impl Edge {
                 (response, held.with_head(head))
             }
             Err(refused) => {
-                if refused.is_for_a_rate() && in_flight.count(Kind::Held, MOST_HELD) {
-                    Box::pin(tokio::time::sleep(HOLD)).await;
-                }
                 let response = refused.render(&request, &call);
                 (Box::pin(self.readable_by_pages(request, response)).await, Held::default())
             }
@@ -394,6 +395,13 @@ fn cors(origins: &[HeaderValue]) -> CorsLayer {
         .max_age(PREFLIGHT_AGE)
 }
 
+/// Lets a client that calls too often wait for its refusal. It takes no room among the calls meanwhile.
+async fn hold(refusal: &Refusal, in_flight: &mut CallInFlight) {
+    if refusal.reason == ErrorReason::RateLimited && in_flight.count(Kind::Held, MOST_HELD) {
+        Box::pin(tokio::time::sleep(HOLD)).await; // Boxed: most calls have no need of the room that it takes.
+    }
+}
+
 /// Why the edge does not pass a request on.
 enum Refused {
     Call(Refusal),
@@ -401,10 +409,6 @@ enum Refused {
 }
 
 impl Refused {
-    fn is_for_a_rate(&self) -> bool {
-        matches!(self, Self::Call(refusal) if refusal.reason == ErrorReason::RateLimited)
-    }
-
     /// In the protocol of the client.
     fn render<B>(self, request: &Request<B>, call: &Call) -> Answer {
         let (status, refusal) = match self {

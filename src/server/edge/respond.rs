@@ -305,10 +305,13 @@ pub(super) fn before_translation(
 ) -> tonic::body::Body {
     tonic::body::Body::new(body.map_frame(move |frame| {
         end(&frame, &call);
-        match encoding {
-            Some(encoding) => frame.map_data(|message| compress(encoding, message)),
-            None => frame,
-        }
+        let Some(encoding) = encoding else { return frame };
+        frame.map_data(|plain| {
+            let bytes = plain.len();
+            let compressed = compress(encoding, plain);
+            call.counts(bytes.saturating_sub(compressed.len())); // The rest counts when it is sent.
+            compressed
+        })
     }))
 }
 
