@@ -28,11 +28,11 @@ const LASTING: Duration = Duration::from_secs(60);
 /// Calls that write nothing, but that take data out of the server, or rewrite its file.
 const EXPORTS: [&str; 3] = ["ProfileService/ExportSubject", "AdminService/Backup", "AdminService/Compact"];
 
-/// The lines of calls that were refused before it was known who made them.
-static OF_STRANGERS: LazyLock<Lines> = LazyLock::new(Lines::default);
+/// The lines of calls that were refused before it was known who made them, or because their client calls too often.
+static OF_MANY: LazyLock<Lines> = LazyLock::new(Lines::default);
 
 fn tell_unlogged(unlogged: u64) {
-    tracing::info!(unlogged, "more calls of strangers were refused than are logged");
+    tracing::info!(unlogged, "more calls were refused than are logged");
     tracing::info!(target: audit::TARGET, unlogged);
 }
 
@@ -366,9 +366,11 @@ impl Drop for Call {
     fn drop(&mut self) {
         let noted = std::mem::take(self.noted.get_mut().unwrap_or_else(PoisonError::into_inner));
         self.end_span(&noted);
-        // Anybody can make calls that are refused before it is known who makes them.
+        // Anybody can make calls that are refused before it is known who makes them, and no rate bounds those that are
+        // refused for their rate.
         let is_of_stranger = noted.reason.is_some() && self.caller().is_none();
-        match is_of_stranger.then(|| OF_STRANGERS.next()) {
+        let is_of_many = is_of_stranger || noted.reason == Some(ErrorReason::RateLimited);
+        match is_of_many.then(|| OF_MANY.next()) {
             Some(None) => return,
             Some(Some(unlogged @ 1..)) => tell_unlogged(unlogged),
             Some(Some(0)) | None => {}
