@@ -21,7 +21,7 @@ use tempfile::TempDir;
 use tonic::{Code, Status, Streaming};
 
 use crate::harness::*;
-use after_restore::{Lost, a_restored_store};
+use after_restore::{Lost, a_restored_store, events_of, messages_from};
 
 /// Paths of a test: the store's directory, the backup, and the directory that it is restored into.
 struct Paths {
@@ -125,7 +125,7 @@ async fn keep_writing(client: &Client, is_over: &AtomicBool, written: &AtomicU64
 }
 
 /// A backup amid writes is what a subscriber's fold of the log makes at one place: no write before that is missing, and
-/// none after it is there.
+/// none after it is there. A subscriber that has seen less goes on after the restore, and one that has seen more is told.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_amid_writes_is_the_store_at_one_place_of_its_log() {
     let paths = Paths::new();
@@ -134,9 +134,10 @@ async fn a_backup_amid_writes_is_the_store_at_one_place_of_its_log() {
     let imports = (1..=400).map(|mpid| record(by_mpid(mpid), set([("pad", text(&"p".repeat(5_000)))])));
     client.import(imports.collect()).await.unwrap();
     let (is_over, written) = (AtomicBool::new(false), AtomicU64::new(0));
-    let ((before, after), ()) = tokio::join!(
+    let ((seen, before, after), ()) = tokio::join!(
         async {
             until(|| written.load(Ordering::Relaxed) >= 100).await;
+            let seen = events_of(&messages_from(&client, earliest()).await.unwrap()).pop().unwrap();
             let before = head(&client).await;
             let told = back_up(&process, &paths.file).await;
             assert!(told.contains("SHA-256: ") && told.contains(" rows in "), "{told}");
@@ -144,11 +145,12 @@ async fn a_backup_amid_writes_is_the_store_at_one_place_of_its_log() {
             let more = written.load(Ordering::Relaxed) + 100;
             until(|| written.load(Ordering::Relaxed) >= more).await;
             is_over.store(true, Ordering::Relaxed);
-            (before, after)
+            (seen, before, after)
         },
         keep_writing(&client, &is_over, &written),
     );
     let log = client.log().await;
+    let (later, _) = events_of(&messages_from(&client, earliest()).await.unwrap()).pop().unwrap();
 
     restore(&paths.file, &paths.restored).await;
 
@@ -163,6 +165,12 @@ async fn a_backup_amid_writes_is_the_store_at_one_place_of_its_log() {
     assert!(place > before, "others wrote during the backup");
     assert!(reader.all_profiles(100).await == folded(&log, place));
     assert!(reader.log().await[..] == log[..usize::try_from(place).unwrap()]);
+    let (cursor, last) = seen;
+    let rest = messages_from(&reader, crate::harness::after(&cursor)).await.unwrap();
+    let rest: Vec<_> = events_of(&rest).into_iter().map(|(_, event)| event).collect();
+    assert!(rest[..] == log[usize::try_from(last.sequence).unwrap()..usize::try_from(place).unwrap()]);
+    let lost = messages_from(&reader, crate::harness::after(&later)).await;
+    assert_refused(lost, Code::FailedPrecondition, "CURSOR_FOREIGN", "");
     let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
     assert_eq!(
         [mode(&paths.file), mode(&paths.restored), mode(&paths.restored.join(STORE_FILE))],

@@ -8,7 +8,7 @@ use super::{Paths, back_up, restore};
 use crate::harness::*;
 
 /// The messages of a stream up to `caught_up`.
-async fn messages_from(
+pub async fn messages_from(
     client: &Client,
     start: Option<subscribe_request::Start>,
 ) -> Result<Vec<SubscribeResponse>, Status> {
@@ -22,7 +22,7 @@ async fn messages_from(
 }
 
 /// The events among some messages, each with its cursor.
-fn events_of(messages: &[SubscribeResponse]) -> Vec<(String, Event)> {
+pub fn events_of(messages: &[SubscribeResponse]) -> Vec<(String, Event)> {
     let event = |message: &SubscribeResponse| match &message.message {
         Some(Message::Event(event)) => Some((message.cursor.clone(), event.clone())),
         _ => None,
