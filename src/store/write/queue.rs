@@ -18,7 +18,7 @@ use crate::command::Command;
 /// The most commands in a batch that has calls. A larger batch would delay its first caller and gain little: at this
 /// size the commit is already a small part of the batch's cost.
 const BATCH_COMMANDS: usize = 512;
-/// The most commands in a batch of imports alone, while nobody calls. New profiles lie far apart in the file, so a commit
+/// The most commands in a batch of imports alone, while nothing else is written. New profiles lie far apart in the file, so a commit
 /// is costly: batches of 4,096 load 1.7 times as many profiles a second as batches of 512. The first call that arrives
 /// meanwhile waits for a quarter of a second, or longer if the profiles are large.
 pub(in crate::store) const IMPORT_BATCH_COMMANDS: usize = 4_096;
