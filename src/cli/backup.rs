@@ -160,7 +160,7 @@ fn remove_stale(path: &Path) -> anyhow::Result<()> {
         found => found.with_context(|| format!("cannot look at {}", path.display()))?,
     };
     if !found.is_file() {
-        let what = if found.is_symlink() { "a symbolic link" } else { "no file" };
+        let what = if found.is_symlink() { "a symbolic link" } else { "not a regular file" };
         bail!("{} is {what}, so no backup has left it: remove it, or choose another --to", path.display());
     }
     let stale = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;

@@ -1,5 +1,7 @@
 //! For each `ErrorReason`, a request that is refused with it, and with the code in the comment of that reason.
 
+mod people;
+
 use std::pin::Pin;
 use std::process::Stdio;
 use std::time::Duration;
@@ -18,6 +20,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use crate::harness::*;
+use people::*;
 
 /// How many reasons this version sends.
 const SENT: usize = 40;
@@ -245,57 +248,6 @@ async fn profile_exists() -> Status {
     let client = server.client().await;
     client.create(with_mpid(ADA)).await.unwrap();
     client.create(with_mpid(ADA)).await.unwrap_err()
-}
-
-async fn identity_taken() -> Status {
-    let server = TestServer::start().await;
-    let client = server.client().await;
-    client.create(ada()).await.unwrap();
-    client.create(owner_of(email("ada"), GRACE)).await.unwrap_err()
-}
-
-async fn identity_conflict() -> Status {
-    let server = TestServer::start().await;
-    let client = server.client().await;
-    client.create(ada()).await.unwrap();
-    client.create(owner_of(email("grace"), GRACE)).await.unwrap();
-    let identities = vec![email("ada"), email("grace")];
-    let on_conflict = OnConflict::Fail.into();
-    client.identify(IdentifyProfileRequest { identities, on_conflict, ..Default::default() }).await.unwrap_err()
-}
-
-/// Grace was merged into Ada.
-async fn after_a_merge<F: Future<Output = Status>>(refused: impl FnOnce(Client) -> F) -> Status {
-    let server = TestServer::start().await;
-    let client = server.client().await;
-    client.create(ada()).await.unwrap();
-    client.create(owner_of(email("grace"), GRACE)).await.unwrap();
-    client.merge(ADA, GRACE).await.unwrap();
-    refused(client).await
-}
-
-/// Calls a server on which audience 7 is registered.
-async fn with_an_audience<R: Future<Output = Status>>(call: impl FnOnce(Client) -> R) -> Status {
-    let server = TestServer::start().await;
-    let client = server.client().await;
-    client.register(7, "crm").await.unwrap();
-    call(client).await
-}
-
-/// So many members leave it that a call comes in between.
-async fn audience_deleting(client: Client) -> Status {
-    let patch = ProfilePatch { join_audiences: vec![member(7, None)], ..ProfilePatch::default() };
-    let member = |mpid| record(by_mpid(mpid), patch.clone());
-    client.import((1..=3_000).map(member).collect()).await.unwrap();
-    client.unregister(7).await.unwrap();
-    let keys = vec![by_mpid(1)];
-    client.add_members(AddAudienceMembersRequest { audience_id: 7, keys, ..Default::default() }).await.unwrap_err()
-}
-
-async fn merge_not_reversible(client: Client) -> Status {
-    client.create(with_mpid(ALAN)).await.unwrap();
-    client.update(ALAN, take([email("grace")])).await.unwrap();
-    client.unmerge(GRACE).await.unwrap_err()
 }
 
 async fn etag_mismatch() -> Status {
