@@ -67,7 +67,7 @@ pub enum Jwks {
     Url(Uri),
 }
 
-/// Whoever can change the keys on their way can sign as any caller, so they travel encrypted or not at all.
+/// Whoever can change the keys on the network can sign as any caller, so they are fetched over TLS only.
 fn jwks(text: &str) -> Result<Jwks, String> {
     if text.is_empty() {
         return Err("it must be a file or a URL".to_owned());

@@ -248,9 +248,9 @@ impl Condition {
         Ok((!any).then(|| Self { audiences: audiences.iter().copied().collect(), expression }))
     }
 
-    /// The profile before the change is tested as of when it became that. A membership that has ended since is one that
-    /// a reader may have been told of, and whose end it was not told of yet. But a reader whose snapshot is newer does
-    /// not have the profile: to both, one that matches again enters.
+    /// The profile before the change is tested as of the time when it became what it was. If a membership has ended since,
+    /// a reader may have been told that it began, and not yet that it ended. A reader whose snapshot is newer does not
+    /// have the profile. For both, a profile that matches again enters.
     ///
     /// Of an event that was erased or redacted, nobody knows what the profile was before it: it is taken for one that
     /// matched, and that the reader may not have. The absorbed profile of a merge leaves, whatever becomes of the

@@ -214,7 +214,7 @@ async fn what_others_put_in_the_place_of_an_unfinished_backup_is_not_written_to(
     fs::remove_file(&partial).unwrap();
     fs::create_dir(&partial).unwrap();
     let (status, text) = told(&cameo(offline).await);
-    assert!(status == 1 && text.contains("is no file"), "{text}");
+    assert!(status == 1 && text.contains("is not a regular file"), "{text}");
     fs::remove_dir(&partial).unwrap();
     fs::hard_link(&victim, &partial).unwrap();
     succeed(offline).await;
