@@ -171,17 +171,20 @@ async fn an_audit_log_that_cannot_be_written_keeps_the_server_from_starting() {
     );
 }
 
-/// Anybody can send requests that are refused before it is known who sends them.
+/// Anybody can send requests that are refused before it is known who sends them, and no rate bounds those that are refused
+/// for their rate.
 #[tokio::test(flavor = "multi_thread")]
-async fn strangers_cannot_flood_the_audit_log() {
+async fn refused_calls_cannot_flood_the_audit_log() {
     let (dir, callers) = (TempDir::new().unwrap(), CallersFile::new());
-    callers.add("crm", &["writer"]).await;
+    let token = callers.add("crm", &["writer"]).await;
     let (file, log) = (callers.path(), dir.path().join("audit.jsonl"));
-    let flags = ["--callers", file.to_str().unwrap(), "--audit-log", log.to_str().unwrap()];
+    let quota = ["--max-call-rate-per-client", "1"];
+    let flags = [["--callers", file.to_str().unwrap()], ["--audit-log", log.to_str().unwrap()], quota].concat();
     let mut server = TestProcess::start(&dir.path().join("data"), &flags).await;
-    let stranger = server.client().await;
-    let calls = futures_util::future::join_all((0..500).map(|_| stranger.create(with_mpid(ADA)))).await;
-    assert!(calls.iter().all(Result::is_err));
+    for client in [server.client().await, Client::connect_with(server.addr, &token).await] {
+        let calls = join_all((0..500).map(|_| client.create(with_mpid(ADA)))).await;
+        assert!(calls.iter().filter(|call| call.is_err()).count() >= 490);
+    }
     server.terminate();
     assert!(server.ended().await.success());
     let lines = std::fs::read_to_string(&log).unwrap().lines().count();
