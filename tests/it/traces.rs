@@ -87,7 +87,9 @@ async fn a_call_is_a_child_of_the_span_that_its_caller_names() {
 async fn a_commit_and_the_call_whose_write_it_holds_link_to_each_other() {
     let collector = Collector::start();
     let server = TestServer::start_with(traces_to(collector.addr)).await;
-    create_traced(&server, ADA, &traceparent("01")).await;
+    let mut request = traced(creation(ADA), &traceparent("01"));
+    request.metadata_mut().insert("tracestate", "vendor=opaque".parse().unwrap());
+    server.client().await.profiles.create_profile(request).await.unwrap();
     server.stop().await;
 
     let (call, commit) = (collector.one(CREATE), collector.one(COMMIT));
@@ -95,6 +97,7 @@ async fn a_commit_and_the_call_whose_write_it_holds_link_to_each_other() {
     assert!(commit.parent_span_id.is_empty() && commit.trace_id != call.trace_id, "it is a trace of its own");
     assert!(is_a_link(&commit.links, &call) && is_a_link(&call.links, &commit));
     assert_eq!((commit.links.len(), call.links.len()), (1, 1));
+    assert_eq!((&*call.trace_state, &*commit.links[0].trace_state), ("vendor=opaque", ""));
     let keys = ["cameo.commit.commands", "cameo.commit.events"];
     assert_eq!(tags(&commit, keys), *some(&["1", "1"]));
     let number = |key| tag(&commit.attributes, key).unwrap().parse::<f64>().unwrap();

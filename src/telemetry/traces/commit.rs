@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use opentelemetry::trace::{Link, Span as _, SpanBuilder, SpanKind};
+use opentelemetry::trace::{Link, Span as _, SpanBuilder, SpanContext, SpanKind, TraceState};
 use opentelemetry::{Context, KeyValue};
 
 use super::call::CallSpan;
@@ -44,7 +44,7 @@ impl Commit {
     pub fn end<'c>(self, committed: Committed, calls: impl Iterator<Item = &'c Arc<CallSpan>>) {
         let mut seen = HashSet::new();
         let calls: Vec<_> = calls.filter(|call| seen.insert(call.context().span_id())).collect();
-        let links = calls.iter().take(MOST_LINKS as usize).map(|call| Link::with_context(call.context().clone()));
+        let links = calls.iter().take(MOST_LINKS as usize).map(|call| link_to(call.context()));
         let builder = SpanBuilder::from_name("commit")
             .with_kind(SpanKind::Internal)
             .with_start_time(self.begun)
@@ -60,6 +60,12 @@ impl Commit {
         }
         span.end();
     }
+}
+
+/// A link without the `tracestate`: that is the caller's own text, and a commit would repeat it for each of its calls.
+fn link_to(call: &SpanContext) -> Link {
+    let (trace, span, flags) = (call.trace_id(), call.span_id(), call.trace_flags());
+    Link::with_context(SpanContext::new(trace, span, flags, call.is_remote(), TraceState::default()))
 }
 
 impl Committed {

@@ -29,7 +29,7 @@ use crate::telemetry::metrics::{SpanMetrics, SpanOutcome};
 
 /// The most spans in a batch.
 const BATCH: usize = 512;
-/// The most spans that wait. A span takes about a kilobyte.
+/// The most spans that wait. The span of a call takes one or two kilobytes, one with all its links and events about 25.
 const WAITING: usize = 16 * BATCH;
 /// How long the first span of a batch waits for others.
 const GATHER: Duration = Duration::from_secs(1);
