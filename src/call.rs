@@ -279,6 +279,7 @@ impl Call {
             code: noted.code,
             workspace: noted.workspace.as_ref().map(Workspace::as_str),
             caller: self.actor(),
+            is_of_stranger: self.caller().is_none(),
             reason: noted.reason.map(reason_name),
         });
     }

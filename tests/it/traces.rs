@@ -245,6 +245,38 @@ async fn the_span_of_a_call_names_its_caller() {
     assert!(!format!("{spans:?}").contains("no-token") && !format!("{spans:?}").contains(&token));
 }
 
+/// They ask for their spans, and so could make the collector record a flood.
+#[tokio::test]
+async fn most_spans_of_refused_strangers_are_discarded() {
+    const CALLS: usize = 300;
+    let (collector, callers) = (Collector::start(), CallersFile::new());
+    let token = callers.add("crm", &["writer"]).await;
+    let require = callers.require();
+    let server = TestServer::start_with(|config| {
+        require(config);
+        traces_to(collector.addr)(config);
+        config.traces.trace_sample = 0.0;
+    })
+    .await;
+    let (begun, mut stranger) = (Instant::now(), Client::connect_with(server.addr, "no-token").await.profiles);
+    for _ in 0..CALLS {
+        let refused = stranger.create_profile(traced(creation(ADA), &traceparent("01"))).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unauthenticated);
+    }
+    let seconds = usize::try_from(begun.elapsed().as_secs()).unwrap() + 1;
+    let mut known = Client::connect_with(server.addr, &token).await.profiles;
+    for mpid in 1..=50 {
+        known.create_profile(traced(creation(mpid), &traceparent("01"))).await.unwrap();
+    }
+    server.stop().await;
+    let spans = collector.named(CREATE);
+    let of_known = spans.iter().filter(|span| tag(&span.attributes, "enduser.id").is_some()).count();
+    let of_strangers = spans.len() - of_known;
+    assert_eq!(of_known, 50, "every call of a caller that is known");
+    assert!((10..=10 + 10 * seconds).contains(&of_strangers), "{of_strangers} in {seconds} s");
+    assert!(of_strangers < CALLS && collector.spans().iter().all(|span| !span.name.is_empty()));
+}
+
 /// Values of profiles go through every part of the server, and none of them to the collector.
 #[tokio::test]
 async fn no_value_of_a_profile_is_exported() {

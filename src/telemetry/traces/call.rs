@@ -13,7 +13,8 @@ use opentelemetry::trace::{Span as _, SpanBuilder, SpanContext, SpanKind, Status
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::trace::Span;
 
-use super::{Traces, parent};
+use super::export::DISCARDED;
+use super::{Traces, Tracing, parent};
 use crate::telemetry::metrics::Method;
 
 /// The codes of gRPC, in the order of their numbers, and whether one says that the server has failed.
@@ -50,6 +51,7 @@ tokio::task_local! {
 /// The span of a call, while it is served.
 #[derive(Debug)]
 pub struct CallSpan {
+    tracing: Arc<Tracing>,
     span: Mutex<Span>,
     context: SpanContext,
     is_rpc: bool,
@@ -66,6 +68,8 @@ pub struct CallEnd<'a> {
     pub workspace: Option<&'a str>,
     /// The name of the caller.
     pub caller: Option<&'a str>,
+    /// Whether it ended before it was known who makes it, or needed no caller.
+    pub is_of_stranger: bool,
     /// Why it was refused.
     pub reason: Option<&'static str>,
 }
@@ -82,7 +86,10 @@ impl Traces {
         let span = tracing.span(describe(method, verb), &parent);
         let context = span.span_context().clone();
         let (is_rpc, queued) = (method.rpc().is_some(), AtomicBool::default());
-        span.is_recording().then(|| Arc::new(CallSpan { span: Mutex::new(span), context, is_rpc, queued }))
+        span.is_recording().then(|| {
+            let tracing = Arc::clone(tracing);
+            Arc::new(CallSpan { tracing, span: Mutex::new(span), context, is_rpc, queued })
+        })
     }
 }
 
@@ -107,10 +114,14 @@ impl CallSpan {
         &self.context
     }
 
-    /// Ends the span.
+    /// Ends the span. Anybody can make calls without a credential, and ask for their spans: most of them are discarded.
     pub fn end(&self, call: &CallEnd<'_>) {
         let mut span = self.span();
-        let CallEnd { code, workspace, caller, reason } = *call;
+        let CallEnd { code, workspace, caller, is_of_stranger, reason } = *call;
+        if is_of_stranger && self.tracing.strangers.next().is_none() {
+            span.update_name(DISCARDED);
+            return span.end();
+        }
         let code = code.or(self.is_rpc.then_some(CANCELLED));
         let is_failure = code.is_some_and(|code| set_code(&mut span, code));
         let named = [("cameo.workspace", workspace), ("enduser.id", caller), ("cameo.reason", reason)];

@@ -38,6 +38,9 @@ const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often it is logged that the collector takes no spans, while that lasts.
 const LASTING: Duration = Duration::from_secs(60);
 
+/// The name of a span that is not to be sent.
+pub(super) const DISCARDED: &str = "";
+
 /// Where spans go when they end.
 #[derive(Debug)]
 pub(super) struct Queue {
@@ -101,7 +104,7 @@ impl SpanProcessor for Queue {
     fn on_start(&self, _: &mut Span, _: &Context) {}
 
     fn on_end(&self, span: SpanData) {
-        if self.spans.try_send(span).is_err() {
+        if span.name != DISCARDED && self.spans.try_send(span).is_err() {
             self.metrics.count(SpanOutcome::Overflow, 1);
         }
     }

@@ -11,6 +11,7 @@
 //! - No span has an identity or an attribute of a profile. What a caller sends is in none but as the ids and the state of
 //!   its own trace, and as the name of the workspace.
 //! - A span never holds up what it is about: when the queue is full, spans are dropped and counted.
+//! - Strangers cannot fill the queue: few of the calls whose callers are not known have spans.
 //! - While traces are off, a call costs a look at an `Option`. So does a call that is not sampled, once that is known.
 
 mod call;
@@ -33,6 +34,7 @@ pub use commit::{Commit, Committed};
 pub use delivery::{DeliverySpan, Trace};
 use export::Exporter;
 
+use super::lines::Lines;
 use super::metrics::SpanMetrics;
 use crate::config::TraceConfig;
 
@@ -49,6 +51,8 @@ pub struct Traces(Option<Arc<Tracing>>);
 struct Tracing {
     tracer: SdkTracer,
     exporter: Exporter,
+    /// Counts the spans of calls whose callers are not known.
+    strangers: Lines,
 }
 
 /// Why traces cannot begin.
@@ -80,11 +84,12 @@ impl Traces {
             .with_span_processor(queue)
             .build();
         let scope = InstrumentationScope::builder("cameo").with_version(env!("CARGO_PKG_VERSION")).build();
-        Ok(Self(Some(Arc::new(Tracing { tracer: provider.tracer_with_scope(scope), exporter }))))
+        let tracer = provider.tracer_with_scope(scope);
+        Ok(Self(Some(Arc::new(Tracing { tracer, exporter, strangers: Lines::default() }))))
     }
 
     /// Sends the spans that wait, and ends. Later spans are dropped. It takes as long as the collector needs: the caller
-    /// bounds it.
+    /// bounds it, by [`LAST_SPANS`] at the most.
     pub async fn end(&self) {
         if let Some(tracing) = &self.0 {
             tracing.exporter.end().await;
