@@ -21,7 +21,7 @@ use crate::grpc::server::event_service_server::EventServiceServer;
 use crate::grpc::server::identity_service_server::IdentityServiceServer;
 use crate::grpc::server::profile_service_server::ProfileServiceServer;
 use crate::store::Store;
-use crate::telemetry::traces::Traces;
+use crate::telemetry::traces::{LAST_SPANS, Traces};
 
 /// The server as a whole, and each service.
 const SERVICES: [&str; 6] = [
@@ -63,8 +63,8 @@ impl Health {
     }
 }
 
-/// Waits until the calls in flight have ended, then closes the store and sends the last spans. All together take no
-/// longer than `timeout`.
+/// Waits until the calls in flight have ended, then closes the store and sends the last spans, which takes no longer than
+/// [`LAST_SPANS`]. All together take no longer than `timeout`.
 pub(super) async fn close(
     store: &Store,
     traces: &Traces,
@@ -93,7 +93,7 @@ pub(super) async fn close(
 
 /// Sends the spans that wait, as far as there is time.
 async fn send_spans(traces: &Traces, deadline: Instant) {
-    if timeout_at(deadline, traces.end()).await.is_err() {
+    if timeout_at(deadline.min(Instant::now() + LAST_SPANS), traces.end()).await.is_err() {
         tracing::warn!("the collector did not take the last spans in time");
     }
 }

@@ -342,11 +342,11 @@ async fn spans_are_counted_by_what_the_collector_made_of_them() {
 
 /// A collector that accepts a connection and is silent must not keep the server from stopping.
 #[tokio::test]
-async fn a_collector_that_hangs_delays_the_shutdown_for_the_drain_timeout_at_most() {
+async fn a_collector_that_hangs_delays_the_shutdown_for_two_seconds() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = silent.local_addr().unwrap();
     let server = TestServer::start_with(|config| {
-        config.server.drain_timeout = Duration::from_secs(1);
+        config.server.drain_timeout = Duration::from_secs(60);
         traces_to(addr)(config);
     })
     .await;
@@ -354,7 +354,7 @@ async fn a_collector_that_hangs_delays_the_shutdown_for_the_drain_timeout_at_mos
     let begun = Instant::now();
     server.stop().await;
     let took = begun.elapsed();
-    assert!(took >= Duration::from_secs(1), "it waited for the collector: {took:?}");
+    assert!(took >= Duration::from_secs(2), "it waited for the collector: {took:?}");
     assert!(took < Duration::from_secs(5), "the collector may take 10 s for a batch: {took:?}");
 }
 

@@ -40,7 +40,7 @@ use crate::config::units::{self, Address};
 use crate::config::{LogFormat, TelemetryConfig, TraceConfig};
 use crate::telemetry;
 use crate::telemetry::metrics::SpanMetrics;
-use crate::telemetry::traces::Traces;
+use crate::telemetry::traces::{LAST_SPANS, Traces};
 use deliver::Receiver;
 use event::{CloudEvents, Mode};
 use lanes::Lanes;
@@ -53,8 +53,6 @@ pub(super) const SECRET: &str = "CAMEO_WEBHOOK_SECRET";
 
 /// The name of the service in traces.
 const SERVICE: &str = "cameo-forward";
-/// How long the collector may take for the last spans.
-const LAST_SPANS: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Args)]
 pub(super) struct Forward {

@@ -22,7 +22,7 @@ mod parent;
 mod sampling;
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use opentelemetry::trace::{SpanBuilder, Tracer, TracerProvider};
 use opentelemetry::{Context, InstrumentationScope, KeyValue};
@@ -42,6 +42,9 @@ use crate::config::TraceConfig;
 const MOST_EVENTS: u32 = 128;
 /// The most links of a span: calls of a commit, and commits of a call. What is dropped is counted in the span.
 const MOST_LINKS: u32 = 128;
+
+/// How long the collector may take for the last spans.
+pub const LAST_SPANS: Duration = Duration::from_secs(2);
 
 /// Makes spans, if there is a collector for them. Cheap to clone.
 #[derive(Debug, Clone, Default)]
