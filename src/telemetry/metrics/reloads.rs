@@ -46,7 +46,7 @@ impl ReloadMetrics {
     }
 
     pub(super) fn register(&self, registry: &mut Registry) {
-        let help = "1 if the last reload failed, and something older is in force";
+        let help = "1 if the last reload failed, and something older is in force, or nothing yet";
         registry.register("cameo_reload_failed", help, self.0.clone());
     }
 }
