@@ -9,7 +9,8 @@ use cameo::proto::v1::*;
 use cameo::telemetry::metrics::WORKSPACES;
 use futures_util::future::join_all;
 use tempfile::TempDir;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::harness::*;
 
@@ -409,6 +410,39 @@ async fn connections_that_say_nothing_do_not_shut_operators_out() {
     assert_eq!(within(status_and_body(addr, "/healthz")).await.0, 200);
     assert_eq!(within(ops(addr, "GET", "/metrics", &[])).await.status, 200);
     more.abort();
+}
+
+async fn connect_from(peer: [u8; 4], addr: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((peer, 0).into()).unwrap();
+    socket.connect(addr).await.unwrap()
+}
+
+/// The flood takes all the places again and again while the request arrives piece by piece.
+#[tokio::test]
+async fn a_flood_from_one_address_closes_no_connection_of_another() {
+    let server = TestServer::start_with(metrics_on).await;
+    let addr = server.metrics_addr.unwrap();
+    let flood = tokio::spawn(async move {
+        let mut flood = Vec::new();
+        loop {
+            flood.push(connect_from([127, 0, 0, 2], addr).await);
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    for _ in 0..2 {
+        let mut scraper = connect_from([127, 0, 0, 1], addr).await;
+        for piece in ["GET /healthz ", "HTTP/1.1\r\n", "host: local", "host\r\n", "\r\n"] {
+            scraper.write_all(piece.as_bytes()).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(150)).await;
+        }
+        let mut response = String::new();
+        within(scraper.read_to_string(&mut response)).await.unwrap();
+        assert!(response.starts_with("HTTP/1.1 200 OK"), "{response}");
+    }
+    assert!(!flood.is_finished(), "it went on all the time");
+    flood.abort();
 }
 
 /// What a server says that does not start with this address for operators.

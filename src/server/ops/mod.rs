@@ -94,7 +94,7 @@ async fn accept(listener: std::net::TcpListener, tls: Option<Arc<Tls>>, routes: 
     loop {
         match listener.accept().await {
             Ok((connection, peer)) => {
-                let (place, tls, routes) = (places.take().await, tls.clone(), routes.clone());
+                let (place, tls, routes) = (places.take(peer.ip()).await, tls.clone(), routes.clone());
                 tokio::spawn(async move {
                     let _ = timeout(DEADLINE, serve(connection, peer, tls.as_deref(), routes, &place)).await;
                 });
@@ -124,13 +124,18 @@ async fn serve(connection: TcpStream, peer: SocketAddr, tls: Option<&Tls>, route
 async fn respond(connection: impl AsyncRead + AsyncWrite + Unpin + 'static, routes: Router, place: &places::Place) {
     let routes = TowerToHyperService::new(routes);
     let requests = service_fn(|request| {
-        place.keep();
-        routes.call(request)
+        place.serves();
+        let response = routes.call(request);
+        async move {
+            let response = response.await;
+            place.responds();
+            response
+        }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE).keep_alive(false);
     tokio::select! {
-        biased; // A place that is wanted takes no request any more.
+        biased; // A place that is wanted takes no request any more, and sends no more of a response.
         () = place.is_wanted() => {}
         _ = http.serve_connection(TokioIo::new(connection), requests) => {}
     }
