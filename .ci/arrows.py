@@ -54,7 +54,7 @@ MAY_NAME = {
     "flate2": "compression.rs",
     "form_urlencoded": "http",
     "futures_util": "cli/forward feed grpc http server",
-    "governor": "http quota.rs server telemetry",
+    "governor": "http telemetry",
     "http": "auth call.rs cli/forward config grpc http server telemetry/traces",
     "http_body": "grpc server",
     "http_body_util": "auth cli/forward http server",
