@@ -105,6 +105,29 @@ async fn a_response_may_be_compressed() {
     assert_eq!(trailer(&response, &frames, "grpc-status"), "0");
 }
 
+/// What a page costs the server does not depend on how well it compresses.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compressed_response_counts_in_the_quota_as_what_it_was() {
+    let callers = CallersFile::new();
+    let [writer, reader] = [callers.add("writer", &["writer"]).await, callers.add("reader", &["reader"]).await];
+    let server = TestServer::start_with(|config| {
+        callers.require()(config);
+        config.quotas.max_call_rate_per_client = 4;
+    })
+    .await;
+    let writer = Client::connect_with(server.addr, &writer).await;
+    writer.create(with_mpid(ADA)).await.unwrap();
+    writer.update(ADA, set(["a", "b", "c", "d"].map(|key| (key, text(&"p".repeat(60_000)))))).await.unwrap();
+    let get = frame(&GetProfileRequest { key: Some(by_mpid(ADA)), ..get_request() });
+    for status in [200, 429] {
+        let authorization = format!("Bearer {reader}");
+        let request = request(BINARY).header("grpc-accept-encoding", "gzip").header("authorization", authorization);
+        let response = http_request(server.addr, request.body(Full::new(Bytes::from(get.clone()))).unwrap()).await;
+        assert_eq!(response.status, status);
+        assert!(response.body.len() < 10_000, "{}", response.body.len());
+    }
+}
+
 #[tokio::test]
 async fn a_subscription_begins_at_once() {
     let server = TestServer::start().await;
