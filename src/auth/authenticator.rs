@@ -12,7 +12,7 @@ use super::fetch::Fetcher;
 use super::jwt::{self, Head, Rules};
 use super::keys::{self, KeySet};
 use super::remote::Remote;
-use super::token::{self, Hash};
+use super::token;
 use super::verified::Verified;
 use super::watched::{FileError, Watched};
 use super::{AuthError, Caller, Unauthenticated, signature};
@@ -185,16 +185,15 @@ impl Jwts {
     }
 
     async fn authenticate(&self, token: &str, now: SystemTime) -> Result<Arc<Caller>, Unauthenticated> {
-        let hash = Hash::of(token.as_bytes());
-        match self.verified.get(&hash, now) {
+        match self.verified.get(token, now) {
             Some(caller) => Ok(caller),
             // Boxed: most calls have no need of the room that it takes.
-            None => Box::pin(self.verify_new(token, hash, now)).await,
+            None => Box::pin(self.verify_new(token, now)).await,
         }
     }
 
     /// Verifies a token that is not known, if need be with keys that are fetched.
-    async fn verify_new(&self, token: &str, hash: Hash, now: SystemTime) -> Result<Arc<Caller>, Unauthenticated> {
+    async fn verify_new(&self, token: &str, now: SystemTime) -> Result<Arc<Caller>, Unauthenticated> {
         let head = jwt::head(token)?;
         let caller = match &self.keys {
             Keys::File(keys) => self.verify(token, &head, &keys.current(), now)?,
@@ -206,7 +205,7 @@ impl Jwts {
                 self.verify(token, &head, &keys.1, now)?
             }
         };
-        self.verified.put(hash, Arc::clone(&caller), now);
+        self.verified.put(token, Arc::clone(&caller), now);
         Ok(caller)
     }
 

@@ -4,38 +4,64 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use super::Caller;
-use super::token::Hash;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-/// The most JWTs that are remembered. Each takes about 1 KiB with its caller. A JWT of 8 KiB that names hundreds of
-/// workspaces takes up to 40 KiB, and only the identity provider can make such ones.
+use super::Caller;
+
+/// The most JWTs that are remembered. Each takes about 2 KiB with its caller. A JWT of 8 KiB that names hundreds of
+/// workspaces takes up to 50 KiB, and only the identity provider can make such ones.
 const TOKENS: usize = 10_000;
 
-/// The callers of the JWTs that were verified, by the hashes of the tokens.
-#[derive(Default)]
-pub struct Verified(Mutex<HashMap<Hash, Arc<Caller>>>);
+/// The callers of the JWTs that were verified.
+///
+/// They are found by a fast hash, and then the whole token is compared: SHA-256 of it would take as long as the rest of
+/// the check. How long the comparison takes tells nothing: it only happens with a token whose hash is right, and nobody
+/// else knows the seed of the hashes.
+pub struct Verified {
+    seed: u64,
+    tokens: Mutex<HashMap<u64, Known>>,
+}
+
+struct Known {
+    token: Box<str>,
+    caller: Arc<Caller>,
+}
+
+impl Default for Verified {
+    fn default() -> Self {
+        Self { seed: rand::random(), tokens: Mutex::default() }
+    }
+}
 
 impl Verified {
     /// The caller of a token that was verified by a key that is still in force, and has not expired.
-    pub fn get(&self, token: &Hash, now: SystemTime) -> Option<Arc<Caller>> {
-        self.tokens().get(token).filter(|caller| !caller.is_over(now)).cloned()
+    pub fn get(&self, token: &str, now: SystemTime) -> Option<Arc<Caller>> {
+        let hash = self.hash(token);
+        let tokens = self.tokens();
+        let known = tokens.get(&hash).filter(|known| *known.token == *token && !known.caller.is_over(now));
+        known.map(|known| Arc::clone(&known.caller))
     }
 
     /// Remembers a token. If there is no room, those go that are not valid any more, and else all of them: to verify
     /// them again is cheap, and only the identity provider can make so many.
-    pub fn put(&self, token: Hash, caller: Arc<Caller>, now: SystemTime) {
+    pub fn put(&self, token: &str, caller: Arc<Caller>, now: SystemTime) {
+        let (hash, known) = (self.hash(token), Known { token: token.into(), caller });
         let mut tokens = self.tokens();
         if tokens.len() >= TOKENS {
-            tokens.retain(|_, caller| !caller.is_over(now));
+            tokens.retain(|_, known| !known.caller.is_over(now));
         }
         if tokens.len() >= TOKENS {
             tokens.clear();
         }
-        tokens.insert(token, caller);
+        tokens.insert(hash, known);
     }
 
-    fn tokens(&self) -> MutexGuard<'_, HashMap<Hash, Arc<Caller>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn hash(&self, token: &str) -> u64 {
+        xxh3_64_with_seed(token.as_bytes(), self.seed)
+    }
+
+    fn tokens(&self) -> MutexGuard<'_, HashMap<u64, Known>> {
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -52,8 +78,8 @@ mod tests {
         Arc::new(Caller::new(&claims).unwrap())
     }
 
-    fn hash(number: usize) -> Hash {
-        Hash::of(&number.to_be_bytes())
+    fn token(number: usize) -> String {
+        format!("token {number}")
     }
 
     #[test]
@@ -61,13 +87,24 @@ mod tests {
         let (verified, now) = (Verified::default(), SystemTime::now());
         let expires = now + Duration::from_secs(60);
         let known = caller(expires);
-        verified.put(hash(1), Arc::clone(&known), now);
-        assert!(verified.get(&hash(1), now).is_some());
-        assert!(verified.get(&hash(2), now).is_none());
-        assert!(verified.get(&hash(1), expires).is_none());
-        assert!(verified.get(&hash(1), expires - Duration::from_nanos(1)).is_some());
+        verified.put(&token(1), Arc::clone(&known), now);
+        assert!(verified.get(&token(1), now).is_some());
+        assert!(verified.get(&token(2), now).is_none());
+        assert!(verified.get(&token(1), expires).is_none());
+        assert!(verified.get(&token(1), expires - Duration::from_nanos(1)).is_some());
         known.revoke();
-        assert!(verified.get(&hash(1), now).is_none());
+        assert!(verified.get(&token(1), now).is_none());
+    }
+
+    /// However their hashes are.
+    #[test]
+    fn a_token_is_compared_whole() {
+        let (verified, now) = (Verified::default(), SystemTime::now());
+        verified.put(&token(1), caller(now + Duration::from_secs(60)), now);
+        let hash = verified.hash(&token(2));
+        let known = verified.tokens().drain().next().unwrap().1;
+        verified.tokens().insert(hash, known);
+        assert!(verified.get(&token(2), now).is_none());
     }
 
     #[test]
@@ -75,13 +112,13 @@ mod tests {
         let (verified, now) = (Verified::default(), SystemTime::now());
         let (soon, late) = (now + Duration::from_secs(1), now + Duration::from_secs(60));
         for number in 0..TOKENS {
-            verified.put(hash(number), caller(if number == 0 { soon } else { late }), now);
+            verified.put(&token(number), caller(if number == 0 { soon } else { late }), now);
         }
         assert_eq!(verified.tokens().len(), TOKENS);
-        verified.put(hash(TOKENS), caller(late), soon);
+        verified.put(&token(TOKENS), caller(late), soon);
         assert_eq!(verified.tokens().len(), TOKENS, "the expired one made room");
-        assert!(verified.get(&hash(1), soon).is_some());
-        verified.put(hash(TOKENS + 1), caller(late), soon);
+        assert!(verified.get(&token(1), soon).is_some());
+        verified.put(&token(TOKENS + 1), caller(late), soon);
         assert_eq!(verified.tokens().len(), 1);
     }
 }

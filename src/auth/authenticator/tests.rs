@@ -39,7 +39,7 @@ impl Files {
 
     /// The callers `batch`, with the token, and `crm`, with a certificate.
     fn entry(&self, more: &str) -> String {
-        let (id, hash) = (token::id_of(&self.token).unwrap(), Hash::of(self.token.as_bytes()).to_hex());
+        let (id, hash) = (token::id_of(&self.token).unwrap(), token::Hash::of(self.token.as_bytes()).to_hex());
         let rest = "roles = ['reader']\nworkspaces = ['acme/*/*']";
         let crm = format!("[[caller]]\nname = 'crm'\n{rest}\ncertificate = 'dns:crm.internal'\n");
         format!("{crm}[[caller]]\nname = 'batch'\n{rest}\nid = '{id}'\ntoken_sha256 = '{hash}'\n{more}")
