@@ -164,11 +164,7 @@ async fn requests_for_a_workspace_of_others_do_not_count_in_its_rate() {
     let callers = CallersFile::new();
     let owner = callers.add("owner", &["reader", "writer"]).await;
     let stranger = callers.add_with("stranger", &["reader"], &["--workspace", FORBIDDEN]).await;
-    let server = TestServer::start_with(|config| {
-        callers.require()(config);
-        http_rate(1)(config);
-    })
-    .await;
+    let server = callers.server_with(|config| http_rate(1)(config)).await;
     Client::connect_with(server.addr, &owner).await.create(with_mpid(ADA)).await.unwrap();
     let get = async |workspace: &str, token: &str| {
         let bearer = format!("Bearer {token}");
@@ -239,11 +235,7 @@ async fn each_caller_has_request_ids_of_its_own() {
 async fn streams_without_a_credential_take_no_place_of_calls() {
     let callers = CallersFile::new();
     let token = here(&callers, &["subscriber"]).await;
-    let server = TestServer::start_with(|config| {
-        callers.require()(config);
-        config.server.max_calls = 4;
-    })
-    .await;
+    let server = callers.server_with(|config| config.server.max_calls = 4).await;
     let mut health = HealthClient::new(channel(server.addr).await);
     let watch = HealthCheckRequest::default;
     let _open = health.watch(watch()).await.unwrap();

@@ -23,11 +23,7 @@ fn assert_rate_limited(status: &Status) {
 async fn a_client_may_begin_so_many_calls_in_a_second_and_others_as_many() {
     let callers = CallersFile::new();
     let [noisy, quiet] = [callers.add("noisy", &["reader"]).await, callers.add("quiet", &["reader"]).await];
-    let server = TestServer::start_with(|config| {
-        callers.require()(config);
-        config.quotas.max_call_rate_per_client = 2;
-    })
-    .await;
+    let server = callers.server_with(|config| config.quotas.max_call_rate_per_client = 2).await;
     let (noisy, quiet) =
         (Client::connect_with(server.addr, &noisy).await, Client::connect_with(server.addr, &quiet).await);
     let refused = within(async {
@@ -50,11 +46,7 @@ async fn a_client_may_begin_so_many_calls_in_a_second_and_others_as_many() {
 async fn calls_that_the_caller_may_not_make_count_as_well() {
     let callers = CallersFile::new();
     let writer = callers.add("crm", &["writer"]).await;
-    let server = TestServer::start_with(|config| {
-        callers.require()(config);
-        config.quotas.max_call_rate_per_client = 1;
-    })
-    .await;
+    let server = callers.server_with(|config| config.quotas.max_call_rate_per_client = 1).await;
     let writer = Client::connect_with(server.addr, &writer).await;
     let outcomes = join_all((0..20).map(|_| writer.get(ADA))).await;
     let codes: Vec<_> = outcomes.iter().map(|outcome| outcome.as_ref().unwrap_err().code()).collect();
@@ -81,11 +73,7 @@ async fn what_is_large_counts_as_several_calls() {
     let callers = CallersFile::new();
     let [writer, sender] = [callers.add("writer", &["writer"]).await, callers.add("sender", &["writer"]).await];
     let reader = callers.add("reader", &["reader"]).await;
-    let server = TestServer::start_with(|config| {
-        callers.require()(config);
-        config.quotas.max_call_rate_per_client = 4;
-    })
-    .await;
+    let server = callers.server_with(|config| config.quotas.max_call_rate_per_client = 4).await;
     let writer = Client::connect_with(server.addr, &writer).await;
     writer.create(with_mpid(ADA)).await.unwrap();
     let pads = ["a", "b", "c", "d"].map(|key| (key, text(&"p".repeat(60_000))));
@@ -107,12 +95,12 @@ async fn what_is_large_counts_as_several_calls() {
 async fn a_refusal_comes_a_little_later_and_takes_no_room_meanwhile() {
     let callers = CallersFile::new();
     let [hasty, other] = [callers.add("hasty", &["reader"]).await, callers.add("other", &["reader"]).await];
-    let server = TestServer::start_with(|config| {
-        callers.require()(config);
-        config.quotas.max_call_rate_per_client = 5;
-        config.server.max_calls = 5;
-    })
-    .await;
+    let server = callers
+        .server_with(|config| {
+            config.quotas.max_call_rate_per_client = 5;
+            config.server.max_calls = 5;
+        })
+        .await;
     let (hasty, other) =
         (Client::connect_with(server.addr, &hasty).await, Client::connect_with(server.addr, &other).await);
     for _ in 0..5 {
@@ -184,11 +172,7 @@ async fn an_import_takes_as_long_as_its_bytes_do() {
 async fn streams_of_a_caller_are_counted_wherever_they_come_from() {
     let callers = CallersFile::new();
     let [token, other] = [callers.add("mail", &["subscriber"]).await, callers.add("crm", &["subscriber"]).await];
-    let server = TestServer::start_with(|config| {
-        callers.require()(config);
-        config.feed.max_streams_per_client = 1;
-    })
-    .await;
+    let server = callers.server_with(|config| config.feed.max_streams_per_client = 1).await;
     let _first = Client::connect_with(server.addr, &token).await.subscribe_from(None).await;
     let second = Client::connect_with(server.addr, &token).await.subscribe(subscribe_request()).await;
     let Err(refused) = second else { panic!("it has two streams") };

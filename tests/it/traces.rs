@@ -230,12 +230,7 @@ async fn a_call_is_an_error_if_the_server_has_failed() {
 async fn the_span_of_a_call_names_its_caller() {
     let (collector, callers) = (Collector::start(), CallersFile::new());
     let token = callers.add("crm", &["writer"]).await;
-    let require = callers.require();
-    let server = TestServer::start_with(|config| {
-        require(config);
-        traces_to(collector.addr)(config);
-    })
-    .await;
+    let server = callers.server_with(traces_to(collector.addr)).await;
     Client::connect_with(server.addr, &token).await.create(with_mpid(ADA)).await.unwrap();
     Client::connect_with(server.addr, "no-token").await.create(with_mpid(GRACE)).await.unwrap_err();
     server.stop().await;
@@ -251,13 +246,12 @@ async fn most_spans_of_refused_strangers_are_discarded() {
     const CALLS: usize = 300;
     let (collector, callers) = (Collector::start(), CallersFile::new());
     let token = callers.add("crm", &["writer"]).await;
-    let require = callers.require();
-    let server = TestServer::start_with(|config| {
-        require(config);
-        traces_to(collector.addr)(config);
-        config.traces.trace_sample = 0.0;
-    })
-    .await;
+    let server = callers
+        .server_with(|config| {
+            traces_to(collector.addr)(config);
+            config.traces.trace_sample = 0.0;
+        })
+        .await;
     let (begun, mut stranger) = (Instant::now(), Client::connect_with(server.addr, "no-token").await.profiles);
     for _ in 0..CALLS {
         let refused = stranger.create_profile(traced(creation(ADA), &traceparent("01"))).await.unwrap_err();

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::job::SMALL;
-use super::queue::Queue;
+use super::queue::{Queue, Taking};
 use super::turns::Turns;
 use super::*;
 use crate::command::{Change, Command, Delete, Stamp};
@@ -67,6 +67,17 @@ fn batch(queue: &mut Queue) -> Vec<(usize, bool)> {
     let mut commands = queue.batch(&mut taken);
     std::iter::from_fn(|| commands.next().map(|(command, reply)| (number(command), reply == Reply::WithProfile)))
         .collect()
+}
+
+/// The numbers of the commands of the next batch. `then` is told after each how many there are.
+fn batch_with(queue: &mut Queue, mut then: impl FnMut(&mut Taking<'_>, usize)) -> Vec<usize> {
+    let (mut taken, mut numbers) = (Vec::new(), Vec::new());
+    let mut commands = queue.batch(&mut taken);
+    while let Some((command, _)) = commands.next() {
+        numbers.push(number(command));
+        then(&mut commands, numbers.len());
+    }
+    numbers
 }
 
 #[test]
@@ -161,14 +172,7 @@ fn a_batch_ends_after_a_time() {
     (0..10).for_each(|nth| queue.push_call(waiting("a", nth, USUAL)));
     (10..100).for_each(|nth| queue.push_import(waiting("a", nth, USUAL)));
     let costly_batch = |queue: &mut Queue| {
-        let mut taken = Vec::new();
-        let mut commands = queue.batch(&mut taken);
-        let mut numbers = Vec::new();
-        while let Some((command, _)) = commands.next() {
-            numbers.push(number(command));
-            TIME.set(TIME.get() + Duration::from_millis(5)); // What each command takes.
-        }
-        numbers
+        batch_with(queue, |_, _| TIME.set(TIME.get() + Duration::from_millis(5))) // What each command takes.
     };
     assert_eq!(costly_batch(&mut queue), [0, 1, 2, 3, 10, 11, 12, 13]);
     assert_eq!(costly_batch(&mut queue), [4, 5, 6, 7, 14, 15, 16, 17]);
@@ -204,16 +208,7 @@ fn a_batch_of_imports_ends_after_4_mib_of_pages_while_somebody_calls() {
     let mut queue = Queue::new(now);
     (0..2).for_each(|nth| queue.push_call(waiting("a", nth, USUAL)));
     (2..20).for_each(|nth| queue.push_import(waiting("a", nth, USUAL)));
-    let batch_of_mibs = |queue: &mut Queue| {
-        let mut taken = Vec::new();
-        let mut commands = queue.batch(&mut taken);
-        let mut count = 0;
-        while commands.next().is_some() {
-            count += 1;
-            commands.note_dirty(count * MIB);
-        }
-        count
-    };
+    let batch_of_mibs = |queue: &mut Queue| batch_with(queue, |commands, count| commands.note_dirty(count * MIB)).len();
     assert_eq!(batch_of_mibs(&mut queue), 4, "two calls and two imports");
     queue.push_call(waiting("a", 20, USUAL));
     assert_eq!(batch_of_mibs(&mut queue), 4, "a call and three imports");

@@ -57,11 +57,8 @@ async fn office(secrets: &Secrets) -> (TestServer, Client, String) {
     let callers = CallersFile::new();
     let writer = callers.add("crm", &["writer", "steward"]).await;
     let limited = callers.add_with("mail", &["reader", "subscriber"], &SIGHT).await;
-    let server = TestServer::start_with(|config| {
-        callers.require()(config);
-        config.limits = Limits { response_bytes: PAGE_BYTES, ..Limits::default() };
-    })
-    .await;
+    let server =
+        callers.server_with(|config| config.limits = Limits { response_bytes: PAGE_BYTES, ..Limits::default() }).await;
     let writer = Client::connect_with(server.addr, &writer).await;
     for mpid in 1..=PROFILES {
         writer.create(secrets.profile(mpid)).await.unwrap();

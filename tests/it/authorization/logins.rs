@@ -130,11 +130,7 @@ async fn metrics_need_the_operator_unless_they_are_open() {
     let operator = callers.add_with("watch", &["operator"], &["--workspace", "*/*/*"]).await;
     let of_one_workspace = callers.add("watch", &["operator"]).await;
     let reader = callers.add_with("crm", &["reader"], &["--workspace", "*/*/*"]).await;
-    let server = TestServer::start_with(|config| {
-        callers.require()(config);
-        metrics_on(config);
-    })
-    .await;
+    let server = callers.server_with(metrics_on).await;
     let get = async |path: &str, token: Option<&str>| {
         let mut request = hyper::Request::get(path);
         if let Some(token) = token {
@@ -150,12 +146,12 @@ async fn metrics_need_the_operator_unless_they_are_open() {
     for path in ["/healthz", "/readyz"] {
         assert_eq!(get(path, None).await, 200, "{path}");
     }
-    let open = TestServer::start_with(|config| {
-        callers.require()(config);
-        metrics_on(config);
-        config.auth.metrics_open = true;
-    })
-    .await;
+    let open = callers
+        .server_with(|config| {
+            metrics_on(config);
+            config.auth.metrics_open = true;
+        })
+        .await;
     open.metrics().await;
 }
 

@@ -110,11 +110,7 @@ async fn a_response_may_be_compressed() {
 async fn a_compressed_response_counts_in_the_quota_as_what_it_was() {
     let callers = CallersFile::new();
     let [writer, reader] = [callers.add("writer", &["writer"]).await, callers.add("reader", &["reader"]).await];
-    let server = TestServer::start_with(|config| {
-        callers.require()(config);
-        config.quotas.max_call_rate_per_client = 4;
-    })
-    .await;
+    let server = callers.server_with(|config| config.quotas.max_call_rate_per_client = 4).await;
     let writer = Client::connect_with(server.addr, &writer).await;
     writer.create(with_mpid(ADA)).await.unwrap();
     writer.update(ADA, set(["a", "b", "c", "d"].map(|key| (key, text(&"p".repeat(60_000)))))).await.unwrap();

@@ -8,7 +8,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::{Request, Status};
 
-use super::{WORKSPACE, binary, output};
+use super::{TestServer, WORKSPACE, binary, output};
 
 /// A callers file.
 pub struct CallersFile {
@@ -61,6 +61,16 @@ impl CallersFile {
     pub fn require(&self) -> impl FnOnce(&mut Config) + use<> {
         let path = self.path();
         |config| config.auth.callers = Some(path)
+    }
+
+    /// Starts a server that asks for them, with other settings changed too.
+    pub async fn server_with(&self, change: impl FnOnce(&mut Config)) -> TestServer {
+        let require = self.require();
+        TestServer::start_with(|config| {
+            require(config);
+            change(config);
+        })
+        .await
     }
 }
 
