@@ -285,7 +285,7 @@ mod tests {
         assert!(rate.take(&client, 1, start + Duration::from_millis(2_099)).is_err());
         assert!(rate.take(&client, 1, start + Duration::from_millis(2_100)).is_ok());
         assert!(rate.take(&caller("b"), 10, start).is_ok());
-        assert_eq!(rate.owe(&client, 1_000, start), MOST_OWED, "whoever shares its name is not kept out for long");
+        assert_eq!(rate.owe(&client, 1_000, start), MOST_OWED, "a debt is bounded, because others may share the name");
         assert_eq!(rate.take(&client, 1, start), Err(MOST_OWED + Duration::from_millis(100)));
     }
 

@@ -14,9 +14,9 @@ const TOKENS: usize = 10_000;
 
 /// The callers of the JWTs that were verified.
 ///
-/// They are found by a fast hash, and then the whole token is compared: SHA-256 of it would take as long as the rest of
-/// the check. How long the comparison takes tells nothing: it only happens with a token whose hash is right, and nobody
-/// else knows the seed of the hashes.
+/// A fast hash finds a token, and then the whole token is compared. SHA-256 would be the largest part of the check. The
+/// comparison need not take constant time: it only runs if the hashes are equal, and an attacker cannot make a hash
+/// equal, because the seed is secret.
 pub struct Verified {
     seed: u64,
     tokens: Mutex<HashMap<u64, Known>>,

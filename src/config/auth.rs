@@ -67,7 +67,7 @@ pub enum Jwks {
     Url(Uri),
 }
 
-/// Whoever can change the keys on the network can sign as any caller, so they are fetched over TLS only.
+/// An attacker who changes the keys on their way can sign as any caller. So they are only fetched over TLS.
 fn jwks(text: &str) -> Result<Jwks, String> {
     if text.is_empty() {
         return Err("it must be a file or a URL".to_owned());

@@ -252,9 +252,8 @@ impl Condition {
     /// a reader may have been told that it began, and not yet that it ended. A reader whose snapshot is newer does not
     /// have the profile. For both, a profile that matches again enters.
     ///
-    /// Of an event that was erased or redacted, nobody knows what the profile was before it: it is taken for one that
-    /// matched, and that the reader may not have. The absorbed profile of a merge leaves, whatever becomes of the
-    /// survivor.
+    /// An erasure or a redaction removes what the profile was before the event. The filter then assumes that it matched,
+    /// and that the reader may not have it. The absorbed profile of a merge always leaves, even if the survivor matches.
     fn judge(&self, change: &Transition, is_of_survivor: bool, is_of_absorbed: bool) -> Option<FilterMatch> {
         let (before, after) = (change.before.as_ref(), change.event.profile.as_ref());
         let absorbed = change.event.merged_profile.as_ref();

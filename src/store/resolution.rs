@@ -30,7 +30,7 @@ pub(super) struct Resolution {
     matched: Option<IdentityMatch>,
     /// The other owners.
     pub others: BTreeMap<Mpid, Involved>,
-    /// The identities that nobody owns, by their places in the request.
+    /// Indexes of the identities in the request that no profile has.
     pub free: Vec<usize>,
     unlinked: Vec<UnlinkedIdentity>,
     linked: Vec<i32>,
