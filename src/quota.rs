@@ -24,7 +24,7 @@ const BURST: Duration = Duration::from_secs(1);
 /// The time in which a client has paid all that it may owe in calls. Several callers may share a name or an address: what
 /// one of them lists must not keep the others out for long.
 const MOST_OWED: Duration = Duration::from_secs(10);
-/// So much of an import is never owed: a record is bounded, and so are the imports that take records.
+/// More than any import can owe: records and running imports are both bounded.
 const UNBOUNDED: Duration = Duration::from_secs(24 * 60 * 60);
 /// The clients that a rate remembers before it first forgets those that it has nothing to say of.
 const REMEMBERED: usize = 1_024;
@@ -120,8 +120,8 @@ impl Quotas {
         self.imports.as_ref().is_none_or(|imports| imports.take(client, bytes, Instant::now()).is_ok())
     }
 
-    /// Waits until a client may import this many bytes more: at most as long as they take at its rate, and those that it
-    /// imports otherwise.
+    /// Waits until a client may import this many bytes more: the wait covers these bytes, and what its other imports
+    /// still owe.
     pub async fn import(&self, client: &Client, bytes: usize) {
         if let Some(imports) = &self.imports {
             let wait = imports.owe(client, bytes, Instant::now());
@@ -158,21 +158,21 @@ impl Rate {
     /// How long to wait, if it has not.
     fn take(&self, client: &Client, units: usize, now: Instant) -> Result<(), Duration> {
         let mut clients = self.clients();
-        let full_at = clients.full_at(client, now) + self.time_of(units);
-        let wait = full_at.saturating_duration_since(now + BURST);
+        let full_at = clients.full_at(client, now);
+        let then = *full_at + self.time_of(units);
+        let wait = then.saturating_duration_since(now + BURST);
         if !wait.is_zero() {
             return Err(wait);
         }
-        clients.set(client, full_at, now);
+        *full_at = then;
         Ok(())
     }
 
     /// Takes units, also those that the client does not have yet. Returns how long it takes until it has them.
     fn owe(&self, client: &Client, units: usize, now: Instant) -> Duration {
         let mut clients = self.clients();
-        let owed = clients.full_at(client, now) + self.time_of(units);
-        let full_at = owed.min(now + BURST + self.most_owed);
-        clients.set(client, full_at, now);
+        let full_at = clients.full_at(client, now);
+        *full_at = (*full_at + self.time_of(units)).min(now + BURST + self.most_owed);
         full_at.saturating_duration_since(now + BURST)
     }
 
@@ -188,21 +188,20 @@ impl Rate {
 }
 
 impl Clients {
-    fn full_at(&self, client: &Client, now: Instant) -> Instant {
-        self.full_at.get(client).copied().unwrap_or(now).max(now)
+    /// When a client has a whole burst again: now, if it has one.
+    fn full_at(&mut self, client: &Client, now: Instant) -> &mut Instant {
+        self.forget(now);
+        let full_at = self.full_at.entry(client.clone()).or_insert(now);
+        *full_at = now.max(*full_at);
+        full_at
     }
 
-    /// Also forgets those that have a whole burst again, when there are many.
-    fn set(&mut self, client: &Client, full_at: Instant, now: Instant) {
-        if let Some(known) = self.full_at.get_mut(client) {
-            *known = full_at;
-            return;
-        }
+    /// Forgets those that have a whole burst again, when there are many.
+    fn forget(&mut self, now: Instant) {
         if self.full_at.len() >= self.forget_at {
             self.full_at.retain(|_, full_at| *full_at > now);
             self.forget_at = (2 * self.full_at.len()).max(REMEMBERED);
         }
-        self.full_at.insert(client.clone(), full_at);
     }
 }
 
