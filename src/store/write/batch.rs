@@ -179,7 +179,7 @@ fn fill(
 ) -> Result<Filling, Stop> {
     let mut tables = Tables::open(transaction).map_err(|error| Stop::of(error.into()))?;
     let mut filling = Filling { effects: keep.then(Vec::new), ..Filling::default() };
-    while let Some((command, reply)) = commands.next() {
+    while let Some((command, reply)) = commands.next(filling.dirty) {
         let state = State { origin, tables: &tables, logs };
         let decided = catch_unwind(AssertUnwindSafe(|| decide(&state, command, reply)));
         match decided.unwrap_or(Err(StoreError::Panicked)) {
@@ -194,7 +194,6 @@ fn fill(
                     }
                     filling.take(command, decision.effects);
                     filling.answer(decision.written);
-                    commands.note_dirty(filling.dirty);
                 }
             }
             Err(error @ (StoreError::Storage(_) | StoreError::Failed)) => return Err(Stop::Failed(error)),

@@ -2,8 +2,8 @@
 //!
 //! - Calls come first, in the order that [`Turns`] gives. Imports fill the rest of the batch, in order.
 //! - A batch ends after a number of commands, after a weight of large ones, and after a time. So a call that arrives
-//!   during a batch does not wait long, however costly the commands of others are. Only while nobody calls are imports
-//!   written in batches that take long.
+//!   during a batch does not wait long, however costly the commands of others are. Imports use long batches only while
+//!   there are no calls.
 //! - Commands are taken one by one while the batch fills. A command that did not fit was never taken, so it keeps its
 //!   place.
 
@@ -60,8 +60,6 @@ pub(super) struct Taking<'q> {
     calls: usize,
     /// The weight of the large calls.
     large: usize,
-    /// The bytes of the pages that the commands make dirty.
-    dirty: usize,
     begun: Instant,
     /// When the first import was taken.
     imports_begun: Option<Instant>,
@@ -87,7 +85,7 @@ impl Queue {
     /// Begins a batch. `taken` gets its commands.
     pub fn batch<'q>(&'q mut self, taken: &'q mut Vec<Waiting>) -> Taking<'q> {
         let begun = (self.now)();
-        Taking { queue: self, taken, calls: 0, large: 0, dirty: 0, begun, imports_begun: None }
+        Taking { queue: self, taken, calls: 0, large: 0, begun, imports_begun: None }
     }
 
     /// Removes all commands.
@@ -102,19 +100,14 @@ impl Queue {
 }
 
 impl Taking<'_> {
-    /// Takes the next command of the batch; `None` if the batch is complete.
-    pub fn next(&mut self) -> Option<(&Command, Reply)> {
+    /// Takes the next command of the batch; `None` if the batch is complete. Those so far make pages of `dirty` bytes dirty.
+    pub fn next(&mut self, dirty: usize) -> Option<(&Command, Reply)> {
         let (waiting, reply) = match self.next_call() {
             Some(call) => (call, Reply::WithProfile),
-            None => (self.next_import()?, Reply::WithoutProfile),
+            None => (self.next_import(dirty)?, Reply::WithoutProfile),
         };
         self.taken.push(waiting);
         self.taken.last().map(|waiting| (&*waiting.command, reply))
-    }
-
-    /// The commands so far make pages of this many bytes dirty.
-    pub fn note_dirty(&mut self, bytes: usize) {
-        self.dirty = bytes;
     }
 
     /// Puts the commands back, because nothing of the batch was kept. The next batch takes at most half as many. If
@@ -149,7 +142,7 @@ impl Taking<'_> {
         Some(call)
     }
 
-    fn next_import(&mut self) -> Option<Waiting> {
+    fn next_import(&mut self, dirty: usize) -> Option<Waiting> {
         let imports = self.taken.len() - self.calls;
         let (room, time, bytes) = match self.calls {
             0 if self.is_quiet() => (IMPORT_BATCH_COMMANDS, IMPORTS_TIME, usize::MAX),
@@ -157,7 +150,7 @@ impl Taking<'_> {
         };
         let begun = *self.imports_begun.get_or_insert_with(self.queue.now);
         let is_full = imports >= room.min(self.queue.most - self.calls)
-            || (imports > 0 && (self.since(begun) >= time || self.dirty >= bytes));
+            || (imports > 0 && (self.since(begun) >= time || dirty >= bytes));
         if is_full { None } else { self.queue.imports.pop_front() }
     }
 
