@@ -99,15 +99,15 @@ impl Remote {
     }
 
     fn end(&self, fetched: Result<(bytes::Bytes, KeySet), FetchError>) {
+        let fetched = fetched.map(|(body, keys)| self.replace(Hash::of(&body), keys)); // It logs: nobody waits for that.
         let now = Instant::now();
         let mut state = self.state();
         state.is_running = false;
         self.reloads.note(Reloaded::Jwks, fetched.is_ok());
         match fetched {
-            Ok((body, keys)) => {
+            Ok(()) => {
                 (state.failures, state.warned) = (0, None);
                 state.due = now + self.refresh;
-                self.replace(Hash::of(&body), keys);
             }
             Err(cause) => {
                 state.due = now + retry(state.failures).min(self.refresh);

@@ -81,7 +81,7 @@ pub(super) fn begin(
     metrics: SpanMetrics,
 ) -> Result<(Queue, Exporter), tonic::transport::Error> {
     let is_tls = endpoint.scheme_str() == Some("https");
-    let mut endpoint = Endpoint::from(endpoint.clone()).connect_timeout(EXPORT_TIMEOUT).timeout(EXPORT_TIMEOUT);
+    let mut endpoint = Endpoint::from(endpoint.clone()).connect_timeout(EXPORT_TIMEOUT);
     if is_tls {
         endpoint = endpoint.tls_config(ClientTlsConfig::new().with_native_roots())?;
     }
