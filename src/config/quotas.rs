@@ -10,8 +10,8 @@ use super::units;
 #[command(next_help_heading = "Quotas")]
 pub struct QuotaConfig {
     /// Calls per second that one client may begin, which is also the size of a burst. One more is refused as
-    /// `RATE_LIMITED`. Each 16 KiB of a request or a response counts as another call, but not
-    /// of streams. 0 sets no limit.
+    /// `RATE_LIMITED`. Each 16 KiB of a request or a response counts as another call. The size of streams does not count.
+    /// 0 sets no limit.
     #[arg(long, env = "CAMEO_MAX_CALL_RATE_PER_CLIENT", default_value = "0")]
     pub max_call_rate_per_client: u32,
     /// Writes that one client may have in flight. One more is refused as `RATE_LIMITED`. An import counts as one. 0

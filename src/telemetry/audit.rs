@@ -4,8 +4,8 @@
 //!   that it made. The event has everything else. No line has an identity or an attribute.
 //! - A line also tells of each file or key set that was reloaded: it changes who may call, or whom clients trust.
 //! - Lines are events of `tracing` with this target. Without an audit log they are not written, and cost almost nothing.
-//! - The lines wait in a bounded queue for a thread that writes them. When it is full, calls wait: no line is left out
-//!   but those of refusals that may be many: see `call.rs`.
+//! - The lines wait in a bounded queue for a thread that writes them. When it is full, calls wait: only lines
+//!   about refusals are ever left out, when there are too many: see `call.rs`.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};

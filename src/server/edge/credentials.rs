@@ -16,7 +16,7 @@ const IN_QUERY: [&str; 3] = ["access_token=", "token=", "authorization="];
 pub(in crate::server) fn token<'r>(headers: &'r HeaderMap, uri: &Uri) -> Result<Option<&'r str>, Refusal> {
     let refused = Refusal::unauthenticated;
     if uri.query().is_some_and(has_token) {
-        return Err(refused("a token belongs into the authorization header, and not into the URL"));
+        return Err(refused("a token belongs in the authorization header, and not into the URL"));
     }
     let mut given = headers.get_all(AUTHORIZATION).iter();
     let Some(first) = given.next() else { return Ok(None) };
