@@ -12,6 +12,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 use crate::call::Call;
 use crate::proto::v1::ErrorReason;
 use crate::refusal::{Detail, Refusal};
+use crate::telemetry::code::GRPC_CODES;
 
 /// The message for a call whose deadline has passed.
 pub(crate) const DEADLINE: &str = "the caller's deadline passed; whether a write was kept is unknown";
@@ -162,27 +163,8 @@ pub fn carried(status: &Status) -> Option<Refusal> {
 /// The name of the code in `grpc-status`, if it is there.
 #[must_use]
 pub fn code_name(headers: &HeaderMap) -> Option<&'static str> {
-    const NAMES: [&str; 17] = [
-        "OK",
-        "CANCELLED",
-        "UNKNOWN",
-        "INVALID_ARGUMENT",
-        "DEADLINE_EXCEEDED",
-        "NOT_FOUND",
-        "ALREADY_EXISTS",
-        "PERMISSION_DENIED",
-        "RESOURCE_EXHAUSTED",
-        "FAILED_PRECONDITION",
-        "ABORTED",
-        "OUT_OF_RANGE",
-        "UNIMPLEMENTED",
-        "INTERNAL",
-        "UNAVAILABLE",
-        "DATA_LOSS",
-        "UNAUTHENTICATED",
-    ];
     let code = headers.get(Status::GRPC_STATUS)?.to_str().ok()?.parse::<usize>().ok()?;
-    NAMES.get(code).copied()
+    GRPC_CODES.get(code).copied()
 }
 
 /// Gives a status that tonic made the details that ours have, and notes its reason.

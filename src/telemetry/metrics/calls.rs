@@ -25,9 +25,7 @@ use prometheus_client::registry::Registry;
 use super::SECONDS;
 use super::method::Method;
 use super::tally::Labels;
-
-/// The code of a call that its caller gave up.
-const CANCELLED: &str = "CANCELLED";
+use crate::telemetry::code::CANCELLED;
 
 /// Counts calls. Cheap to clone.
 #[derive(Debug, Clone)]

@@ -3,10 +3,10 @@
 //! Names and attributes are those of OpenTelemetry's conventions for RPC and HTTP, and a few of our own, which begin with
 //! `cameo.`.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::HeaderMap;
 use opentelemetry::trace::{Span as _, SpanBuilder, SpanContext, SpanKind, Status, TraceContextExt};
@@ -15,33 +15,11 @@ use opentelemetry_sdk::trace::Span;
 
 use super::export::DISCARDED;
 use super::{Traces, Tracing, parent};
+use crate::telemetry::code::{CANCELLED, GRPC_CODES};
 use crate::telemetry::metrics::Method;
 
-/// The codes of gRPC, in the order of their numbers, and whether one says that the server has failed.
-const CODES: [(&str, bool); 17] = [
-    ("OK", false),
-    ("CANCELLED", false),
-    ("UNKNOWN", true),
-    ("INVALID_ARGUMENT", false),
-    ("DEADLINE_EXCEEDED", true),
-    ("NOT_FOUND", false),
-    ("ALREADY_EXISTS", false),
-    ("PERMISSION_DENIED", false),
-    ("RESOURCE_EXHAUSTED", false),
-    ("FAILED_PRECONDITION", false),
-    ("ABORTED", false),
-    ("OUT_OF_RANGE", false),
-    ("UNIMPLEMENTED", true),
-    ("INTERNAL", true),
-    ("UNAVAILABLE", true),
-    ("DATA_LOSS", true),
-    ("UNAUTHENTICATED", false),
-];
-/// The code of a call that its caller gave up.
-const CANCELLED: &str = "CANCELLED";
-
-static NUMBERS: LazyLock<HashMap<&str, (i64, bool)>> =
-    LazyLock::new(|| (0..).zip(CODES).map(|(number, (name, is_failure))| (name, (number, is_failure))).collect());
+/// The codes of gRPC that say that the server has failed.
+const FAILURES: [&str; 6] = ["UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"];
 
 tokio::task_local! {
     /// The call that the current task serves, if it is recorded.
@@ -83,13 +61,15 @@ impl Traces {
             Some(parent) => Context::new().with_remote_span_context(parent),
             None => Context::new(),
         };
-        let span = tracing.span(describe(method, verb), &parent);
+        let mut span = tracing.span(named(method, verb), &parent);
+        if !span.is_recording() {
+            return None;
+        }
+        describe(&mut span, method, verb);
         let context = span.span_context().clone();
         let (is_rpc, queued) = (method.rpc().is_some(), AtomicBool::default());
-        span.is_recording().then(|| {
-            let tracing = Arc::clone(tracing);
-            Arc::new(CallSpan { tracing, span: Mutex::new(span), context, is_rpc, queued })
-        })
+        let (tracing, span) = (Arc::clone(tracing), Mutex::new(span));
+        Some(Arc::new(CallSpan { tracing, span, context, is_rpc, queued }))
     }
 }
 
@@ -156,18 +136,27 @@ pub fn current() -> Option<Arc<CallSpan>> {
     CURRENT.try_with(Arc::clone).ok()
 }
 
-fn describe(method: Method, verb: &http::Method) -> SpanBuilder {
-    let span = |name: String| SpanBuilder::from_name(name).with_kind(SpanKind::Server);
-    if let Some((rpc, (service, name))) = method.rpc().and_then(|rpc| Some((rpc, rpc.split_once('/')?))) {
-        let system = [("rpc.system", "grpc"), ("rpc.service", service), ("rpc.method", name)];
-        let attributes = system.map(|(name, value)| KeyValue::new(name, value)).into();
-        return SpanBuilder::from_name(rpc).with_kind(SpanKind::Server).with_attributes::<Vec<_>>(attributes);
+fn named(method: Method, verb: &http::Method) -> SpanBuilder {
+    let name = match (method.rpc(), method.route()) {
+        (Some(rpc), _) => Cow::from(rpc),
+        (None, Some(route)) => Cow::from(format!("{} {route}", known(verb))),
+        (None, None) => Cow::from(known(verb)),
+    };
+    SpanBuilder::from_name(name).with_kind(SpanKind::Server)
+}
+
+fn describe(span: &mut Span, method: Method, verb: &http::Method) {
+    let mut set = |name, value: &'static str| span.set_attribute(KeyValue::new(name, value));
+    if let Some((service, rpc)) = method.rpc().and_then(|rpc| rpc.split_once('/')) {
+        set("rpc.system", "grpc");
+        set("rpc.service", service);
+        set("rpc.method", rpc);
+        return;
     }
-    let verb = known(verb);
-    let attributes = [Some(("http.request.method", verb)), method.route().map(|route| ("http.route", route))];
-    let attributes = attributes.into_iter().flatten().map(|(name, value)| KeyValue::new(name, value));
-    let name = method.route().map_or_else(|| verb.to_owned(), |route| format!("{verb} {route}"));
-    span(name).with_attributes(attributes.collect::<Vec<_>>())
+    set("http.request.method", known(verb));
+    if let Some(route) = method.route() {
+        set("http.route", route);
+    }
 }
 
 /// The verbs that are known. Whatever else a caller makes up has the name that the conventions give it.
@@ -182,23 +171,8 @@ fn set_code(span: &mut Span, code: &'static str) -> bool {
         span.set_attribute(KeyValue::new("http.response.status_code", status));
         return status >= 500;
     }
-    let (number, is_failure) = NUMBERS.get(code).copied().unwrap_or((2, true));
-    span.set_attribute(KeyValue::new("rpc.grpc.status_code", number));
-    is_failure
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// They stand in the order of their numbers, which are those of tonic.
-    #[test]
-    fn the_codes_are_those_of_grpc() {
-        for (number, (name, _)) in (0..).zip(CODES) {
-            let code = format!("{:?}", tonic::Code::from_i32(number)).to_uppercase();
-            let code = if code == "OK" { code } else { code.replace('_', "") };
-            assert_eq!(name.replace('_', ""), code, "{number}");
-        }
-        assert_eq!(tonic::Code::from_i32(17), tonic::Code::Unknown, "there are no more");
+    if let Some((number, _)) = (0_i64..).zip(GRPC_CODES).find(|(_, name)| *name == code) {
+        span.set_attribute(KeyValue::new("rpc.grpc.status_code", number));
     }
+    FAILURES.contains(&code)
 }

@@ -9,7 +9,7 @@ use opentelemetry::trace::{Link, Span as _, SpanBuilder, SpanContext, SpanKind, 
 use opentelemetry::{Context, KeyValue};
 
 use super::call::CallSpan;
-use super::{MOST_LINKS, Traces, Tracing, now};
+use super::{MOST_LINKS, Traces, Tracing};
 
 /// A batch of writes that is not committed yet.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ impl Traces {
     /// A batch begins. `None` while traces are off.
     #[must_use]
     pub fn commit(&self) -> Option<Commit> {
-        self.0.as_ref().map(|tracing| Commit { tracing: Arc::clone(tracing), begun: now() })
+        self.0.as_ref().map(|tracing| Commit { tracing: Arc::clone(tracing), begun: SystemTime::now() })
     }
 }
 

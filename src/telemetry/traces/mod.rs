@@ -22,7 +22,7 @@ mod parent;
 mod sampling;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use opentelemetry::trace::{SpanBuilder, Tracer, TracerProvider};
 use opentelemetry::{Context, InstrumentationScope, KeyValue};
@@ -110,11 +110,6 @@ impl Tracing {
 fn resource(service: &'static str) -> Resource {
     let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
     Resource::builder().with_service_name(service).with_attribute(version).build()
-}
-
-/// The time of day, for the beginning of a span.
-fn now() -> SystemTime {
-    SystemTime::now()
 }
 
 #[cfg(test)]
