@@ -16,6 +16,7 @@ use ring::digest;
 use tonic::{Code, Status};
 
 use super::connect::Connect;
+use super::print;
 use super::progress::{Progress, percent};
 use crate::config::StoreConfig;
 use crate::config::units::{self, Address};
@@ -89,9 +90,9 @@ async fn online(addr: &Address, connect: &Connect, file: &mut Unfinished) -> any
 fn summarize(of: &str, to: &Path, (bytes, sha256): (u64, digest::Digest), summary: &BackupSummary, begun: Instant) {
     let (bytes, seconds) = (units::shown(bytes), begun.elapsed().as_secs_f64());
     let BackupSummary { rows, time, .. } = summary;
-    println!("Backed up the store of {of} to {} in {seconds:.1} s.", to.display());
-    println!("It holds {rows} rows in {bytes}, as of {}.", time.to_timestamp());
-    println!("SHA-256: {}", shown(sha256));
+    print::line(format_args!("Backed up the store of {of} to {} in {seconds:.1} s.", to.display()));
+    print::line(format_args!("It holds {rows} rows in {bytes}, as of {}.", time.to_timestamp()));
+    print::line(format_args!("SHA-256: {}", shown(sha256)));
 }
 
 /// As `sha256sum` writes it.

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use clap::Args;
 
+use super::print;
 use super::progress::Progress;
 use crate::server::{CheckError, CheckReport, Finding, check, check_backup};
 
@@ -30,8 +31,8 @@ pub(super) fn run(check: &Check) -> ExitCode {
     match checked(check) {
         Ok(report) => {
             let subject = check.backup.as_ref().unwrap_or(&check.data_dir);
-            println!("Checked {} in {:.1} s.", subject.display(), begun.elapsed().as_secs_f64());
-            print!("{}", shown(&report));
+            print::line(format_args!("Checked {} in {:.1} s.", subject.display(), begun.elapsed().as_secs_f64()));
+            print::line(shown(&report).trim_end());
             if report.findings.is_empty() { ExitCode::SUCCESS } else { HAS_PROBLEMS.into() }
         }
         Err(error) => {

@@ -8,6 +8,7 @@ use clap::Args;
 use tonic::{Code, Status};
 
 use super::connect::Connect;
+use super::print;
 use crate::config::StoreConfig;
 use crate::config::units::{self, Address};
 use crate::proto::v1::admin_service_client::AdminServiceClient;
@@ -58,15 +59,17 @@ async fn online(addr: &Address, connect: &Connect) -> anyhow::Result<()> {
     let known = |duration: Option<prost_types::Duration>| duration.and_then(|duration| duration.try_into().ok());
     summarize(&addr.to_string(), bytes_before, bytes_after, known(duration).unwrap_or_default());
     let pause: Duration = known(write_pause).unwrap_or_default();
-    println!("Writes were paused for {} ms at the end.", pause.as_millis());
+    print::line(format_args!("Writes were paused for {} ms at the end.", pause.as_millis()));
     Ok(())
 }
 
 fn summarize(of: &str, before: u64, after: u64, duration: Duration) {
     let (before, after) = (units::shown(before), units::shown(after));
     let seconds = duration.as_secs_f64();
-    println!("Compacted the store of {of} in {seconds:.1} s: its file took {before} of disk, and takes {after} now.");
-    println!("Nothing remains in the file that was removed before: no deleted profile and no overwritten value.");
+    print::line(format_args!(
+        "Compacted the store of {of} in {seconds:.1} s: its file took {before} of disk, and takes {after} now."
+    ));
+    print::line("Nothing remains in the file that was removed before: no deleted profile and no overwritten value.");
 }
 
 fn refusal(addr: &Address, status: &Status) -> anyhow::Error {

@@ -11,6 +11,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use super::connect::{Connect, innermost};
+use super::print;
 use crate::config::units::{self, Address};
 
 /// How tonic begins its message about a response that is HTTP/2 but not gRPC.
@@ -55,7 +56,7 @@ async fn check(Healthcheck { addr, service, timeout, connect }: &Healthcheck) ->
         bail!("cannot connect to {addr} within {within}: check --addr, or raise --timeout");
     };
     match response?.into_inner().status() {
-        ServingStatus::Serving => println!("{}", ServingStatus::Serving.as_str_name()),
+        ServingStatus::Serving => print::line(ServingStatus::Serving.as_str_name()),
         other => bail!("{addr} is not ready: {}", other.as_str_name()),
     }
     Ok(())

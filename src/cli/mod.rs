@@ -2,6 +2,7 @@
 //! `descriptor`, `forward` with its alias `listen`.
 //!
 //! - `connect`: how a command connects to a server. `progress`: a line that shows how far a command has come.
+//! - `print`: what a command says of what it has done.
 //! - `arguments`: flags stand before or after the command.
 //! - `variables`: empty and misspelt variables.
 //! - `signals`: what ends the server.
@@ -14,6 +15,7 @@ mod connect;
 mod descriptor;
 mod forward;
 mod healthcheck;
+mod print;
 mod progress;
 mod restore;
 mod serve;

@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::Context;
 use clap::Args;
 
+use super::print;
 use super::progress::Progress;
 use crate::server::{BackupSummary, restore};
 
@@ -29,8 +30,10 @@ pub(super) fn run(Restore { from, data_dir }: &Restore) -> anyhow::Result<()> {
     drop(progress);
     let BackupSummary { rows, time, .. } = restored?;
     let (path, seconds) = (data_dir.display(), begun.elapsed().as_secs_f64());
-    println!("Restored {rows} rows into {path} in {seconds:.1} s, as of {}.", time.to_timestamp());
-    println!("Subscribers go on with cursors from before the backup. Later ones are refused: what they saw is lost.");
-    println!("Erase again who was erased since the backup.");
+    print::line(format_args!("Restored {rows} rows into {path} in {seconds:.1} s, as of {}.", time.to_timestamp()));
+    print::line(
+        "Subscribers go on with cursors from before the backup. Later ones are refused: what they saw is lost.",
+    );
+    print::line("Erase again who was erased since the backup.");
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! `cameo serve`.
 
-use std::io::Write;
+use std::io::{Write, stderr, stdout};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -8,6 +8,7 @@ use clap::Args;
 
 use super::{signals, variables};
 use crate::config::Config;
+use crate::config::telemetry::AuditLog;
 use crate::server::Server;
 use crate::telemetry;
 
@@ -39,10 +40,14 @@ pub(super) fn run(config: Config) -> anyhow::Result<()> {
 async fn serve_until_signal(config: Config) -> anyhow::Result<()> {
     let signal = signals::catch()?; // Before a client can connect, so that no signal is lost.
     let (data_dir, is_tls, hints) = (config.store.data_dir.clone(), config.tls.tls_cert.is_some(), Hints::of(&config));
+    // Standard output then holds the lines of JSON and nothing else.
+    let audits_to_stdout = matches!(config.telemetry.audit_log, Some(AuditLog::Stdout));
     let server = Server::bind(config).await?;
     let (addr, metrics_addr) = (server.local_addr(), server.metrics_addr());
     tracing::info!(%addr, metrics_addr = metrics_addr.map(tracing::field::display), is_tls, "listening");
-    greet(addr, metrics_addr, &hints, &data_dir);
+    let greeting = greeting(addr, metrics_addr, &hints, &data_dir);
+    // Errors are ignored: the streams may be closed.
+    let _ = if audits_to_stdout { stderr().write_all(&greeting) } else { stdout().write_all(&greeting) };
     let shutdown = async {
         let signal = signal.await;
         tracing::info!(signal, "draining");
@@ -75,15 +80,19 @@ impl Hints {
     }
 }
 
-/// Prints to standard output. The first line ends with the address, for programs that start the server with port 0.
-/// Errors are ignored: stdout may be closed.
-fn greet(addr: SocketAddr, metrics: Option<SocketAddr>, Hints { http, tls, token }: &Hints, data_dir: &Path) {
+/// The first line ends with the address, for programs that start the server with port 0.
+fn greeting(
+    addr: SocketAddr,
+    metrics: Option<SocketAddr>,
+    Hints { http, tls, token }: &Hints,
+    data_dir: &Path,
+) -> Vec<u8> {
     let request = r#"-d '{"workspace": "acme/main/web"}'"#;
     let metrics = metrics.map_or_else(String::new, |metrics| format!("  metrics  {http}://{metrics}/metrics\n"));
-    let _ = writeln!(
-        std::io::stdout(),
+    let greeting = format!(
         "cameo is listening on {addr}\n  data     {}\n{metrics}  try      grpcurl {tls} {addr} list\n  \
-         listen   grpcurl {tls}{token} {request} {addr} cameo.v1.EventService/Subscribe",
+         listen   grpcurl {tls}{token} {request} {addr} cameo.v1.EventService/Subscribe\n",
         data_dir.display()
     );
+    greeting.into_bytes()
 }

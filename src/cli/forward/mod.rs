@@ -28,7 +28,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::bail;
+use std::io::{Write, stdout};
+
+use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use http::Uri;
 use tokio::sync::mpsc;
@@ -144,8 +146,7 @@ fn concurrency(text: &str) -> Result<usize, String> {
 pub(super) fn forward(forward: Forward) -> anyhow::Result<()> {
     let Forward { subscription: Some(subscription), to: Some(to), workspace: Some(workspace), options, .. } = forward
     else {
-        println!("{}", sign::fresh());
-        return Ok(());
+        return writeln!(stdout(), "{}", sign::fresh()).context("cannot print the secret");
     };
     run(&options, to, async |server, lanes, ending| forward_from(server, lanes, ending, &subscription).await, workspace)
 }
