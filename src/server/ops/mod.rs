@@ -12,6 +12,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use axum::{Extension, Router};
+use http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -109,22 +111,28 @@ async fn accept(listener: std::net::TcpListener, tls: Option<Arc<Tls>>, routes: 
 
 /// Serves one request, after the handshake if there is TLS.
 async fn serve(connection: TcpStream, peer: SocketAddr, tls: Option<&Tls>, routes: Router, place: &places::Place) {
-    let Some(tls) = tls else { return respond(connection, routes, place).await };
+    let Some(tls) = tls else { return respond(connection, peer, routes, place).await };
     let deadline = Instant::now() + HEAD_DEADLINE;
     if let Ok(connection) = tls.accept_operator(connection, peer, deadline, place.is_wanted()).await {
         let routes = match certificate_of(&connection) {
             Some(certificate) => routes.layer(Extension(Arc::new(certificate))),
             None => routes,
         };
-        respond(connection, routes, place).await;
+        respond(connection, peer, routes, place).await;
     }
 }
 
 /// Errors are the client's: it has sent something else than a request, or has gone away.
-async fn respond(connection: impl AsyncRead + AsyncWrite + Unpin + 'static, routes: Router, place: &places::Place) {
+async fn respond(
+    connection: impl AsyncRead + AsyncWrite + Unpin + 'static,
+    peer: SocketAddr,
+    routes: Router,
+    place: &places::Place,
+) {
     let routes = TowerToHyperService::new(routes);
-    let requests = service_fn(|request| {
+    let requests = service_fn(|mut request: Request<Incoming>| {
         place.serves();
+        request.extensions_mut().insert(peer);
         let response = routes.call(request);
         async move {
             let response = response.await;
