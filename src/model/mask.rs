@@ -72,10 +72,15 @@ impl Mask {
         if self.is_all() {
             return Ok(Cow::Borrowed(profile));
         }
+        self.cut(profile, |_| true).map(Cow::Owned)
+    }
+
+    /// Cuts an encoded `Profile` to what the reader wants to see, and to the fields that are `told`.
+    fn cut(&self, profile: &[u8], told: impl Fn(u32) -> bool) -> Result<Vec<u8>, DecodeError> {
         let mut cut = Vec::with_capacity(profile.len());
         for field in wire::fields(profile) {
             let field = field?;
-            if !self.has_field(field.tag) {
+            if !self.has_field(field.tag) || !told(field.tag) {
                 continue;
             }
             match self.keys_of(field.tag) {
@@ -89,7 +94,7 @@ impl Mask {
                 None => cut.extend_from_slice(field.whole),
             }
         }
-        Ok(Cow::Owned(cut))
+        Ok(cut)
     }
 
     /// Whether the reader gets a field of `Profile`. A field that this version does not know has no name.
@@ -120,13 +125,18 @@ impl Mask {
         let mut cut = Vec::with_capacity(event.len());
         for field in wire::fields(event) {
             let field = field?;
-            if matches!(field.tag, event::PROFILE | event::PREVIOUS | event::MERGED_PROFILE) {
-                wire::put_delimited(field.tag, &self.profile(field.value)?, &mut cut);
-            } else {
-                match &self.grant {
-                    Some(grant) => put_granted(grant, event, &field, &mut cut)?,
-                    None => cut.extend_from_slice(field.whole),
+            match (field.tag, &self.grant) {
+                (event::PREVIOUS, Some(grant)) => {
+                    // It has all account attributes if one of them changed, and then tells that one did.
+                    let is_told = account_has_changed(grant, event)?;
+                    let told = |tag| tag != profile::ACCOUNT_USER_ATTRIBUTES || is_told;
+                    wire::put_delimited(field.tag, &self.cut(field.value, told)?, &mut cut);
                 }
+                (event::PROFILE | event::PREVIOUS | event::MERGED_PROFILE, _) => {
+                    wire::put_delimited(field.tag, &self.profile(field.value)?, &mut cut);
+                }
+                (_, Some(grant)) => put_granted(grant, event, &field, &mut cut)?,
+                (_, None) => cut.extend_from_slice(field.whole),
             }
         }
         Ok(Cow::Owned(cut))
@@ -153,7 +163,7 @@ fn put_granted(grant: &Grant, event: &[u8], field: &wire::Field<'_>, cut: &mut V
     Ok(())
 }
 
-/// Cuts `changed_fields`. That user attributes changed is said only if the caller may see one of them.
+/// Cuts `changed_fields`. That attributes changed is said only if the caller may see one of them.
 fn cut_paths(grant: &Grant, event: &[u8], mask: &[u8]) -> Result<Vec<u8>, DecodeError> {
     let mut cut = Vec::new();
     for path in wire::fields(mask) {
@@ -161,8 +171,9 @@ fn cut_paths(grant: &Grant, event: &[u8], mask: &[u8]) -> Result<Vec<u8>, Decode
         let name = std::str::from_utf8(path.value).unwrap_or_default();
         let is_told = match field_number(name) {
             Ok(profile::USER_ATTRIBUTES) => grant.has_field(profile::USER_ATTRIBUTES) && has_changed(grant, event)?,
-            // Which of its keys have changed is not said.
-            Ok(profile::ACCOUNT_USER_ATTRIBUTES) if grant.keys().is_some() => false,
+            Ok(profile::ACCOUNT_USER_ATTRIBUTES) => {
+                grant.has_field(profile::ACCOUNT_USER_ATTRIBUTES) && account_has_changed(grant, event)?
+            }
             Ok(number) => grant.has_field(number),
             Err(_) => false,
         };
@@ -187,6 +198,17 @@ fn has_changed(grant: &Grant, event: &[u8]) -> Result<bool, DecodeError> {
         }
     }
     Ok(!is_named && grant.keys().is_none())
+}
+
+/// Whether an account attribute that the caller may see has changed. Of a created profile there is none before, and of
+/// a deleted one none after.
+fn account_has_changed(grant: &Grant, event: &[u8]) -> Result<bool, DecodeError> {
+    let Some(keys) = grant.keys() else { return Ok(true) };
+    let visible = |of| -> Result<Vec<u8>, DecodeError> {
+        let profile = wire::find(event, of)?.unwrap_or_default();
+        cut_struct(wire::find(profile, profile::ACCOUNT_USER_ATTRIBUTES)?.unwrap_or_default(), keys)
+    };
+    Ok(visible(event::PROFILE)? != visible(event::PREVIOUS)?)
 }
 
 fn field_number(path: &str) -> Result<u32, Invalid> {

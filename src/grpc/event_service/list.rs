@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use prost::encoding::{bool, int32};
 
-use super::{parse_filter, parse_time, parse_true, refuse_settings};
+use super::{parse_filter, parse_time, parse_true, refuse_settings, sight};
 use crate::grpc::codec::Encoded;
 use crate::model::cursor::{CursorSpace, Start};
 use crate::model::{
-    Filter, Grant, Invalid, Limits, Mask, Micros, Mpid, Place, Position, Settings, SubscriptionName, Workspace, wire,
+    Filter, Grant, Invalid, Limits, Mask, Micros, Mpid, Place, Position, SubscriptionName, Workspace, wire,
 };
 use crate::proto::field::event::MATCH;
 use crate::proto::field::list_events_response::{CAUGHT_UP, CURSOR, EVENTS, SNAPSHOT_PROFILES, TRUNCATED};
@@ -73,7 +73,7 @@ impl List {
             From::Start(selection) => selection,
             From::Subscription(name) => {
                 let view = listing.subscription(&name)?;
-                let settings = Settings::parse("subscription", view.settings, grant)?;
+                let settings = sight::settings(view.settings, grant)?;
                 Selection { start: Start::From(view.acknowledged), filter: settings.filter, mask: settings.mask }
             }
         };

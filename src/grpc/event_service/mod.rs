@@ -1,6 +1,7 @@
 //! `cameo.v1.EventService`.
 
 mod list;
+mod sight;
 pub mod stream;
 mod subscriptions;
 

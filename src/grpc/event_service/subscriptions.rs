@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use prost_types::FieldMask;
 
-use super::{Events, is_over, parse_filter, parse_time, parse_true};
+use super::{Events, is_over, parse_filter, parse_time, parse_true, sight};
 use crate::call::Call;
 use crate::command::{
     Acknowledge, Begin, Change, CreateSubscription, DeleteSubscription, SeekSubscription, UpdateSubscription,
@@ -17,8 +17,8 @@ use crate::model::cursor::{CursorSpace, Start};
 use crate::model::invalid::Quoted;
 use crate::model::limits::{FILTER_FIELDS, SKIP_REASON_BYTES, SKIPS};
 use crate::model::{
-    Filter, Grant, Invalid, Mask, Micros, Place, Position, Sequence, Settings, SubscriptionName, Workspace,
-    subscription_page, wire,
+    Grant, Invalid, Mask, Micros, Place, Position, Sequence, Settings, SubscriptionName, Workspace, subscription_page,
+    wire,
 };
 use crate::proto::field::get_event_response;
 use crate::proto::v1::{
@@ -65,7 +65,7 @@ impl Events {
     ) -> Result<Subscriber, Refusal> {
         // First: a stream that is refused must take over none.
         let settings = self.store.subscription(workspace, name)?.settings;
-        Settings::parse("subscription", settings, call.grant()).map_err(|_| hidden_settings())?;
+        sight::settings(settings, call.grant())?;
         let mut openings = 1;
         loop {
             let Counted { settings: Settings { filter, mask, .. }, start, attachment } =
@@ -93,7 +93,7 @@ impl Events {
         let store::SubscriptionState { settings, acknowledged, stream, .. } = *state.expect("it exists");
         #[cfg(feature = "planted")]
         let acknowledged = crate::feed::planted::resumed(acknowledged);
-        let settings = Settings::parse("subscription", settings, call.grant())?;
+        let settings = sight::settings(settings, call.grant())?;
         let (peer, now) = (call.peer(), self.store.now());
         let attachment = self.feed.attach(workspace, name, stream, peer, now, acknowledged);
         // What has changed the subscription since the stream was counted has found no stream to end.
@@ -118,6 +118,8 @@ impl Events {
 
     pub(super) async fn update(&self, call: &Call, request: UpdateSubscriptionRequest) -> Result<Encoded, Refusal> {
         let workspace = Workspace::parse(&request.workspace)?;
+        let name = request.subscription.as_ref().map_or("", |subscription| &subscription.name);
+        sight::check(call, &self.store, &workspace, name).await?;
         let write = Write::within(workspace.clone(), request, |request| {
             let paths = parse_paths(request.update_mask)?;
             let settings = Box::new(parse_settings(request.subscription, call.grant())?);
@@ -133,6 +135,7 @@ impl Events {
     pub(super) async fn delete(&self, call: &Call, request: DeleteSubscriptionRequest) -> Result<Encoded, Refusal> {
         let workspace = Workspace::parse(&request.workspace)?;
         let name = SubscriptionName::parse("name", &request.name)?;
+        sight::check(call, &self.store, &workspace, &request.name).await?;
         let write = Write::within(workspace.clone(), request, |request| {
             let name = SubscriptionName::parse("name", &request.name)?;
             Ok(Change::DeleteSubscription(DeleteSubscription { name, allow_missing: request.allow_missing }))
@@ -148,6 +151,7 @@ impl Events {
     pub(super) async fn seek(&self, call: &Call, request: SeekSubscriptionRequest) -> Result<Encoded, Refusal> {
         let workspace = Workspace::parse(&request.workspace)?;
         let name = SubscriptionName::parse("name", &request.name)?;
+        sight::check(call, &self.store, &workspace, &request.name).await?;
         let to = self.resolve(call, &workspace, parse_to(request.to.clone())?).await?;
         let seek = SeekSubscription { name, to };
         let write = Write::within(workspace.clone(), request, |_| Ok(Change::SeekSubscription(seek)))?;
@@ -203,6 +207,7 @@ impl Events {
         let most = self.limits.page_size(request.page_size)?;
         let after = subscription_page::parse_skipped(&workspace, &name, &request.page_token)?;
         call.within(&workspace)?;
+        sight::check(call, &self.store, &workspace, &request.subscription).await?;
         let (of, named) = (workspace.clone(), name.clone());
         let read = move |store: &Store, _: &Call| {
             store.subscription(&of, &named)?;
@@ -226,6 +231,7 @@ impl Events {
         let workspace = Workspace::parse(&workspace)?;
         let name = SubscriptionName::parse("subscription", &subscription)?;
         call.within(&workspace)?;
+        sight::check(call, &self.store, &workspace, &subscription).await?;
         if stream == 0 {
             return Err(Invalid::field("stream", "must be set: it is in the first message of the stream").into());
         }
@@ -321,10 +327,10 @@ impl Events {
         Ok(Some(self.message(call, workspace, view)))
     }
 
-    /// A subscription as a message. A filter over what the caller may not see is left out: its text may hold values.
+    /// A subscription as a message.
     fn message(&self, call: &Call, workspace: &Workspace, mut view: SubscriptionView) -> Subscription {
-        if Filter::parse(view.settings.filter.clone(), call.grant()).is_err() {
-            view.settings.filter = None;
+        if let Some(withheld) = sight::withheld(&view.settings, call.grant()) {
+            return withheld;
         }
         if let Some(grant) = call.grant() {
             view.settings.user_attribute_keys.retain(|key| grant.has_user_attribute(key));
@@ -347,12 +353,6 @@ impl Events {
             ..settings
         }
     }
-}
-
-/// The refusal of a subscription whose settings name what the caller may not see. It does not say what.
-fn hidden_settings() -> Invalid {
-    let problem = "the caller may not see what the subscription selects".to_owned();
-    Invalid::Hidden { field: "subscription".to_owned(), problem }
 }
 
 fn duration(micros: i64) -> prost_types::Duration {

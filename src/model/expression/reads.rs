@@ -88,11 +88,17 @@ impl Read {
     pub fn is_within(&self, grant: &Grant) -> bool {
         let Some(field) = &self.field else { return false };
         match (&*self.variable, field.as_str()) {
-            ("event", "changed_fields") => false,
+            (
+                "event",
+                "id" | "sequence" | "type" | "time" | "mpid" | "merged_mpid" | "actor" | "silent" | "redacted",
+            ) => true,
             ("event", "changed_user_attributes") => grant.has_named("user_attributes") && grant.keys().is_none(),
             ("event", "entered_audience_ids" | "exited_audience_ids") => grant.has_audiences(),
             ("event", "taken_from_mpids" | "taken_by_mpid") => grant.has_identities(),
-            ("event", _) => true,
+            // `changed_fields`; `request_id`, which others chose; and what is new until its place is decided.
+            ("event", _) => false,
+            // It is the whole map if any of its attributes changed: that it is there tells of those that are hidden.
+            ("previous", "account_user_attributes") if grant.keys().is_some() => false,
             (_, "user_attributes" | "account_user_attributes") => {
                 let has_key = |key: &String| grant.has_key(key.as_bytes());
                 grant.has_named(field) && self.key.as_ref().map_or(grant.keys().is_none(), has_key)
