@@ -1,12 +1,14 @@
 //! The audit log: who wrote what, and who was refused what.
 
 use std::collections::BTreeMap;
+use std::process::Stdio;
 
 use cameo::proto::v1::{CompactRequest, ProfilePatch};
 use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::harness::*;
 
@@ -71,6 +73,41 @@ async fn writes_and_refusals_are_lines_without_values() {
     let mut login = denied.clone();
     (login[0], login[2], login[3]) = (Value::Null, "UNAUTHENTICATED".into(), "UNAUTHENTICATED".into());
     assert_eq!(of("ProfileService/GetProfile"), [denied, login], "a lookup that succeeds is no line");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_for_the_metrics_that_is_refused_is_a_line() {
+    let (dir, callers) = (TempDir::new().unwrap(), CallersFile::new());
+    let reader = callers.add("shop", &["reader"]).await;
+    let log = dir.path().join("audit.jsonl");
+    let mut command = binary();
+    command.args(["--addr", "127.0.0.1:0", "--metrics-addr", "127.0.0.1:0", "--log", "warn"]);
+    command.arg("--data-dir").arg(dir.path().join("data")).arg("--callers").arg(callers.path());
+    let mut server = command.arg("--audit-log").arg(&log).stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+    let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
+    let metrics = loop {
+        let line = within(lines.next_line()).await.unwrap().unwrap();
+        if let Some(addr) = line.strip_prefix("  metrics  http://") {
+            break addr.strip_suffix("/metrics").unwrap().parse().unwrap();
+        }
+    };
+    for token in ["not-a-token", &reader] {
+        let request = hyper::Request::get("/metrics").header("authorization", format!("Bearer {token}"));
+        http_request(metrics, request.body(String::new()).unwrap()).await;
+    }
+    let written = || std::fs::read_to_string(&log).unwrap();
+    until(|| written().matches("/metrics").count() == 2).await;
+
+    assert!(!written().contains("not-a-token"), "{}", written());
+    let lines = self::lines(&written());
+    let [login, denied] = &*lines["/metrics"] else { panic!("there are two") };
+    for (line, caller, code, reason) in
+        [(login, None, "401", "UNAUTHENTICATED"), (denied, Some("shop"), "403", "PERMISSION_DENIED")]
+    {
+        let told = ["caller", "code", "reason"].map(|field| line[field].as_str());
+        assert_eq!(told, [caller, Some(code), Some(reason)]);
+        assert!(line["peer"].as_str().unwrap().starts_with("127.0.0.1:"), "{line}");
+    }
 }
 
 /// What takes data out of the server, or changes who may, is a line although it is no write.

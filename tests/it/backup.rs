@@ -178,6 +178,20 @@ async fn a_backup_amid_writes_is_the_store_at_one_place_of_its_log() {
     );
 }
 
+/// As with `cameo check | head -1`: a script looks at the status.
+#[tokio::test]
+async fn a_check_whose_output_nobody_reads_has_its_status() {
+    let paths = Paths::new();
+    let mut server = TestProcess::start(&paths.data, &[]).await;
+    server.terminate();
+    assert!(server.ended().await.success());
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = binary();
+    command.args(["check", "--data-dir", shown(&paths.data)]).stdout(writer);
+    assert!(within(command.status()).await.unwrap().success());
+}
+
 /// A restore adds a row, which remembers the former log.
 #[tokio::test]
 async fn a_backup_a_restore_and_a_check_count_the_same_rows() {

@@ -35,6 +35,22 @@ async fn the_server_prints_where_its_metrics_are() {
     }
 }
 
+/// Every line of an audit log is JSON, so the greeting goes elsewhere.
+#[tokio::test]
+async fn the_server_prints_nothing_into_an_audit_log_on_standard_output() {
+    let dir = TempDir::new().unwrap();
+    let mut command = binary();
+    command.args(["--addr", "127.0.0.1:0", "--log", "warn", "--audit-log", "-", "--data-dir"]).arg(dir.path());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let first = within(lines.next_line()).await.unwrap().unwrap();
+    let addr = first.strip_prefix("cameo is listening on ").unwrap().parse().unwrap();
+    Client::connect(addr).await.create(with_mpid(ADA)).await.unwrap();
+    let mut audit = BufReader::new(child.stdout.take().unwrap()).lines();
+    let line = within(audit.next_line()).await.unwrap().unwrap();
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&line).unwrap()["method"], "ProfileService/CreateProfile");
+}
+
 /// The hints work as they are printed, but for the names of files.
 #[tokio::test]
 async fn the_server_prints_how_to_call_it() {
