@@ -92,24 +92,38 @@ impl Authenticator {
         token: Option<&str>,
         certificate: Option<&[String]>,
     ) -> Result<Arc<Caller>, Unauthenticated> {
+        self.authenticate_if_room(token, certificate, || true).await
+    }
+
+    /// The same. Before the call waits until keys are fetched, `has_room` says whether one more may wait: nothing is
+    /// known of its token yet, and everybody can make one that names an unknown key.
+    ///
+    /// # Errors
+    /// Those of [`Self::authenticate`], and [`Unauthenticated::Crowded`] if there is no room.
+    pub async fn authenticate_if_room(
+        &self,
+        token: Option<&str>,
+        certificate: Option<&[String]>,
+        has_room: impl FnOnce() -> bool,
+    ) -> Result<Arc<Caller>, Unauthenticated> {
         if !self.is_required() {
             return Ok(Arc::clone(&self.anyone));
         }
         match (token, certificate) {
-            (Some(token), _) => self.by_token(token).await,
+            (Some(token), _) => self.by_token(token, has_room).await,
             (None, Some(names)) => self.callers()?.by_certificate(names, SystemTime::now()),
             (None, None) => Err(Unauthenticated::Missing),
         }
     }
 
-    async fn by_token(&self, token: &str) -> Result<Arc<Caller>, Unauthenticated> {
+    async fn by_token(&self, token: &str, has_room: impl FnOnce() -> bool) -> Result<Arc<Caller>, Unauthenticated> {
         if token.len() > TOKEN_BYTES {
             return Err(Unauthenticated::TooLarge);
         }
         if token::is_static(token) {
             return self.callers()?.by_token(token, SystemTime::now());
         }
-        self.jwts.as_ref().ok_or(Unauthenticated::Unknown)?.authenticate(token, SystemTime::now()).await
+        self.jwts.as_ref().ok_or(Unauthenticated::Unknown)?.authenticate(token, SystemTime::now(), has_room).await
     }
 
     fn callers(&self) -> Result<Arc<Callers>, Unauthenticated> {
@@ -184,22 +198,32 @@ impl Jwts {
         Ok(Some(Self { rules, keys, verified: Verified::default() }))
     }
 
-    async fn authenticate(&self, token: &str, now: SystemTime) -> Result<Arc<Caller>, Unauthenticated> {
+    async fn authenticate(
+        &self,
+        token: &str,
+        now: SystemTime,
+        has_room: impl FnOnce() -> bool,
+    ) -> Result<Arc<Caller>, Unauthenticated> {
         match self.verified.get(token, now) {
             Some(caller) => Ok(caller),
             // Boxed: most calls have no need of the room that it takes.
-            None => Box::pin(self.verify_new(token, now)).await,
+            None => Box::pin(self.verify_new(token, now, has_room)).await,
         }
     }
 
     /// Verifies a token that is not known, if need be with keys that are fetched.
-    async fn verify_new(&self, token: &str, now: SystemTime) -> Result<Arc<Caller>, Unauthenticated> {
+    async fn verify_new(
+        &self,
+        token: &str,
+        now: SystemTime,
+        has_room: impl FnOnce() -> bool,
+    ) -> Result<Arc<Caller>, Unauthenticated> {
         let head = jwt::head(token)?;
         let caller = match &self.keys {
             Keys::File(keys) => self.verify(token, &head, &keys.current(), now)?,
             Keys::Url(remote) => {
                 if remote.keys().is_none_or(|keys| keys.1.lacks(head.kid.as_deref())) {
-                    remote.ask().await;
+                    remote.ask(has_room).await?;
                 }
                 let keys = remote.keys().ok_or(Unauthenticated::Unavailable)?;
                 self.verify(token, &head, &keys.1, now)?

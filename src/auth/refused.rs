@@ -45,6 +45,9 @@ pub enum Unauthenticated {
     /// The keys that verify JWTs have not been fetched yet.
     #[error("the keys that verify tokens are not available: retry later")]
     Unavailable,
+    /// The key of the JWT is not known, and as many calls as may do so wait until it is fetched.
+    #[error("too many calls wait for the keys that verify tokens: retry later")]
+    Crowded,
 }
 
 /// Why a server cannot authenticate as it is configured.

@@ -1,6 +1,6 @@
 //! The keys behind a URL: fetched from time to time, and when a token names a key that is not known.
 //!
-//! - At most one fetch runs at a time. Calls that need it wait for that one.
+//! - At most one fetch runs at a time. Calls that need it wait for that one, as many as their server has room for.
 //! - However many tokens name unknown keys, they cause one fetch in [`ASK_GAP`].
 //! - A fetch that fails changes nothing: the keys that are known stay in force.
 
@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::fetch::{FETCH_TIMEOUT, FetchError, Fetcher};
 use super::keys::KeySet;
+use super::refused::Unauthenticated;
 use super::token::Hash;
 use crate::telemetry::audit;
 use crate::telemetry::metrics::{ReloadMetrics, Reloaded};
@@ -70,12 +71,20 @@ impl Remote {
         }
     }
 
-    /// Waits for the fetch that runs, and begins one if none does and the last was not just now.
-    pub async fn ask(self: &Arc<Self>) {
+    /// Waits for the fetch that runs, and begins one if none does and the last was not just now. If there is something to
+    /// wait for, `has_room` says whether one more may.
+    ///
+    /// # Errors
+    /// [`Unauthenticated::Crowded`] if none may.
+    pub async fn ask(self: &Arc<Self>, has_room: impl FnOnce() -> bool) -> Result<(), Unauthenticated> {
         let mut ended = self.ended.subscribe(); // Before the look at the state, so that no end is missed.
         if self.runs_when_asked(Instant::now()) {
+            if !has_room() {
+                return Err(Unauthenticated::Crowded);
+            }
             let _ = tokio::time::timeout(FETCH_TIMEOUT, ended.changed()).await;
         }
+        Ok(())
     }
 
     fn runs_when_asked(self: &Arc<Self>, now: Instant) -> bool {

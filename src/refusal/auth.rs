@@ -16,7 +16,7 @@ impl From<Unauthenticated> for Refusal {
     fn from(problem: Unauthenticated) -> Self {
         let message = problem.to_string(); // It has no part of the credential.
         match problem {
-            Unauthenticated::Unavailable => {
+            Unauthenticated::Unavailable | Unauthenticated::Crowded => {
                 Self::new(ErrorReason::AuthenticationUnavailable, message).retry_after(RESTART_RETRY)
             }
             _ => Self::new(ErrorReason::Unauthenticated, message),

@@ -110,6 +110,7 @@ pub(super) struct InFlight {
     calls: AtomicUsize,
     checks: AtomicUsize,
     open_streams: AtomicUsize,
+    unknown: AtomicUsize,
     held: AtomicUsize,
 }
 
@@ -121,6 +122,9 @@ pub(super) enum Kind {
     Check,
     /// A stream that needs no credential: it must not take the place of calls that need one.
     OpenStream,
+    /// A call that waits for the keys that may tell who makes it. Everybody can make such calls, so they take no room of
+    /// others.
+    Unknown,
     /// A call that is refused a little later, because its client calls too often.
     Held,
 }
@@ -131,6 +135,7 @@ impl InFlight {
             Kind::Call => &self.calls,
             Kind::Check => &self.checks,
             Kind::OpenStream => &self.open_streams,
+            Kind::Unknown => &self.unknown,
             Kind::Held => &self.held,
         }
     }

@@ -2,11 +2,13 @@
 //!
 //! - [`rows`]: the expectation, a row for each RPC. [`hidden`]: what a caller with limited sight cannot learn.
 //! - [`logins`]: credentials that are not accepted. [`certificates`]: callers that are named by theirs.
+//! - [`strangers`]: callers without a credential, many of them.
 
 mod certificates;
 mod hidden;
 mod logins;
 mod rows;
+mod strangers;
 
 use std::collections::BTreeSet;
 

@@ -175,10 +175,10 @@ async fn a_jwt_that_was_verified_expires_all_the_same() {
     let files = Files::new(Signer::ed());
     let auth = files.open();
     let (jwts, jwt, now) = (auth.jwts.as_ref().unwrap(), files.jwt(), SystemTime::now());
-    jwts.authenticate(&jwt, now).await.unwrap();
+    jwts.authenticate(&jwt, now, || true).await.unwrap();
     let leeway = AuthConfig::default().jwt_leeway;
     let late = now + Duration::from_secs(3_601) + leeway;
-    assert_eq!(jwts.authenticate(&jwt, late).await, Err(Unauthenticated::Expired));
+    assert_eq!(jwts.authenticate(&jwt, late, || true).await, Err(Unauthenticated::Expired));
 }
 
 #[test]

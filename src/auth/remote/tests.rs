@@ -40,7 +40,7 @@ async fn refresh(remote: &Arc<Remote>) {
 async fn a_call_with_an_unknown_key_has_the_keys_fetched() {
     let (source, remote) = fetched().await;
     source.reply(keys("new"));
-    remote.ask().await;
+    remote.ask(|| true).await.unwrap();
     assert!(knows(&remote, "new") && !knows(&remote, "old"));
     assert_eq!(source.requests(), 2);
 }
@@ -49,7 +49,7 @@ async fn a_call_with_an_unknown_key_has_the_keys_fetched() {
 async fn a_set_that_has_not_changed_makes_nothing_stale() {
     let (source, remote) = fetched().await;
     let before = remote.keys().unwrap();
-    remote.ask().await;
+    remote.ask(|| true).await.unwrap();
     assert!(source.requests() == 2 && Arc::ptr_eq(&before, &remote.keys().unwrap()));
 }
 
@@ -99,7 +99,7 @@ async fn a_set_of_one_mebibyte_is_the_largest() {
 #[tokio::test]
 async fn a_flood_of_unknown_keys_is_one_fetch_in_ten_seconds() {
     let (source, remote) = fetched().await;
-    let flood = || futures_util::future::join_all((0..1_000).map(|_| remote.ask()));
+    let flood = || futures_util::future::join_all((0..1_000).map(|_| remote.ask(|| true)));
     flood().await;
     assert_eq!(source.requests(), 2, "all wait for the same fetch");
     flood().await;
@@ -119,18 +119,38 @@ async fn a_call_waits_no_longer_than_a_fetch_may_take() {
     source.reply(Reply::Silence);
     let asks = [0, 1].map(|_| {
         let remote = remote.clone();
-        tokio::spawn(async move { remote.ask().await })
+        tokio::spawn(async move { remote.ask(|| true).await })
     });
     source.asked(2).await;
     asks[0].abort();
     assert!(remote.state().is_running && !asks[1].is_finished());
     pass(FETCH_TIMEOUT).await;
     let [_, waiting] = asks;
-    waiting.await.unwrap();
+    waiting.await.unwrap().unwrap();
     while remote.state().is_running {
         tokio::task::yield_now().await;
     }
     assert!(knows(&remote, "old"));
+    assert_eq!(source.requests(), 2);
+}
+
+/// Whether there is room is asked only if there is something to wait for: the answer takes the room.
+#[tokio::test]
+async fn a_call_for_which_there_is_no_room_does_not_wait() {
+    let (source, remote) = fetched().await;
+    source.reply(Reply::Silence);
+    let waiting = tokio::spawn({
+        let remote = remote.clone();
+        async move { remote.ask(|| true).await }
+    });
+    source.asked(2).await;
+    assert_eq!(remote.ask(|| false).await, Err(Unauthenticated::Crowded));
+    pass(FETCH_TIMEOUT).await;
+    waiting.await.unwrap().unwrap();
+    while remote.state().is_running {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(remote.ask(|| unreachable!("no fetch runs")).await, Ok(()));
     assert_eq!(source.requests(), 2);
 }
 
@@ -190,7 +210,7 @@ async fn a_source_that_does_not_listen_gives_no_keys() {
     let url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
     drop(listener);
     let remote = Remote::new(Fetcher::new(url).unwrap(), HOUR, ReloadMetrics::default());
-    remote.ask().await;
+    remote.ask(|| true).await.unwrap();
     assert!(remote.keys().is_none());
     let refused = remote.keys().ok_or(Unauthenticated::Unavailable).err();
     assert_eq!(refused, Some(Unauthenticated::Unavailable));

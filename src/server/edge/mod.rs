@@ -74,6 +74,8 @@ const MOST_HELD: usize = 1_000;
 /// The part of the calls that streams may be which need no credential: of health and of reflection. They have room of
 /// their own, and take none of other calls.
 const OPEN_PART: usize = 4;
+/// The part of the calls that may wait besides for keys that verify their tokens.
+const UNKNOWN_PART: usize = 4;
 /// The part of the time for a message that a health check has: one second of thirty. Connections that wait for one keep
 /// others out.
 const CHECK_PART: u32 = 30;
@@ -160,7 +162,7 @@ impl Edge {
         let call = Call::begin(&self.metrics.calls, method.counted, method.is_write, connection.peer, span);
         let (mut is_plain, mut encoding) = (false, None);
         let admitted = match self.admit(&mut in_flight, method, &request) {
-            Ok(admitted) => match self.identify(&call, connection, method, &request).await {
+            Ok(admitted) => match self.identify(&call, &mut in_flight, method, &request).await {
                 Ok(()) => Ok(admitted),
                 Err(refusal) => {
                     hold(&refusal, &mut in_flight).await;
@@ -237,7 +239,7 @@ impl Edge {
     async fn identify<B>(
         &self,
         call: &Call,
-        connection: &Connection,
+        in_flight: &mut CallInFlight,
         method: &Method,
         request: &Request<B>,
     ) -> Result<(), Refusal> {
@@ -245,8 +247,18 @@ impl Edge {
             return Ok(()); // A browser asks without a credential whether it may call.
         }
         let token = credentials::token(request.headers(), request.uri())?;
+        let connection = Arc::clone(in_flight.connection());
         let certificate = connection.certificate.get().map(|certificate| &*certificate.names);
-        call.made_by(self.auth.authenticate(token, certificate).await?, &self.quotas)
+        let (mut waits, most) = (false, self.most_calls.div_ceil(UNKNOWN_PART));
+        let has_room = || {
+            waits = in_flight.count(Kind::Unknown, most);
+            waits
+        };
+        let caller = self.auth.authenticate_if_room(token, certificate, has_room).await?;
+        if waits && !in_flight.count(Kind::Call, self.most_calls) {
+            return Err(Refusal::too_many_calls(self.most_calls));
+        }
+        call.made_by(caller, &self.quotas)
     }
 
     async fn grpc<B>(&self, exchange: Exchange, request: Request<B>) -> (Answer, Held)

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -101,13 +101,14 @@ pub struct KeyServer {
     url: Uri,
     body: Arc<Mutex<String>>,
     requests: Arc<AtomicUsize>,
+    is_silent: Arc<AtomicBool>,
 }
 
 impl KeyServer {
     pub async fn start(keys: &[&SigningKey]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/jwks.json", listener.local_addr().unwrap()).parse().unwrap();
-        let server = Self { url, body: Arc::default(), requests: Arc::default() };
+        let server = Self { url, body: Arc::default(), requests: Arc::default(), is_silent: Arc::default() };
         server.publish(keys);
         tokio::spawn(server.clone().serve(listener));
         server
@@ -119,8 +120,13 @@ impl KeyServer {
             let this = self.clone();
             let respond = service_fn(move |_| {
                 this.requests.fetch_add(1, Ordering::Relaxed);
-                let body = this.body.lock().unwrap().clone();
-                async { Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(body)))) }
+                let (body, is_silent) = (this.body.lock().unwrap().clone(), this.is_silent.load(Ordering::Relaxed));
+                async move {
+                    if is_silent {
+                        std::future::pending::<()>().await;
+                    }
+                    Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(body))))
+                }
             });
             tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(socket), respond));
         }
@@ -129,6 +135,11 @@ impl KeyServer {
     /// Replaces the keys.
     pub fn publish(&self, keys: &[&SigningKey]) {
         *self.body.lock().unwrap() = set(keys);
+    }
+
+    /// From now on it takes requests and responds to none.
+    pub fn fall_silent(&self) {
+        self.is_silent.store(true, Ordering::Relaxed);
     }
 
     pub fn url(&self) -> String {
