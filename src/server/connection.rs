@@ -125,7 +125,7 @@ pub(super) enum Kind {
     /// A call that waits for the keys that may tell who makes it. Everybody can make such calls, so they take no room of
     /// others.
     Unknown,
-    /// A call that is refused a little later, because its client calls too often.
+    /// A call that is refused a little later, because its client calls too often or is not known.
     Held,
 }
 

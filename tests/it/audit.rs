@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::process::Stdio;
+use std::time::Duration;
 
 use cameo::proto::v1::{CompactRequest, ProfilePatch};
 use futures_util::future::join_all;
@@ -206,6 +207,29 @@ async fn an_audit_log_that_cannot_be_written_keeps_the_server_from_starting() {
     assert!(
         String::from_utf8_lossy(&ended.stderr).contains("--audit-log /nonexistent/audit.jsonl cannot be written to")
     );
+}
+
+/// A refusal comes a little late. A stranger that does not wait for it leaves a trace all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_that_is_given_up_before_its_refusal_is_a_line() {
+    let (dir, callers) = (TempDir::new().unwrap(), CallersFile::new());
+    callers.add("crm", &["reader"]).await;
+    let (file, log) = (callers.path(), dir.path().join("audit.jsonl"));
+    let flags = ["--callers", file.to_str().unwrap(), "--audit-log", log.to_str().unwrap()];
+    let server = TestProcess::start(&dir.path().join("data"), &flags).await;
+    let stranger = server.client().await;
+    let is_line = |line: &Value| line["reason"] == "UNAUTHENTICATED" && line["code"] != "UNAUTHENTICATED";
+    let given_up = || {
+        let log = std::fs::read_to_string(&log).unwrap();
+        log.lines().filter_map(|line| serde_json::from_str(line).ok()).any(|line| is_line(&line))
+    };
+    within(async {
+        while !given_up() {
+            // Less than the refusal waits, and long enough for the call to arrive.
+            let _ = tokio::time::timeout(Duration::from_millis(20), stranger.get(ADA)).await;
+        }
+    })
+    .await;
 }
 
 /// Anybody can send requests that are refused before it is known who sends them, and no rate bounds those that are refused

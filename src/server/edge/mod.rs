@@ -66,8 +66,8 @@ const EXPOSED: [HeaderName; 3] = [
 const PREFLIGHT_AGE: Duration = Duration::from_secs(60 * 60);
 /// Health checks that are served when there is no room for other calls.
 const MOST_CHECKS: usize = 256;
-/// How long a client that calls too often waits for its refusal. One that calls again at once would otherwise keep the
-/// server busy with nothing else.
+/// How long a client that calls too often, or that is not known, waits for its refusal. One that calls again at once
+/// would otherwise keep the server busy with nothing else.
 const HOLD: Duration = Duration::from_millis(50);
 /// Refusals that wait. Further ones are sent at once.
 const MOST_HELD: usize = 1_000;
@@ -165,7 +165,8 @@ impl Edge {
             Ok(admitted) => match self.identify(&call, &mut in_flight, method, &request).await {
                 Ok(()) => Ok(admitted),
                 Err(refusal) => {
-                    hold(&refusal, &mut in_flight).await;
+                    let refusal = call.refuse(refusal); // First: a client that does not wait for it is logged too.
+                    hold(&refusal, &call, &mut in_flight).await;
                     Err(Refused::Call(refusal))
                 }
             },
@@ -407,9 +408,11 @@ fn cors(origins: &[HeaderValue]) -> CorsLayer {
         .max_age(PREFLIGHT_AGE)
 }
 
-/// Lets a client that calls too often wait for its refusal. It takes no room among the calls meanwhile.
-async fn hold(refusal: &Refusal, in_flight: &mut CallInFlight) {
-    if refusal.reason == ErrorReason::RateLimited && in_flight.count(Kind::Held, MOST_HELD) {
+/// Lets a client wait for its refusal if it calls too often, or if it is not known who it is: then no quota bounds how
+/// often it calls. It takes no room among the calls meanwhile.
+async fn hold(refusal: &Refusal, call: &Call, in_flight: &mut CallInFlight) {
+    let is_unbounded = call.caller().is_none() || refusal.reason == ErrorReason::RateLimited;
+    if is_unbounded && in_flight.count(Kind::Held, MOST_HELD) {
         Box::pin(tokio::time::sleep(HOLD)).await; // Boxed: most calls have no need of the room that it takes.
     }
 }

@@ -1,5 +1,7 @@
 //! Callers without a valid credential, many of them: others must not notice.
 
+use std::time::{Duration, Instant};
+
 use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
@@ -7,6 +9,8 @@ use tonic::Code;
 
 use crate::harness::*;
 
+/// How long a refused login waits.
+const HOLD: Duration = Duration::from_millis(50);
 const MOST_CALLS: usize = 8;
 /// The part of the calls that may wait besides for keys.
 const UNKNOWN: usize = MOST_CALLS / 4;
@@ -63,4 +67,39 @@ async fn a_call_that_has_waited_for_its_key_counts_as_a_call() {
     stream.opened().await;
     assert_eq!(source.requests(), 2, "it had its key fetched");
     assert_eq!(reason(&client.get(ADA).await.unwrap_err()), "OVERLOADED");
+}
+
+/// A client that calls again at once would keep the server busy, and no quota bounds one that is not known. Those that
+/// wait leave room for others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_login_comes_a_little_later_and_takes_no_room_meanwhile() {
+    let callers = CallersFile::new();
+    let token = callers.add("crm", &["reader"]).await;
+    let server = callers.server_with(|config| config.server.max_calls = MOST_CALLS).await;
+    let client = Client::connect_with(server.addr, &token).await;
+    for stranger in [server.client().await, Client::connect_with(server.addr, "not-a-token").await] {
+        let start = Instant::now();
+        let strangers = join_all((0..10 * MOST_CALLS).map(|_| stranger.get(ADA)));
+        let (refused, served) = tokio::join!(strangers, client.get(ADA));
+        assert_eq!(served.unwrap_err().code(), Code::NotFound);
+        assert!(start.elapsed() >= HOLD);
+        for refused in refused {
+            assert_eq!(reason(&refused.unwrap_err()), "UNAUTHENTICATED");
+        }
+    }
+}
+
+/// One caller that may not make a call is known, so its quota bounds it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_known_caller_is_refused_at_once() {
+    let callers = CallersFile::new();
+    let token = callers.add("crm", &["writer"]).await;
+    let server = callers.server_with(|_| ()).await;
+    let client = Client::connect_with(server.addr, &token).await;
+    let refusal = async || {
+        let start = Instant::now();
+        assert_eq!(client.get(ADA).await.unwrap_err().code(), Code::PermissionDenied);
+        start.elapsed()
+    };
+    within(async { while refusal().await >= HOLD {} }).await; // A busy machine may take as long by itself.
 }
