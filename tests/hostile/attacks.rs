@@ -3,16 +3,19 @@
 //! - [`unread`]: responses that are not read. [`unfinished`]: requests that do not end.
 //! - [`packed`]: little that comes to much.
 //! - [`silent`]: connections and imports that say nothing. [`floods`]: more work than there is time for.
+//! - [`strangers`]: calls of those who have no credential, on servers that ask for one.
 
 mod floods;
 mod packed;
 mod silent;
+mod strangers;
 mod unfinished;
 mod unread;
 
 use std::pin::Pin;
 use std::sync::Arc;
 
+use crate::logins::{KNOWN, Keys};
 use crate::polite::Polite;
 use crate::raw::Target;
 use crate::store::{ATTACKED, OTHER};
@@ -27,6 +30,8 @@ pub struct Attack {
     pub polite: Polite,
     /// How many files the server may open.
     pub files: Option<u32>,
+    /// If the server asks for credentials: where it gets keys from.
+    pub keys: Option<Keys>,
     pub run: Box<dyn Fn(Arc<Target>) -> Running>,
 }
 
@@ -36,11 +41,15 @@ impl Attack {
         polite: Polite,
         run: impl Fn(Arc<Target>) -> F + 'static,
     ) -> Self {
-        Self { name, polite, files: None, run: Box::new(move |target| Box::pin(run(target))) }
+        Self { name, polite, files: None, keys: None, run: Box::new(move |target| Box::pin(run(target))) }
     }
 
     fn with_files(self, files: u32) -> Self {
         Self { files: Some(files), ..self }
+    }
+
+    fn with_logins(self, keys: Keys) -> Self {
+        Self { keys: Some(keys), ..self }
     }
 }
 
@@ -83,6 +92,13 @@ pub fn all() -> Vec<Attack> {
         Attack::new("64 callers of pages, lookups", Lookup(ATTACKED), floods::pages),
         Attack::new("64 callers of pages, batches", Batch(ATTACKED), floods::pages),
         Attack::new("64 callers of pages, catching up", CatchUp, floods::pages),
+        // Logins
+        Attack::new("64 callers without a credential", Lookup(ATTACKED), |target| strangers::callers(target, None))
+            .with_logins(Keys::File),
+        Attack::new("64 callers with forged JWTs", Lookup(ATTACKED), |target| strangers::callers(target, Some(KNOWN)))
+            .with_logins(Keys::File),
+        Attack::new("50,000 JWTs of unknown keys, source down", Lookup(ATTACKED), strangers::unknown)
+            .with_logins(Keys::Silence),
         // What HTTP/2 itself bounds
         Attack::new("rapid resets", Lookup(ATTACKED), floods::resets),
     ]

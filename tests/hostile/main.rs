@@ -12,13 +12,15 @@
 //!
 //! The modules, in reading order:
 //!
-//! - [`server`]: the server, its budgets and its memory. [`store`]: the profiles that it holds.
+//! - [`server`]: the server, its budgets and its memory. [`store`]: the profiles that it holds. [`logins`]: the
+//!   credentials that some of the servers ask for.
 //! - [`polite`]: the polite caller. [`raw`]: connections that break the rules of good clients.
 //! - [`attacks`]: the attacks. [`trial`]: one of them, measured. [`report`]: the table.
 
 #![allow(clippy::wildcard_imports)] // The messages of the API.
 
 mod attacks;
+mod logins;
 mod polite;
 mod raw;
 mod report;

@@ -10,8 +10,10 @@ use cameo::proto::v1::profile_service_client::ProfileServiceClient;
 use cameo::proto::v1::*;
 use hdrhistogram::Histogram;
 use tokio_util::sync::CancellationToken;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
@@ -50,6 +52,25 @@ impl Polite {
     }
 }
 
+/// What the polite caller presents, if the server asks for something.
+#[derive(Debug, Clone)]
+pub struct Credential(Option<MetadataValue<Ascii>>);
+
+impl Credential {
+    pub fn new(token: Option<&str>) -> Self {
+        Self(token.map(|token| format!("Bearer {token}").parse().expect("a token")))
+    }
+}
+
+impl Interceptor for Credential {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(token) = &self.0 {
+            request.metadata_mut().insert("authorization", token.clone());
+        }
+        Ok(request)
+    }
+}
+
 /// How the calls went.
 pub struct Calls {
     /// Microseconds.
@@ -70,18 +91,18 @@ impl Calls {
 }
 
 /// Calls until `stop` is cancelled.
-pub async fn call_until(stop: CancellationToken, addr: SocketAddr, polite: Polite) -> Calls {
+pub async fn call_until(stop: CancellationToken, addr: SocketAddr, polite: Polite, credential: Credential) -> Calls {
     let calls = tokio::task::spawn_blocking(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
-        runtime.block_on(call(&stop, addr, polite))
+        runtime.block_on(call(&stop, addr, polite, credential))
     });
     calls.await.expect("the caller does not panic")
 }
 
-async fn call(stop: &CancellationToken, addr: SocketAddr, polite: Polite) -> Calls {
+async fn call(stop: &CancellationToken, addr: SocketAddr, polite: Polite, credential: Credential) -> Calls {
     let times = Histogram::new(3).expect("three digits");
     let mut calls = Calls { times, failed: 0, first_failure: None };
-    let mut caller = Caller { addr, channel: connect(addr).await.ok() };
+    let mut caller = Caller { addr, channel: connect(addr).await.ok(), credential };
     for mpid in SMALL.cycle() {
         if stop.is_cancelled() {
             break;
@@ -107,6 +128,7 @@ async fn connect(addr: SocketAddr) -> Result<Channel, Status> {
 struct Caller {
     addr: SocketAddr,
     channel: Option<Channel>,
+    credential: Credential,
 }
 
 impl Caller {
@@ -126,7 +148,7 @@ impl Caller {
             (polite, Some(channel)) if !polite.connects() => channel.clone(),
             _ => connect(self.addr).await?,
         };
-        let mut profiles = ProfileServiceClient::new(channel.clone());
+        let mut profiles = ProfileServiceClient::with_interceptor(channel.clone(), self.credential.clone());
         let key = Some(by_mpid(mpid));
         match polite {
             Polite::Lookup(workspace) | Polite::Connect(workspace) => {

@@ -37,14 +37,14 @@ pub fn allowed() -> usize {
 }
 
 impl Server {
-    /// Starts the server on the store in `dir`. It may open `files` files at a time.
-    pub async fn start(dir: &Path, files: Option<u32>) -> Self {
+    /// Starts the server on the store in `dir`, with more flags. It may open `files` files at a time.
+    pub async fn start(dir: &Path, files: Option<u32>, flags: &[String]) -> Self {
         let mut command = command(files);
         command.args(["--addr", "127.0.0.1:0", "--metrics-addr", "off", "--log", "error", "--data-dir"]).arg(dir);
         for (flag, bytes) in BUDGETS {
             command.arg(flag).arg(bytes.to_string());
         }
-        command.args(TIMES.iter().flat_map(|(flag, time)| [flag, time]));
+        command.args(TIMES.iter().flat_map(|(flag, time)| [flag, time])).args(flags);
         let mut child = command.stdout(Stdio::piped()).kill_on_drop(true).spawn().expect("the server starts");
         let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
         let first = tokio::time::timeout(START, lines.next_line()).await.expect("it starts in time");

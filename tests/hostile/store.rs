@@ -33,7 +33,7 @@ impl Store {
     /// Makes the store, with a server of its own.
     pub async fn fill() -> Self {
         let dir = TempDir::new().expect("a directory");
-        let server = Server::start(dir.path(), None).await;
+        let server = Server::start(dir.path(), None, &[]).await;
         let mut client = ProfileServiceClient::connect(format!("http://{}", server.addr)).await.expect("a connection");
         let value = "v".repeat(LARGE_VALUE);
         let large: Vec<_> = (0..LARGE_ATTRIBUTES).map(|n| (format!("k{n}"), value.clone())).collect();

@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::attacks::Attack;
-use crate::polite::{self, Calls};
+use crate::logins::Logins;
+use crate::polite::{self, Calls, Credential};
 use crate::raw::Target;
 use crate::server::{Server, allowed};
 use crate::store::Store;
@@ -69,20 +70,27 @@ impl Outcome {
 /// Makes the attack on a server of its own.
 pub async fn measure(attack: &Attack, store: &Store) -> Outcome {
     let dir = store.copy();
-    let mut server = Server::start(dir.path(), attack.files).await;
+    let logins = match attack.keys {
+        Some(keys) => Some(Logins::new(keys).await),
+        None => None,
+    };
+    let flags = logins.as_ref().map(Logins::flags).unwrap_or_default();
+    let mut server = Server::start(dir.path(), attack.files, &flags).await;
+    let credential = Credential::new(logins.as_ref().map(|logins| &*logins.token));
+    let call_until = |stop, addr| polite::call_until(stop, addr, attack.polite, credential.clone());
     let stop = CancellationToken::new();
-    let quiet = polite::call_until(stop.clone(), server.addr, attack.polite);
+    let quiet = call_until(stop.clone(), server.addr);
     let (quiet, ()) = tokio::join!(quiet, cancel_after(QUIET, stop));
     let stop = CancellationToken::new();
     keep_processors_busy(&stop);
-    let busy = polite::call_until(stop.clone(), server.addr, attack.polite);
+    let busy = call_until(stop.clone(), server.addr);
     let (busy, ()) = tokio::join!(busy, cancel_after(BUSY, stop));
 
     let before = server.resident();
     server.forget_peak();
     let target = Arc::new(Target::new(server.addr));
     let stop = CancellationToken::new();
-    let attacked = polite::call_until(stop.clone(), server.addr, attack.polite);
+    let attacked = call_until(stop.clone(), server.addr);
     let attacking = tokio::spawn((attack.run)(Arc::clone(&target)));
     let watch = async {
         let _ = tokio::time::timeout(ONSET, target.in_place.cancelled()).await;

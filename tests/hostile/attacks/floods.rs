@@ -47,7 +47,7 @@ pub async fn pages(target: Arc<Target>) -> Ending {
 }
 
 /// Makes one call after another on each of the connections, until it is enough.
-async fn repeat<F>(
+pub(super) async fn repeat<F>(
     target: Arc<Target>,
     connections: usize,
     call: impl Fn(Http2) -> F + Clone + Send + Sync + 'static,
