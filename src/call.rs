@@ -67,8 +67,9 @@ struct Noted {
     /// The reason of the first refusal; of a failure of the server if there is one. A batch can meet thousands.
     reason: Option<ErrorReason>,
     cause: Option<Box<dyn Error + Send + Sync>>,
-    /// The place of a write among those of its client. `None` once it has ended.
-    write: Option<WritePlace>,
+    /// The place of a write among those of its client. `None` once it has ended. The commands that it has queued keep it
+    /// too.
+    write: Option<Arc<WritePlace>>,
     /// Counts the call. `None` once it has ended.
     open: Option<OpenCall>,
     code: Option<&'static str>,
@@ -127,8 +128,14 @@ impl Call {
             if self.is_write { quotas.write(&client) } else { Ok(None) }
         });
         let _ = self.made.set(Made { caller, client, quotas: Arc::clone(quotas) }); // It is called once.
-        self.noted().write = admitted?;
+        self.noted().write = admitted?.map(Arc::new);
         Ok(())
+    }
+
+    /// The place of a write among those of its client, if its client has so many and no more.
+    #[must_use]
+    pub fn write_place(&self) -> Option<Arc<WritePlace>> {
+        if self.is_write { self.noted().write.clone() } else { None }
     }
 
     /// Who makes it. `None` before the edge knows.

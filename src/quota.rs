@@ -2,7 +2,7 @@
 //!
 //! - Calls: so many begin in a second. A further one is refused, and told when to come again. What is large counts as
 //!   several: one more for each 16 KiB of its request and its response.
-//! - Writes: so many are in flight.
+//! - Writes: so many are in flight. One that its client has given up is, until the store has done it.
 //! - Imports: so many bytes in a second. Nothing is refused: the server reads no faster, and HTTP/2 holds the sender
 //!   back. A refusal would only make the sender begin again.
 //!

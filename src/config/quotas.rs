@@ -14,8 +14,8 @@ pub struct QuotaConfig {
     /// 0 sets no limit.
     #[arg(long, env = "CAMEO_MAX_CALL_RATE_PER_CLIENT", default_value = "0")]
     pub max_call_rate_per_client: u32,
-    /// Writes that one client may have in flight. One more is refused as `RATE_LIMITED`. An import counts as one. 0
-    /// sets no limit.
+    /// Writes that one client may have in flight. One more is refused as `RATE_LIMITED`. An import counts as one. What
+    /// the client gives up counts until the store has written what is queued of it. 0 sets no limit.
     #[arg(long, env = "CAMEO_MAX_WRITES_PER_CLIENT", default_value = "0")]
     pub max_writes_per_client: usize,
     /// Bytes per second that one client may import, at most 1GB. The server reads its records no faster. 0 sets no

@@ -3,7 +3,8 @@
 //! In reading order:
 //! - `tables` lists the tables of the file, and `rows` defines the encoding of their values.
 //! - `acknowledge` joins the acknowledgements of subscriptions.
-//! - `write` is the queue of commands and the one thread that commits them in batches.
+//! - `write` is the queue of commands and the one thread that commits them in batches. `kept` is what calls keep while
+//!   they have commands there.
 //! - `apply` decides what a command does, one file per command. `effects` is the result of a decision: the rows and
 //!   events to write. `logs` is what the writer knows of the workspaces and the ends of their logs.
 //! - `read` serves reads from a snapshot, which is replaced after each commit. `reading` is how the handle offers them.
@@ -41,6 +42,7 @@ mod erasing;
 mod erasure;
 pub mod error;
 mod failures;
+mod kept;
 mod logs;
 mod migrate;
 mod observe;
@@ -77,6 +79,7 @@ pub use backup::{
 pub use check::{CheckError, CheckReport, Finding, check, check_backup};
 pub use compact::{CompactError, Compacted, compact as compact_offline};
 pub use error::{OpenError, Past, Problem, StoreError};
+pub use kept::{Kept, keep};
 pub use observe::CacheUse;
 pub use read::{
     AsOf, EventPage, EventRef, Found, Identified, ListedEvents, Listing, LogBounds, Lookups, PageSize, ReadClass,
@@ -341,7 +344,7 @@ impl Store {
     ) -> Result<impl Future<Output = Result<Written, StoreError>>, StoreError> {
         let (answer, answered) = oneshot::channel();
         let span = traces::current().inspect(|span| span.queued());
-        let waiting = Waiting { command: Box::new(command), weight, answer, ticket, span };
+        let waiting = Waiting { command: Box::new(command), weight, answer, ticket, kept: kept::kept(), span };
         self.queue.send(job(waiting)).await.map_err(|_| self.gone())?;
         Ok(async { answered.await.unwrap_or_else(|_| Err(self.gone())) })
     }

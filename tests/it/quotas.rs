@@ -155,6 +155,49 @@ async fn a_write_leaves_its_place_however_it_ends() {
     within(async { while client.update(ADA, increment("m")).await.is_err() {} }).await;
 }
 
+/// The store writes what is queued, also for a client that has gone. Otherwise a client that gives up one write after
+/// another would fill the queue.
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_that_their_client_gives_up_keep_their_places_until_they_are_done() {
+    const MOST: u8 = 2;
+    let callers = CallersFile::new();
+    let [hasty, bulk] = [callers.add("hasty", &["writer"]).await, callers.add("bulk", &["writer", "reader"]).await];
+    let server = callers
+        .server_with(|config| {
+            metrics_on(config);
+            config.auth.metrics_open = true;
+            config.quotas.max_writes_per_client = MOST.into();
+        })
+        .await;
+    let [hasty, bulk] =
+        [Client::connect_with(server.addr, &hasty).await, Client::connect_with(server.addr, &bulk).await];
+    bulk.create(with_mpid(ADA)).await.unwrap();
+    let mut profiles = bulk.profiles.clone();
+    let records = stream::iter((GRACE..).map(|mpid| record(by_mpid(mpid), set([("plan", text("pro"))]))));
+    let import = tokio::spawn(async move { profiles.import_profiles(records).await }); // Each commit takes a while.
+    let flood: Vec<_> = (0..32)
+        .map(|_| {
+            let hasty = hasty.clone();
+            tokio::spawn(async move {
+                loop {
+                    // Long enough for the write to get into the queue, and shorter than a commit.
+                    let _ = tokio::time::timeout(Duration::from_millis(5), hasty.update(ADA, increment("n"))).await;
+                }
+            })
+        })
+        .collect();
+
+    let mut queued = Vec::new();
+    for _ in 0..50 {
+        queued.push(server.metrics().await.value("cameo_queue_commands{lane=\"call\"}"));
+    }
+    flood.iter().for_each(tokio::task::JoinHandle::abort);
+    import.abort();
+
+    assert!(queued.iter().all(|queued| *queued <= MOST.into()), "{queued:?}");
+    assert!(attribute(&bulk.get(ADA).await.unwrap(), "n").is_some(), "some were written");
+}
+
 /// Nothing is refused: the server reads no faster.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_import_takes_as_long_as_its_bytes_do() {

@@ -48,6 +48,7 @@ use crate::http::{refused, status_name};
 use crate::proto::v1::ErrorReason;
 use crate::quota::Quotas;
 use crate::refusal::Refusal;
+use crate::store::{self, Kept};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::traces::{self, Traces};
 pub(super) use head::Hosts;
@@ -271,6 +272,7 @@ impl Edge {
         let (call, encoding) = (Arc::clone(&exchange.call), exchange.encoding);
         let served = pin!(self.grpc_call(exchange, request));
         let served = traces::scope(call.span(), large::serve(served));
+        let served = store::keep(call.write_place().map(|place| place as Kept), served);
         let outcome = match deadline {
             None => served.await,
             Some(deadline) => {

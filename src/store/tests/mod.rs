@@ -46,6 +46,7 @@ mod watch;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use prost::Message;
 
 use super::*;
@@ -228,5 +229,40 @@ async fn the_queue_is_bounded_in_bytes_and_in_commands() {
         assert!(refused > 0 && written > 0, "{refused} refused, {written} written");
         assert_eq!(written + refused, 200);
         assert_eq!((1..=200).filter(|mpid| stored(&store, *mpid).unwrap().is_some()).count(), written);
+    }
+}
+
+/// A caller that gives up takes nothing back that is queued, so what bounds its writes must last as long.
+#[tokio::test]
+async fn what_a_call_keeps_lasts_until_its_commands_are_done_though_the_call_is_given_up() {
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let store = store_on(&Disk::default(), move |_, _| {
+        let _ = released.recv();
+    });
+    let mut first = Box::pin(store.write(command(1, create(ADA))));
+    assert!((&mut first).now_or_never().is_none(), "the writer waits at its commit");
+    let kept: Kept = Arc::new(());
+    let in_call = || Some(Arc::clone(&kept));
+    assert!(keep(in_call(), store.write(command(1, create(GRACE)))).now_or_never().is_none());
+    assert!(keep(in_call(), async { store.import(command(1, create(ALAN))).await?.await }).now_or_never().is_none());
+    assert_eq!(Arc::strong_count(&kept), 3, "each is in the queue");
+    drop(release);
+    first.await.unwrap();
+    store.write(command(1, increment(ADA))).await.unwrap(); // After the other call, as the next is after the other import.
+    store.import(command(1, increment(ADA))).await.unwrap().await.unwrap();
+    assert!(stored(&store, GRACE).unwrap().is_some() && stored(&store, ALAN).unwrap().is_some());
+    assert_eq!(Arc::strong_count(&kept), 1);
+}
+
+/// A caller that has its reply has its place again.
+#[tokio::test]
+async fn what_a_call_keeps_is_given_back_before_its_reply() {
+    let (store, kept) = (store(), Arc::new(()));
+    for time in 1..100 {
+        let write = async {
+            store.write(command(time, create(time))).await.unwrap();
+            assert_eq!(Arc::strong_count(&kept), 2, "this test has one, and the call that it makes");
+        };
+        keep(Some(Arc::clone(&kept) as Kept), write).await;
     }
 }

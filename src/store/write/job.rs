@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use super::super::apply::Written;
 use super::super::compact::{Swap, Tail};
 use super::super::error::StoreError;
+use super::super::kept::Kept;
 use super::lane::Ticket;
 use crate::command::{Change, Command};
 use crate::proto::v1::WriteOutcome;
@@ -39,6 +40,8 @@ pub(in crate::store) struct Waiting {
     pub weight: usize,
     pub answer: oneshot::Sender<Result<Written, StoreError>>,
     pub ticket: Ticket,
+    /// What its call keeps.
+    pub kept: Option<Kept>,
     /// The span of the call, if that is recorded in a trace.
     pub span: Option<Arc<CallSpan>>,
 }
@@ -58,7 +61,7 @@ impl Waiting {
         if !is_upkeep {
             metrics.command(outcome_of(&answer)); // Before the reply, so that a caller with its reply finds it counted.
         }
-        drop(self.ticket); // First, so that a caller with its reply finds its place in the queue free.
+        drop((self.ticket, self.kept)); // First, so that a caller with its reply finds its place in the queue free.
         let _ = self.answer.send(answer); // Errors are ignored: the caller may have gone away.
     }
 }

@@ -47,7 +47,7 @@ fn waiting(workspace: &str, number: usize, weight: usize) -> Waiting {
         change: Change::Delete(Delete { key: ProfileKey::Mpid(mpid), etag: None, allow_missing: false }),
     };
     let ticket = Lane::new(1, 1).try_enter(&command.workspace, 1).unwrap();
-    Waiting { command: Box::new(command), weight, answer: oneshot::channel().0, ticket, span: None }
+    Waiting { command: Box::new(command), weight, answer: oneshot::channel().0, ticket, kept: None, span: None }
 }
 
 fn number(command: &Command) -> usize {
