@@ -28,6 +28,9 @@ const LASTING: Duration = Duration::from_secs(60);
 /// Calls that write nothing, but that take data out of the server, or rewrite its file.
 const EXPORTS: [&str; 3] = ["ProfileService/ExportSubject", "AdminService/Backup", "AdminService/Compact"];
 
+/// The code of a call that its caller gave up before it got one.
+const CANCELLED: &str = "CANCELLED";
+
 /// The lines of calls that were refused before it was known who made them, or because their client calls too often.
 static OF_MANY: LazyLock<Lines> = LazyLock::new(Lines::default);
 
@@ -309,7 +312,7 @@ impl Call {
             peer = tracing::field::display(self.peer),
             method = self.method.name(),
             workspace = noted.workspace.as_ref().map(Workspace::as_str),
-            code = noted.code,
+            code = noted.code.unwrap_or(CANCELLED),
             reason = noted.reason.map(reason_name),
             problem = noted.login.as_deref(),
             sequence = noted.sequence,
@@ -323,7 +326,8 @@ impl Call {
         #[allow(clippy::cast_precision_loss)] // It is a duration for people.
         let duration_ms = || self.start.elapsed().as_micros() as f64 / 1e3;
         let peer = tracing::field::display(self.peer);
-        let (method, code, bytes) = (self.method.name(), noted.code, self.sent.load(Ordering::Relaxed));
+        let (method, bytes) = (self.method.name(), self.sent.load(Ordering::Relaxed));
+        let code = noted.code.unwrap_or(CANCELLED);
         match noted.reason {
             Some(ErrorReason::Internal | ErrorReason::RecordCorrupt | ErrorReason::StorageFailed) => {
                 let error = noted.cause.as_deref().map(|cause| cause as &dyn Error);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::process::Stdio;
 use std::time::Duration;
 
-use cameo::proto::v1::{CompactRequest, ProfilePatch};
+use cameo::proto::v1::{CompactRequest, ImportProfilesRequest, ProfilePatch};
 use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
 use serde_json::Value;
@@ -197,6 +197,51 @@ async fn an_import_that_its_token_did_not_outlive_is_a_line_with_what_it_wrote()
     assert_eq!((&line["workspace"], &line["sequence"]), (&WORKSPACE.into(), &records.into()), "one event for each");
 }
 
+/// What was written is written, and nobody waits for the end of the call.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_that_its_client_gives_up_is_a_line_with_what_it_wrote() {
+    /// The server takes no further record while so many have no outcome.
+    const QUEUED: i64 = 8_192;
+    const WRITTEN: i64 = QUEUED + 1_000;
+    let (dir, callers) = (TempDir::new().unwrap(), CallersFile::new());
+    let token = callers.add("crm", &["writer", "reader"]).await;
+    let (file, log) = (callers.path(), dir.path().join("audit.jsonl"));
+    let flags = ["--callers", file.to_str().unwrap(), "--audit-log", log.to_str().unwrap()];
+    let mut server = TestProcess::start(&dir.path().join("data"), &flags).await;
+    let client = Client::connect_with(server.addr, &token).await;
+    let mut profiles = client.profiles.clone();
+    let records = stream::iter(1..).map(|mpid| record(by_mpid(mpid), ProfilePatch::default()));
+    let import = tokio::spawn(async move { profiles.import_profiles(records).await });
+    within(async { while client.get(WRITTEN).await.is_err() {} }).await;
+    import.abort();
+    server.terminate();
+    assert!(server.ended().await.success());
+
+    let lines = lines(&std::fs::read_to_string(&log).unwrap());
+    let [line] = &*lines["ProfileService/ImportProfiles"] else { panic!("one import is one line") };
+    assert_eq!((&line["caller"], &line["code"]), (&"crm".into(), &"CANCELLED".into()));
+    assert!(line["sequence"].as_i64().unwrap() >= WRITTEN - QUEUED, "{line}");
+}
+
+/// What changes nothing has the cursor of an event that another call made, and a repeat has that of the first call.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sequence_of_an_import_is_the_last_that_its_records_made() {
+    let dir = TempDir::new().unwrap();
+    let log = dir.path().join("audit.jsonl");
+    let mut server = TestProcess::start(&dir.path().join("data"), &["--audit-log", log.to_str().unwrap()]).await;
+    let client = server.client().await;
+    let record = |mpid| record(by_mpid(mpid), set([("plan", text("pro"))]));
+    let first = ImportProfilesRequest { request_id: "first".into(), ..record(ADA) };
+    for records in [vec![first.clone()], vec![record(ADA)], vec![record(GRACE), first]] {
+        client.import(records).await.unwrap();
+    }
+    server.terminate();
+    assert!(server.ended().await.success());
+    let lines = lines(&std::fs::read_to_string(&log).unwrap());
+    let sequences: Vec<_> = lines["ProfileService/ImportProfiles"].iter().map(|line| &line["sequence"]).collect();
+    assert_eq!(sequences, [&Value::from(1), &Value::Null, &Value::from(2)]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_audit_log_that_cannot_be_written_keeps_the_server_from_starting() {
     let dir = TempDir::new().unwrap();
@@ -218,7 +263,7 @@ async fn a_login_that_is_given_up_before_its_refusal_is_a_line() {
     let flags = ["--callers", file.to_str().unwrap(), "--audit-log", log.to_str().unwrap()];
     let server = TestProcess::start(&dir.path().join("data"), &flags).await;
     let stranger = server.client().await;
-    let is_line = |line: &Value| line["reason"] == "UNAUTHENTICATED" && line["code"] != "UNAUTHENTICATED";
+    let is_line = |line: &Value| line["reason"] == "UNAUTHENTICATED" && line["code"] == "CANCELLED";
     let given_up = || {
         let log = std::fs::read_to_string(&log).unwrap();
         log.lines().filter_map(|line| serde_json::from_str(line).ok()).any(|line| is_line(&line))

@@ -21,7 +21,7 @@ use tonic_types::pb as rpc;
 
 use super::super::status;
 use super::places::{self, OPEN_IMPORTS, Places};
-use super::write::{Write, parse_patch};
+use super::write::{Write, has_event, parse_patch};
 use crate::call::Call;
 use crate::command::{Change, Update};
 use crate::model::limits::{IMPORT_REFUSALS, IMPORTS};
@@ -68,7 +68,10 @@ struct Report {
     response: ImportProfilesResponse,
     /// The number of records, counted from the first, whose outcome is known.
     records: i64,
+    /// The place after the latest event of the profiles.
     latest: Place,
+    /// The place after the last event that the records made.
+    wrote: Place,
 }
 
 impl Importer {
@@ -84,11 +87,7 @@ impl Importer {
         records: Streaming<ImportProfilesRequest>,
     ) -> Result<ImportProfilesResponse, Refusal> {
         let mut report = Report::default();
-        let ended = self.import(call, records, &mut report).await;
-        if report.latest > Place::START {
-            call.wrote(Some(report.latest)); // However it ended: what was written is written.
-        }
-        match ended {
+        match self.import(call, records, &mut report).await {
             Ok(()) => Ok(report.response),
             Err(refusal) => Err(call.refuse(refusal).with("records", &report.records)),
         }
@@ -257,7 +256,10 @@ impl<'a> Import<'a> {
     /// What concerns more than the record.
     fn count(&self, written: Result<Written, StoreError>, report: &mut Report) -> Result<(), Refusal> {
         match written {
-            Ok(written) => report.count(&written),
+            Ok(written) => {
+                report.count(&written);
+                self.call.wrote(Some(report.wrote)); // At once: the client may end the call at any record.
+            }
             Err(error) if ends_import(&error) => return Err(self.call.refuse(error)),
             Err(error) => report.refuse(self.call.refuse(error)),
         }
@@ -283,7 +285,11 @@ impl Report {
             }
         };
         *count += 1;
-        self.latest = self.latest.max(written.place.unwrap_or_default());
+        let place = written.place.unwrap_or_default();
+        self.latest = self.latest.max(place);
+        if has_event(written) {
+            self.wrote = self.wrote.max(place);
+        }
     }
 
     fn refuse(&mut self, refusal: Refusal) {

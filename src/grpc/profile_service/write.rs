@@ -237,7 +237,7 @@ impl Write {
 }
 
 /// Whether a write made an event. That of a subscription or an audience made none.
-fn has_event(written: &Written) -> bool {
+pub(super) fn has_event(written: &Written) -> bool {
     use WriteOutcome::{Created, Deleted, Erased, Unchanged, Unspecified, Updated};
     match written.outcome {
         Created | Updated | Deleted | Erased => written.mpid.is_some(),
