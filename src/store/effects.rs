@@ -22,7 +22,7 @@ pub(super) struct Effects {
     pub events: Vec<EventWrite>,
     /// The oldest events of the log, whose rows are removed.
     pub trimmed: Vec<Sequence>,
-    /// The ends of the log after that. `None` if they stay as they are.
+    /// The head of the log after that. `None` if it stays as it is.
     pub head: Option<Head>,
     /// Events that lost values, whose rows are replaced.
     pub rewritten: Vec<(Sequence, Vec<u8>)>,

@@ -174,7 +174,8 @@ fn former_head(tables: &Tables<'_>, id: WorkspaceId) -> Result<Head, StoreError>
     // If the newest event is damaged its time is unknown, and the next event may get an earlier time.
     let time = EventRow::read(id, last, row.value()).map(|row| row.time).unwrap_or_default();
     let floor = Place::after(first.get() - 1);
-    Ok(Head { floor, place: last.into(), time, bytes: log_bytes(&tables.events, id, floor, last.into()) })
+    let bytes = log_bytes(&tables.events, id, floor, last.into());
+    Ok(Head { floor, place: last.into(), time, bytes, ..Head::default() })
 }
 
 /// Adds the bytes of its log to each head that does not have them. This reads all logs, once.

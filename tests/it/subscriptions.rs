@@ -189,12 +189,13 @@ async fn nothing_is_acknowledged_that_was_not_sent() {
     let mut unread = Unread::open(server.addr).await;
     let start = Some(subscribe_request::Start::Subscription(CRM.into()));
     let _held = unread.call(SUBSCRIBE, &SubscribeRequest { start, ..subscribe_request() }).await;
-    let refused = client.acknowledge(1, &cursors[1]).await;
+    let number = client.subscription(CRM).await.unwrap().stream.unwrap().number;
+    let refused = client.acknowledge(number, &cursors[1]).await;
     assert_refused(refused, Code::InvalidArgument, "FIELD_INVALID", "cursor");
     assert_eq!(client.subscription(CRM).await.unwrap().acknowledged_sequence, 2, "it is at the snapshot");
     let other = CreateProfileRequest { workspace: OTHER_WORKSPACE.into(), ..create_request() };
     let foreign = client.create_with(other).await.unwrap().cursor;
-    assert_refused(client.acknowledge(1, &foreign).await, Code::FailedPrecondition, "CURSOR_FOREIGN", "");
+    assert_refused(client.acknowledge(number, &foreign).await, Code::FailedPrecondition, "CURSOR_FOREIGN", "");
 }
 
 #[tokio::test]

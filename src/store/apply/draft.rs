@@ -188,7 +188,7 @@ impl<'c, 'a, 'txn> Draft<'c, 'a, 'txn> {
             let [was, is] = self.rewritten;
             let bytes = (context.head.bytes + added + is).saturating_sub(was);
             let time = if has_events { context.event_time() } else { context.head.time };
-            self.effects.head = Some(Head { floor: context.head.floor, place: self.place, time, bytes });
+            self.effects.head = Some(Head { place: self.place, time, bytes, ..context.head });
         }
         (self.effects, self.place)
     }

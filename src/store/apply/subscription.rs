@@ -4,6 +4,8 @@
 //!   of the latest stream.
 //! - Only acknowledgements of the latest stream are accepted. A new stream, a seek and new settings each take the next
 //!   number, so an older stream can move nothing.
+//! - A number never comes back. A delete retires the numbers of the subscription in the head of the workspace, and one
+//!   that is created later begins above them. So a stream of a deleted subscription can move none of the same name.
 //! - An acknowledgement never moves the position back. A seek may.
 
 use std::collections::BTreeSet;
@@ -14,7 +16,7 @@ use redb::ReadableTable;
 use super::super::WorkspaceId;
 use super::super::effects::{Effects, RowTable, RowWrite};
 use super::super::error::StoreError;
-use super::super::rows::{Kind, ProgressRow, SettingsRow, SkippedRow, skipped_key, subscription_key};
+use super::super::rows::{Head, Kind, ProgressRow, SettingsRow, SkippedRow, skipped_key, subscription_key};
 use super::super::tables::{self, KeyRange, Tables, borrowed, guarded, with_prefix};
 use super::Verdict;
 use super::state::Context;
@@ -68,8 +70,8 @@ pub(super) fn create(context: &Context<'_, '_>, create: &CreateSubscription) -> 
     let key = subscription_key(context.workspace, name);
     let mut effects = Effects::default();
     effects.rows.push(settings_write(&key, &message));
-    let known = Known { key, settings: message, progress: ProgressRow { acknowledged, stream: 0, skipped: 0 } };
-    let progress = known.progress;
+    let progress = ProgressRow { acknowledged, stream: context.head.retired, skipped: 0 };
+    let known = Known { key, settings: message, progress };
     Ok(known.changed(context, WriteOutcome::Created, progress, effects))
 }
 
@@ -89,7 +91,7 @@ pub(super) fn update(context: &Context<'_, '_>, update: &UpdateSubscription) -> 
 
 pub(super) fn delete(context: &Context<'_, '_>, delete: &DeleteSubscription) -> Result<Verdict, StoreError> {
     let DeleteSubscription { name, allow_missing } = delete;
-    let Some(Known { key, .. }) = known(context, name)? else {
+    let Some(Known { key, progress, .. }) = known(context, name)? else {
         return match allow_missing {
             true => Ok(Verdict::unchanged(None, context.head.place, None)),
             false => Err(StoreError::SubscriptionNotFound { name: name.clone() }),
@@ -97,6 +99,8 @@ pub(super) fn delete(context: &Context<'_, '_>, delete: &DeleteSubscription) -> 
     };
     let skipped = skipped(context.state.tables, &key, Place::START, Place::LAST, usize::MAX)?;
     let mut effects = Effects::default();
+    let head = Head { retired: context.head.retired.max(progress.next_stream().stream), ..context.head };
+    effects.head = (head != context.head).then_some(head);
     effects.rows.extend(skipped.into_iter().map(|key| removal(RowTable::Skipped, key)));
     effects.rows.push(removal(RowTable::Progress, key.clone()));
     effects.rows.push(removal(RowTable::Settings, key));

@@ -1,4 +1,5 @@
-//! The row of a workspace's head: where its log begins and ends, and how large it is.
+//! The row of a workspace's head: where its log begins and ends, how large it is, and which numbers of streams it has
+//! used up.
 //!
 //! It is kept apart from the log, so that a log that has lost its last events is not mistaken for a shorter one.
 
@@ -18,6 +19,9 @@ pub(in crate::store) struct Head {
     pub time: Micros,
     /// The lengths of the rows of the events that the log holds, added up.
     pub bytes: u64,
+    /// A number above those of all streams of the subscriptions that were deleted. The streams of a new subscription have
+    /// greater ones, so no number comes back under the same name.
+    pub retired: u64,
 }
 
 /// The encoding of a [`Head`].
@@ -30,22 +34,26 @@ const PLACE: usize = 8;
 const TIME: usize = 16;
 const BYTES: usize = 24;
 const BODY: usize = BYTES + 8;
+/// Rows that were written before numbers were retired end here.
+const RETIRED: usize = BODY;
 /// The format that did not have the bytes.
 const WITHOUT_BYTES: u8 = 1;
 
 impl HeadRow {
     pub fn encode(head: &Head, workspace: WorkspaceId) -> Vec<u8> {
-        let mut row = begin(KIND, BODY);
+        let mut row = begin(KIND, RETIRED + size_of::<u64>());
         row.extend_from_slice(&head.floor.get().to_le_bytes());
         row.extend_from_slice(&head.place.get().to_le_bytes());
         row.extend_from_slice(&head.time.get().to_le_bytes());
         row.extend_from_slice(&head.bytes.to_le_bytes());
+        row.extend_from_slice(&head.retired.to_le_bytes());
         seal(KIND, &workspace.0.to_be_bytes(), row)
     }
 
     pub fn read(workspace: WorkspaceId, row: &[u8]) -> Result<Head, StoreError> {
         let body = unseal(KIND, &workspace.0.to_be_bytes(), row, BODY)?;
-        Ok(Head { bytes: u64::from_le_bytes(number(body, BYTES)), ..Self::ends(body) })
+        let retired = body[RETIRED..].first_chunk().map_or(0, |retired| u64::from_le_bytes(*retired));
+        Ok(Head { bytes: u64::from_le_bytes(number(body, BYTES)), retired, ..Self::ends(body) })
     }
 
     /// Reads a row of format 1, which leaves the bytes at 0. `None` if the row has another format.
@@ -60,6 +68,7 @@ impl HeadRow {
             place: Place::after(u64::from_le_bytes(number(body, PLACE))),
             time: Micros::new(i64::from_le_bytes(number(body, TIME))),
             bytes: 0,
+            retired: 0,
         }
     }
 }

@@ -131,7 +131,8 @@ pub async fn trimmed(disk: &Disk, store: Store, floor: u64) -> Store {
             events.remove((1, event)).unwrap();
         }
         let bytes = (floor + 1..=10).map(|event| events.get((1, event)).unwrap().unwrap().value().len() as u64).sum();
-        let head = Head { floor: Place::after(floor), place: Place::after(10), time: Micros::new(10), bytes };
+        let (floor, place, time) = (Place::after(floor), Place::after(10), Micros::new(10));
+        let head = Head { floor, place, time, bytes, retired: 0 };
         transaction.open_table(HEADS).unwrap().insert(1, &*HeadRow::encode(&head, WorkspaceId(1))).unwrap();
     });
     store_on(disk, |_, _| {})
@@ -396,6 +397,34 @@ async fn a_deleted_subscription_leaves_nothing() {
             .map(|table| transaction.open_table(table).unwrap().iter().unwrap().count());
         assert_eq!(rows, [1, 1, 10]);
     });
+}
+
+/// A reader may still be at work on what a stream of the deleted subscription delivered.
+#[tokio::test]
+async fn the_number_of_a_stream_never_comes_back() {
+    let disk = Disk::default();
+    let store = store_with(&disk, 10).await;
+    write(&store, subscribe("crm", Begin::Earliest)).await.unwrap();
+    write(&store, subscribe("other", Begin::Earliest)).await.unwrap();
+    for number in 1..=3 {
+        assert_eq!(done(&store, open("crm")).await.stream, number);
+    }
+    write(&store, remove("crm", false)).await.unwrap();
+    store.write(command(11, create(11))).await.unwrap(); // Writes the head of the log.
+    store.write(command(12, trim_by_age(7))).await.unwrap();
+    store.close().await;
+    let store = store_on(&disk, |_, _| {});
+    write(&store, remove("other", false)).await.unwrap(); // It had fewer streams.
+
+    write(&store, subscribe("crm", Begin::Earliest)).await.unwrap();
+    for opened in [false, true] {
+        for stale in 0..=3 {
+            let refused = write(&store, ack("crm", stale, at(9))).await;
+            assert!(matches!(refused, Err(StoreError::TakenOver)), "{stale}, {opened}: {refused:?}");
+        }
+        assert!(done(&store, open("crm")).await.stream > 3);
+    }
+    assert_eq!(position(&store, "crm"), at(5));
 }
 
 #[tokio::test]

@@ -45,6 +45,24 @@ async fn subscriptions_of_one_name_in_two_workspaces_are_apart() {
     assert_eq!(here.event().await.1.sequence, 3, "it goes on");
 }
 
+/// The reader of a subscription that was deleted is still at work on its events, when another reads a new subscription of
+/// that name.
+#[tokio::test]
+async fn a_reader_of_a_deleted_subscription_moves_no_new_one() {
+    let (_server, client) = with_events(3).await;
+    let (loser, cursors) = read(&mut client.read(CRM).await.unwrap(), 3).await;
+    client.delete_subscription(CRM, false).await.unwrap();
+    client.create_subscription(named(CRM), from_earliest()).await.unwrap();
+    let mut stream = client.read(CRM).await.unwrap();
+    let (number, _) = read(&mut stream, 3).await;
+
+    let refused = client.acknowledge(loser, &cursors[2]).await;
+
+    assert_refused(refused, Code::Aborted, "SUBSCRIPTION_TAKEN_OVER", "");
+    assert_eq!(client.subscription(CRM).await.unwrap().acknowledged_sequence, 0);
+    client.acknowledge(number, &cursors[0]).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_stream_that_is_refused_takes_over_none() {
     let server = TestServer::start_with(|config| config.feed.max_streams_per_client = 1).await;
