@@ -1,4 +1,7 @@
 //! The open streams of durable subscriptions: each has at most one, and the newest wins.
+//!
+//! A stream ends when a newer one is attached, or when the writer publishes a commit that makes it useless. So it ends
+//! even if the caller that caused this has gone away.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -72,7 +75,7 @@ impl Feed {
         let attached = Arc::new(Attached { key, stream, peer, open_time, ended, sent });
         let mut open = self.attachments.open();
         let loser = match open.get(&attached.key) {
-            Some(newer) if newer.stream > stream && newer.ended().is_none() => Some(Arc::clone(&attached)),
+            Some(newer) if newer.stream > stream => Some(Arc::clone(&attached)),
             _ => open.insert(attached.key.clone(), Arc::clone(&attached)),
         };
         drop(open);
@@ -83,7 +86,7 @@ impl Feed {
     }
 
     /// Ends the open stream of a subscription if its number is below this one.
-    pub fn detach(&self, workspace: &Workspace, name: &SubscriptionName, below: u64, why: Detached) {
+    pub(super) fn detach(&self, workspace: &Workspace, name: &SubscriptionName, below: u64, why: Detached) {
         let key = (workspace.clone(), name.clone());
         let open = self.attachments.open().get(&key).filter(|open| open.stream < below).cloned();
         if let Some(open) = open {
@@ -202,15 +205,16 @@ mod tests {
         assert!(feed.attachments.open().is_empty());
     }
 
-    /// A subscription that was deleted and created again counts from the start.
+    /// A subscription that was deleted and created again counts on.
     #[test]
     fn a_stream_that_has_ended_is_no_rival() {
         let feed = Feed::new(FeedConfig::default());
         let (workspace, name) = named();
         let old = attach(&feed, 5);
-        feed.detach(&workspace, &name, u64::MAX, Detached::Deleted);
-        let new = attach(&feed, 1);
-        assert_eq!((old.ended(), new.ended(), number(&feed)), (Some(Detached::Deleted), None, Some(1)));
+        feed.detach(&workspace, &name, 6, Detached::Deleted);
+        let new = attach(&feed, 7);
+        feed.detach(&workspace, &name, 6, Detached::Deleted);
+        assert_eq!((old.ended(), new.ended(), number(&feed)), (Some(Detached::Deleted), None, Some(7)));
     }
 
     #[test]

@@ -46,16 +46,16 @@ use tokio::sync::Notify;
 use crate::config::FeedConfig;
 use crate::model::cursor::CursorSpace;
 use crate::model::{Client, LogId, Workspace};
-use crate::store::{Commit, Store};
+use crate::store::{Commit, EndedStreams, Store};
 use crate::telemetry::metrics::FeedMetrics;
-use attachment::Attachments;
+use attachment::{Attachments, Detached};
 use budget::Budget;
 use channel::Channel;
 use open::Streams;
 use segment::Segment;
 use view::Room;
 
-pub use attachment::{AttachedStream, Attachment, Detached};
+pub use attachment::{AttachedStream, Attachment};
 pub use error::FeedError;
 pub use lag::Subscribers;
 pub use open::{Frames, StreamPlace};
@@ -155,8 +155,13 @@ impl Feed {
     }
 
     /// Tells subscribers what was committed. The writer calls it in commit order. The events of a workspace without
-    /// subscribers cost one map lookup. After an erasure no subscriber sends what it has read before: it reads again.
-    pub fn publish(&self, log: LogId, Commit { events: committed, erased }: Commit<'_>) {
+    /// subscribers cost one map lookup. After an erasure no subscriber sends what it has read before: it reads again. The
+    /// streams of a subscription that newer ones or a change of it have made useless end.
+    pub fn publish(&self, log: LogId, Commit { events: committed, erased, ended }: Commit<'_>) {
+        for EndedStreams { workspace, name, below, deleted } in ended {
+            let why = if *deleted { Detached::Deleted } else { Detached::TakenOver };
+            self.detach(workspace, name, *below, why);
+        }
         for workspace in erased {
             let channel = self.channels().get(workspace);
             if let Some(channel) = channel {

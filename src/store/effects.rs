@@ -5,7 +5,7 @@
 use bytes::Bytes;
 
 use super::rows::{AgeKey, Head, IdentityHash};
-use super::{PAGE, WorkspaceId};
+use super::{EndedStreams, PAGE, WorkspaceId};
 use crate::model::{AudienceId, EventKind, Micros, Mpid, Sequence, Workspace};
 
 /// Everything that a command writes, encoded.
@@ -31,6 +31,8 @@ pub(super) struct Effects {
     pub request: Option<RequestWrite>,
     /// Keys of expired request ids, to remove with the requests that they name.
     pub forgotten: Vec<AgeKey>,
+    /// The streams that can acknowledge nothing more. This is told to the feed, not written.
+    pub ended: Option<EndedStreams>,
     /// The earliest end of a membership among those that it writes.
     pub next_end: Option<Micros>,
     /// The audiences of which it leaves work to do.
@@ -136,6 +138,7 @@ impl Effects {
             head: _,
             next_end: _,
             works: _,
+            ended: _,
             rewritten,
             rows: others,
             request,

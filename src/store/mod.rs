@@ -92,7 +92,7 @@ use crate::clock::Clock;
 use crate::command::{Command, Stamp};
 use crate::config::StoreConfig;
 use crate::model::cursor::{CursorSpace, KnownCursors};
-use crate::model::{EventKind, LogId, Micros, Mpid, Sequence, Workspace};
+use crate::model::{EventKind, LogId, Micros, Mpid, Sequence, SubscriptionName, Workspace};
 use crate::telemetry::metrics::{CommandOutcome, StoreMetrics};
 use crate::telemetry::traces::{self, Traces};
 use acknowledge::Acknowledgements;
@@ -143,6 +143,19 @@ pub struct Committed {
     pub event: bytes::Bytes,
 }
 
+/// Streams of a subscription that a command has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndedStreams {
+    /// The workspace of the subscription.
+    pub workspace: Workspace,
+    /// The name of the subscription.
+    pub name: SubscriptionName,
+    /// Those with lower numbers have ended.
+    pub below: u64,
+    /// Whether the subscription was deleted. Otherwise a newer stream took over, or its place or its settings changed.
+    pub deleted: bool,
+}
+
 /// What a commit tells the feed.
 #[derive(Debug, Clone, Copy)]
 pub struct Commit<'c> {
@@ -150,6 +163,8 @@ pub struct Commit<'c> {
     pub events: &'c [Committed],
     /// The workspaces whose logs have lost values. What was read of them before must not be sent any more.
     pub erased: &'c [Workspace],
+    /// The streams that may acknowledge nothing more, in the order of the commands.
+    pub ended: &'c [EndedStreams],
 }
 
 /// What the writer, the readers and the handle share.

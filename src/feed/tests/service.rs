@@ -80,7 +80,7 @@ impl Service {
         self.write(Change::Trim(Trim { max_age, max_bytes: None, hold_age: None, hold_bytes: None, most })).await;
     }
 
-    async fn write(&self, change: Change) {
+    pub async fn write(&self, change: Change) {
         let command = Command {
             workspace: workspace(0),
             stamp: self.store.stamp(),

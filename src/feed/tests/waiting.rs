@@ -12,7 +12,11 @@ use super::super::*;
 use super::service::*;
 use super::{segment, workspace};
 use crate::model::cursor::Start;
-use crate::model::{Client, Mask, Micros, Place, SubscriptionName};
+use crate::command::{
+    Begin, Change, CreateSubscription, DeleteSubscription, SeekSubscription, UpdateSubscription,
+};
+use crate::model::{Client, Mask, Micros, Place, Settings, SubscriptionName};
+use crate::proto::v1::Subscription;
 use crate::proto::v1::subscribe_response::Message;
 
 /// Passes time, in which nothing else happens.
@@ -118,9 +122,46 @@ async fn a_stream_that_loses_its_subscription_is_woken_at_once() {
     }
     assert!(transport.poll(deleted).is_pending());
     assert!(!transport.is_woken());
-    service.feed.detach(&of, &name, u64::MAX, Detached::Deleted);
+    service.feed.detach(&of, &name, 3, Detached::Deleted);
     assert!(transport.is_woken());
     assert!(matches!(transport.poll(deleted), Poll::Ready(Some(Err(FeedError::Deleted { .. })))));
+}
+
+/// The caller of a change may give up before the writer gets to it, or lose its connection.
+#[tokio::test]
+async fn a_stream_ends_with_the_change_of_its_subscription_also_if_the_caller_has_gone() {
+    let service = Service::start().await;
+    let (of, name) = (workspace(0), SubscriptionName::parse("name", "crm").unwrap());
+    let settings = |key: &str| {
+        let user_attribute_keys = vec![key.to_owned()];
+        let subscription = Subscription { name: name.to_string(), user_attribute_keys, ..Subscription::default() };
+        Box::new(Settings::parse("subscription", subscription, None).unwrap())
+    };
+    let create = CreateSubscription { settings: settings("plan"), start: Begin::Earliest };
+    service.write(Change::CreateSubscription(create)).await;
+    let delete = DeleteSubscription { name: name.clone(), allow_missing: false };
+    let changes = [
+        (Change::OpenStream(name.clone()), Detached::TakenOver),
+        (Change::SeekSubscription(SeekSubscription { name: name.clone(), to: Begin::Now }), Detached::TakenOver),
+        (
+            Change::UpdateSubscription(UpdateSubscription { settings: settings("ltv"), paths: Vec::new() }),
+            Detached::TakenOver,
+        ),
+        (Change::DeleteSubscription(delete), Detached::Deleted),
+    ];
+    for (change, expected) in changes {
+        service.write(Change::OpenStream(name.clone())).await;
+        let number = service.store.subscription(&of, &name).unwrap().stream;
+        let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+        let stream = service.feed.attach(&of, &name, number, peer, Micros::new(7), Place::START.into());
+        assert_eq!(stream.ended(), None);
+
+        let _ = service.write(change.clone()).now_or_never(); // The caller goes away.
+        let later = DeleteSubscription { name: SubscriptionName::parse("name", "none").unwrap(), allow_missing: true };
+        service.write(Change::DeleteSubscription(later)).await;
+
+        assert_eq!(stream.ended(), Some(expected), "{change:?}");
+    }
 }
 
 /// Events in memory were made by this process, but a mistake in them must not end in an endless loop, nor be hidden.

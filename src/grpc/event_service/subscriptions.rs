@@ -10,7 +10,7 @@ use crate::call::Call;
 use crate::command::{
     Acknowledge, Begin, Change, CreateSubscription, DeleteSubscription, SeekSubscription, UpdateSubscription,
 };
-use crate::feed::{AttachedStream, Attachment, Detached, FeedError, Subscribe, Subscriber};
+use crate::feed::{AttachedStream, Attachment, FeedError, Subscribe, Subscriber};
 use crate::grpc::codec::Encoded;
 use crate::grpc::profile_service::write::{Write, WriteRequest, write_request};
 use crate::model::cursor::{CursorSpace, Start};
@@ -26,7 +26,7 @@ use crate::proto::v1::{
     DeleteSubscriptionRequest, DeleteSubscriptionResponse, GetEventRequest, GetSubscriptionRequest,
     GetSubscriptionResponse, ListSkippedEventsRequest, ListSkippedEventsResponse, ListSubscriptionsRequest,
     ListSubscriptionsResponse, SeekSubscriptionRequest, SeekSubscriptionResponse, Subscription, SubscriptionState,
-    SubscriptionStream, UpdateSubscriptionRequest, UpdateSubscriptionResponse, WriteOutcome,
+    SubscriptionStream, UpdateSubscriptionRequest, UpdateSubscriptionResponse,
     create_subscription_request, seek_subscription_request,
 };
 use crate::refusal::Refusal;
@@ -51,7 +51,7 @@ struct Counted {
 }
 
 impl Events {
-    /// Opens the next stream of a subscription. Older ones end.
+    /// Opens the next stream of a subscription. Older ones end with the commit that counts it, even if this call does not.
     ///
     /// Retention may remove what follows the acknowledged place just after the stream was counted. The stream is then
     /// counted once more, so that `on_expired` decides where it starts, or that it fails.
@@ -125,9 +125,7 @@ impl Events {
             let settings = Box::new(parse_settings(request.subscription, call.grant())?);
             Ok(Change::UpdateSubscription(UpdateSubscription { settings, paths }))
         })?;
-        let is_real = !write.validate_only();
         let state = self.change(call, write).await?;
-        self.detach(is_real, &workspace, state.as_deref())?;
         let subscription = self.after(call, &workspace, state).await?;
         Ok(Encoded::new(&UpdateSubscriptionResponse { subscription }))
     }
@@ -136,15 +134,10 @@ impl Events {
         let workspace = Workspace::parse(&request.workspace)?;
         let name = SubscriptionName::parse("name", &request.name)?;
         sight::check(call, &self.store, &workspace, &request.name).await?;
-        let write = Write::within(workspace.clone(), request, |request| {
-            let name = SubscriptionName::parse("name", &request.name)?;
+        let write = Write::within(workspace, request, |request| {
             Ok(Change::DeleteSubscription(DeleteSubscription { name, allow_missing: request.allow_missing }))
         })?;
-        let is_real = !write.validate_only();
-        let outcome = write.run(call, &self.store, &self.limits).await?.0.outcome;
-        if is_real && outcome == WriteOutcome::Deleted {
-            self.feed.detach(&workspace, &name, u64::MAX, Detached::Deleted);
-        }
+        write.run(call, &self.store, &self.limits).await?;
         Ok(Encoded::new(&DeleteSubscriptionResponse {}))
     }
 
@@ -155,9 +148,7 @@ impl Events {
         let to = self.resolve(call, &workspace, parse_to(request.to.clone())?).await?;
         let seek = SeekSubscription { name, to };
         let write = Write::within(workspace.clone(), request, |_| Ok(Change::SeekSubscription(seek)))?;
-        let is_real = !write.validate_only();
         let state = self.change(call, write).await?;
-        self.detach(is_real, &workspace, state.as_deref())?;
         let (from, to) =
             state.as_ref().map_or((0, 0), |state| (state.previously.place().get(), state.acknowledged.place().get()));
         Ok(Encoded::new(&SeekSubscriptionResponse {
@@ -273,20 +264,6 @@ impl Events {
     /// Writes, and returns the subscription after it.
     async fn change(&self, call: &Call, write: Write) -> Result<Option<Box<store::SubscriptionState>>, Refusal> {
         Ok(write.run(call, &self.store, &self.limits).await?.0.subscription)
-    }
-
-    /// Ends the streams that were opened before a change.
-    fn detach(
-        &self,
-        is_real: bool,
-        workspace: &Workspace,
-        state: Option<&store::SubscriptionState>,
-    ) -> Result<(), Refusal> {
-        if let Some(state) = state.filter(|_| is_real) {
-            let name = SubscriptionName::parse("name", &state.settings.name)?;
-            self.feed.detach(workspace, &name, state.stream, Detached::TakenOver);
-        }
-        Ok(())
     }
 
     /// Where a subscription starts. Times become positions here: a command depends on no search.

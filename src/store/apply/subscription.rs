@@ -6,6 +6,7 @@
 //!   number, so an older stream can move nothing.
 //! - A number never comes back. A delete retires the numbers of the subscription in the head of the workspace, and one
 //!   that is created later begins above them. So a stream of a deleted subscription can move none of the same name.
+//! - What makes older streams useless tells the feed so with its commit, whether its caller still waits or not.
 //! - An acknowledgement never moves the position back. A seek may.
 
 use std::collections::BTreeSet;
@@ -13,7 +14,7 @@ use std::ops::Bound;
 
 use redb::ReadableTable;
 
-use super::super::WorkspaceId;
+use super::super::{EndedStreams, WorkspaceId};
 use super::super::effects::{Effects, RowTable, RowWrite};
 use super::super::error::StoreError;
 use super::super::rows::{Head, Kind, ProgressRow, SettingsRow, SkippedRow, skipped_key, subscription_key};
@@ -48,6 +49,7 @@ pub struct SubscriptionState {
 
 /// A subscription as it is stored.
 struct Known {
+    name: SubscriptionName,
     key: Vec<u8>,
     settings: Subscription,
     progress: ProgressRow,
@@ -71,7 +73,7 @@ pub(super) fn create(context: &Context<'_, '_>, create: &CreateSubscription) -> 
     let mut effects = Effects::default();
     effects.rows.push(settings_write(&key, &message));
     let progress = ProgressRow { acknowledged, stream: context.head.retired, skipped: 0 };
-    let known = Known { key, settings: message, progress };
+    let known = Known { name: name.clone(), key, settings: message, progress };
     Ok(known.changed(context, WriteOutcome::Created, progress, effects))
 }
 
@@ -99,8 +101,10 @@ pub(super) fn delete(context: &Context<'_, '_>, delete: &DeleteSubscription) -> 
     };
     let skipped = skipped(context.state.tables, &key, Place::START, Place::LAST, usize::MAX)?;
     let mut effects = Effects::default();
-    let head = Head { retired: context.head.retired.max(progress.next_stream().stream), ..context.head };
+    let above = progress.next_stream().stream;
+    let head = Head { retired: context.head.retired.max(above), ..context.head };
     effects.head = (head != context.head).then_some(head);
+    effects.ended = Some(ended(context, name, above, true));
     effects.rows.extend(skipped.into_iter().map(|key| removal(RowTable::Skipped, key)));
     effects.rows.push(removal(RowTable::Progress, key.clone()));
     effects.rows.push(removal(RowTable::Settings, key));
@@ -230,6 +234,9 @@ impl Known {
         let (table, key) = (RowTable::Progress, self.key.clone());
         let row = Some(progress.encode(&key));
         effects.rows.push(RowWrite { table, key, row });
+        if progress.stream > self.progress.stream {
+            effects.ended = Some(ended(context, &self.name, progress.stream, false));
+        }
         Verdict { effects, outcome, subscription: Some(self.state(progress)), ..self.unchanged(context) }
     }
 }
@@ -250,11 +257,15 @@ fn known(context: &Context<'_, '_>, name: &SubscriptionName) -> Result<Option<Kn
     }
     let (tables, key) = (context.state.tables, subscription_key(context.workspace, name));
     let found = tables::subscription(&tables.subscriptions, &tables.progress, &key)?;
-    Ok(found.map(|(settings, progress)| Known { key, settings, progress }))
+    Ok(found.map(|(settings, progress)| Known { name: name.clone(), key, settings, progress }))
 }
 
 fn existing(context: &Context<'_, '_>, name: &SubscriptionName) -> Result<Known, StoreError> {
     known(context, name)?.ok_or_else(|| StoreError::SubscriptionNotFound { name: name.clone() })
+}
+
+fn ended(context: &Context<'_, '_>, name: &SubscriptionName, below: u64, deleted: bool) -> EndedStreams {
+    EndedStreams { workspace: context.command.workspace.clone(), name: name.clone(), below, deleted }
 }
 
 fn settings_write(key: &[u8], settings: &Subscription) -> RowWrite {

@@ -60,6 +60,7 @@ impl Rows {
             damaged_ages,
             next_end: _,
             works: _,
+            ended: _,
         } = effects;
         let Some(workspace) = *workspace else { return };
         if let Some(name) = born {

@@ -21,7 +21,7 @@ use super::super::logs::Logs;
 use super::super::rows::{EventRow, Origin};
 use super::super::tables::Tables;
 use super::super::upkeep::Due;
-use super::super::{Committed, PAGE, WorkspaceId};
+use super::super::{Committed, EndedStreams, PAGE, WorkspaceId};
 use super::queue::Taking;
 use crate::command::Command;
 use crate::model::Workspace;
@@ -52,6 +52,8 @@ pub(super) enum Batch {
         committed: Vec<Committed>,
         /// The workspaces whose logs have lost values.
         erased: Vec<Workspace>,
+        /// The streams of subscriptions that it has ended.
+        ended: Vec<EndedStreams>,
         /// What it leaves to do for the upkeep.
         due: Vec<Due>,
         trimmed: usize,
@@ -78,6 +80,7 @@ struct Filling {
     answers: Vec<Result<Written, StoreError>>,
     committed: Vec<Committed>,
     erased: Vec<Workspace>,
+    ended: Vec<EndedStreams>,
     /// What the commands wrote. `None` if it is not kept.
     effects: Option<Vec<Effects>>,
     due: Vec<Due>,
@@ -145,7 +148,7 @@ pub(super) fn commit(
     transaction.set_quick_repair(true);
     let filled = catch_unwind(AssertUnwindSafe(|| fill(&transaction, origin, logs, room, commands, keep)));
     match filled.unwrap_or(Err(Stop::Damaged)) {
-        Ok(Filling { answers, committed, erased, due, effects, trimmed, dirty, .. }) => {
+        Ok(Filling { answers, committed, erased, ended, due, effects, trimmed, dirty, .. }) => {
             let synced = if dirty > 0 {
                 let begun = Instant::now();
                 transaction.commit()?;
@@ -157,7 +160,7 @@ pub(super) fn commit(
                 None
             };
             let effects = effects.unwrap_or_default();
-            Ok(Batch::Done { answers, committed, erased, due, trimmed, synced, effects })
+            Ok(Batch::Done { answers, committed, erased, ended, due, trimmed, synced, effects })
         }
         Err(Stop::Damaged) => {
             logs.discard();
@@ -216,12 +219,13 @@ impl Filling {
         self.answers.push(Ok(written));
     }
 
-    fn take(&mut self, command: &Command, effects: Effects) {
+    fn take(&mut self, command: &Command, mut effects: Effects) {
         self.dirty += effects.dirty_bytes();
         self.held += effects.held_bytes();
         self.trimmed += effects.trimmed.len();
         let Some(id) = effects.workspace else { return };
         self.strip(id, command, &effects);
+        self.ended.extend(effects.ended.take());
         if effects.next_end.is_some() || !effects.works.is_empty() {
             let (workspace, next_end, works) = (command.workspace.clone(), effects.next_end, effects.works.clone());
             self.due.push(Due { workspace, id, next_end, works });

@@ -135,13 +135,13 @@ impl Work {
         let tail = tail.upgrade();
         let mut commands = self.queue.batch(&mut self.taken);
         match batch::commit(&held.database, *origin, logs, room, metrics, &mut commands, tail.is_some())? {
-            Batch::Done { answers, committed, erased, due, trimmed, synced, effects } => {
+            Batch::Done { answers, committed, erased, ended, due, trimmed, synced, effects } => {
                 if let Some(synced) = synced {
                     if let Some(tail) = tail {
                         let heads = logs.changed().map(|(workspace, head)| (workspace, *head)).collect();
                         tail.push(compact::Batch { effects, heads });
                     }
-                    self.publish(Commit { events: &committed, erased: &erased })?;
+                    self.publish(Commit { events: &committed, erased: &erased, ended: &ended })?;
                     for due in due {
                         self.writer.shared.agenda.add(due);
                     }

@@ -63,6 +63,28 @@ async fn a_reader_of_a_deleted_subscription_moves_no_new_one() {
     client.acknowledge(number, &cursors[0]).await.unwrap();
 }
 
+/// A caller that did not get the response to its delete sends it again. Meanwhile another has created the subscription
+/// anew.
+#[tokio::test]
+async fn a_repeated_delete_ends_no_stream_of_a_new_subscription() {
+    let (_server, client) = with_events(1).await;
+    let delete = || async {
+        let (workspace, name, request_id) = (WORKSPACE.into(), CRM.into(), "once".into());
+        let request = DeleteSubscriptionRequest { workspace, name, request_id, ..Default::default() };
+        client.events.clone().delete_subscription(request).await.unwrap();
+    };
+    delete().await;
+    client.create_subscription(named(CRM), from_earliest()).await.unwrap();
+    let mut stream = client.read(CRM).await.unwrap();
+    let (number, cursors) = read(&mut stream, 1).await;
+
+    delete().await;
+
+    client.acknowledge(number, &cursors[0]).await.unwrap();
+    visit(&client).await;
+    assert_eq!(stream.sequences(1).await, [2], "it goes on");
+}
+
 #[tokio::test]
 async fn a_stream_that_is_refused_takes_over_none() {
     let server = TestServer::start_with(|config| config.feed.max_streams_per_client = 1).await;
