@@ -55,6 +55,7 @@ use prost::Message;
 pub use members::MemberResult;
 pub(super) use state::State;
 pub use subscription::SubscriptionState;
+pub(super) use subscription::check_in_log;
 pub(super) use trim::TRIM_BYTES;
 
 use super::effects::Effects;

@@ -144,7 +144,7 @@ pub(super) fn acknowledge(context: &Context<'_, '_>, acknowledge: &Acknowledge) 
     if *stream != known.progress.stream {
         return Err(StoreError::TakenOver);
     }
-    check_in_log(context, *position)?;
+    check_in_log(context.head.place, *position)?;
     let mut progress = known.progress;
     progress.acknowledged = progress.acknowledged.max(*position);
     let skips = new_skips(context, &known.key, *position, skipped)?;
@@ -293,12 +293,12 @@ fn resolve(context: &Context<'_, '_>, begin: Begin) -> Result<Position, StoreErr
         Begin::Snapshot => Position::Snapshot { of: head, after: None },
         Begin::At(position) => position,
     };
-    check_in_log(context, position)?;
+    check_in_log(head, position)?;
     if position.place() < context.head.floor { Err(expired(context)) } else { Ok(position) }
 }
 
-fn check_in_log(context: &Context<'_, '_>, position: Position) -> Result<(), StoreError> {
-    let head = context.head.place;
+/// Refuses a position past the end of the log.
+pub(in crate::store) fn check_in_log(head: Place, position: Position) -> Result<(), StoreError> {
     let in_future = || Invalid::from(CursorError::InFuture { field: "cursor", head });
     if position.place() > head { Err(in_future().into()) } else { Ok(()) }
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 
 use futures_util::FutureExt;
-use futures_util::future::join_all;
+use futures_util::future::{BoxFuture, join_all};
 
 use super::disk::Disk;
 use super::harness::*;
@@ -13,10 +13,45 @@ use super::subscriptions::{
     view, write,
 };
 use crate::command::*;
+use crate::model::invalid::CursorError;
 use crate::model::limits::SKIPPED_EVENTS;
 use crate::model::{Invalid, Limits, Micros, Place};
 use crate::proto::v1::{SkippedEvent, WriteOutcome};
-use crate::store::StoreError;
+use crate::store::{Store, StoreError};
+
+/// Stops the writer of a store until it is dropped.
+struct Brake {
+    is_pulled: Arc<AtomicBool>,
+    _released: mpsc::Sender<()>,
+}
+
+/// A store with so many events, and a subscription from the start whose first stream is open.
+async fn with_brake(events: i64) -> (Store, Brake) {
+    let is_pulled = Arc::new(AtomicBool::new(false));
+    let (released, wait) = mpsc::channel::<()>();
+    let stop = Arc::clone(&is_pulled);
+    let store = store_on(&Disk::default(), move |_, _| {
+        if stop.load(Ordering::Relaxed) {
+            let _ = wait.recv();
+        }
+    });
+    for time in 1..=events {
+        store.write(command(time, create(time))).await.unwrap();
+    }
+    write(&store, subscribe("crm", Begin::Earliest)).await.unwrap();
+    write(&store, open("crm")).await.unwrap();
+    (store, Brake { is_pulled, _released: released })
+}
+
+impl Brake {
+    /// Stops the writer in the commit of one more event, whose write this returns. What is sent meanwhile is answered later.
+    fn pull<'s>(&self, store: &'s Store) -> BoxFuture<'s, ()> {
+        self.is_pulled.store(true, Ordering::Relaxed);
+        let mut write = store.write(command(SECOND, create(i64::MAX))).map(|written| drop(written.unwrap())).boxed();
+        assert!((&mut write).now_or_never().is_none());
+        write
+    }
+}
 
 #[tokio::test]
 async fn skipped_events_are_listed_once_and_in_order() {
@@ -133,29 +168,15 @@ async fn retention_keeps_what_is_held_and_forgets_old_skips() {
 /// Acknowledgements that come together cost few commands, and each caller gets a place at least as far as it asked for.
 #[tokio::test]
 async fn acknowledgements_are_joined() {
-    let is_held = Arc::new(AtomicBool::new(false));
-    let (release, released) = mpsc::channel::<()>();
-    let hold = Arc::clone(&is_held);
-    let store = store_on(&Disk::default(), move |_, _| {
-        if hold.load(Ordering::Relaxed) {
-            let _ = released.recv();
-        }
-    });
-    for time in 1..200 {
-        store.write(command(time, create(time))).await.unwrap();
-    }
-    write(&store, subscribe("crm", Begin::Earliest)).await.unwrap();
-    write(&store, open("crm")).await.unwrap();
+    let (store, brake) = with_brake(200).await;
     let before = store.metrics.commands_written();
-    is_held.store(true, Ordering::Relaxed);
-    let mut last = Box::pin(store.write(command(200, create(200))));
-    assert!((&mut last).now_or_never().is_none());
+    let stopped = brake.pull(&store);
     let all = (1..=200).map(|place| store.acknowledge(workspace(), ack("crm", 1, at(place)), Limits::default()));
     let mut all = Box::pin(tokio::task::unconstrained(join_all(all)));
     assert!((&mut all).now_or_never().is_none(), "all are there before the writer goes on");
-    drop(release);
+    drop(brake);
 
-    last.await.unwrap();
+    stopped.await;
     for (place, acknowledged) in (1..).zip(all.await) {
         assert!(acknowledged.unwrap() >= at(place));
     }
@@ -163,6 +184,51 @@ async fn acknowledgements_are_joined() {
     let commands = store.metrics.commands_written() - before;
     assert_eq!(commands, 3, "the event's, one for the first, and one for those that came meanwhile");
     assert!(store.acknowledgements.is_empty());
+}
+
+/// The subscription is moved while acknowledgements wait for their turn. What is sent then belongs to an older stream, and
+/// an earlier success does not cover it.
+#[tokio::test]
+async fn an_acknowledgement_that_follows_a_seek_is_refused_whatever_was_acknowledged_before() {
+    for waiting in [4, 8] {
+        let (store, brake) = with_brake(10).await;
+        let send = |place| Box::pin(store.acknowledge(workspace(), ack("crm", 1, at(place)), Limits::default()));
+        let (mut first, mut waits) = (send(5), send(waiting));
+        let stopped = brake.pull(&store);
+        assert!((&mut first).now_or_never().is_none());
+        assert!((&mut waits).now_or_never().is_none(), "it waits for its turn");
+        drop(brake);
+        stopped.await;
+        assert_eq!(first.await.unwrap(), at(5));
+        write(&store, seek("crm", Begin::Earliest)).await.unwrap();
+
+        let (_, refused) = tokio::join!(waits, send(3));
+
+        assert!(matches!(refused, Err(StoreError::TakenOver)), "{waiting}: {refused:?}");
+        assert_eq!(position(&store, "crm"), at(0));
+        assert!(store.acknowledgements.is_empty());
+    }
+}
+
+/// No caller suffers from what another asks for that is refused, or from one that has gone.
+#[tokio::test]
+async fn an_acknowledgement_joins_only_what_can_be_and_is_still_wanted() {
+    let (store, brake) = with_brake(10).await;
+    let send = |place| Box::pin(store.acknowledge(workspace(), ack("crm", 1, at(place)), Limits::default()));
+    let (mut first, mut future, mut gone, mut good) = (send(1), send(12), send(8), send(5));
+    let stopped = brake.pull(&store);
+    assert!((&mut first).now_or_never().is_none());
+    let refused = (&mut future).now_or_never();
+    let Some(Err(StoreError::Invalid(Invalid::Cursor(CursorError::InFuture { .. })))) = refused else {
+        panic!("{refused:?}")
+    };
+    for waits in [&mut gone, &mut good] {
+        assert!(waits.now_or_never().is_none());
+    }
+    drop((gone, brake));
+    stopped.await;
+    assert_eq!((first.await.unwrap(), good.await.unwrap()), (at(1), at(5)));
+    assert_eq!(position(&store, "crm"), at(5));
 }
 
 /// An acknowledgement with skipped events stands for itself: if it is refused, nothing moves, and no other suffers.
