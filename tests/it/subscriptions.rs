@@ -370,6 +370,29 @@ async fn a_create_can_be_retried() {
 }
 
 #[tokio::test]
+async fn a_retried_seek_says_again_how_far_it_went() {
+    use seek_subscription_request::To;
+    let (_server, client) = with_events(5).await;
+    let mut stream = client.read(CRM).await.unwrap();
+    let (number, cursors) = read(&mut stream, 4).await;
+    client.acknowledge(number, &cursors[3]).await.unwrap();
+    let back = SeekSubscriptionRequest {
+        workspace: WORKSPACE.into(),
+        name: CRM.into(),
+        to: Some(To::Earliest(true)),
+        request_id: "back".into(),
+        ..Default::default()
+    };
+    let on = SeekSubscriptionRequest { to: Some(To::Now(true)), request_id: "on".into(), ..back.clone() };
+    let attempts = [(back.clone(), (4, 0), 0), (on.clone(), (0, 5), 5), (back, (4, 0), 5), (on, (0, 5), 5)];
+    for (request, went, place) in attempts {
+        let response = client.events.clone().seek_subscription(request).await.unwrap().into_inner();
+        assert_eq!((response.replayed_events, response.passed_events), went);
+        assert_eq!(response.subscription.unwrap().acknowledged_sequence, place, "no retry moves it");
+    }
+}
+
+#[tokio::test]
 async fn a_subscription_may_be_created_before_its_workspace() {
     let server = TestServer::start().await;
     let client = server.client().await;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use prost::Message;
 use prost_types::FieldMask;
 
 use super::{Events, is_over, parse_filter, parse_time, parse_true, sight};
@@ -148,14 +149,11 @@ impl Events {
         let to = self.resolve(call, &workspace, parse_to(request.to.clone())?).await?;
         let seek = SeekSubscription { name, to };
         let write = Write::within(workspace.clone(), request, |_| Ok(Change::SeekSubscription(seek)))?;
-        let state = self.change(call, write).await?;
-        let (from, to) =
-            state.as_ref().map_or((0, 0), |state| (state.previously.place().get(), state.acknowledged.place().get()));
-        Ok(Encoded::new(&SeekSubscriptionResponse {
-            subscription: self.after(call, &workspace, state).await?,
-            replayed_events: from.saturating_sub(to),
-            passed_events: to.saturating_sub(from),
-        }))
+        let written = write.run(call, &self.store, &self.limits).await?.0;
+        let subscription = self.after(call, &workspace, written.subscription).await?;
+        let mut message = SeekSubscriptionResponse { subscription, ..Default::default() }.encode_to_vec();
+        message.extend_from_slice(&written.detail); // How far it went, also if this is a repeat.
+        Ok(message.into())
     }
 
     pub(super) async fn get(&self, call: &Arc<Call>, request: GetSubscriptionRequest) -> Result<Encoded, Refusal> {
@@ -293,7 +291,7 @@ impl Events {
         state: Option<Box<store::SubscriptionState>>,
     ) -> Result<Option<Subscription>, Refusal> {
         let Some(state) = state else { return Ok(None) };
-        let store::SubscriptionState { settings, acknowledged, stream, skipped, .. } = *state;
+        let store::SubscriptionState { settings, acknowledged, stream, skipped } = *state;
         let name = SubscriptionName::parse("name", &settings.name)?;
         let of = workspace.clone();
         let read = move |store: &Store| -> Result<_, StoreError> {

@@ -12,6 +12,8 @@
 use std::collections::BTreeSet;
 use std::ops::Bound;
 
+use bytes::Bytes;
+use prost::Message;
 use redb::ReadableTable;
 
 use super::super::{EndedStreams, WorkspaceId};
@@ -27,7 +29,7 @@ use crate::command::{
 use crate::model::invalid::CursorError;
 use crate::model::limits::SKIPPED_EVENTS;
 use crate::model::{Invalid, Place, Position, Sequence, SubscriptionName};
-use crate::proto::v1::{OnExpired, Subscription, WriteOutcome};
+use crate::proto::v1::{OnExpired, SeekSubscriptionResponse, Subscription, WriteOutcome};
 
 /// The most rows of skipped events that a trim removes.
 const FORGOTTEN: usize = 1_000;
@@ -43,8 +45,6 @@ pub struct SubscriptionState {
     pub stream: u64,
     /// How many events are listed as skipped.
     pub skipped: u64,
-    /// Where the next stream would have started before the command.
-    pub previously: Position,
 }
 
 /// A subscription as it is stored.
@@ -119,7 +119,16 @@ pub(super) fn seek(context: &Context<'_, '_>, seek: &SeekSubscription) -> Result
     let progress = ProgressRow { acknowledged, ..known.progress.next_stream().without_skipped(again.len()) };
     let mut effects = Effects::default();
     effects.rows.extend(again.into_iter().map(|key| removal(RowTable::Skipped, key)));
-    Ok(known.changed(context, WriteOutcome::Updated, progress, effects))
+    let detail = distance(known.progress.acknowledged, acknowledged);
+    Ok(Verdict { detail, ..known.changed(context, WriteOutcome::Updated, progress, effects) })
+}
+
+/// The part of the response to a seek that says how far it went. A repeat gets it again.
+fn distance(from: Position, to: Position) -> Bytes {
+    let (from, to) = (from.place().get(), to.place().get());
+    let (replayed_events, passed_events) = (from.saturating_sub(to), to.saturating_sub(from));
+    let response = SeekSubscriptionResponse { subscription: None, replayed_events, passed_events };
+    response.encode_to_vec().into()
 }
 
 /// A stream is about to be opened. If the log no longer holds what follows the acknowledged position, the settings say
@@ -215,8 +224,7 @@ pub(super) fn state_of(context: &Context<'_, '_>) -> Result<Option<Box<Subscript
 impl Known {
     fn state(&self, progress: ProgressRow) -> Box<SubscriptionState> {
         let ProgressRow { acknowledged, stream, skipped } = progress;
-        let (settings, previously) = (self.settings.clone(), self.progress.acknowledged);
-        Box::new(SubscriptionState { settings, acknowledged, stream, skipped, previously })
+        Box::new(SubscriptionState { settings: self.settings.clone(), acknowledged, stream, skipped })
     }
 
     fn unchanged(&self, context: &Context<'_, '_>) -> Verdict {

@@ -35,7 +35,7 @@ pub struct Seen {
 
 impl From<SubscriptionState> for Seen {
     fn from(state: SubscriptionState) -> Self {
-        let SubscriptionState { settings, acknowledged, stream, skipped, .. } = state;
+        let SubscriptionState { settings, acknowledged, stream, skipped } = state;
         Self { settings, position: acknowledged, stream, skipped }
     }
 }
