@@ -11,10 +11,8 @@ use super::super::frame::messages;
 use super::super::*;
 use super::service::*;
 use super::{segment, workspace};
+use crate::command::{Begin, Change, CreateSubscription, DeleteSubscription, SeekSubscription, UpdateSubscription};
 use crate::model::cursor::Start;
-use crate::command::{
-    Begin, Change, CreateSubscription, DeleteSubscription, SeekSubscription, UpdateSubscription,
-};
 use crate::model::{Client, Mask, Micros, Place, Settings, SubscriptionName};
 use crate::proto::v1::Subscription;
 use crate::proto::v1::subscribe_response::Message;

@@ -27,8 +27,8 @@ use crate::proto::v1::{
     DeleteSubscriptionRequest, DeleteSubscriptionResponse, GetEventRequest, GetSubscriptionRequest,
     GetSubscriptionResponse, ListSkippedEventsRequest, ListSkippedEventsResponse, ListSubscriptionsRequest,
     ListSubscriptionsResponse, SeekSubscriptionRequest, SeekSubscriptionResponse, Subscription, SubscriptionState,
-    SubscriptionStream, UpdateSubscriptionRequest, UpdateSubscriptionResponse,
-    create_subscription_request, seek_subscription_request,
+    SubscriptionStream, UpdateSubscriptionRequest, UpdateSubscriptionResponse, create_subscription_request,
+    seek_subscription_request,
 };
 use crate::refusal::Refusal;
 use crate::store::{self, LogBounds, PageSize, ReadClass, Store, StoreError, SubscriptionView};

@@ -5,8 +5,8 @@
 //! - `state` is what a decision may look at: the store and the command.
 //! - `create`, `update`, `delete` and `erase` are the commands on profiles, `identify`, `merge`, `unmerge` and
 //!   `identity_settings` those on who is who, one file each. `audience` and `members` have those on audiences, and
-//!   `subscription` those on durable subscriptions. `trim`, `expire` and `work` are the store's own; the last two take
-//!   a `step`.
+//!   `subscription` those on durable subscriptions. `trim`, `expire` and `work` are the store's own; a trim makes
+//!   the lists of skipped events `forget`, and the last two take a `step`.
 //! - `draft` makes the rows and the event of a profile's change; `memberships` those of audiences.
 //! - `request` remembers the result of a request that has an id, so that a repeat gets the first result.
 //!
@@ -35,6 +35,7 @@ mod delete;
 mod draft;
 mod erase;
 mod expire;
+mod forget;
 mod identify;
 mod identity_settings;
 mod members;
@@ -52,6 +53,8 @@ mod work;
 use bytes::Bytes;
 use prost::Message;
 
+#[cfg(test)]
+pub(super) use forget::FORGOTTEN;
 pub use members::MemberResult;
 pub(super) use state::State;
 pub use subscription::SubscriptionState;

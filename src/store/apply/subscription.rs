@@ -16,11 +16,11 @@ use bytes::Bytes;
 use prost::Message;
 use redb::ReadableTable;
 
-use super::super::{EndedStreams, WorkspaceId};
 use super::super::effects::{Effects, RowTable, RowWrite};
 use super::super::error::StoreError;
 use super::super::rows::{Head, Kind, ProgressRow, SettingsRow, SkippedRow, skipped_key, subscription_key};
 use super::super::tables::{self, KeyRange, Tables, borrowed, guarded, with_prefix};
+use super::super::{EndedStreams, WorkspaceId};
 use super::Verdict;
 use super::state::Context;
 use crate::command::{
@@ -30,9 +30,6 @@ use crate::model::invalid::CursorError;
 use crate::model::limits::SKIPPED_EVENTS;
 use crate::model::{Invalid, Place, Position, Sequence, SubscriptionName};
 use crate::proto::v1::{OnExpired, SeekSubscriptionResponse, Subscription, WriteOutcome};
-
-/// The most rows of skipped events that a trim removes.
-const FORGOTTEN: usize = 1_000;
 
 /// A subscription after a command.
 #[derive(Debug, Clone, PartialEq)]
@@ -170,35 +167,6 @@ pub(super) fn acknowledge(context: &Context<'_, '_>, acknowledge: &Acknowledge) 
     Ok(known.changed(context, WriteOutcome::Updated, progress, effects))
 }
 
-/// Returns the rows to remove of skipped events that the log is about to lose, and the progress rows without them.
-pub(super) fn forget_skipped(context: &Context<'_, '_>, floor: Place) -> Result<Vec<RowWrite>, StoreError> {
-    let tables = context.state.tables;
-    let mut writes = Vec::new();
-    let with_skips = guarded(Kind::Progress, || {
-        let mut with_skips = Vec::new();
-        for row in tables.progress.range::<&[u8]>(borrowed(&of_workspace(context.workspace)))? {
-            let (key, row) = row?;
-            match ProgressRow::read(key.value(), row.value()) {
-                Ok(progress) if progress.skipped > 0 => with_skips.push((key.value().to_vec(), progress)),
-                Ok(_) | Err(_) => {} // A damaged row must not stop retention.
-            }
-        }
-        Ok(with_skips)
-    })?;
-    for (subscription, progress) in with_skips {
-        // The rest is forgotten with the next events that go.
-        let most = FORGOTTEN.saturating_sub(writes.len());
-        let lost = skipped(tables, &subscription, Place::START, floor, most)?;
-        if lost.is_empty() {
-            continue;
-        }
-        let row = Some(progress.without_skipped(lost.len()).encode(&subscription));
-        writes.push(RowWrite { table: RowTable::Progress, key: subscription, row });
-        writes.extend(lost.into_iter().map(|key| removal(RowTable::Skipped, key)));
-    }
-    Ok(writes)
-}
-
 /// Returns the least place after which a subscription of the workspace has not acknowledged all.
 pub(super) fn held(context: &Context<'_, '_>) -> Result<Option<Place>, StoreError> {
     guarded(Kind::Progress, || {
@@ -254,7 +222,7 @@ impl ProgressRow {
         Self { stream: self.stream + 1, ..self }
     }
 
-    fn without_skipped(self, count: usize) -> Self {
+    pub(super) fn without_skipped(self, count: usize) -> Self {
         Self { skipped: self.skipped.saturating_sub(count as u64), ..self }
     }
 }
@@ -281,11 +249,11 @@ fn settings_write(key: &[u8], settings: &Subscription) -> RowWrite {
     RowWrite { table: RowTable::Settings, key: key.to_vec(), row }
 }
 
-fn removal(table: RowTable, key: Vec<u8>) -> RowWrite {
+pub(super) fn removal(table: RowTable, key: Vec<u8>) -> RowWrite {
     RowWrite { table, key, row: None }
 }
 
-fn of_workspace(workspace: WorkspaceId) -> KeyRange {
+pub(super) fn of_workspace(workspace: WorkspaceId) -> KeyRange {
     with_prefix(&workspace.0.to_be_bytes(), None)
 }
 
@@ -347,7 +315,7 @@ fn new_skips(
 }
 
 /// Returns the keys of a subscription's skipped events after a place and up to another.
-fn skipped(
+pub(super) fn skipped(
     tables: &Tables<'_>,
     subscription: &[u8],
     after: Place,

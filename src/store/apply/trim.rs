@@ -4,6 +4,8 @@
 //! - Events go in order, and the first that may stay ends the command. So the log has no holes.
 //! - A damaged event goes with the first later event that goes. Its time is unknown, but it is not after that of the
 //!   latest event, so it goes at the latest when even that is too old.
+//! - The lists of skipped events lose an event with the log: see `forget`. If a command cannot take it off all of them,
+//!   the event stays until the next.
 //! - One command removes few events, so that no call waits for it long.
 
 use std::time::Duration;
@@ -15,6 +17,7 @@ use super::super::effects::Effects;
 use super::super::error::StoreError;
 use super::super::rows::{EventRow, Head, Kind};
 use super::super::tables::guarded;
+use super::forget::{self, Forgotten};
 use super::state::Context;
 use super::{Decision, Written, subscription};
 use crate::command::Trim;
@@ -39,24 +42,29 @@ struct Cut {
     floor: Place,
     /// The bytes of the log after it.
     bytes: u64,
-    rows: Vec<Sequence>,
+    /// Each with the bytes of the log after it.
+    rows: Vec<(Sequence, u64)>,
 }
 
 pub(super) fn decide(context: &Context<'_, '_>, trim: &Trim) -> Result<Decision, StoreError> {
     let head = context.head;
-    let cut = if context.exists { cut(context, trim)? } else { Cut::none(head) };
-    let outcome = if cut.floor > head.floor { WriteOutcome::Updated } else { WriteOutcome::Unchanged };
+    let mut cut = if context.exists { cut(context, trim)? } else { Cut::none(head) };
+    let mut effects = Effects::default();
+    if cut.floor > head.floor {
+        let Forgotten { rows, through } = forget::up_to(context, cut.floor)?;
+        cut.end_at(through, head);
+        effects = Effects { workspace: Some(context.workspace), rows, ..effects };
+    }
+    if cut.floor > head.floor {
+        effects.head = Some(Head { floor: cut.floor, bytes: cut.bytes, ..head });
+        effects.trimmed = cut.rows.into_iter().map(|(sequence, _)| sequence).collect();
+    }
+    // Something may have been forgotten and no event removed.
+    let outcome = if effects.is_empty() { WriteOutcome::Unchanged } else { WriteOutcome::Updated };
     let place = (!context.command.validate_only).then_some(cut.floor);
     let written = Written { outcome, place, mpid: None, profile: None, subscription: None, detail: Bytes::new() };
     if context.command.validate_only {
         return Ok(Decision { written, effects: Effects::default() });
-    }
-    let mut effects = Effects::default();
-    if cut.floor > head.floor {
-        effects.workspace = Some(context.workspace);
-        effects.trimmed = cut.rows;
-        effects.rows = subscription::forget_skipped(context, cut.floor)?;
-        effects.head = Some(Head { floor: cut.floor, bytes: cut.bytes, ..head });
     }
     Ok(Decision { written, effects })
 }
@@ -82,7 +90,7 @@ fn cut_by(context: &Context<'_, '_>, rule: &Rule<'_>) -> Result<Cut, StoreError>
         let time = EventRow::read(id, sequence, row.value()).ok().map(|row| row.time);
         let goes = rule.removes(sequence, time.unwrap_or(head.time), bytes);
         bytes = bytes.saturating_sub(row.value().len() as u64);
-        damaged.push(sequence);
+        damaged.push((sequence, bytes));
         if goes {
             cut.rows.append(&mut damaged);
             (cut.floor, cut.bytes) = (sequence.into(), bytes);
@@ -104,6 +112,15 @@ fn cut_by(context: &Context<'_, '_>, rule: &Rule<'_>) -> Result<Cut, StoreError>
 impl Cut {
     fn none(head: Head) -> Self {
         Self { floor: head.floor, bytes: head.bytes, rows: Vec::new() }
+    }
+
+    /// Ends the cut at a place, if it goes further.
+    fn end_at(&mut self, floor: Place, head: Head) {
+        if floor < self.floor {
+            self.rows.retain(|(sequence, _)| Place::from(*sequence) <= floor);
+            self.bytes = self.rows.last().map_or(head.bytes, |(_, bytes)| *bytes);
+            self.floor = floor;
+        }
     }
 
     fn is_full(&self, head: Head, trim: &Trim, damaged: usize) -> bool {

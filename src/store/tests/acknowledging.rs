@@ -17,6 +17,7 @@ use crate::model::invalid::CursorError;
 use crate::model::limits::SKIPPED_EVENTS;
 use crate::model::{Invalid, Limits, Micros, Place};
 use crate::proto::v1::{SkippedEvent, WriteOutcome};
+use crate::store::apply::FORGOTTEN;
 use crate::store::{Store, StoreError};
 
 /// Stops the writer of a store until it is dropped.
@@ -163,6 +164,48 @@ async fn retention_keeps_what_is_held_and_forgets_old_skips() {
     assert_eq!(skipped(&store, "a"), [0; 0]);
     let lost = write(&store, open("b")).await;
     assert!(matches!(lost, Err(StoreError::Expired { .. })), "{lost:?}");
+}
+
+/// The bytes of a log without its first events: without none of them, without one, and so on.
+async fn bytes_after(store: Store, events: usize) -> Vec<u64> {
+    let mut bytes = vec![log(&store).bytes];
+    for _ in 0..events {
+        store.write(command(SECOND, Trim { most: 1, ..trim_by_bytes(0) })).await.unwrap();
+        bytes.push(log(&store).bytes);
+    }
+    bytes
+}
+
+/// More subscriptions have skipped the same events than a trim can tell at once. The log loses an event only when no list
+/// names it any more.
+#[tokio::test]
+async fn no_list_names_an_event_that_the_log_has_lost() {
+    let store = store_with(&Disk::default(), 10).await;
+    let expected = bytes_after(store_with(&Disk::default(), 10).await, 2).await;
+    let names: Vec<_> = (0..=FORGOTTEN).map(|number| format!("s{number}")).collect();
+    let limits = Limits { subscriptions: names.len(), ..Limits::default() };
+    let changes: [fn(&str) -> Change; 3] =
+        [|of| subscribe(of, Begin::Earliest).into(), open, |of| skip(of, 1, at(9), [1, 2, 9]).into()];
+    for change in changes {
+        let imports = names.iter().map(|name| store.import(Command { limits, ..command(1, change(name)) }));
+        for written in join_all(imports).await {
+            written.unwrap().await.unwrap();
+        }
+    }
+    let listed = || names.iter().flat_map(|name| skipped(&store, name)).collect::<Vec<_>>();
+    let (mut before, mut floors) = (listed().len(), Vec::new());
+    let trim = Trim { most: 2, ..trim_by_bytes(expected[2]) };
+    while store.write(command(1, trim)).await.unwrap().outcome == WriteOutcome::Updated {
+        let (now, log) = (listed(), log(&store));
+        assert!(now.iter().all(|event| *event > log.floor.get()));
+        assert!(before - now.len() <= FORGOTTEN, "a command is small");
+        floors.push(log.floor.get());
+        assert_eq!(log.bytes, expected[usize::try_from(log.floor.get()).unwrap()]);
+        before = now.len();
+    }
+    assert_eq!(floors, [0, 1, 1, 2], "each event is in one list more than a command forgets");
+    assert!(listed().iter().all(|event| *event == 9), "the log holds it");
+    assert_eq!(before, names.len());
 }
 
 /// Acknowledgements that come together cost few commands, and each caller gets a place at least as far as it asked for.

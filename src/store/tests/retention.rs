@@ -365,7 +365,8 @@ async fn the_bytes_of_a_log_are_added_up_when_a_file_of_an_earlier_version_is_op
     let damages: [fn(&WriteTransaction); 2] = [|_| {}, |transaction| turn_bit_of_event(transaction, 7)];
     for damage in damages {
         tamper(&disk, |transaction| {
-            let head = Head { floor: Place::after(3), place: Place::after(10), time: Micros::new(7), ..Head::default() };
+            let head =
+                Head { floor: Place::after(3), place: Place::after(10), time: Micros::new(7), ..Head::default() };
             let former = super::former::head_row(1, &head);
             assert!(HeadRow::read(ID, &former).is_err(), "only the upgrade reads it");
             transaction.open_table(HEADS).unwrap().insert(1, &*former).unwrap();
