@@ -3,7 +3,6 @@
 use bytes::Bytes;
 
 use super::frame;
-use super::segment::{SEGMENT_BYTES, SEGMENT_EVENTS};
 use super::view::View;
 use crate::model::cursor::CursorSpace;
 use crate::model::{Mpid, Place, Position, Workspace};
@@ -27,13 +26,13 @@ pub(super) fn read(
     of: Place,
     after: Option<Mpid>,
     view: &View,
+    size: PageSize,
 ) -> Result<Page, StoreError> {
     let (mut frames, mut ends) = (Vec::new(), Vec::new());
     let now = store.now();
     #[cfg(feature = "planted")]
     let of = super::planted::as_of(of);
     let as_of = AsOf { of, after, filter: &view.filter, now };
-    let size = PageSize { items: SEGMENT_EVENTS, bytes: SEGMENT_BYTES };
     let corrupt = || StoreError::corrupt("profile");
     let through = store.profiles_as_of(workspace, as_of, size, |mpid, profile| {
         if !view.filter.selects(profile, now).map_err(|_| corrupt())? {
@@ -65,5 +64,16 @@ impl Page {
         *from = to;
         let (position, end) = self.ends[to - 1];
         (Some(self.frames.slice(begin..end)), position)
+    }
+
+    /// The position before the profile that would be taken next.
+    pub fn passed(&self, from: usize) -> Position {
+        match self.ends.get(from) {
+            Some((Position::Snapshot { of, after: Some(next) }, _)) => {
+                Position::Snapshot { of: *of, after: next.previous() }
+            }
+            Some((other, _)) => *other,
+            None => self.through,
+        }
     }
 }

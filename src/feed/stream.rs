@@ -5,7 +5,9 @@
 //!   profiles of the largest size. It is handed out in runs of frames that share its memory.
 //! - Every message carries a true cursor: every matching event at or before it has been delivered.
 //! - The segment after the position comes from the ring if it is there, and otherwise from the log. Both hold the same
-//!   events, so a subscriber moves from the log to the ring without a gap or a repeat.
+//!   events, so a subscriber moves from the log to the ring without a gap or a repeat: `load`.
+
+mod load;
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -22,14 +24,13 @@ use super::channel::{Changes, Channel};
 use super::error::{self, FeedError};
 use super::frame::{self, Notice};
 use super::lag::SharedCursor;
-use super::segment::Segment;
-use super::snapshot;
 use super::view::View;
 use crate::model::cursor::{CursorSpace, Start};
 use crate::model::{Cursor, Filter, Mask, Place, Position, Workspace};
 use crate::proto::v1::{CaughtUp, Heartbeat, Opened, SnapshotComplete};
-use crate::store::{Past, ReadClass, Store, StoreError};
-use crate::telemetry::metrics::{FeedMetrics, Load, OpenStream, StreamEnd};
+use crate::store::{Past, Store, StoreError};
+use crate::telemetry::metrics::{FeedMetrics, OpenStream, StreamEnd};
+use load::{Batch, Loading};
 
 /// The most bytes of a run of frames, unless it is a single event: so a stream that is not read holds little.
 const RUN_BYTES: usize = 32 << 10;
@@ -83,8 +84,10 @@ pub struct Subscriber {
     draining: Arc<AtomicBool>,
     phase: Phase,
     batch: Option<Batch>,
-    /// The erasures of the log before the batch was read, or is being read.
+    /// The erasures of the log before the batch was read.
     erasures: u64,
+    /// How often a batch may be halved: see `load`.
+    halvings: u32,
     /// The read of the next batch.
     loading: Option<Loading>,
     /// Boxed because it must not move. It is reset only when it fires.
@@ -104,14 +107,6 @@ enum Phase {
     Live,
 }
 
-/// What was read, and how many of its entries have been handed out or passed over.
-enum Batch {
-    Events(Arc<Segment>, usize),
-    /// Boxed: it is large, and most streams never have one.
-    Profiles(Box<snapshot::Page>, usize),
-}
-
-type Loading = Pin<Box<dyn Future<Output = Result<Batch, StoreError>> + Send>>;
 type Next = Option<Result<Bytes, FeedError>>;
 
 impl Subscriber {
@@ -144,6 +139,7 @@ impl Subscriber {
             phase: Phase::Opening,
             batch: None,
             erasures: 0,
+            halvings: 0,
             loading: None,
             target: bounds.head,
             draining: Arc::clone(&feed.draining),
@@ -184,7 +180,7 @@ impl Subscriber {
     }
 
     #[cfg(test)]
-    pub(super) fn segment(&self) -> Option<std::sync::Weak<Segment>> {
+    pub(super) fn segment(&self) -> Option<std::sync::Weak<super::segment::Segment>> {
         match self.batch.as_ref()? {
             Batch::Events(segment, _) => Some(Arc::downgrade(segment)),
             Batch::Profiles(..) => None,
@@ -332,9 +328,10 @@ impl Subscriber {
     /// The next frames of the current batch. None if it was read before an erasure: it may hold values that are gone.
     fn next_of_batch(&mut self) -> Option<Bytes> {
         if self.erasures != self.channel.erasures() {
-            self.batch = None;
+            self.discard();
+            return None;
         }
-        match self.batch.as_mut()? {
+        let frames = match self.batch.as_mut()? {
             Batch::Events(..) => self.next_events(),
             Batch::Profiles(page, from) => {
                 let (frames, position) = page.take(from, RUN_BYTES);
@@ -344,14 +341,16 @@ impl Subscriber {
                 }
                 frames
             }
-        }
+        };
+        self.halvings = self.halvings.saturating_sub(frames.is_some().into());
+        frames
     }
 
     /// The frames of the next events that match and are next to each other. Moves the position past events that do not
     /// match. While it catches up, it goes no further than to where the log ended when the stream was opened.
     fn next_events(&mut self) -> Option<Bytes> {
+        let limit = self.limit();
         let Some(Batch::Events(segment, at)) = &mut self.batch else { return None };
-        let limit = if self.phase == Phase::Live { Place::LAST } else { self.target };
         let (position, filter) = (self.position.place(), &self.view.filter);
         let entries = &segment.entries[*at..];
         let within = entries.iter().take_while(|entry| Place::from(entry.sequence) <= limit);
@@ -383,59 +382,6 @@ impl Subscriber {
             self.batch = None;
         }
         None
-    }
-
-    /// The batch after the position: from the ring, or else from the store.
-    fn poll_load(&mut self, context: &mut Context<'_>) -> Poll<Result<Batch, StoreError>> {
-        let loading = match self.loading.take() {
-            Some(loading) => loading,
-            None => match self.load_now() {
-                Ok(segment) => return Poll::Ready(Ok(Batch::Events(segment, 0))),
-                Err(loading) => loading,
-            },
-        };
-        let batch = ready!(self.loading.insert(loading).as_mut().poll(context));
-        self.loading = None;
-        Poll::Ready(batch)
-    }
-
-    fn load_now(&mut self) -> Result<Arc<Segment>, Loading> {
-        self.erasures = self.channel.erasures(); // Before the read: an erasure during the read makes it invalid.
-        self.load()
-    }
-
-    /// A segment of the ring, or else what loads the next batch.
-    fn load(&self) -> Result<Arc<Segment>, Loading> {
-        let (of, after) = match self.position {
-            Position::Snapshot { of, after } => (of, after),
-            Position::Log(place) => return self.load_events(place),
-        };
-        let (workspace, cursors, view) = (self.workspace.clone(), self.cursors, Arc::clone(&self.view));
-        Err(self.on_pool(move |store| {
-            snapshot::read(store, &workspace, cursors, of, after, &view).map(|page| Batch::Profiles(Box::new(page), 0))
-        }))
-    }
-
-    fn load_events(&self, after: Place) -> Result<Arc<Segment>, Loading> {
-        let (cursors, view) = (self.cursors, Arc::clone(&self.view));
-        if let Some(source) = self.channel.segment_after(after) {
-            self.metrics.loaded(Load::Ring);
-            return match (view.is_plain(&source), view.is_costly()) {
-                (true, _) => Ok(source),
-                (false, false) => Ok(view.of(cursors, &source)),
-                (false, true) => Err(self.on_pool(move |_| Ok(Batch::Events(view.of(cursors, &source), 0)))),
-            };
-        }
-        self.metrics.loaded(Load::Log);
-        let (workspace, head) = (self.workspace.clone(), self.head);
-        Err(self.on_pool(move |store| {
-            view.read(store, &workspace, cursors, after, head).map(|segment| Batch::Events(segment, 0))
-        }))
-    }
-
-    fn on_pool(&self, read: impl FnOnce(&Store) -> Result<Batch, StoreError> + Send + 'static) -> Loading {
-        let (store, workspace) = (Arc::clone(&self.store), self.workspace.clone());
-        Box::pin(async move { store.on_read_pool(ReadClass::Feed, Some(&workspace), read).await })
     }
 
     /// The error of a failed read. If a record is damaged, it holds the cursor to continue from.

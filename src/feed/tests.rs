@@ -5,10 +5,12 @@
 //! - `idle`: the memory of streams that nothing polls.
 //! - `waiting`: what wakes a stream that waits, and when.
 //! - `batches`: how much a stream reads at once.
+//! - `erasures`: streams that read while people are erased.
 //! - `service`: what these share.
 
 mod batches;
 mod begin;
+mod erasures;
 mod idle;
 mod service;
 mod waiting;

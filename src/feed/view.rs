@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use bytes::Bytes;
 
-use super::segment::{Filling, SEGMENT_BYTES, SEGMENT_EVENTS, Segment};
+use super::segment::{Filling, Segment};
 use crate::model::cursor::CursorSpace;
 use crate::model::{Filter, Mask, Place, Transition, Workspace};
 use crate::store::{EventRef, PageSize, Store, StoreError};
@@ -199,9 +199,9 @@ impl View {
         cursors: CursorSpace,
         after: Place,
         head: Place,
+        size: PageSize,
     ) -> Result<Arc<Segment>, StoreError> {
         let id = store.workspace_id(workspace).ok_or(StoreError::Closed)?;
-        let size = PageSize { items: SEGMENT_EVENTS, bytes: SEGMENT_BYTES };
         let mut filling = Filling::new(cursors);
         let take = |event: EventRef<'_>| self.take(event, &mut filling);
         let page = store.snapshot()?.events(id, after, head, &self.filter, size, take)?;

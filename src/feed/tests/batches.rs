@@ -3,13 +3,14 @@
 use prost_types::FieldMask;
 
 use super::super::frame::messages;
-use super::super::segment::SEGMENT_BYTES;
+use super::super::segment::{SEGMENT_BYTES, SEGMENT_EVENTS};
 use super::super::view::Views;
 use super::super::*;
 use super::service::*;
 use super::{super::snapshot, workspace};
 use crate::model::cursor::Start;
 use crate::model::{Filter, Mask, Place};
+use crate::store::PageSize;
 
 /// Three times as many bytes as a segment holds.
 const PROFILES: i64 = 20;
@@ -51,7 +52,8 @@ async fn a_stream_reads_a_bounded_page_of_a_snapshot() {
     let service = service().await;
     let (cursors, of) = (service.store.cursors(&workspace(0)), Place::after(PROFILES.cast_unsigned()));
     let view = Views::new(&Arc::default()).join(Filter::default(), Mask::default());
-    let page = snapshot::read(&service.store, &workspace(0), cursors, of, None, &view).unwrap();
+    let size = PageSize { items: SEGMENT_EVENTS, bytes: SEGMENT_BYTES };
+    let page = snapshot::read(&service.store, &workspace(0), cursors, of, None, &view, size).unwrap();
     let (mut from, mut bytes, mut last) = (0, 0, None);
     while let (Some(run), position) = page.take(&mut from, 50_000) {
         assert_eq!(messages(&run).last().unwrap().cursor, cursors.at(position).to_string());

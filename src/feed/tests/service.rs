@@ -18,10 +18,10 @@ use super::workspace;
 use crate::command::{Change, Command, Create, Trim};
 use crate::config::StoreConfig;
 use crate::model::cursor::Start;
-use crate::model::{Client, Filter, Limits, Mask, Mpid, NewProfile};
+use crate::model::{Client, Filter, Limits, LogId, Mask, Mpid, NewProfile};
 use crate::proto::v1::Profile;
 use crate::proto::v1::subscribe_response::Message;
-use crate::store::{Committed, ReadClass, StoreError};
+use crate::store::{Commit, Committed, ReadClass, StoreError};
 
 pub const STALL: Duration = Duration::from_secs(300);
 pub const HEARTBEAT: Duration = Duration::from_secs(60);
@@ -99,10 +99,14 @@ impl Service {
     }
 
     pub fn subscribe_with(&self, start: Start, mask: Mask, attachment: Option<Attachment>) -> Frames {
+        self.open(start, Filter::default(), mask, attachment)
+    }
+
+    pub fn open(&self, start: Start, filter: Filter, mask: Mask, attachment: Option<Attachment>) -> Frames {
         let subscribe = Subscribe {
             workspace: workspace(0),
             start,
-            filter: Filter::default(),
+            filter,
             mask,
             heartbeat: HEARTBEAT,
             until_caught_up: false,
@@ -131,6 +135,11 @@ impl Service {
         let mut held = Box::pin(async move { store.on_read_pool(ReadClass::Feed, None, read).await });
         assert!((&mut held).now_or_never().is_none());
         end
+    }
+
+    /// Tells the streams that somebody was erased.
+    pub fn erase(&self) {
+        self.feed.publish(LogId(0), Commit { events: &[], erased: &[workspace(0)], ended: &[] });
     }
 
     /// Lets the watchdog look now, and again after this time.
