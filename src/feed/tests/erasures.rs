@@ -64,7 +64,7 @@ async fn a_read_may_wait_for_its_turn_while_people_are_erased() {
         let mut frames = opened(&service, start, Filter::default()).await;
         let before = service.hold_loads();
         Arc::new(Transport::default()).poll_until_loading(&mut frames);
-        let _after = service.hold_loads(); // The stream has one turn.
+        let _after = service.hold_later_loads(); // The stream has one turn.
 
         service.erase();
         drop(before);

@@ -1,6 +1,7 @@
 //! A feed on a real store, and the side of the transport, for tests of streams.
 
 use std::net::Ipv4Addr;
+use std::pin::Pin;
 use std::sync::{Weak, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
@@ -29,6 +30,9 @@ pub const HEARTBEAT: Duration = Duration::from_secs(60);
 pub const EVENTS: i64 = 5;
 /// Far longer than anything in these tests takes.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The call that waits for a load.
+pub type Hold = Pin<Box<dyn Future<Output = Result<(), StoreError>>>>;
 
 /// A store with a feed that loads one segment at a time.
 pub struct Service {
@@ -126,15 +130,31 @@ impl Service {
 
     /// Holds up every load of a segment until the sender is dropped.
     pub fn hold_loads(&self) -> mpsc::Sender<()> {
+        let (end, begun, _left) = self.hold();
+        begun.recv_timeout(PATIENCE).expect("the loads before it end");
+        end
+    }
+
+    /// Holds up the loads that join the line from now on until it is dropped.
+    pub fn hold_later_loads(&self) -> (mpsc::Sender<()>, Hold) {
+        let (end, _, held) = self.hold();
+        (end, held)
+    }
+
+    /// A load that ends when the sender is dropped, and says when it has begun. Until then it leaves the line if the call is
+    /// dropped.
+    fn hold(&self) -> (mpsc::Sender<()>, mpsc::Receiver<()>, Hold) {
         let (end, ends) = mpsc::channel::<()>();
+        let (begin, begun) = mpsc::channel();
         let read = move |_: &Store| {
+            let _ = begin.send(());
             let _ = ends.recv();
             Ok::<_, StoreError>(())
         };
         let store = Arc::clone(&self.store);
-        let mut held = Box::pin(async move { store.on_read_pool(ReadClass::Feed, None, read).await });
+        let mut held: Hold = Box::pin(async move { store.on_read_pool(ReadClass::Feed, None, read).await });
         assert!((&mut held).now_or_never().is_none());
-        end
+        (end, begun, held)
     }
 
     /// Tells the streams that somebody was erased.
