@@ -39,7 +39,7 @@ const RUN_BYTES: usize = 32 << 10;
 pub struct Subscribe {
     /// The workspace whose events to stream. It need not exist yet.
     pub workspace: Workspace,
-    /// Where the stream starts.
+    /// Where the stream starts. A time has been found before, because the search may read much: [`Start::Since`].
     pub start: Start,
     /// The events to deliver.
     pub filter: Filter,
@@ -115,6 +115,7 @@ impl Subscriber {
     /// # Errors
     /// [`FeedError`] if it cannot start where the caller asks.
     pub fn open(feed: &Feed, store: Arc<Store>, subscribe: Subscribe) -> Result<Self, FeedError> {
+        debug_assert!(!matches!(subscribe.start, Start::At(_)), "it has been found");
         let Subscribe { workspace, start, filter, mask, heartbeat, until_caught_up, attachment, is_over } = subscribe;
         let channel = feed.channel(&workspace);
         let cursors = store.cursors(&workspace);
@@ -124,7 +125,7 @@ impl Subscriber {
         let head = *changes.borrow();
         let now = Instant::now();
         let end_at = feed.stream_age().map(|age| now + age);
-        let is_uncertain = matches!(start, Start::Earliest | Start::At(_) | Start::Snapshot);
+        let is_uncertain = matches!(start, Start::Earliest | Start::Since(_) | Start::Snapshot);
         Ok(Self {
             head,
             changes: Changes::of(changes),

@@ -78,6 +78,8 @@ pub enum Start {
     Snapshot,
     /// After a position that this service kept.
     From(Position),
+    /// After a place, or with the oldest event if that is later: where a time was found.
+    Since(Place),
 }
 
 impl Position {

@@ -7,7 +7,7 @@ use crate::model::audience_page::AudienceStart;
 use crate::model::cursor::Start;
 use crate::model::page_token::PageStart;
 use crate::model::{AudienceId, Micros, Mpid, Place, Position, ProfileKey, Sequence, SubscriptionName, Workspace};
-use crate::proto::v1::{Audience, AudienceMember, IdentitySettings, Profile};
+use crate::proto::v1::{Audience, AudienceMember, IdentitySettings, Profile, Subscription};
 
 impl Store {
     /// Calls `read` with a profile in the latest committed state: see [`super::Snapshot::find`].
@@ -169,6 +169,22 @@ impl Store {
     /// Those of [`Listing::subscription`], and [`StoreError::Closed`] or [`StoreError::Failed`].
     pub fn subscription(&self, workspace: &Workspace, name: &SubscriptionName) -> Result<SubscriptionView, StoreError> {
         self.listing(workspace)?.subscription(name)
+    }
+
+    /// Returns a durable subscription's settings, and the number of its latest stream. It reads no event.
+    ///
+    /// # Errors
+    /// Those of [`Listing::subscription`], and [`StoreError::Closed`] or [`StoreError::Failed`].
+    pub fn subscription_settings(
+        &self,
+        workspace: &Workspace,
+        name: &SubscriptionName,
+    ) -> Result<(Subscription, u64), StoreError> {
+        let found = match self.workspace_id(workspace) {
+            Some(id) => self.snapshot()?.subscription_settings(id, name)?,
+            None => None,
+        };
+        found.ok_or_else(|| StoreError::SubscriptionNotFound { name: name.clone() })
     }
 
     /// Returns the time of the oldest event that the log holds after a place. `None` if there is none, or it is

@@ -6,8 +6,8 @@ use super::super::frame::messages;
 use super::super::*;
 use super::service::{EVENTS, PATIENCE, Service};
 use super::workspace;
+use crate::model::Place;
 use crate::model::cursor::Start;
-use crate::model::{Micros, Place};
 use crate::proto::v1::subscribe_response::Message;
 use crate::proto::v1::{Opened, SubscribeResponse};
 use crate::store::StoreError;
@@ -34,7 +34,7 @@ async fn sequence(frames: &mut Frames) -> u64 {
 
 #[tokio::test]
 async fn a_stream_without_a_cursor_starts_with_what_retention_has_left() {
-    for start in [Start::Earliest, Start::At(Micros::new(0))] {
+    for start in [Start::Earliest, Start::Since(Place::START)] {
         let service = Service::start().await;
         let mut frames = service.subscribe(start);
 

@@ -4,6 +4,8 @@ mod list;
 mod sight;
 pub mod stream;
 mod subscriptions;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -65,13 +67,24 @@ impl Events {
         } else {
             let filter = parse_filter(request.filter, request.shard, call.grant())?;
             let mask = Mask::parse(request.read_mask, request.user_attribute_keys, call.grant())?;
-            let start = parse_start(request.start)?;
+            let start = self.found(&workspace, parse_start(request.start)?).await?;
             let (attachment, is_over) = (None, is_over(call));
             let subscribe =
                 Subscribe { workspace, start, filter, mask, heartbeat, until_caught_up, attachment, is_over };
             self.feed.open(Arc::clone(&self.store), subscribe)?
         };
         Ok(self.feed.serve(subscriber, place))
+    }
+
+    /// A start whose place is found, if it is a time. The search may read much of the disk, so the read pool makes it.
+    async fn found(&self, workspace: &Workspace, start: Start) -> Result<Start, Refusal> {
+        if !matches!(start, Start::At(_)) {
+            return Ok(start);
+        }
+        let of = workspace.clone();
+        let read = move |store: &Store| store.begin(&of, &start);
+        let (_, position) = self.store.on_read_pool(ReadClass::Scan, Some(workspace), read).await?;
+        Ok(Start::Since(position.place()))
     }
 }
 

@@ -65,7 +65,7 @@ impl Events {
         until_caught_up: bool,
     ) -> Result<Subscriber, Refusal> {
         // First: a stream that is refused must take over none.
-        let settings = self.store.subscription(workspace, name)?.settings;
+        let (settings, _) = self.store.subscription_settings(workspace, name)?;
         sight::settings(settings, call.grant())?;
         let mut openings = 1;
         loop {
@@ -98,7 +98,7 @@ impl Events {
         let (peer, now) = (call.peer(), self.store.now());
         let attachment = self.feed.attach(workspace, name, stream, peer, now, acknowledged);
         // What has changed the subscription since the stream was counted has found no stream to end.
-        if self.store.subscription(workspace, name)?.stream != stream {
+        if self.store.subscription_settings(workspace, name)?.1 != stream {
             return Err(StoreError::TakenOver.into());
         }
         Ok(Counted { settings, start: Start::From(acknowledged), attachment })
@@ -275,7 +275,7 @@ impl Events {
             Start::After(cursor) => {
                 Begin::At(self.store.known_cursors(workspace).parse("cursor", &cursor, Place::LAST)?)
             }
-            start @ (Start::At(_) | Start::From(_)) => {
+            start @ (Start::At(_) | Start::From(_) | Start::Since(_)) => {
                 let of = workspace.clone();
                 let read = move |store: &Store| store.begin(&of, &start);
                 Begin::At(self.store.on_read_pool(ReadClass::Scan, Some(workspace), read).await?.1)

@@ -68,6 +68,7 @@ pub fn begin_unborn(cursors: &KnownCursors, start: &Start) -> Result<Position, I
         Start::After(cursor) => cursors.parse("cursor", cursor, Place::START),
         Start::Snapshot => Ok(Position::Snapshot { of: Place::START, after: None }),
         Start::From(position) => Ok(*position),
+        Start::Since(place) => Ok((*place).into()),
     }
 }
 
@@ -194,6 +195,7 @@ impl Snapshot {
             Start::At(time) => self.place_before(workspace, bounds, *time)?.into(),
             Start::Snapshot => Position::Snapshot { of: head, after: None },
             Start::From(position) => *position,
+            Start::Since(place) => floor.max(*place).into(),
         };
         self.check_held(workspace, bounds, position.place())?;
         Ok((bounds, position))

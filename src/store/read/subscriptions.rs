@@ -40,8 +40,7 @@ impl Snapshot {
         workspace: WorkspaceId,
         name: &SubscriptionName,
     ) -> Result<Option<SubscriptionView>, StoreError> {
-        let key = subscription_key(workspace, name);
-        let found = tables::subscription(&self.0.subscriptions, &self.0.progress, &key)?;
+        let found = self.held_subscription(workspace, name)?;
         found.map(|(settings, progress)| self.view(workspace, name.clone(), settings, progress)).transpose()
     }
 
@@ -113,6 +112,28 @@ impl Snapshot {
         let LogBounds { floor, head, .. } = self.log_bounds(workspace)?;
         let next = place.max(floor);
         Ok(if next < head { self.event_time(workspace, next.next()) } else { None })
+    }
+
+    /// Returns a subscription's settings, and the number of its latest stream.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`].
+    pub fn subscription_settings(
+        &self,
+        workspace: WorkspaceId,
+        name: &SubscriptionName,
+    ) -> Result<Option<(Subscription, u64)>, StoreError> {
+        let found = self.held_subscription(workspace, name)?;
+        Ok(found.map(|(settings, progress)| (settings, progress.stream)))
+    }
+
+    fn held_subscription(
+        &self,
+        workspace: WorkspaceId,
+        name: &SubscriptionName,
+    ) -> Result<Option<(Subscription, ProgressRow)>, StoreError> {
+        let key = subscription_key(workspace, name);
+        tables::subscription(&self.0.subscriptions, &self.0.progress, &key)
     }
 
     fn view(
