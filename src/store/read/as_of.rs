@@ -2,9 +2,9 @@
 //!
 //! Each page reads the latest state, so no reader pins an old one. A profile that has changed since the place is what
 //! the first event after the place says that it was before. That event is found by a walk back along the profile's
-//! chain. The log must still hold all events after the place.
+//! chain, which may take several pages: [`Parts`]. The log must still hold all events after the place.
 
-use std::ops::Bound;
+use std::ops::{Bound, ControlFlow};
 
 use prost::Message;
 
@@ -13,11 +13,12 @@ use super::super::error::{Past, StoreError};
 use super::super::rows::{Kind, ProfileRow};
 use super::super::tables::{self, guarded};
 use super::page::Budget;
+use super::parts::{Parts, WalkBack};
 use super::profiles::served;
 use super::{PageSize, Snapshot};
 use crate::model::page_token::PageStart;
 use crate::model::profile::remove_expired;
-use crate::model::{Filter, Micros, Mpid, Place, Position, Sequence, Transition};
+use crate::model::{Filter, Micros, Mpid, Place, Position, Transition};
 use crate::proto::v1::Profile;
 
 /// Returns a profile before an event of its chain. `None` if there was none, or an erasure has removed what it was: then a
@@ -42,6 +43,14 @@ pub struct AsOf<'a> {
     pub now: Micros,
 }
 
+/// What a page is read from.
+#[derive(Clone, Copy)]
+struct Source<'a> {
+    parts: &'a Parts,
+    workspace: WorkspaceId,
+    as_of: AsOf<'a>,
+}
+
 /// A page while it is read.
 struct Page {
     /// The last profile that was read.
@@ -53,13 +62,15 @@ struct Page {
 impl Snapshot {
     /// Calls `take` with the profiles after one, in the order of their mpids, until the page is full. `take` returns how
     /// many bytes it delivers, or `None` if it delivers nothing. Returns the position that the page has reached: in the
-    /// log after the last profile.
+    /// log after the last profile. A page may end before its first profile, if the walk to what that was is long. The next
+    /// page goes on with the walk.
     ///
     /// # Errors
     /// [`StoreError::Expired`] if the log no longer holds the events after the place. [`StoreError::Corrupt`] if the
     /// first profile is damaged: its `past` says where to continue.
-    pub fn profiles_as_of(
+    pub(in crate::store) fn profiles_as_of(
         &self,
+        parts: &Parts,
         workspace: WorkspaceId,
         as_of: AsOf<'_>,
         size: PageSize,
@@ -67,11 +78,12 @@ impl Snapshot {
     ) -> Result<Position, StoreError> {
         let AsOf { of, after, .. } = as_of;
         self.check_held(workspace, self.log_bounds(workspace)?, of)?;
+        let source = Source { parts, workspace, as_of };
         let mut page = Page { last: after, broken: None };
         let read = if as_of.filter.mpids().is_empty() {
-            self.read_all(workspace, as_of, size, &mut page, &mut take)
+            self.read_all(source, size, &mut page, &mut take)
         } else {
-            self.read_some(workspace, as_of, size, &mut page, &mut take)
+            self.read_some(source, size, &mut page, &mut take)
         };
         match read {
             Ok(true) => Ok(Position::Snapshot { of, after: page.last }),
@@ -91,13 +103,12 @@ impl Snapshot {
     /// Returns whether there are more.
     fn read_all(
         &self,
-        workspace: WorkspaceId,
-        as_of: AsOf<'_>,
+        source: Source<'_>,
         size: PageSize,
         page: &mut Page,
         take: &mut impl FnMut(Mpid, &[u8]) -> Result<Option<usize>, StoreError>,
     ) -> Result<bool, StoreError> {
-        let AsOf { after, .. } = as_of;
+        let Source { workspace, as_of: AsOf { after, .. }, .. } = source;
         // A cursor that leads past damage is right before a sound profile. No other lies in between, so the pages that
         // lead there need not be checked. They may be what is damaged.
         let next = after.and_then(Mpid::next).filter(|next| self.is_sound(workspace, *next));
@@ -110,7 +121,7 @@ impl Snapshot {
         guarded(Kind::Profile, || {
             let start = PageStart { after, over_damage: next.is_some() };
             self.read_profiles(workspace, start, size, from, last, &mut |mpid, row, budget| {
-                let read = self.read_as_of(workspace, mpid, row, as_of, budget, take);
+                let read = self.read_as_of(source, mpid, row, budget, take);
                 read.inspect_err(|_| *broken = Some(mpid))
             })
         })
@@ -119,69 +130,56 @@ impl Snapshot {
     /// Returns whether there are more.
     fn read_some(
         &self,
-        workspace: WorkspaceId,
-        as_of: AsOf<'_>,
+        source: Source<'_>,
         size: PageSize,
         page: &mut Page,
         take: &mut impl FnMut(Mpid, &[u8]) -> Result<Option<usize>, StoreError>,
     ) -> Result<bool, StoreError> {
+        let Source { workspace, as_of: AsOf { filter, after, .. }, .. } = source;
         let mut budget = Budget::new(size);
-        let mpids = as_of.filter.mpids();
-        let first = mpids.partition_point(|mpid| Some(*mpid) <= as_of.after);
+        let mpids = filter.mpids();
+        let first = mpids.partition_point(|mpid| Some(*mpid) <= after);
         for mpid in &mpids[first..] {
             if !budget.take_row() {
                 return Ok(true);
             }
             let read = tables::profile(&self.0.profiles, workspace, *mpid, |row| {
-                self.read_as_of(workspace, *mpid, &row, as_of, &mut budget, take)
+                self.read_as_of(source, *mpid, &row, &mut budget, take)
             });
-            let read = read.inspect_err(|_| page.broken = Some(*mpid))?;
-            budget.deliver(read.flatten());
+            match read.inspect_err(|_| page.broken = Some(*mpid))? {
+                Some(ControlFlow::Continue(bytes)) => budget.deliver(bytes),
+                Some(ControlFlow::Break(())) => return Ok(true),
+                None => {}
+            }
             page.last = Some(*mpid);
         }
         Ok(false)
     }
 
+    /// Breaks if the page has to end before the profile.
     fn read_as_of(
         &self,
-        workspace: WorkspaceId,
+        Source { parts, workspace, as_of: AsOf { of, filter, now, .. } }: Source<'_>,
         mpid: Mpid,
         row: &ProfileRow<'_>,
-        AsOf { of, filter, now, .. }: AsOf<'_>,
         budget: &mut Budget,
         take: &mut impl FnMut(Mpid, &[u8]) -> Result<Option<usize>, StoreError>,
-    ) -> Result<Option<usize>, StoreError> {
+    ) -> Result<ControlFlow<(), Option<usize>>, StoreError> {
         if !filter.has_profile(mpid) {
-            return Ok(None); // Before a walk, which may be long.
+            return Ok(ControlFlow::Continue(None)); // Before a walk, which may be long.
         }
         if Place::from(row.last_event) <= of {
-            return Ok(served(row, now, |profile| take(mpid, profile))?.flatten());
+            return Ok(ControlFlow::Continue(served(row, now, |profile| take(mpid, profile))?.flatten()));
         }
-        let first = self.first_change_after(workspace, mpid, row.last_event, of, budget)?;
-        let Some(mut before) = before(first, mpid) else { return Ok(None) };
+        let walk = WalkBack { workspace, mpid, of };
+        let Some(first) = self.first_change(parts, walk, row.last_event, budget)? else {
+            return Ok(ControlFlow::Break(()));
+        };
+        let first =
+            self.event(workspace, first, |event| Transition::decode(event.event).map_err(|_| Kind::Event.corrupt()))?;
+        let Some(mut before) = before(first, mpid) else { return Ok(ControlFlow::Continue(None)) };
         remove_expired(&mut before, now);
-        take(mpid, &before.encode_to_vec())
-    }
-
-    /// Returns a profile's first change after a place. `latest` is its latest event, and after the place.
-    ///
-    /// Each link counts as a row, so a page with long chains ends early. A chain may be longer than a page may be. It
-    /// is followed to its end all the same, because each page must get past at least one profile: so a page reads at
-    /// most what its budget allows, and one chain.
-    fn first_change_after(
-        &self,
-        workspace: WorkspaceId,
-        mpid: Mpid,
-        latest: Sequence,
-        of: Place,
-        budget: &mut Budget,
-    ) -> Result<Transition, StoreError> {
-        let mut first = latest;
-        while let Some(previous) = self.link(workspace, mpid, first)?.filter(|previous| Place::from(*previous) > of) {
-            budget.count_row();
-            first = previous;
-        }
-        self.event(workspace, first, |event| Transition::decode(event.event).map_err(|_| Kind::Event.corrupt()))
+        take(mpid, &before.encode_to_vec()).map(ControlFlow::Continue)
     }
 
     fn is_sound(&self, workspace: WorkspaceId, mpid: Mpid) -> bool {

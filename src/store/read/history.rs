@@ -13,15 +13,20 @@ use super::super::error::StoreError;
 use super::super::rows::Kind;
 use super::super::tables;
 use super::page::{Budget, PageSize, ROWS};
-use super::{EventPage, EventRef, Snapshot};
+use super::{EventPage, EventRef, Parts, Snapshot};
 use crate::model::{Filter, Mpid, Place, Sequence};
 
 /// The most walks that are kept. Each has at most as many sequences as a page has rows, so all together take 5 MiB.
 const WALKS: usize = 64;
 
-/// The most recent walks, oldest first.
+/// What was walked of chains.
 #[derive(Debug, Default)]
-pub(in crate::store) struct Walks(Mutex<VecDeque<Arc<Walk>>>);
+pub(in crate::store) struct Walks {
+    /// The most recent walks of histories, oldest first.
+    histories: Mutex<VecDeque<Arc<Walk>>>,
+    /// The walks of snapshots.
+    pub parts: Parts,
+}
 
 /// Part of a profile's chain.
 #[derive(Debug)]
@@ -55,7 +60,7 @@ pub(in crate::store) struct HistoryPage {
 impl Walks {
     /// Returns a walk of the profile that goes back to `after` or further.
     fn get(&self, workspace: WorkspaceId, mpid: Mpid, after: Place) -> Option<Arc<Walk>> {
-        let walks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let walks = self.histories.lock().unwrap_or_else(PoisonError::into_inner);
         let known = |walk: &&Arc<Walk>| walk.workspace == workspace && walk.mpid == mpid && walk.from <= after;
         walks.iter().find(known).cloned()
     }
@@ -65,7 +70,7 @@ impl Walks {
             return;
         }
         let walk = Arc::new(walk);
-        let mut walks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut walks = self.histories.lock().unwrap_or_else(PoisonError::into_inner);
         walks.retain(|other| other.workspace != walk.workspace || other.mpid != walk.mpid);
         if walks.len() == WALKS {
             walks.pop_front();

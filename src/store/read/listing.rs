@@ -88,7 +88,7 @@ impl<'s> Listing<'s> {
         take: impl FnMut(Mpid, &[u8]) -> Result<Option<usize>, StoreError>,
     ) -> Result<Position, StoreError> {
         match self.workspace {
-            Some(workspace) => self.snapshot.profiles_as_of(workspace, as_of, size, take),
+            Some(workspace) => self.snapshot.profiles_as_of(&self.walks.parts, workspace, as_of, size, take),
             None => Ok(as_of.of.into()),
         }
     }

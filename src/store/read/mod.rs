@@ -1,7 +1,8 @@
 //! Reads of the latest committed state.
 //!
 //! In reading order:
-//! - `profiles`: lookups and lists of profiles. `as_of`: profiles as they were at a place in the log.
+//! - `profiles`: lookups and lists of profiles. `as_of`: profiles as they were at a place in the log. `parts`: the walks
+//!   that this takes.
 //! - `page`: the bounds of one page of a list.
 //! - `pool`: how many reads run at a time, and whose turn it is.
 //! - `log`: the events of a workspace. `history`: the events of one profile. `workspaces`: the list of workspaces.
@@ -27,6 +28,7 @@ mod listing;
 mod log;
 mod numbered;
 mod page;
+mod parts;
 mod people;
 mod pool;
 mod profiles;
@@ -45,6 +47,9 @@ pub(super) use history::{History, Walks};
 pub use listing::{ListedEvents, Listing};
 pub use log::{EventPage, EventRef, LogBounds};
 pub use page::PageSize;
+#[cfg(test)]
+pub(super) use page::ROWS;
+pub(super) use parts::Parts;
 pub use people::{Identified, Subject};
 pub(super) use pool::Pool;
 pub use pool::ReadClass;

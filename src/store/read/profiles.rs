@@ -4,7 +4,7 @@
 //! - A list leaves nothing out silently. Damage ends a page before it, and the next page fails with
 //!   [`StoreError::Corrupt`]. The caller may then continue at the next sound row.
 
-use std::ops::Bound;
+use std::ops::{Bound, ControlFlow};
 
 use super::super::WorkspaceId;
 use super::super::error::{Past, StoreError};
@@ -184,7 +184,8 @@ impl Snapshot {
             (None, None) => Bound::Included((workspace.0, i64::MIN)),
         };
         let mut last = after;
-        let mut read = |_: Mpid, row: &ProfileRow<'_>, _: &mut Budget| served(row, now, &mut take);
+        let mut read =
+            |_: Mpid, row: &ProfileRow<'_>, _: &mut Budget| served(row, now, &mut take).map(ControlFlow::Continue);
         match guarded(Kind::Profile, || self.read_profiles(workspace, start, size, from, &mut last, &mut read)) {
             Ok(more) => Ok(last.filter(|_| more)),
             Err(StoreError::Corrupt { .. }) if last > after => Ok(last), // The next page begins at the damage.
@@ -194,7 +195,8 @@ impl Snapshot {
     }
 
     /// Calls `read` with the rows of one page, and moves `last` to each that was read. `read` returns how many bytes it
-    /// delivers of the row, and may count further rows that it reads. Returns whether there are more.
+    /// delivers of the row, and may count further rows that it reads. If it breaks, the page ends before the row. Returns
+    /// whether there are more.
     pub(super) fn read_profiles(
         &self,
         workspace: WorkspaceId,
@@ -202,7 +204,7 @@ impl Snapshot {
         size: PageSize,
         from: Bound<(u32, i64)>,
         last: &mut Option<Mpid>,
-        read: &mut impl FnMut(Mpid, &ProfileRow<'_>, &mut Budget) -> Result<Option<usize>, StoreError>,
+        read: &mut impl FnMut(Mpid, &ProfileRow<'_>, &mut Budget) -> Result<ControlFlow<(), Option<usize>>, StoreError>,
     ) -> Result<bool, StoreError> {
         let mut budget = Budget::new(size);
         if !over_damage {
@@ -226,7 +228,7 @@ impl Snapshot {
             if of < workspace.0 || last.is_some_and(|last| last >= mpid) {
                 return Err(Kind::Profile.corrupt());
             }
-            let bytes = read(mpid, &row, &mut budget)?;
+            let ControlFlow::Continue(bytes) = read(mpid, &row, &mut budget)? else { return Ok(true) };
             budget.deliver(bytes);
             *last = Some(mpid);
         }

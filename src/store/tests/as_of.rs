@@ -2,6 +2,7 @@
 //!
 //! That a snapshot meets the stream is tested in `tests/it`.
 
+use futures_util::future::join_all;
 use prost::Message;
 
 use super::damage::ID;
@@ -9,13 +10,24 @@ use super::disk::Disk;
 use super::harness::*;
 use crate::model::{Filter, Micros, Mpid, Place, Position};
 use crate::proto::v1::{EventFilter, Profile};
+use crate::store::read::{Parts, ROWS};
 use crate::store::{AsOf, PageSize, Store, StoreError};
 
 /// The profiles of a page of at most so many, and how far it goes.
 fn page(store: &Store, as_of: AsOf<'_>, items: usize) -> Result<(Vec<Profile>, Position), StoreError> {
+    page_with(&Parts::default(), store, as_of, items)
+}
+
+/// The same, with the walks of earlier pages.
+fn page_with(
+    parts: &Parts,
+    store: &Store,
+    as_of: AsOf<'_>,
+    items: usize,
+) -> Result<(Vec<Profile>, Position), StoreError> {
     let mut profiles = Vec::new();
     let size = PageSize { items, bytes: usize::MAX };
-    let reached = store.snapshot().unwrap().profiles_as_of(ID, as_of, size, |_, profile| {
+    let reached = store.snapshot().unwrap().profiles_as_of(parts, ID, as_of, size, |_, profile| {
         profiles.push(Profile::decode(profile).unwrap());
         Ok(Some(profile.len()))
     })?;
@@ -89,5 +101,37 @@ async fn a_page_of_a_snapshot_that_the_floor_has_passed_is_refused() {
         assert!(matches!(page(&store, as_of(3, None, &named, 0), 10), Err(StoreError::Expired { .. })));
         let (profiles, reached) = page(&store, as_of(4, None, &named, 0), 10).unwrap();
         assert_eq!((profiles.len(), reached), (1, Position::Log(Place::after(4))));
+    }
+}
+
+/// However long a chain is, a page reads a bounded part of it. The next page goes on from there.
+#[tokio::test]
+async fn a_chain_that_is_longer_than_a_page_is_walked_in_parts() {
+    let store = store_on(&Disk::default(), |_, _| {});
+    for person in [ADA, GRACE, ALAN] {
+        store.write(command(SECOND, create(person))).await.unwrap();
+    }
+    for _ in 0..=ROWS / 500 {
+        let changes = (0..500).map(|_| store.write(command(SECOND, increment(GRACE))));
+        join_all(changes).await.into_iter().for_each(|written| drop(written.unwrap()));
+    }
+    let mpids = |profiles: &[Profile]| profiles.iter().map(|profile| profile.mpid).collect::<Vec<_>>();
+    for named in [named(&[]), named(&[ADA, GRACE, ALAN])] {
+        let parts = Parts::default();
+        let read = |after| page_with(&parts, &store, as_of(3, after, &named, 0), 10).unwrap();
+        let first = Position::Snapshot { of: Place::after(3), after: Mpid::new(ADA) };
+
+        let (profiles, mut reached) = read(None);
+
+        assert_eq!((mpids(&profiles), reached), (vec![ADA], first));
+        let mut rest = Vec::new();
+        for _ in 0..ROWS / 50 {
+            let Position::Snapshot { after, .. } = reached else { break };
+            let (profiles, next) = read(after);
+            rest.extend(profiles);
+            reached = next;
+        }
+        assert_eq!((mpids(&rest), reached), (vec![GRACE, ALAN], Position::Log(Place::after(3))));
+        assert!(rest[0].user_attributes.is_none(), "it was not incremented yet");
     }
 }
