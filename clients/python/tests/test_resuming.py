@@ -26,7 +26,7 @@ from cameo.v1.event_service_pb2 import (
     SubscribeResponse,
 )
 from cameo.v1.event_service_pb2_grpc import EventServiceServicer, add_EventServiceServicer_to_server
-from cameo_client import Client, CursorRefused, SubscriptionTakenOver, connect
+from cameo_client import CameoError, Client, CursorRefused, SubscriptionTakenOver, connect
 
 RETRY_DELAY = timedelta(milliseconds=300)
 SEVENTH = SubscribeResponse(cursor="after-7", event=Event(sequence=7))
@@ -52,12 +52,16 @@ class Script(EventServiceServicer):
     requests: list[SubscribeRequest] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     refusals: list[Status] = field(default_factory=list)
+    openings_refused: dict[int, Status] = field(default_factory=dict)
+    """The streams that are refused instead, by their number."""
     acknowledgements: list[tuple[int, str]] = field(default_factory=list)
 
     def Subscribe(self, request: SubscribeRequest, context: grpc.ServicerContext) -> Iterator[SubscribeResponse]:
         stream = self.streams[len(self.requests)]
         self.requests.append(request)
         self.times.append(time.monotonic())
+        if refused := self.openings_refused.get(len(self.requests)):
+            context.abort_with_status(rpc_status.to_status(refused))
         yield SubscribeResponse(cursor=request.cursor or "began", opened=Opened(stream=len(self.requests)))
         for answer in stream:
             if isinstance(answer, Status):
@@ -133,6 +137,25 @@ def test_a_broken_stream_is_opened_again(script: Script, code: grpc.StatusCode) 
     assert sequences(script) == [7, 8]
 
 
+EXPIRED_TOKEN = refusal(grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED", cursor="after-7")
+
+
+def test_a_subscriber_whose_token_expired_comes_back(script: Script) -> None:
+    """The token of the next stream is asked for anew."""
+    script.streams = [[SEVENTH, EXPIRED_TOKEN], [EIGHTH]]
+    assert sequences(script) == [7, 8]
+    assert [request.cursor for request in script.requests] == ["", "after-7"]
+
+
+def test_a_subscriber_whose_token_is_refused_gets_an_error(script: Script) -> None:
+    script.streams = [[SEVENTH, EXPIRED_TOKEN], []]
+    script.openings_refused = {2: EXPIRED_TOKEN}
+    with pytest.raises(CameoError) as refused:
+        sequences(script)
+    assert refused.value.reason == "UNAUTHENTICATED"
+    assert len(script.requests) == 2, "it must not be retried"
+
+
 def read_durably(script: Script) -> list[int]:
     """The sequences that a reader of a durable subscription receives. It acknowledges only the eighth event."""
     got = []
@@ -151,10 +174,11 @@ def read_durably(script: Script) -> list[int]:
     [
         refusal(grpc.StatusCode.UNAVAILABLE, "STREAM_TOO_OLD"),
         refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "SUBSCRIBER_STALLED"),
+        EXPIRED_TOKEN,
         Status(code=grpc.StatusCode.CANCELLED.value[0]),
         Status(code=grpc.StatusCode.ABORTED.value[0]),
     ],
-    ids=["too old", "stalled", "cancelled", "aborted"],
+    ids=["too old", "stalled", "token expired", "cancelled", "aborted"],
 )
 def test_a_durable_reader_goes_on_after_a_break(script: Script, broken: Status) -> None:
     """The seventh event was not acknowledged, so it arrives again. It was delivered, so it is left out."""

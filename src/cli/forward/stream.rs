@@ -56,9 +56,7 @@ where
             },
             Err(status) => status,
         };
-        // An open stream that retention overtook is opened again, so that the subscription's `on_expired` decides.
-        let is_overtaken = was_open && reason(&broken).as_deref() == Some("CURSOR_EXPIRED");
-        if let Some(stop) = stop(&broken).filter(|_| !is_overtaken) {
+        if let Some(stop) = stop(&broken).filter(|_| !(was_open && may_open_again(&broken))) {
             return Err(stop);
         }
         let _ = news.send(News::Broke); // Whether anyone listens is seen below.
@@ -151,8 +149,12 @@ pub fn stop(status: &Status) -> Option<anyhow::Error> {
     }
 }
 
-/// Why the subscription cannot go on after an acknowledgement was refused. None: try again.
+/// Why the subscription cannot go on after an acknowledgement was refused. None: try again. A token that is refused does
+/// not end a stream that is open with another.
 pub fn stop_acknowledging(status: &Status) -> Option<anyhow::Error> {
+    if is_unauthenticated(status) {
+        return None;
+    }
     if reason(status).as_deref() != Some("LIMIT_EXCEEDED") {
         return stop(status);
     }
@@ -161,6 +163,16 @@ pub fn stop_acknowledging(status: &Status) -> Option<anyhow::Error> {
          and repair the receiver. SeekSubscription to a place before skipped events delivers them again and makes room; \
          docs/forward.md says how to empty the list without that"
     ))
+}
+
+/// Whether an open stream that ended so is opened again, although a stream that does not open so is not. After retention
+/// overtook it, the subscription's `on_expired` decides. After its token expired, the file of the token has another.
+fn may_open_again(ended: &Status) -> bool {
+    is_unauthenticated(ended) || reason(ended).as_deref() == Some("CURSOR_EXPIRED")
+}
+
+fn is_unauthenticated(status: &Status) -> bool {
+    status.code() == Code::Unauthenticated
 }
 
 /// How long to wait: what the server asks for, or longer.
@@ -178,11 +190,12 @@ mod tests {
     use super::*;
     use crate::proto::v1::{Heartbeat, Opened};
 
+    fn with(code: Code, reason: &str) -> Status {
+        Status::with_error_details(code, "said", ErrorDetails::with_error_info(reason, "cameo", []))
+    }
+
     #[test]
     fn the_server_says_whether_and_when_to_try_again() {
-        let with = |code, reason: &str| {
-            Status::with_error_details(code, "said", ErrorDetails::with_error_info(reason, "cameo", []))
-        };
         for (status, stops) in [
             (Status::unavailable(""), false),
             (Status::unknown("transport error"), false),
@@ -192,6 +205,7 @@ mod tests {
             (with(Code::NotFound, "SUBSCRIPTION_NOT_FOUND"), true),
             (with(Code::OutOfRange, "CURSOR_EXPIRED"), true),
             (with(Code::DataLoss, "RECORD_CORRUPT"), true),
+            (with(Code::Unauthenticated, "UNAUTHENTICATED"), true),
             (Status::unimplemented(""), true),
         ] {
             assert_eq!(stop(&status).is_some(), stops, "{status:?}");
@@ -201,20 +215,39 @@ mod tests {
         assert_eq!(wait(&asks(Duration::from_secs(4_000)), 1), MAX_ASKED);
     }
 
-    /// Retention overtakes a slow stream. Whether there is another is for the server to say.
-    #[tokio::test(start_paused = true)]
-    async fn an_expired_stream_is_opened_again_unless_that_is_refused() {
+    /// How often a stream is opened, if it ends so twice and is then refused so, and why the forwarder ends.
+    async fn openings(end: Status) -> (u32, String) {
         let (sender, _news) = mpsc::unbounded_channel();
-        let details = ErrorDetails::with_error_info("CURSOR_EXPIRED", "cameo", []);
-        let expired = Status::with_error_details(Code::OutOfRange, "", details);
         let mut opened = 0;
         let subscribe = async || {
             opened += 1;
-            if opened == 3 { Err(expired.clone()) } else { Ok(stream::iter([Err(expired.clone())])) }
+            if opened == 3 { Err(end.clone()) } else { Ok(stream::iter([Err(end.clone())])) }
         };
         let ended = follow(subscribe, sender).await.unwrap_err();
-        assert!(ended.to_string().contains("CURSOR_EXPIRED"), "{ended}");
+        (opened, ended.to_string())
+    }
+
+    /// Retention overtakes a slow stream. Whether there is another is for the server to say.
+    #[tokio::test(start_paused = true)]
+    async fn an_expired_stream_is_opened_again_unless_that_is_refused() {
+        let (opened, ended) = openings(with(Code::OutOfRange, "CURSOR_EXPIRED")).await;
+        assert!(ended.contains("CURSOR_EXPIRED"), "{ended}");
         assert_eq!(opened, 3);
+    }
+
+    /// The file of the token may have a new one by then.
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_whose_token_expired_is_opened_again_unless_that_is_refused() {
+        let (opened, ended) = openings(with(Code::Unauthenticated, "UNAUTHENTICATED")).await;
+        assert!(ended.contains("UNAUTHENTICATED"), "{ended}");
+        assert_eq!(opened, 3);
+    }
+
+    /// The end of the stream says whether there is another token.
+    #[test]
+    fn an_acknowledgement_with_an_expired_token_is_tried_again() {
+        assert!(stop_acknowledging(&with(Code::Unauthenticated, "UNAUTHENTICATED")).is_none());
+        assert!(stop_acknowledging(&with(Code::PermissionDenied, "PERMISSION_DENIED")).is_some());
     }
 
     /// A server that is gone without a word is noticed, and messages reset the back-off.

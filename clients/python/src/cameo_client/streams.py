@@ -40,9 +40,10 @@ class Streams:
         backoff = Backoff()
         wait = 0.0
         while not self._stopped.wait(wait):
-            broken = None
+            broken, was_open = None, False
             try:
                 for message in self._open():
+                    was_open = True
                     backoff.reset()
                     yield message
                     if self._stopped.is_set():
@@ -53,7 +54,9 @@ class Streams:
                 if self._stopped.is_set():
                     return
                 broken = translate(rpc_error)
-                if not is_curable(broken):
+                # The token of an open stream expired. A new stream presents the current one.
+                is_expired = was_open and broken.code is grpc.StatusCode.UNAUTHENTICATED
+                if not is_expired and not is_curable(broken):
                     raise broken from rpc_error
             finally:
                 self._close()
