@@ -1,9 +1,11 @@
 //! Durable subscriptions: created, read by name, acknowledged, moved and deleted.
 //!
+//! - [`damaged`]: what a reader does about damage in the log.
 //! - [`settings`]: where the settings apply, and how they change.
 //! - [`rivals`]: streams that compete for a subscription, and those that only seem to.
 //! - [`shown`]: what operators are shown.
 
+mod damaged;
 mod rivals;
 mod settings;
 mod shown;

@@ -73,6 +73,8 @@ struct Engine<A, F> {
     snapshot: u64,
     /// The message that there was no room for. While its permit lives, the stream is not read.
     held: Option<(Box<SubscribeResponse>, OwnedSemaphorePermit)>,
+    /// Dropped once everything up to the cursor behind damaged events is acknowledged. Then the next stream is opened.
+    damage: Option<OwnedSemaphorePermit>,
     /// Whether the stream broke and the next one is not open yet. Nothing is acknowledged meanwhile: the server may have
     /// opened the next one already, and would refuse it.
     is_broken: bool,
@@ -119,6 +121,7 @@ impl Lanes {
             unfinished_of: None,
             snapshot: 0,
             held: None,
+            damage: None,
             is_broken: false,
             check: Acknowledgement::default(),
             next_check: Instant::now(),
@@ -188,6 +191,9 @@ where
     ) -> anyhow::Result<()> {
         loop {
             self.take_held()?;
+            if self.ledger.is_empty() {
+                self.damage = None;
+            }
             if !self.is_broken {
                 self.send();
             }
@@ -236,6 +242,10 @@ where
     fn learn(&mut self, news: News) {
         match news {
             News::Broke => (self.is_broken, self.held) = (true, None),
+            News::Damage(past, permit) => {
+                self.ledger.pass(past);
+                self.damage = Some(permit);
+            }
             News::Message(message, permit) => self.held = Some((message, permit)), // It is taken in the next round.
         }
     }

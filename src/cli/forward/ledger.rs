@@ -104,6 +104,11 @@ impl Ledger {
         self.messages.len()
     }
 
+    /// Whether everything that the stream sent is acknowledged.
+    pub fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
     /// The acknowledgement to send now, if there is one. Its outcome goes to [`Self::acknowledged`] or [`Self::refused`].
     pub fn next(&mut self) -> Option<Acknowledgement> {
         if self.sent.is_some() {

@@ -202,7 +202,8 @@ async fn forward_from(
     subscription: &str,
 ) -> anyhow::Result<()> {
     let (sender, news) = mpsc::unbounded_channel();
-    let follow = stream::follow(async || server.subscribe(subscription).await, sender);
+    let passes_damage = lanes.policy.attempts.is_some(); // As it gives up events.
+    let follow = stream::follow(async || server.subscribe(subscription).await, sender, passes_damage);
     let acknowledge = |acknowledgement| server.acknowledge(subscription, acknowledgement);
     tracing::info!(subscription, "forwarding");
     let (followed, (summary, ended)) = tokio::join!(follow, lanes.run(news, acknowledge, ending));

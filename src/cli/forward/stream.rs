@@ -31,13 +31,17 @@ pub enum News {
     Message(Box<SubscribeResponse>, OwnedSemaphorePermit),
     /// The stream broke and will be opened again. A message that still waits is void: it comes again.
     Broke,
+    /// The stream ended before damaged events, and this is the cursor behind them. The next stream is opened once the
+    /// permit is dropped.
+    Damage(String, OwnedSemaphorePermit),
 }
 
 /// Tells what happens to one stream after another. Returns an error if the subscription cannot go on, and OK once the
-/// receiver of the news is dropped.
+/// receiver of the news is dropped. With `passes_damage` it goes on behind damaged events.
 pub async fn follow<S>(
     mut subscribe: impl AsyncFnMut() -> Result<S, Status>,
     news: mpsc::UnboundedSender<News>, // The permit bounds it.
+    passes_damage: bool,
 ) -> anyhow::Result<()>
 where
     S: Stream<Item = Result<SubscribeResponse, Status>>,
@@ -56,7 +60,12 @@ where
             },
             Err(status) => status,
         };
-        if let Some(stop) = stop(&broken).filter(|_| !(was_open && may_open_again(&broken))) {
+        if let Some(past) = past_damage(&broken).filter(|_| was_open && passes_damage) {
+            tracing::error!("damaged events are skipped");
+            if !pass(past, &news, &room).await {
+                return Ok(());
+            }
+        } else if let Some(stop) = stop(&broken).filter(|_| !(was_open && may_open_again(&broken))) {
             return Err(stop);
         }
         let _ = news.send(News::Broke); // Whether anyone listens is seen below.
@@ -111,6 +120,20 @@ where
     }
 }
 
+/// Tells of damage, and waits until everything up to the cursor behind it is acknowledged. False if the receiver of the
+/// news was dropped.
+async fn pass(past: String, news: &mpsc::UnboundedSender<News>, room: &Arc<Semaphore>) -> bool {
+    let passed = async {
+        let permit = room.clone().acquire_owned().await.ok()?; // The last message has been taken.
+        news.send(News::Damage(past, permit)).ok()?;
+        room.acquire().await.ok().map(drop)
+    };
+    tokio::select! {
+        passed = passed => passed.is_some(),
+        () = news.closed() => false,
+    }
+}
+
 /// Waits until nothing but the end is left of the stream, and returns why it ended.
 async fn end<S>(stream: Pin<&mut Peekable<S>>) -> Status
 where
@@ -138,6 +161,11 @@ pub fn stop(status: &Status) -> Option<anyhow::Error> {
     match (status.code(), &*reason) {
         (_, "SUBSCRIPTION_TAKEN_OVER") => Some(anyhow::anyhow!(
             "another forwarder took over the subscription, or its settings or its place were changed"
+        )),
+        (_, "RECORD_CORRUPT") => Some(anyhow::anyhow!(
+            "an event is damaged, or several in a row, and the cursor behind them is `{}`: docs/forward.md says how to go \
+             on there",
+            past_damage(status).unwrap_or_default()
         )),
         // A proxy or a connection that breaks is one of the last three.
         (Code::Unavailable | Code::Aborted | Code::Cancelled | Code::ResourceExhausted | Code::DeadlineExceeded, _)
@@ -169,6 +197,12 @@ pub fn stop_acknowledging(status: &Status) -> Option<anyhow::Error> {
 /// overtook it, the subscription's `on_expired` decides. After its token expired, the file of the token has another.
 fn may_open_again(ended: &Status) -> bool {
     is_unauthenticated(ended) || reason(ended).as_deref() == Some("CURSOR_EXPIRED")
+}
+
+/// The cursor behind the damaged events at which a stream ended.
+fn past_damage(ended: &Status) -> Option<String> {
+    let info = ended.get_details_error_info().filter(|info| info.reason == "RECORD_CORRUPT")?;
+    info.metadata.get("cursor").cloned()
 }
 
 fn is_unauthenticated(status: &Status) -> bool {
@@ -223,7 +257,7 @@ mod tests {
             opened += 1;
             if opened == 3 { Err(end.clone()) } else { Ok(stream::iter([Err(end.clone())])) }
         };
-        let ended = follow(subscribe, sender).await.unwrap_err();
+        let ended = follow(subscribe, sender, true).await.unwrap_err();
         (opened, ended.to_string())
     }
 
@@ -259,7 +293,7 @@ mod tests {
         let sent = [opened, Message::Heartbeat(Heartbeat::default())];
         let sent = sent.map(|message| Ok(SubscribeResponse { message: Some(message), ..Default::default() }));
         let started = Instant::now();
-        let follow = follow(async || Ok(stream::iter(sent.clone()).chain(stream::pending())), sender);
+        let follow = follow(async || Ok(stream::iter(sent.clone()).chain(stream::pending())), sender, false);
         let read = async {
             for _ in 0..59 {
                 news.recv().await.unwrap(); // Two messages of a stream and its end, twenty times.

@@ -224,7 +224,7 @@ async fn forward(fake: &Fake, url: &str, setup: Setup) -> (Summary, Option<Strin
         tokio::time::sleep(fake.opening).await;
         Ok(stream)
     };
-    let follow = stream::follow(subscribe, sender);
+    let follow = stream::follow(subscribe, sender, setup.attempts.is_some());
     let run = lanes.run(news, |one| fake.acknowledge(one), &fake.ending);
     let both = async { tokio::join!(follow, run) };
     let (followed, (summary, ended)) = tokio::time::timeout(Duration::from_secs(30), both).await.expect("it ends");

@@ -82,3 +82,37 @@ async fn one_that_is_stuck_asks_whether_a_newer_stream_took_over() {
     assert!(error.unwrap().starts_with("another forwarder took over"));
     assert_eq!((summary.delivered, fake.place()), (0, 0));
 }
+
+/// A server with five events, whose third and fourth are damaged.
+fn damaged() -> Fake {
+    let fake = Fake::of(&[7; 5]);
+    let past = [("cursor".to_owned(), "4".to_owned())];
+    let details = ErrorDetails::with_error_info("RECORD_CORRUPT", "cameo", past);
+    *fake.breaks.lock().unwrap() = vec![(2, Status::with_error_details(tonic::Code::DataLoss, "", details))];
+    fake
+}
+
+/// What comes before the damage is delivered first, also if the receiver takes a while.
+#[tokio::test]
+async fn one_that_skips_goes_on_past_damage() {
+    let (url, got) = receiver(|_, number| status(if number < 3 { 503 } else { 200 })).await;
+    let fake = damaged();
+    let (summary, error) = forward(&fake, &url, Setup { attempts: Some(3), ..Setup::default() }).await;
+    assert_eq!((summary.delivered, summary.skipped, error), (3, 0, None));
+    let mut got = sequences(&got);
+    got.dedup();
+    assert_eq!(got, [1, 2, 5]);
+    let acknowledged = fake.acknowledged.lock().unwrap();
+    let passed = acknowledged.iter().find(|one| one.cursor == "4").expect("the damage is passed");
+    assert_eq!(passed.stream, 1, "before another stream is open");
+}
+
+#[tokio::test]
+async fn one_that_does_not_skip_ends_at_damage_and_says_how_to_go_on() {
+    let (url, _) = receiver(|_, _| status(200)).await;
+    let fake = damaged();
+    let (summary, error) = forward(&fake, &url, Setup::default()).await;
+    let error = error.unwrap();
+    assert!(error.contains("the cursor behind them is `4`") && error.contains("docs/forward.md"), "{error}");
+    assert_eq!(fake.place(), summary.delivered, "what was delivered is acknowledged, and the damage is not");
+}
