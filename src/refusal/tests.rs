@@ -11,8 +11,9 @@ use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Timestamp, Value};
 
 use super::*;
+use crate::model::cursor::CursorSpace;
 use crate::model::identity::ParsedIdentity;
-use crate::model::{Limits, Mpid, NewProfile, Patch};
+use crate::model::{Limits, LogId, Mpid, NewProfile, Patch, Workspace};
 use crate::proto::v1::{Attribution, AudienceMembership, Identity, Profile, ProfilePatch};
 
 /// Every text in a value holds it.
@@ -236,5 +237,36 @@ fn a_limit_reads_as_a_sentence_everywhere() {
     ];
     for (refusal, message, detail) in refused {
         assert_eq!(said(refusal), (message.to_owned(), detail.to_owned()));
+    }
+}
+
+/// A client is written from the table: what is not in it looks like a mistake.
+#[test]
+fn the_documents_name_every_reason_that_ends_a_stream() {
+    let cursor = || CursorSpace::new(LogId(1), &Workspace::parse("a/b/c").unwrap()).at(Place::START);
+    let name = SubscriptionName::parse("name", "crm").unwrap();
+    let (floor, head) = (Place::START, Place::START);
+    let ends = [
+        FeedError::Store(StoreError::Expired { floor, head, oldest_time: None }),
+        FeedError::Store(StoreError::Closed),
+        FeedError::Damaged { past: cursor() },
+        FeedError::Stalled { cursor: cursor() },
+        FeedError::Draining { cursor: cursor() },
+        FeedError::TooOld { cursor: cursor() },
+        FeedError::Unauthenticated { cursor: cursor() },
+        FeedError::TakenOver { cursor: cursor() },
+        FeedError::Deleted { name },
+        FeedError::TooManyStreams { limit: 1 },
+    ];
+    let refusals = [ErrorReason::PermissionDenied, ErrorReason::RateLimited, ErrorReason::Overloaded];
+    let reasons = ends.into_iter().map(|end| Refusal::from(end).reason).chain(refusals);
+
+    let (_, table) = include_str!("../../docs/subscriptions.md").split_once("## When a stream ends").unwrap();
+    let service = include_str!("../../proto/cameo/v1/event_service.proto");
+    let (before, _) = service.split_once("rpc Subscribe(").unwrap();
+    let (_, errors) = before.rsplit_once("// Errors:").unwrap();
+    for reason in reasons.map(reason_name) {
+        assert!(table.contains(&format!("`{reason}`")), "the table has no {reason}");
+        assert!(errors.contains(reason), "the errors of Subscribe have no {reason}");
     }
 }
