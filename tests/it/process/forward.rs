@@ -1,4 +1,6 @@
-//! `cameo forward` and `cameo listen`, with a server that is written by hand.
+//! `cameo forward` and `cameo listen`, with a server that is written by hand. [`joined`]: with one that is not.
+
+mod joined;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
