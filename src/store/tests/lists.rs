@@ -72,11 +72,14 @@ async fn a_snapshot_begins_in_one_state_although_the_log_is_trimmed_meanwhile() 
     assert_eq!((reached.unwrap(), profiles), (Place::after(3).into(), 1));
 }
 
+/// More pages than any of these snapshots has, also if the machine is slow.
+const PAGES: usize = 1_000;
+
 /// Reads a snapshot as of a place, page by page and over damage. Returns the profiles, and those after which a page
 /// ended or was refused.
 fn snapshot_of(store: &Store, of: Place, filter: &Filter) -> (Vec<i64>, Vec<i64>) {
     let (mut after, mut seen, mut ends) = (None, Vec::new(), Vec::new());
-    loop {
+    for _ in 0..PAGES {
         let as_of = AsOf { of, after, filter, now: Micros::new(0) };
         let reached = store.profiles_as_of(&workspace(), as_of, EVERYTHING, |mpid, _| {
             seen.push(mpid.get());
@@ -85,11 +88,12 @@ fn snapshot_of(store: &Store, of: Place, filter: &Filter) -> (Vec<i64>, Vec<i64>
         let (Ok(reached) | Err(StoreError::Corrupt { past: Some(Past::Position(reached)), .. })) = reached else {
             panic!("{reached:?}");
         };
-        let Position::Snapshot { after: Some(next), .. } = reached else { return (seen, ends) };
-        assert!(Some(next) > after, "the next page would be the same: after {after:?}, {seen:?}");
-        ends.push(next.get());
-        after = Some(next);
+        let Position::Snapshot { after: next, .. } = reached else { return (seen, ends) };
+        assert!(next >= after, "the next page would go back: after {after:?}, {seen:?}");
+        ends.extend(next.filter(|_| next > after).map(Mpid::get)); // A page may end where it started.
+        after = next;
     }
+    panic!("the snapshot does not end: after {after:?}, {seen:?}");
 }
 
 /// 0 is no mpid, so a cursor cannot name the place between it and 1.
@@ -238,7 +242,7 @@ async fn a_history_that_is_too_long_to_follow_says_what_its_page_has_found() {
     assert!(is_truncated(&store, &of(ALAN)), "the page does not reach his first event, and cannot tell");
 }
 
-/// Each page gets past a profile, also past one with a chain that is longer than a page may be.
+/// Pages get past each profile, also past one with a chain that is longer than a page may be.
 #[tokio::test]
 async fn a_snapshot_page_ends_early_if_its_chains_are_long() {
     let disk = disk_with(4, 0).await;
@@ -250,13 +254,14 @@ async fn a_snapshot_page_ends_early_if_its_chains_are_long() {
     for (mpid, by) in [(1, TOO_LONG), (2, TOO_LONG / 2), (3, TOO_LONG / 2), (4, 1)] {
         lengthen(&disk, mpid, by);
     }
-    let store = store_on(&disk, |_, _| {});
     let of_four =
         Filter::parse(Some(EventFilter { mpids: (1..=4).collect(), ..EventFilter::default() }), None).unwrap();
     for filter in [Filter::default(), of_four] {
+        let store = store_on(&disk, |_, _| {}); // A new one has no walks yet.
         let (seen, ends) = snapshot_of(&store, Place::after(4), &filter);
         assert_eq!(seen, [1, 2, 3, 4]);
-        assert!(ends.len() >= 2 && ends[0] == 1, "{ends:?}"); // There are more if the machine is slow.
+        assert!(ends.first().is_some_and(|first| *first <= 2), "{ends:?}"); // There are more if the machine is slow.
+        store.close().await;
     }
 }
 
