@@ -68,9 +68,6 @@ pub struct Rewrite {
     pub sequence: Sequence,
     /// What goes.
     pub what: Removal,
-    /// The identities that the profile lost to another by the event. What merges remember of the profiles that it has
-    /// absorbed loses them too.
-    pub forgotten: Vec<IdentityKey>,
 }
 
 /// What goes from an event.
@@ -103,12 +100,10 @@ impl Identify {
 
 impl EraseEvents {
     pub(super) fn weight(&self) -> usize {
-        let keys =
-            |keys: &Vec<IdentityKey>| keys.iter().map(|key| size_of::<IdentityKey>() + key.as_bytes().len()).sum();
         let of = |rewrite: &Rewrite| match &rewrite.what {
             Removal::All | Removal::Profiles | Removal::Previous => 0,
-            Removal::Identities(identities) => keys(identities),
+            Removal::Identities(keys) => keys.iter().map(|key| size_of::<IdentityKey>() + key.as_bytes().len()).sum(),
         };
-        self.rewrites.iter().map(|rewrite| size_of::<Rewrite>() + of(rewrite) + keys(&rewrite.forgotten)).sum()
+        self.rewrites.iter().map(|rewrite| size_of::<Rewrite>() + of(rewrite)).sum()
     }
 }

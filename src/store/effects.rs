@@ -90,6 +90,7 @@ pub(super) enum RowTable {
     Merge,
     Absorbed,
     IdentitySettings,
+    Remembered,
     Request,
 }
 

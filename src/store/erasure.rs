@@ -64,8 +64,6 @@ pub(super) struct Plan {
 #[derive(Debug)]
 pub(super) struct Planned {
     pub what: Removal,
-    /// The identities that the profile lost to another by the event, and that the person had after that.
-    forgotten: Vec<IdentityKey>,
     /// The bytes of the event.
     pub bytes: usize,
     /// Whether the event tells where else to look.
@@ -358,15 +356,8 @@ impl<C: Chains> Planner<'_, C> {
             let keys: Vec<_> = keys.iter().filter(may_be).cloned().collect();
             self.search_chain(mpid, previous, &keys);
         }
-        let was_lost = link.event.taken_by_mpid != 0;
-        if was_lost || holds(profiles(&link.event), keys) {
+        if holds(profiles(&link.event), keys) {
             self.lose(sequence, link, Removal::Identities(keys.to_vec()));
-        }
-        if was_lost {
-            let planned = self.plan.rewrites.get_mut(&sequence).expect("it was just noted");
-            planned
-                .forgotten
-                .extend(keys.iter().filter(|key| !planned.forgotten.contains(key)).cloned().collect::<Vec<_>>());
         }
         Ok(())
     }
@@ -374,10 +365,7 @@ impl<C: Chains> Planner<'_, C> {
     /// Notes what an event loses, besides what it loses anyway. The profile after the event stays if it may: no later
     /// event may have it.
     fn lose(&mut self, sequence: Sequence, link: &Link, more: Removal) {
-        let (has, forgotten) = match self.plan.rewrites.remove(&sequence) {
-            Some(Planned { what, forgotten, .. }) => (Some(what), forgotten),
-            None => (None, Vec::new()),
-        };
+        let has = self.plan.rewrites.remove(&sequence).map(|planned| planned.what);
         let what = match (has, more) {
             (None, only) | (Some(only @ Removal::All), _) => only,
             (Some(_), Removal::All) => Removal::All,
@@ -394,7 +382,7 @@ impl<C: Chains> Planner<'_, C> {
             }
             _ => Removal::Profiles,
         };
-        self.plan.rewrites.insert(sequence, Planned { what, forgotten, bytes: link.bytes, tells: link.tells() });
+        self.plan.rewrites.insert(sequence, Planned { what, bytes: link.bytes, tells: link.tells() });
     }
 }
 
@@ -419,7 +407,8 @@ fn absent(mut keys: Vec<IdentityKey>, from: &[IdentityKey]) -> Vec<IdentityKey> 
     keys
 }
 
-fn profiles(event: &Event) -> impl Iterator<Item = &Profile> {
+/// The profiles in an event.
+pub(super) fn profiles(event: &Event) -> impl Iterator<Item = &Profile> {
     event.profile.iter().chain(&event.previous).chain(&event.merged_profile)
 }
 
@@ -430,7 +419,7 @@ fn holds<'p>(mut profiles: impl Iterator<Item = &'p Profile>, keys: &[IdentityKe
 impl Planned {
     /// What it says, as a part of a command.
     pub fn into_rewrite(self, sequence: Sequence) -> Rewrite {
-        Rewrite { sequence, what: self.what, forgotten: self.forgotten }
+        Rewrite { sequence, what: self.what }
     }
 }
 

@@ -6,12 +6,13 @@
 //!   each name of its type.
 //! - Damaged identity rows are rebuilt from the profiles. Damaged request rows are dropped.
 //! - In layout 3 the heads of the logs did not always have the bytes of their log. [`sum_logs`] adds them. Nor was there
-//!   always an index of memberships: see `memberships`.
+//!   always an index of memberships, or of the identities in merges: see `memberships` and `remembered`.
 //!
 //! Deliberately absent: the rows of profiles and events. They stay as they are, because their older format can still be
 //! read.
 
 mod memberships;
+mod remembered;
 
 use std::path::Path;
 
@@ -34,6 +35,7 @@ use crate::model::{IdentityKey, LogId, Micros, Mpid, Place, Sequence, Workspace}
 use crate::proto::v1::{Profile, WriteOutcome};
 
 pub(super) use memberships::index as index_memberships;
+pub(super) use remembered::index as index_remembered;
 
 /// The current layout. Only older versions read this number, and compare it with their own. This version checks whether
 /// the table `META` exists.

@@ -255,6 +255,8 @@ pub(super) fn load(database: &Database, path: &Path) -> Result<Facts, OpenError>
     drop(transaction);
     if !FormatsRow::lists(&formats, Kind::Member) {
         migrate::index_memberships(database, origin, heads.len()).map_err(of_store)?;
+    } else if !FormatsRow::lists(&formats, Kind::Remembered) {
+        migrate::index_remembered(database, origin).map_err(of_store)?;
     } else if formats != FormatsRow::encode() {
         record_formats(database).map_err(of_store)?;
     }

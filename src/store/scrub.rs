@@ -23,11 +23,12 @@ use super::current::InUse;
 use super::error::StoreError;
 use super::rows::{
     AbsorbedRow, AgeRow, AudienceRow, EventRow, ExpiryRow, HeadRow, IdentitySettingsRow, Kind, MemberRow, MergeRow,
-    OwnerKey, OwnerRow, ProfileRow, ProgressRow, RequestRow, SettingsRow, SkippedRow, WorkspaceRow, stored_mpid,
+    OwnerKey, OwnerRow, ProfileRow, ProgressRow, RememberedRow, RequestRow, SettingsRow, SkippedRow, WorkspaceRow,
+    stored_mpid,
 };
 use super::tables::{
     ABSORBED, AUDIENCES, EVENTS, EXPIRIES, HEADS, IDENTITIES, IDENTITY_SETTINGS, MEMBERS, MERGES, PROFILES, PROGRESS,
-    REQUEST_AGES, REQUESTS, SKIPPED, SUBSCRIPTIONS, WORKSPACES, guarded,
+    REMEMBERED, REQUEST_AGES, REQUESTS, SKIPPED, SUBSCRIPTIONS, WORKSPACES, guarded,
 };
 use super::{Shared, WorkspaceId};
 use crate::model::Sequence;
@@ -241,6 +242,7 @@ fn step(transaction: &ReadTransaction, at: &At) -> Result<Step, StoreError> {
         Kind::IdentitySettings => {
             bytes(transaction, IDENTITY_SETTINGS, at, |key, row| IdentitySettingsRow::read(key, row).is_ok())
         }
+        Kind::Remembered => bytes(transaction, REMEMBERED, at, |key, row| RememberedRow::read(key, row).is_ok()),
         Kind::Head => heads(transaction, at),
         Kind::Profile => profiles(transaction, at),
         Kind::Event => events(transaction, at),

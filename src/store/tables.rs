@@ -60,6 +60,8 @@ pub(super) const MERGES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("m
 pub(super) const ABSORBED: TableDefinition<&[u8], &[u8]> = TableDefinition::new("absorbed_v1");
 /// Workspace to `IdentitySettingsRow`.
 pub(super) const IDENTITY_SETTINGS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("identity_settings_v1");
+/// Workspace, hash of an identity and absorbed mpid to `RememberedRow`: the identities in the rows of `MERGES`.
+pub(super) const REMEMBERED: TableDefinition<&[u8], &[u8]> = TableDefinition::new("remembered_v1");
 
 /// Short names for the tables in which both readers and the writer look rows up.
 pub(super) trait Profiles: ReadableTable<(u32, i64), &'static [u8]> {}
@@ -256,6 +258,7 @@ pub(super) fn open_all(transaction: &ReadTransaction, kinds: impl Iterator<Item 
             Kind::Merge => drop(transaction.open_table(MERGES)?),
             Kind::Absorbed => drop(transaction.open_table(ABSORBED)?),
             Kind::IdentitySettings => drop(transaction.open_table(IDENTITY_SETTINGS)?),
+            Kind::Remembered => drop(transaction.open_table(REMEMBERED)?),
         }
     }
     Ok(())
@@ -279,6 +282,7 @@ pub(super) struct Tables<'txn> {
     pub merges: Table<'txn, &'static [u8], &'static [u8]>,
     pub absorbed: Table<'txn, &'static [u8], &'static [u8]>,
     pub identity_settings: Table<'txn, &'static [u8], &'static [u8]>,
+    pub remembered: Table<'txn, &'static [u8], &'static [u8]>,
 }
 
 impl<'txn> Tables<'txn> {
@@ -301,6 +305,7 @@ impl<'txn> Tables<'txn> {
             merges: transaction.open_table(MERGES)?,
             absorbed: transaction.open_table(ABSORBED)?,
             identity_settings: transaction.open_table(IDENTITY_SETTINGS)?,
+            remembered: transaction.open_table(REMEMBERED)?,
         })
     }
 
@@ -406,6 +411,7 @@ impl<'txn> Tables<'txn> {
             RowTable::Merge => &mut self.merges,
             RowTable::Absorbed => &mut self.absorbed,
             RowTable::IdentitySettings => &mut self.identity_settings,
+            RowTable::Remembered => &mut self.remembered,
             RowTable::Request => &mut self.requests,
         };
         match &write.row {

@@ -5,11 +5,12 @@ use redb::{Key, TableDefinition, Value};
 use super::WorkspaceId;
 use super::rows::{
     AbsorbedRow, AgeRow, AudienceRow, EventRow, ExpiryRow, HeadRow, IdentitySettingsRow, Kind, MemberRow, MergeRow,
-    OwnerRow, ProfileRow, ProgressRow, RequestRow, SettingsRow, SkippedRow, WorkspaceRow, fact_is_sound, stored_mpid,
+    OwnerRow, ProfileRow, ProgressRow, RememberedRow, RequestRow, SettingsRow, SkippedRow, WorkspaceRow, fact_is_sound,
+    stored_mpid,
 };
 use super::tables::{
     ABSORBED, AUDIENCES, EVENTS, EXPIRIES, HEADS, IDENTITIES, IDENTITY_SETTINGS, MEMBERS, MERGES, META, PROFILES,
-    PROGRESS, REQUEST_AGES, REQUESTS, SKIPPED, SUBSCRIPTIONS, WORKSPACES,
+    PROGRESS, REMEMBERED, REQUEST_AGES, REQUESTS, SKIPPED, SUBSCRIPTIONS, WORKSPACES,
 };
 use crate::model::Sequence;
 
@@ -54,5 +55,6 @@ pub(super) fn visit<T: Visit>(kind: Kind, visit: T) -> T::Result {
         Kind::IdentitySettings => {
             visit.table(IDENTITY_SETTINGS, |key, row| IdentitySettingsRow::read(key, row).is_ok())
         }
+        Kind::Remembered => visit.table(REMEMBERED, |key, row| RememberedRow::read(key, row).is_ok()),
     }
 }

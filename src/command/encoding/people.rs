@@ -142,15 +142,14 @@ pub(super) fn decode(change: Message, limits: &Limits) -> Result<Change, Undecod
     })
 }
 
-fn encode_rewrite(Rewrite { sequence, what, forgotten }: &Rewrite) -> storage::Rewrite {
+fn encode_rewrite(Rewrite { sequence, what }: &Rewrite) -> storage::Rewrite {
     let what = match what {
         Removal::All => What::All(true),
         Removal::Profiles => What::Profiles(true),
         Removal::Previous => What::Previous(true),
         Removal::Identities(keys) => What::Identities(encode_keys(keys)),
     };
-    let forgotten = (!forgotten.is_empty()).then(|| encode_keys(forgotten));
-    storage::Rewrite { sequence: sequence.get(), what: Some(what), forgotten }
+    storage::Rewrite { sequence: sequence.get(), what: Some(what) }
 }
 
 fn decode_rewrite(rewrite: storage::Rewrite) -> Option<Rewrite> {
@@ -160,8 +159,7 @@ fn decode_rewrite(rewrite: storage::Rewrite) -> Option<Rewrite> {
         What::Previous(_) => Removal::Previous,
         What::Identities(keys) => Removal::Identities(decode_keys(&keys)?),
     };
-    let forgotten = decode_keys(&rewrite.forgotten.unwrap_or_default())?;
-    Some(Rewrite { sequence: Sequence::new(rewrite.sequence)?, what, forgotten })
+    Some(Rewrite { sequence: Sequence::new(rewrite.sequence)?, what })
 }
 
 fn encode_keys(keys: &[IdentityKey]) -> storage::Keys {

@@ -3,22 +3,21 @@
 //! A profile with more events than one command may rewrite is erased in several commands: first [`rewrite`] for most of
 //! its events, then [`decide`] for the rest and the profile itself.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use prost::Message;
 
 use super::super::effects::RowTable;
-use super::super::erasure::{Bounds, Chains, Link, plan, strip};
+use super::super::erasure::{Bounds, Chains, Link, plan, profiles, strip};
 use super::super::error::StoreError;
-use super::super::rows::{Kind, MergeRow, merge_key, request_key};
-use super::Verdict;
+use super::super::rows::{Kind, request_key};
 use super::draft::Draft;
 use super::merge::bury_absorbed;
 use super::state::{Context, Found, Stored};
+use super::{Verdict, records};
 use crate::command::{Erase, EraseEvents, Removal, Rewrite};
 use crate::model::identity::keys_of;
-use crate::model::{IdentityKey, Mpid, Place, ProfileKey, Sequence, patch};
-use crate::proto::storage::MergeRecord;
+use crate::model::{IdentityKey, Mpid, Place, ProfileKey, Sequence};
 use crate::proto::v1::{EraseProfileResponse, Event, WriteOutcome};
 
 /// The most events that the plan of one command reads, and the most bytes of them. A person with more is planned by a
@@ -63,7 +62,11 @@ pub(super) fn decide(context: &Context<'_, '_>, erase: &Erase) -> Result<Verdict
     let mut mpids = vec![mpid];
     let events = plan.rewrites.len();
     let rewrites = plan.rewrites.into_iter().map(|(sequence, planned)| planned.into_rewrite(sequence));
-    rewrite_events(context, &mut draft, rewrites)?;
+    let identities = match &subject {
+        Subject::Profile(_, stored) => keys_of(&stored.profile).into_iter().collect(),
+        Subject::Gone(..) => BTreeSet::new(),
+    };
+    rewrite_events(context, &mut draft, rewrites, identities)?;
     if let Subject::Profile(mpid, stored) = &subject {
         draft.erase(*mpid, stored)?;
         mpids.extend(bury_absorbed(context, &mut draft, *mpid)?);
@@ -82,7 +85,7 @@ pub(super) fn decide(context: &Context<'_, '_>, erase: &Erase) -> Result<Verdict
 pub(super) fn rewrite(context: &Context<'_, '_>, erase: &EraseEvents) -> Result<Verdict, StoreError> {
     let mut draft = Draft::new(context);
     let held = |rewrite: &&Rewrite| context.exists && Place::from(rewrite.sequence) > context.head.floor;
-    rewrite_events(context, &mut draft, erase.rewrites.iter().filter(held).cloned())?;
+    rewrite_events(context, &mut draft, erase.rewrites.iter().filter(held).cloned(), BTreeSet::new())?;
     let (effects, place) = draft.finish();
     Ok(Verdict { effects, outcome: WriteOutcome::Updated, ..Verdict::unchanged(None, place, None) })
 }
@@ -98,31 +101,30 @@ fn subject(context: &Context<'_, '_>, key: &ProfileKey) -> Result<Option<Subject
     })
 }
 
-/// Removes values from events, and from what else keeps what these events told.
+/// Removes values from events, and from what else keeps what these events told. `identities` are those of the person that
+/// no event tells.
 fn rewrite_events(
     context: &Context<'_, '_>,
     draft: &mut Draft<'_, '_, '_>,
     rewrites: impl IntoIterator<Item = Rewrite>,
+    mut identities: BTreeSet<IdentityKey>,
 ) -> Result<(), StoreError> {
-    let (mut requests, mut merges) = (BTreeSet::new(), BTreeMap::new());
-    for Rewrite { sequence, what, forgotten } in rewrites {
+    let mut requests = BTreeSet::new();
+    for Rewrite { sequence, what } in rewrites {
         let event = rewrite_event(context, draft, sequence, &what)?;
-        if !forgotten.is_empty() {
-            forget_in_merges(context, &mut merges, (event.mpid, sequence), &forgotten)?;
-        }
         if matches!(what, Removal::All | Removal::Profiles) && !event.request_id.is_empty() {
-            requests.insert((event.actor, event.request_id));
+            requests.insert((event.actor.clone(), event.request_id.clone()));
+        }
+        match what {
+            Removal::All => identities.extend(profiles(&event).flat_map(keys_of)),
+            Removal::Identities(keys) => identities.extend(keys),
+            Removal::Profiles | Removal::Previous => {}
         }
     }
     for (caller, id) in requests {
         forget_request(context, draft, Some(&*caller).filter(|caller| !caller.is_empty()), &id)?;
     }
-    for (mpid, record) in merges {
-        let key = merge_key(context.workspace, mpid);
-        let row = MergeRow::encode(&key, &record);
-        draft.put(RowTable::Merge, key, Some(row));
-    }
-    Ok(())
+    records::forget(draft, &identities)
 }
 
 /// Removes values from an event. Returns the event as it was.
@@ -142,39 +144,6 @@ fn rewrite_event(
     draft.rewritten[1] += row.len() as u64;
     draft.effects.rewritten.push((sequence, row));
     Ok(event)
-}
-
-/// A profile that lost these identities by an event may have had them from a profile that it had absorbed before, and
-/// which would get them back. What it absorbed later owned them anew.
-fn forget_in_merges(
-    context: &Context<'_, '_>,
-    merges: &mut BTreeMap<Mpid, MergeRecord>,
-    (loser, lost): (i64, Sequence),
-    keys: &[IdentityKey],
-) -> Result<(), StoreError> {
-    let loser = Mpid::new(loser).ok_or(Kind::Event.corrupt())?;
-    let survivor = match context.found(loser)? {
-        Found::Absorbed(into, _) => into,
-        _ => loser,
-    };
-    for mpid in context.absorbed(survivor)?.into_iter().map(|(mpid, _)| mpid) {
-        let (was_changed, record) = match merges.remove(&mpid) {
-            known @ Some(_) => (true, known),
-            None => (false, context.merge(mpid)?),
-        };
-        let Some(mut record) = record else { continue };
-        let was_before = record.sequence < lost.get();
-        let has_any = was_before
-            && record.absorbed.as_mut().is_some_and(|absorbed| {
-                let has = keys_of(absorbed).iter().any(|key| keys.contains(key));
-                patch::unlink(absorbed, keys);
-                has
-            });
-        if was_changed || has_any {
-            merges.insert(mpid, record);
-        }
-    }
-    Ok(())
 }
 
 /// Keeps the id of a request, so that a repeat is refused, and nothing that tells of its content.

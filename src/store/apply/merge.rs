@@ -12,10 +12,10 @@ use prost::Message;
 
 use super::super::effects::RowTable;
 use super::super::error::{Problem, StoreError};
-use super::super::rows::{AbsorbedRow, Kind, MergeRow, absorbed_key, merge_key};
+use super::super::rows::{AbsorbedRow, Kind, absorbed_key};
 use super::draft::Draft;
 use super::state::{Context, Found, Stored};
-use super::{Reply, Verdict};
+use super::{Reply, Verdict, records};
 use crate::command::Merge;
 use crate::model::identity::keys_of;
 use crate::model::limits::{ABSORBED_PROFILES, NEWER_BYTES, NEWER_EVENTS};
@@ -123,9 +123,7 @@ fn remember(
         merged: Some(merged),
         sequence: draft.place().get(),
     };
-    let key = merge_key(draft.context.workspace, from);
-    let row = MergeRow::encode(&key, &record);
-    draft.put(RowTable::Merge, key, Some(row));
+    records::put(draft, from, None, Some(&record));
 }
 
 /// Notes that a profile was absorbed. `direct` is the profile that it was merged into, which may have been absorbed too.
@@ -152,7 +150,7 @@ pub(super) fn bury_absorbed(
     let mut buried = Vec::new();
     for (mpid, _) in context.absorbed(survivor)? {
         draft.put(RowTable::Absorbed, absorbed_key(context.workspace, survivor, mpid), None);
-        draft.put(RowTable::Merge, merge_key(context.workspace, mpid), None);
+        records::remove(draft, mpid)?;
         draft.bury(mpid, last_event(context, mpid)?);
         buried.push(mpid);
     }

@@ -7,7 +7,8 @@
 //!   `identity_settings` those on who is who, one file each. `audience` and `members` have those on audiences, and
 //!   `subscription` those on durable subscriptions. `trim`, `expire` and `work` are the store's own; a trim makes
 //!   the lists of skipped events `forget`, and the last two take a `step`.
-//! - `draft` makes the rows and the event of a profile's change; `memberships` those of audiences.
+//! - `draft` makes the rows and the event of a profile's change; `memberships` those of audiences, and `records` those
+//!   by which a merge is undone.
 //! - `request` remembers the result of a request that has an id, so that a repeat gets the first result.
 //!
 //! What always holds:
@@ -41,6 +42,7 @@ mod identity_settings;
 mod members;
 mod memberships;
 mod merge;
+mod records;
 mod request;
 mod state;
 mod step;

@@ -13,7 +13,7 @@ use super::super::error::StoreError;
 use super::super::logs::Logs;
 use super::super::rows::{
     AbsorbedRow, AudienceRow, EventRow, Head, Held, IdentityHash, IdentitySettingsRow, Kind, MergeRow, Origin,
-    audience_key, identity_settings_key, merge_key, survivor_key,
+    RememberedRow, audience_key, identity_settings_key, merge_key, remembered_prefix, survivor_key,
 };
 use super::super::tables::{self, Tables, with_prefix};
 use super::Reply;
@@ -167,6 +167,12 @@ impl<'a, 'txn> Context<'a, 'txn> {
     /// Returns what a merge needs to be undone.
     pub fn merge(&self, absorbed: Mpid) -> Result<Option<MergeRecord>, StoreError> {
         tables::row(&self.state.tables.merges, Kind::Merge, &merge_key(self.workspace, absorbed), MergeRow::read)
+    }
+
+    /// Returns the absorbed profiles that would get an identity back if their merge was undone.
+    pub fn remembered(&self, key: &IdentityKey) -> Result<Vec<Mpid>, StoreError> {
+        let range = with_prefix(&remembered_prefix(self.workspace, self.hash(key)), None);
+        tables::rows(&self.state.tables.remembered, Kind::Remembered, &range, usize::MAX, RememberedRow::read)
     }
 
     /// Returns the profiles that one has absorbed, directly or not, in the order of their mpids; each with the one that

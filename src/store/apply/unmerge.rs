@@ -5,11 +5,11 @@ use prost::Message;
 
 use super::super::effects::RowTable;
 use super::super::error::{Problem, StoreError};
-use super::super::rows::{Kind, MergeRow, absorbed_key, merge_key};
+use super::super::rows::{Kind, absorbed_key};
 use super::draft::{Draft, Told};
 use super::merge::{last_event, put_absorbed};
 use super::state::{Context, Found};
-use super::{Reply, Verdict};
+use super::{Reply, Verdict, records};
 use crate::command::Unmerge;
 use crate::model::merge::{Undone, forget, keep_opt_out, part};
 use crate::model::profile::remove_expired;
@@ -23,7 +23,7 @@ pub(super) fn decide(context: &Context<'_, '_>, unmerge: Unmerge) -> Result<Verd
     };
     let record = context.merge(mpid)?.ok_or(Kind::Merge.corrupt())?;
     let (Some(into), Some(absorbed), Some(before), Some(merged)) =
-        (Mpid::new(record.into), record.absorbed, record.survivor, record.merged)
+        (Mpid::new(record.into), &record.absorbed, &record.survivor, &record.merged)
     else {
         return Err(Kind::Merge.corrupt());
     };
@@ -32,19 +32,19 @@ pub(super) fn decide(context: &Context<'_, '_>, unmerge: Unmerge) -> Result<Verd
         return Err(StoreError::MergeNotReversible { problems: vec![Problem { subject, why }] });
     }
     let stored = context.stored(into)?.ok_or(Kind::Profile.corrupt())?;
-    check_identities(context, into, &absorbed)?;
+    check_identities(context, into, absorbed)?;
 
     let mut draft = Draft::new(context);
     let now = context.served(&stored);
-    let undone = Undone { absorbed: &absorbed, survivor: &before, merged: &merged, now: &now };
+    let undone = Undone { absorbed, survivor: before, merged, now: &now };
     let (mut parted, kept_fields) = part(undone, context.now());
     draft.leave_deleted(&mut parted)?;
     let mut restored = absorbed.clone();
     remove_expired(&mut restored, context.now());
     draft.leave_deleted(&mut restored)?;
-    forget_given(context, &mut draft, (mpid, into, record.sequence), (&before, &merged, &now), &mut parted)?;
+    forget_given(context, &mut draft, (mpid, into, record.sequence), (before, merged, &now), &mut parted)?;
     give_back_absorbed(context, &mut draft, mpid, into)?;
-    draft.put(RowTable::Merge, merge_key(context.workspace, mpid), None);
+    records::put(&mut draft, mpid, Some(&record), None);
     let told = Told { parted_from: Some(mpid), ..Told::of(EventKind::Unmerged) };
     draft.update(into, &stored, parted, &told)?;
     let profile = draft.restore(mpid, restored, Some(last_event(context, mpid)?), into)?;
@@ -96,9 +96,7 @@ fn forget_given(
             keep_opt_out(parted, now, (own, became), absorbed);
         }
         if record != was {
-            let key = merge_key(context.workspace, mpid);
-            let row = MergeRow::encode(&key, &record);
-            draft.put(RowTable::Merge, key, Some(row));
+            records::put(draft, mpid, Some(&was), Some(&record));
         }
     }
     Ok(())

@@ -128,6 +128,7 @@ fn kind_of(table: RowTable) -> Kind {
         RowTable::Merge => Kind::Merge,
         RowTable::Absorbed => Kind::Absorbed,
         RowTable::IdentitySettings => Kind::IdentitySettings,
+        RowTable::Remembered => Kind::Remembered,
         RowTable::Request => Kind::Request,
     }
 }

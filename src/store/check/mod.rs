@@ -3,6 +3,7 @@
 //! - `rows`: every row verifies, in order, and belongs to a workspace.
 //! - `profiles`: every index against the profiles, both ways, and the profiles that were absorbed.
 //! - `log`: each log without holes, and the chains of its events.
+//! - `merges`: the index of the identities in records of merges, both ways.
 //! - `others`: audiences, subscriptions, and the results of requests.
 //! - `report` is what was found. It names workspaces, mpids and sequences, and no value of a person.
 //!
@@ -16,6 +17,7 @@
 //! Deliberately absent: repair. An index could be rebuilt, but what else damaged it is unknown: restore a backup.
 
 mod log;
+mod merges;
 mod others;
 mod profiles;
 mod report;
@@ -32,8 +34,8 @@ use super::error::{OpenError, StoreError};
 use super::open::{self, FILE};
 use super::rows::{FormerLogs, Head, Kind, OwnerKey, OwnerRow, Secret};
 use super::tables::{
-    ABSORBED, AUDIENCES, EVENTS, EXPIRIES, HEADS, IDENTITIES, MEMBERS, MERGES, PROFILES, PROGRESS, REQUEST_AGES,
-    REQUESTS, SKIPPED, SUBSCRIPTIONS, WORKSPACES, guarded,
+    ABSORBED, AUDIENCES, EVENTS, EXPIRIES, HEADS, IDENTITIES, MEMBERS, MERGES, PROFILES, PROGRESS, REMEMBERED,
+    REQUEST_AGES, REQUESTS, SKIPPED, SUBSCRIPTIONS, WORKSPACES, guarded,
 };
 use super::{WorkspaceId, logs};
 use report::Problems;
@@ -92,6 +94,7 @@ struct Store {
     expiries: Bytes,
     merges: Bytes,
     absorbed: Bytes,
+    remembered: Bytes,
 }
 
 type Bytes = ReadOnlyTable<&'static [u8], &'static [u8]>;
@@ -194,8 +197,9 @@ pub(super) fn check_database(
 type Pass = fn(&Store, &dyn Fn(Kind) -> bool, &mut Problems) -> Result<(), StoreError>;
 
 /// The passes, with the table that each walks over.
-const PASSES: [(&str, Kind, Pass); 6] = [
+const PASSES: [(&str, Kind, Pass); 7] = [
     ("profiles and indexes", Kind::Profile, profiles::check),
+    ("records of merges", Kind::Merge, merges::check),
     ("logs", Kind::Event, log::check),
     ("chains of events", Kind::Event, log::check_chains),
     ("audiences", Kind::Audience, others::check_audiences),
@@ -255,6 +259,7 @@ impl Store {
             expiries: state.open_table(EXPIRIES)?,
             merges: state.open_table(MERGES)?,
             absorbed: state.open_table(ABSORBED)?,
+            remembered: state.open_table(REMEMBERED)?,
         })
     }
 

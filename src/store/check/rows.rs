@@ -111,7 +111,8 @@ fn workspace_of(kind: Kind, key: &[u8]) -> Option<WorkspaceId> {
         | Kind::Expiry
         | Kind::Merge
         | Kind::Absorbed
-        | Kind::IdentitySettings => Some(workspace_in(key)),
+        | Kind::IdentitySettings
+        | Kind::Remembered => Some(workspace_in(key)),
     }
 }
 

@@ -1,10 +1,10 @@
-//! The rows of merges, and of a workspace's identity settings.
+//! The rows of merges and of the identities in them, and of a workspace's identity settings.
 
 use prost::Message;
 
 use super::super::WorkspaceId;
 use super::super::error::StoreError;
-use super::{Kind, begin, number, seal, sorted, stored_mpid, unseal, unsorted};
+use super::{IdentityHash, Kind, begin, number, seal, sorted, stored_mpid, unseal, unsorted, unsorted_mpid};
 use crate::model::{Micros, Mpid};
 use crate::proto::storage::MergeRecord;
 use crate::proto::v1::IdentitySettings;
@@ -16,6 +16,10 @@ pub(in crate::store) struct MergeRow;
 /// in the key.
 pub(in crate::store) struct AbsorbedRow;
 
+/// An identity that the record of a merge would give back to the absorbed profile. Its hash and the profile are in the
+/// key.
+pub(in crate::store) struct RememberedRow;
+
 /// The identity settings of a workspace, and when they changed.
 pub(in crate::store) struct IdentitySettingsRow;
 
@@ -25,6 +29,8 @@ const MPID: usize = 8;
 const TIME: usize = 8;
 /// Where the absorbed profile begins in the key of an [`AbsorbedRow`].
 const ABSORBED: usize = 12;
+/// Where the absorbed profile begins in the key of a [`RememberedRow`].
+const REMEMBERED: usize = 20;
 
 /// The key of a merge: the profile that was absorbed.
 pub(in crate::store) fn merge_key(workspace: WorkspaceId, absorbed: Mpid) -> Vec<u8> {
@@ -39,6 +45,16 @@ pub(in crate::store) fn absorbed_key(workspace: WorkspaceId, survivor: Mpid, abs
 /// How the keys of all profiles begin that one has absorbed.
 pub(in crate::store) fn survivor_key(workspace: WorkspaceId, survivor: Mpid) -> Vec<u8> {
     merge_key(workspace, survivor)
+}
+
+/// The key of an identity that the merge of a profile remembers: the identity, and the absorbed profile.
+pub(in crate::store) fn remembered_key(workspace: WorkspaceId, identity: IdentityHash, absorbed: Mpid) -> Vec<u8> {
+    [&remembered_prefix(workspace, identity)[..], &sorted(absorbed.get())].concat()
+}
+
+/// How the keys of all merges begin that remember an identity.
+pub(in crate::store) fn remembered_prefix(workspace: WorkspaceId, identity: IdentityHash) -> Vec<u8> {
+    [&workspace.0.to_be_bytes()[..], &identity.0].concat()
 }
 
 /// The key of a workspace's identity settings.
@@ -71,6 +87,18 @@ impl AbsorbedRow {
         let absorbed = key.get(ABSORBED..).and_then(|mpid| Mpid::new(unsorted(*mpid.first_chunk()?)));
         let direct = stored_mpid(i64::from_le_bytes(number(body, 0)), Kind::Absorbed)?;
         Ok((absorbed.ok_or(Kind::Absorbed.corrupt())?, direct))
+    }
+}
+
+impl RememberedRow {
+    pub fn encode(key: &[u8]) -> Vec<u8> {
+        seal(Kind::Remembered, key, begin(Kind::Remembered, 0))
+    }
+
+    /// Returns the profile that was absorbed.
+    pub fn read(key: &[u8], row: &[u8]) -> Result<Mpid, StoreError> {
+        unseal(Kind::Remembered, key, row, 0)?;
+        key.get(REMEMBERED..).and_then(unsorted_mpid).ok_or(Kind::Remembered.corrupt())
     }
 }
 

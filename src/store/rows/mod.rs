@@ -29,7 +29,8 @@ pub(super) use event::{EventRow, Other};
 pub(super) use head::{Head, HeadRow};
 pub(super) use identity::{IdentityHash, OwnerKey, OwnerRow, Secret};
 pub(super) use merge::{
-    AbsorbedRow, IdentitySettingsRow, MergeRow, absorbed_key, identity_settings_key, merge_key, survivor_key,
+    AbsorbedRow, IdentitySettingsRow, MergeRow, RememberedRow, absorbed_key, identity_settings_key, merge_key,
+    remembered_key, remembered_prefix, survivor_key,
 };
 #[cfg(test)]
 pub(super) use meta::FORMER_LOGS;
@@ -72,10 +73,11 @@ pub(super) enum Kind {
     Merge = 15,
     Absorbed = 16,
     IdentitySettings = 17,
+    Remembered = 18,
 }
 
 impl Kind {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Meta,
         Self::Workspace,
         Self::Head,
@@ -93,6 +95,7 @@ impl Kind {
         Self::Merge,
         Self::Absorbed,
         Self::IdentitySettings,
+        Self::Remembered,
     ];
 
     /// The name in errors and logs.
@@ -115,6 +118,7 @@ impl Kind {
             Self::Merge => "merge",
             Self::Absorbed => "absorbed profile",
             Self::IdentitySettings => "identity settings",
+            Self::Remembered => "remembered identity",
         }
     }
 
@@ -136,7 +140,8 @@ impl Kind {
             | Self::Expiry
             | Self::Merge
             | Self::Absorbed
-            | Self::IdentitySettings => 1,
+            | Self::IdentitySettings
+            | Self::Remembered => 1,
         }
     }
 

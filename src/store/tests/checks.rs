@@ -20,12 +20,12 @@ use crate::proto::v1::{Audience, Event};
 use crate::store::check::check_database;
 use crate::store::rows::{
     AbsorbedRow, AudienceRow, EventRow, ExpiryRow, FormerLogs, Head, HeadRow, Held, MemberRow, MergeRow, OwnerRow,
-    ProfileRow, ProgressRow, RequestRow, SettingsRow, SkippedRow, absorbed_key, audience_key, expiry_key, member_key,
-    merge_key, request_key, skipped_key, subscription_key,
+    ProfileRow, ProgressRow, RememberedRow, RequestRow, SettingsRow, SkippedRow, absorbed_key, audience_key,
+    expiry_key, member_key, merge_key, remembered_key, request_key, skipped_key, subscription_key,
 };
 use crate::store::tables::{
-    ABSORBED, AUDIENCES, EVENTS, EXPIRIES, HEADS, IDENTITIES, MEMBERS, MERGES, PROFILES, PROGRESS, REQUEST_AGES,
-    REQUESTS, SKIPPED, SUBSCRIPTIONS,
+    ABSORBED, AUDIENCES, EVENTS, EXPIRIES, HEADS, IDENTITIES, MEMBERS, MERGES, PROFILES, PROGRESS, REMEMBERED,
+    REQUEST_AGES, REQUESTS, SKIPPED, SUBSCRIPTIONS,
 };
 use crate::store::{CheckError, CheckReport, WorkspaceId, check, check_backup};
 
@@ -68,7 +68,7 @@ async fn disk() -> Disk {
     let changes: [Change; 12] = [
         create_with(ADA, with_emails(["ada@x"])).into(),
         create_with(GRACE, with_emails(["grace@x"])).into(),
-        create(ALAN).into(),
+        create_with(ALAN, with_emails(["alan@x"])).into(),
         create(EDSGER).into(),
         register(AUDIENCE, "crm"),
         add(AUDIENCE, [ADA, GRACE], Some(END.get())),
@@ -159,6 +159,11 @@ fn owner_key(email_value: &str) -> crate::store::rows::OwnerKey {
     OwnerRow::key(ID, ORIGIN.secret.hash(ID, &IdentityKey::of(&email(email_value))))
 }
 
+/// The key of an identity that the merge of ALAN remembers.
+fn remembered(email_value: &str) -> Vec<u8> {
+    remembered_key(ID, ORIGIN.secret.hash(ID, &IdentityKey::of(&email(email_value))), mpid(ALAN))
+}
+
 fn set_owner(transaction: &WriteTransaction, email_value: &str, owner: i64) {
     let key = owner_key(email_value);
     transaction.open_table(IDENTITIES).unwrap().insert(&key, &OwnerRow::encode(&key, mpid(owner))).unwrap();
@@ -245,11 +250,18 @@ finds! {
         put(t, ABSORBED, &key, &AbsorbedRow::encode(&key, mpid(GRACE)));
     } => "profiles in the list of a survivor that do not lead to it";
     a_missing_merge: |t| remove(t, MERGES, &merge_key(ID, mpid(ALAN))) =>
-        "absorbed profiles without a record of their merge";
+        "absorbed profiles without a record of their merge"
+        "identities in the index of merges that the record of the merge does not have";
     a_stray_merge: |t| {
         let key = merge_key(ID, mpid(EDSGER));
         put(t, MERGES, &key, &MergeRow::encode(&key, &MergeRecord::default()));
     } => "records of merges whose profiles were not absorbed";
+    an_identity_of_a_merge_that_is_missing: |t| remove(t, REMEMBERED, &remembered("alan@x")) =>
+        "identities in records of merges that are missing from their index";
+    a_stray_identity_of_a_merge: |t| {
+        let key = remembered("nobody@x");
+        put(t, REMEMBERED, &key, &RememberedRow::encode(&key));
+    } => "identities in the index of merges that the record of the merge does not have";
 
     a_hole_in_the_log: |t| {
         let removed = t.open_table(EVENTS).unwrap().remove((ID.0, 4)).unwrap().map(|row| row.value().len());
@@ -330,7 +342,7 @@ async fn a_sound_store_has_no_problem_and_its_rows_are_counted() {
     assert_eq!(report.findings, []);
     let rows: BTreeMap<_, _> = report.rows.into_iter().collect();
     let count = |table| rows[table];
-    assert_eq!(["profile", "identity", "event", "merge"].map(count), [4, 2, HEAD, 1]);
+    assert_eq!(["profile", "identity", "event", "merge", "remembered identity"].map(count), [4, 3, HEAD, 1, 1]);
 }
 
 /// It has no values to lose, and gains the mark that it lost some.
@@ -339,7 +351,7 @@ async fn an_event_that_grows_by_an_erasure_counts_with_its_size() {
     let disk = Disk::default();
     let store = store_on(&disk, |_, _| {});
     store.write(command(SECOND, create(ADA))).await.unwrap();
-    let rewrite = Rewrite { sequence: Sequence::new(1).unwrap(), what: Removal::Previous, forgotten: Vec::new() };
+    let rewrite = Rewrite { sequence: Sequence::new(1).unwrap(), what: Removal::Previous };
     let erase = Change::EraseEvents(EraseEvents { rewrites: vec![rewrite] });
     store.write(command(2 * SECOND, erase)).await.unwrap();
     store.close().await;
@@ -450,5 +462,9 @@ async fn a_backup_of_an_inconsistent_store_is_found_by_its_check() {
     }
     fs::write(&file, &bytes).unwrap();
     let found = findings(check_backup(&file, |_| {}).unwrap());
-    assert_eq!(found.into_keys().collect::<Vec<_>>(), ["absorbed profiles without a record of their merge"]);
+    let expected = [
+        "absorbed profiles without a record of their merge",
+        "identities in the index of merges that the record of the merge does not have",
+    ];
+    assert_eq!(found.into_keys().collect::<Vec<_>>(), expected);
 }

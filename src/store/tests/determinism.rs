@@ -28,7 +28,7 @@ use crate::proto::v1::{
 };
 use crate::store::tables::{
     ABSORBED, AUDIENCES, EVENTS, EXPIRIES, HEADS, IDENTITIES, IDENTITY_SETTINGS, MEMBERS, MERGES, META, PROFILES,
-    PROGRESS, REQUEST_AGES, REQUESTS, SKIPPED, SUBSCRIPTIONS, WORKSPACES,
+    PROGRESS, REMEMBERED, REQUEST_AGES, REQUESTS, SKIPPED, SUBSCRIPTIONS, WORKSPACES,
 };
 
 /// Every row of every table: table, key, value.
@@ -52,6 +52,7 @@ pub(super) fn rows(disk: &Disk) -> Rows {
         ("merges", MERGES),
         ("absorbed", ABSORBED),
         ("identity settings", IDENTITY_SETTINGS),
+        ("remembered", REMEMBERED),
     ] {
         for row in transaction.open_table(table).unwrap().iter().unwrap() {
             let (key, value) = row.unwrap();
@@ -244,13 +245,12 @@ fn erase_events() -> impl Strategy<Value = Change> {
         Just(Removal::All),
         Just(Removal::Profiles),
         Just(Removal::Previous),
-        keys.clone().prop_map(Removal::Identities)
+        keys.prop_map(Removal::Identities)
     ];
-    let forgotten = prop_oneof![2 => Just(Vec::new()), 1 => keys];
-    let rewrites = prop::collection::btree_map(1_u64..12, (what, forgotten), 0..4);
+    let rewrites = prop::collection::btree_map(1_u64..12, what, 0..4);
     // Those past the head of the log are refused: no plan names them.
     rewrites.prop_map(|rewrites| {
-        let rewrite = |(number, (what, forgotten))| Rewrite { sequence: sequence(number), what, forgotten };
+        let rewrite = |(number, what)| Rewrite { sequence: sequence(number), what };
         Change::EraseEvents(EraseEvents { rewrites: rewrites.into_iter().map(rewrite).collect() })
     })
 }

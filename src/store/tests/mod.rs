@@ -37,6 +37,7 @@ mod memberships;
 mod migration;
 mod opening;
 mod people;
+mod remembered;
 mod retention;
 mod rot;
 mod script;

@@ -10,6 +10,7 @@ use crate::command::{Change, Command};
 use crate::proto::v1::OnConflict;
 use crate::store::StoreError;
 
+const DONALD: i64 = 4;
 const PLAN: &str = "user_attributes[\"plan\"]";
 
 fn email(name: &str) -> Id {
@@ -41,6 +42,12 @@ fn unmerged(mpid: i64) -> Op {
 
 fn erased(mpid: i64) -> Op {
     Op::Erase { key: Key::Mpid(mpid), allow_missing: false, most: None }
+}
+
+/// A profile takes the email address with this name.
+fn taken(mpid: i64, name: &str) -> Op {
+    let edit = Edit { add: vec![email(name)], take: true, ..Edit::default() };
+    Op::Update { key: Key::Mpid(mpid), edit, create_as: None }
 }
 
 /// Runs one command after the other.
@@ -158,6 +165,63 @@ async fn profiles_that_had_the_same_are_as_before_when_their_merge_is_undone() {
             assert_eq!(world.model.people, [(ADA, ada), (GRACE, grace)].into());
         }
     }
+}
+
+/// Records of merges outlive the log.
+#[tokio::test]
+async fn an_erasure_cleans_what_an_unmerge_would_give_back_although_the_log_has_lost_the_take() {
+    let world = story([
+        created(ADA, person("ada", "ada's")),
+        created(GRACE, Person::default()),
+        created(ALAN, Person::default()),
+        merged(GRACE, ADA, false),
+        taken(ALAN, "ada"),
+        Op::Trim { most: 100 },
+        erased(ALAN),
+    ])
+    .await;
+    assert_eq!(world.holds("ada@example.com"), None);
+    let mut world = world;
+    world.run(vec![unmerged(ADA)]).await;
+    assert_eq!(world.model.people[&ADA], Person { users: Vec::new(), ..person("ada", "ada's") });
+}
+
+#[tokio::test]
+async fn an_erasure_cleans_what_other_unmerges_would_give_back_although_one_unmerge_has_moved_the_identity() {
+    let mut world = story([
+        created(ADA, person("ada", "ada's")),
+        created(GRACE, Person::default()),
+        created(ALAN, Person::default()),
+        created(DONALD, Person::default()),
+        merged(GRACE, ADA, false),
+        taken(DONALD, "ada"),
+        merged(GRACE, DONALD, false),
+        unmerged(ADA),
+        taken(ALAN, "ada"),
+        erased(ALAN),
+    ])
+    .await;
+    assert_eq!(world.holds("ada@example.com"), None);
+    world.run(vec![unmerged(DONALD)]).await;
+    assert_eq!(world.model.people[&DONALD], Person::default());
+}
+
+/// The survivor has it again, so it is not the person's any more.
+#[tokio::test]
+async fn an_erasure_leaves_what_an_unmerge_would_give_back_if_the_survivor_owns_it() {
+    let world = story([
+        created(ADA, person("ada", "ada's")),
+        created(GRACE, Person::default()),
+        created(ALAN, Person::default()),
+        merged(GRACE, ADA, false),
+        Op::Trim { most: 100 },
+        taken(ALAN, "ada"),
+        taken(GRACE, "ada"),
+        erased(ALAN),
+        unmerged(ADA),
+    ])
+    .await;
+    assert_eq!(world.model.people[&ADA], person("ada", "ada's"));
 }
 
 /// The request changed the person, so a repeat must not tell of it. Also if the erasure takes several commands.

@@ -20,7 +20,7 @@ use crate::store::rows::{
 use crate::store::rows::{absorbed_key, audience_key, member_key, merge_key};
 use crate::store::tables::{
     ABSORBED, AUDIENCES, EVENTS, EXPIRIES, HEADS, IDENTITIES, IDENTITY_SETTINGS, MEMBERS, MERGES, META, PROFILES,
-    PROGRESS, REQUEST_AGES, REQUESTS, SKIPPED, SUBSCRIPTIONS, WORKSPACES,
+    PROGRESS, REMEMBERED, REQUEST_AGES, REQUESTS, SKIPPED, SUBSCRIPTIONS, WORKSPACES,
 };
 
 /// The only workspace of these tests.
@@ -30,7 +30,7 @@ const ID: WorkspaceId = WorkspaceId(1);
 type Table = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
 /// The tables whose keys are bytes.
-const TABLES: [(&str, Table); 13] = [
+const TABLES: [(&str, Table); 14] = [
     ("meta", META),
     ("workspaces", WORKSPACES),
     ("requests", REQUESTS),
@@ -44,6 +44,7 @@ const TABLES: [(&str, Table); 13] = [
     ("merges", MERGES),
     ("absorbed", ABSORBED),
     ("identity settings", IDENTITY_SETTINGS),
+    ("remembered", REMEMBERED),
 ];
 
 type Rows = BTreeMap<Vec<u8>, Vec<u8>>;

@@ -13,7 +13,7 @@ use super::super::harness::*;
 use super::commands::{Draw, Op, erase};
 use super::fold::Copy;
 use super::model::{Answer, Expected, Model};
-use super::person::Person;
+use super::person::{Id, Person};
 use super::tables::Dump;
 use super::values::Values;
 use crate::command::{Change, Command};
@@ -48,6 +48,8 @@ pub struct World {
     pub now: i64,
     is_trimmed: bool,
     values: Values,
+    /// The identities of persons that this step has erased.
+    left: BTreeSet<Id>,
     steps: usize,
     /// What was run, for messages.
     ops: Vec<String>,
@@ -76,6 +78,7 @@ impl World {
             now: 100,
             is_trimmed: false,
             values: Values::default(),
+            left: BTreeSet::new(),
             steps: 0,
             ops: Vec::new(),
         }
@@ -171,6 +174,9 @@ impl World {
             (Expected::Done(answer), Ok(written)) => {
                 self.compare_done(op, &answer, &written);
                 self.values.follow(op, answer.mpid, &before, &self.model, self.is_trimmed);
+                self.left.extend(
+                    answer.erased.iter().filter_map(|mpid| before.people.get(mpid)).flat_map(Person::ids).cloned(),
+                );
                 self.values.erase(&answer.erased, &self.model, self.is_trimmed)
             }
             (Expected::Refused(reasons), Err(error)) => {
@@ -236,6 +242,28 @@ impl World {
         }
         self.check_copies();
         self.check_erased(erased, &dump);
+        self.check_records(&dump);
+    }
+
+    /// What unmerges would give back is what the log has of the merges. Where it has nothing any more, it is no identity
+    /// of a person who was just erased.
+    fn check_records(&mut self, dump: &Dump) {
+        let (log, left) = (self.log(), std::mem::take(&mut self.left));
+        for (mpid, absorbed) in dump.absorbed() {
+            let is_merge = |event: &&Event| event.merged_mpid == mpid && event.r#type != "profile.unmerged";
+            match log.iter().rfind(is_merge).and_then(|event| event.merged_profile.as_ref()) {
+                Some(told) => assert!(Person::of(told).ids().eq(absorbed.ids()), "{mpid}: {:#?}", brief(&log)),
+                None => {
+                    let held = absorbed.ids().find(|id| left.contains(id) && self.model.owner(id).is_none());
+                    assert!(held.is_none(), "{mpid} would have {held:?} back: {:#?}", brief(&log));
+                }
+            }
+        }
+    }
+
+    /// Where a value is: see [`Dump::holds`].
+    pub fn holds(&self, value: &str) -> Option<String> {
+        Dump::of(&self.disk.after_power_loss()).holds(value)
     }
 
     /// A subscriber that was there from the start has every profile, and so has one that reads the whole log now.
