@@ -50,7 +50,16 @@ pub struct Erase {
     pub allow_missing: bool,
     /// The most events to rewrite. If there are more, the command is refused: see [`EraseEvents`].
     pub most: usize,
-    /// The events up to this place have been rewritten already, by [`EraseEvents`].
+    /// What [`EraseEvents`] have done already. `None` if there were none.
+    pub begun: Option<Begun>,
+}
+
+/// The part of an erasure that comes before its last command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Begun {
+    /// The profile of which events were rewritten. If the key leads to another by now, that one has all its events yet.
+    pub mpid: Mpid,
+    /// The events up to this place have been rewritten.
     pub read_to: Place,
 }
 

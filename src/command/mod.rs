@@ -16,7 +16,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 pub use audience::{ChangeMembers, CreateAudience, DeleteAudience, Expire, MemberChange, WorkOnAudience};
 pub use encoding::Undecodable;
-pub use identity::{Erase, EraseEvents, Identify, Merge, Removal, Rewrite, Unmerge, UpdateIdentitySettings};
+pub use identity::{Begun, Erase, EraseEvents, Identify, Merge, Removal, Rewrite, Unmerge, UpdateIdentitySettings};
 
 use crate::model::limits::REQUEST_ID_CHARS;
 use crate::model::{

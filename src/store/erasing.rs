@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::read::ReadClass;
 use super::{Store, StoreError, Written};
-use crate::command::{Change, Command, Erase, EraseEvents};
+use crate::command::{Begun, Change, Command, Erase, EraseEvents};
 use crate::model::limits::ERASED_EVENTS;
-use crate::model::{Place, ProfileKey, Workspace};
+use crate::model::{ProfileKey, Workspace};
 
 /// The most events that one reading of the chains finds.
 const PLANNED: usize = 100_000;
@@ -24,44 +24,47 @@ impl Store {
         erase: &Erase,
         command: impl Fn(Change) -> Command,
     ) -> Result<Written, StoreError> {
-        let mut read_to = Place::START;
+        let mut begun = None;
         loop {
-            let last = command(Change::Erase(Erase { read_to, ..erase.clone() }));
+            let last = command(Change::Erase(Erase { begun, ..erase.clone() }));
             let workspace = last.workspace.clone();
             match self.write(last).await {
                 Err(StoreError::TooManyEvents) => {}
                 done => return done,
             }
             let part = |change| Command { request: None, ..command(change) };
-            read_to = self.erase_events(&workspace, &erase.key, &part).await?;
+            begun = self.erase_events(&workspace, &erase.key, &part).await?;
         }
     }
 
-    /// Rewrites the events that the plan for a profile names. Returns the place up to which none is left.
+    /// Rewrites the events that the plan for a profile names. Returns the profile that the key led to, and the place up to
+    /// which none is left. `None` if there is no such profile.
     async fn erase_events(
         self: &Arc<Self>,
         workspace: &Workspace,
         key: &ProfileKey,
         part: &impl Fn(Change) -> Command,
-    ) -> Result<Place, StoreError> {
+    ) -> Result<Option<Begun>, StoreError> {
         loop {
             let (of, key) = (workspace.clone(), key.clone());
             let read = move |store: &Self| {
                 let id = store.workspace_id(&of).ok_or(StoreError::Closed)?;
                 let snapshot = store.snapshot()?;
-                let head = snapshot.log_bounds(id)?.head;
-                let Some(subject) = snapshot.subject(id, &key)? else { return Ok((Vec::new(), false, head)) };
+                let read_to = snapshot.log_bounds(id)?.head;
+                let Some(subject) = snapshot.subject(id, &key)? else { return Ok(None) };
                 let plan = snapshot.plan_erasure(id, subject, PLANNED)?;
-                let is_partial = plan.is_partial;
-                Ok::<_, StoreError>((plan.into_commands(ERASED_EVENTS, COMMAND_BYTES), is_partial, head))
+                Ok::<_, StoreError>(Some((plan, Begun { mpid: subject.0, read_to })))
             };
-            let (commands, is_partial, head) = self.on_read_pool(ReadClass::Scan, Some(workspace), read).await?;
+            let planned = self.on_read_pool(ReadClass::Scan, Some(workspace), read).await?;
+            let Some((plan, begun)) = planned else { return Ok(None) };
+            let is_partial = plan.is_partial;
+            let commands = plan.into_commands(ERASED_EVENTS, COMMAND_BYTES);
             let is_stuck = is_partial && commands.is_empty();
             for rewrites in commands {
                 self.write(part(Change::EraseEvents(EraseEvents { rewrites }))).await?;
             }
             match is_partial {
-                false => return Ok(head),
+                false => return Ok(Some(begun)),
                 true if is_stuck => return Err(StoreError::TooManyEvents),
                 true => {}
             }

@@ -2,8 +2,8 @@
 
 use super::{Undecodable, decode_etag};
 use crate::command::{
-    Change, ChangeMembers, CreateAudience, DeleteAudience, Erase, EraseEvents, Expire, Identify, MemberChange, Merge,
-    Removal, Rewrite, Unmerge, UpdateIdentitySettings, WorkOnAudience,
+    Begun, Change, ChangeMembers, CreateAudience, DeleteAudience, Erase, EraseEvents, Expire, Identify, MemberChange,
+    Merge, Removal, Rewrite, Unmerge, UpdateIdentitySettings, WorkOnAudience,
 };
 use crate::model::audience::{AudienceId, NewAudience};
 use crate::model::identity::ParsedIdentity;
@@ -16,12 +16,12 @@ use crate::proto::v1;
 pub(super) fn encode(change: &Change) -> Message {
     let etag = |etag: &Option<Etag>| etag.clone().map(Etag::into_string);
     match change {
-        Change::Erase(Erase { key, etag: of, allow_missing, most, read_to }) => Message::Erase(storage::Erase {
+        Change::Erase(Erase { key, etag: of, allow_missing, most, begun }) => Message::Erase(storage::Erase {
             key: Some(key.into()),
             etag: etag(of),
             allow_missing: *allow_missing,
             most: *most as u64,
-            read_to: read_to.get(),
+            begun: begun.map(|Begun { mpid, read_to }| storage::Begun { mpid: mpid.get(), read_to: read_to.get() }),
         }),
         Change::EraseEvents(EraseEvents { rewrites }) => {
             Message::EraseEvents(storage::EraseEvents { rewrites: rewrites.iter().map(encode_rewrite).collect() })
@@ -85,7 +85,7 @@ pub(super) fn decode(change: Message, limits: &Limits) -> Result<Change, Undecod
             etag: decode_etag(erase.etag)?,
             allow_missing: erase.allow_missing,
             most: number(erase.most)?,
-            read_to: Place::after(erase.read_to),
+            begun: erase.begun.map(decode_begun).transpose()?,
         }),
         Message::EraseEvents(erase) => {
             let rewrites = erase.rewrites.into_iter().map(decode_rewrite).collect::<Option<_>>();
@@ -140,6 +140,10 @@ pub(super) fn decode(change: Message, limits: &Limits) -> Result<Change, Undecod
         Message::Expire(expire) => Change::Expire(Expire { most: number(expire.most)? }),
         _ => unreachable!("the caller decodes the others"),
     })
+}
+
+fn decode_begun(storage::Begun { mpid, read_to }: storage::Begun) -> Result<Begun, Undecodable> {
+    Ok(Begun { mpid: Mpid::parse("begun", mpid)?, read_to: Place::after(read_to) })
 }
 
 fn encode_rewrite(Rewrite { sequence, what }: &Rewrite) -> storage::Rewrite {

@@ -10,7 +10,7 @@ use super::super::large;
 use crate::call::Call;
 use crate::command::{Change, Command, Create, Delete, Erase, Identify, RequestId, Update};
 use crate::model::limits::ERASED_EVENTS;
-use crate::model::{Etag, Invalid, Limits, Mpid, NewProfile, Patch, Place, ProfileKey, Workspace, wire};
+use crate::model::{Etag, Invalid, Limits, Mpid, NewProfile, Patch, ProfileKey, Workspace, wire};
 use crate::proto::field::{
     create_profile_response, identify_profile_response, merge_profiles_response, update_profile_response,
 };
@@ -146,7 +146,7 @@ impl Write {
                 etag: Etag::parse(request.etag)?,
                 allow_missing: request.allow_missing,
                 most: ERASED_EVENTS,
-                read_to: Place::START,
+                begun: None,
             }))
         })
     }

@@ -33,7 +33,7 @@ enum Subject {
 }
 
 pub(super) fn decide(context: &Context<'_, '_>, erase: &Erase) -> Result<Verdict, StoreError> {
-    let Erase { key, etag, allow_missing, most, read_to } = erase;
+    let Erase { key, etag, allow_missing, most, begun } = erase;
     let missing = || match allow_missing {
         true if etag.is_some() => Err(StoreError::EtagMismatch),
         true => Ok(Verdict::unchanged(None, context.head.place, None)),
@@ -48,13 +48,16 @@ pub(super) fn decide(context: &Context<'_, '_>, erase: &Erase) -> Result<Verdict
         Subject::Gone(..) if etag.is_some() => return Err(StoreError::EtagMismatch),
         Subject::Gone(mpid, latest) => (*mpid, *latest),
     };
-    let bounds = Bounds { read_to: *read_to, most: *most, links: LINKS, bytes: BYTES };
+    // The key may lead to another profile than the one whose events were rewritten.
+    let begun = begun.filter(|begun| begun.mpid == mpid);
+    let read_to = begun.map_or(Place::START, |begun| begun.read_to);
+    let bounds = Bounds { read_to, most: *most, links: LINKS, bytes: BYTES };
     let plan = plan(context, (mpid, latest), bounds)?;
     if plan.is_partial && !context.command.validate_only {
         return Err(StoreError::TooManyEvents);
     }
     let was_erased = matches!(subject, Subject::Gone(..)) && plan.rewrites.is_empty();
-    if was_erased && *read_to == Place::START {
+    if was_erased && begun.is_none() {
         return missing();
     }
 

@@ -12,7 +12,7 @@ use super::disk::Disk;
 use super::harness::*;
 use super::memberships::check_index;
 use crate::command::{
-    Acknowledge, Begin, Change, ChangeMembers, Command, Create, CreateAudience, CreateSubscription, Delete,
+    Acknowledge, Begin, Begun, Change, ChangeMembers, Command, Create, CreateAudience, CreateSubscription, Delete,
     DeleteAudience, DeleteSubscription, Erase, EraseEvents, Expire, Identify, MemberChange, Merge, Removal, RequestId,
     Rewrite, SeekSubscription, Stamp, Trim, Unmerge, Update, UpdateIdentitySettings, UpdateSubscription,
     WorkOnAudience,
@@ -262,8 +262,10 @@ fn who_is_who() -> impl Strategy<Value = Change> {
         });
     let unmerge = mpid().prop_map(|merged| Change::Unmerge(Unmerge { merged }));
     let most = prop::sample::select(vec![2_usize, 1_000]);
-    let erase = (key(), etag(), any::<bool>(), most, 0_u64..4).prop_map(|(key, etag, allow_missing, most, read_to)| {
-        Change::Erase(Erase { key, etag, allow_missing, most, read_to: Place::after(read_to) })
+    let begun = (mpid(), 0_u64..4).prop_map(|(mpid, read_to)| Begun { mpid, read_to: Place::after(read_to) });
+    let begun = prop::option::of(begun);
+    let erase = (key(), etag(), any::<bool>(), most, begun).prop_map(|(key, etag, allow_missing, most, begun)| {
+        Change::Erase(Erase { key, etag, allow_missing, most, begun })
     });
     prop_oneof![
         3 => identify(),

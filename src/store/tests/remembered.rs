@@ -11,7 +11,7 @@ use super::damage::ID;
 use super::disk::{Crash, Disk, Operation, Replay};
 use super::harness::*;
 use crate::command::{Change, Erase, Merge};
-use crate::model::{IdentityKey, Mpid, Place, ProfileKey};
+use crate::model::{IdentityKey, Mpid, ProfileKey};
 use crate::store::StoreError;
 use crate::store::rows::{FormatsRow, merge_key, remembered_key};
 use crate::store::tables::{MERGES, META, REMEMBERED};
@@ -102,7 +102,7 @@ async fn a_damaged_record_of_a_merge_is_passed_over_and_goes_with_its_person() {
         merges.insert(&*key, &*row).unwrap();
     });
     let store = store_on(&disk, |_, _| {});
-    let erase = Erase { key: named(100), etag: None, allow_missing: false, most: 1_000, read_to: Place::START };
+    let erase = Erase { key: named(100), etag: None, allow_missing: false, most: 1_000, begun: None };
     store.write(command(4, Change::Erase(erase.clone()))).await.unwrap();
     assert!(matches!(
         store

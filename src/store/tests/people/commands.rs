@@ -11,7 +11,7 @@ use super::person::{Id, Membership, Person, attribution, map_of, split};
 use super::resolve::Rules;
 use crate::command::{Change, Create, Delete, Erase, Identify, Merge, Trim, Unmerge, Update, UpdateIdentitySettings};
 use crate::model::identity::ParsedIdentity;
-use crate::model::{IdentitySettings, Limits, Mpid, NewProfile, Patch, Place, ProfileKey};
+use crate::model::{IdentitySettings, Limits, Mpid, NewProfile, Patch, ProfileKey};
 use crate::proto::v1::{OnConflict, ProfilePatch};
 
 /// Few mpids, so that commands meet.
@@ -206,7 +206,7 @@ impl Op {
 }
 
 pub fn erase(key: &Key, allow_missing: bool, most: Option<usize>) -> Erase {
-    Erase { key: key.parse(), etag: None, allow_missing, most: most.unwrap_or(1_000), read_to: Place::START }
+    Erase { key: key.parse(), etag: None, allow_missing, most: most.unwrap_or(1_000), begun: None }
 }
 
 /// Draws commands. Every value of a command is a new one, except identities, which come from a few.

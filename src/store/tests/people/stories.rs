@@ -167,6 +167,56 @@ async fn profiles_that_had_the_same_are_as_before_when_their_merge_is_undone() {
     }
 }
 
+/// While the events of the first profile are rewritten, the identity by which it is to be erased moves to another.
+#[tokio::test]
+async fn an_erasure_in_several_commands_erases_all_of_the_profile_that_its_key_leads_to_at_the_end() {
+    let disk = Disk::default();
+    let store = std::sync::Arc::new(store_on(&disk, |_, _| {}));
+    let people = [created(GRACE, person("grace", "grace's")), created(ADA, person("ada", "ada's"))];
+    let ops = people.into_iter().chain(["a", "b", "c"].map(|plan| set(ADA, plan)));
+    for op in ops {
+        store.write(command(SECOND, op.to_change())).await.unwrap();
+    }
+    let patch = |mpid, edit| Op::Update { key: Key::Mpid(mpid), edit, create_as: None }.to_change();
+    let moved = [
+        patch(ADA, Edit { drop: vec![email("ada")], ..Edit::default() }),
+        patch(GRACE, Edit { add: vec![email("ada")], ..Edit::default() }),
+    ];
+    let writer = std::sync::Arc::clone(&store);
+    let move_it = || {
+        std::thread::scope(|scope| {
+            let run = async {
+                for change in moved.clone() {
+                    writer.write(command(2 * SECOND, change)).await.unwrap();
+                }
+            };
+            scope.spawn(|| super::block_on(run)).join().unwrap();
+        })
+    };
+    let has_moved = std::sync::Once::new();
+    let Change::Erase(erase) =
+        (Op::Erase { key: Key::Id(email("ada")), allow_missing: false, most: Some(1) }).to_change()
+    else {
+        unreachable!()
+    };
+    let written = store
+        .erase(&erase, |change| {
+            if let Change::EraseEvents(_) = change {
+                has_moved.call_once(move_it);
+            }
+            command(3 * SECOND, change)
+        })
+        .await
+        .unwrap();
+    assert!(has_moved.is_completed());
+    assert_eq!(written.mpid, crate::model::Mpid::new(GRACE));
+    store.close().await;
+    let dump = Dump::of(&disk);
+    for value in ["grace's", "grace@example.com", "ada@example.com"] {
+        assert_eq!(dump.holds(value), None, "{value}");
+    }
+}
+
 /// Records of merges outlive the log.
 #[tokio::test]
 async fn an_erasure_cleans_what_an_unmerge_would_give_back_although_the_log_has_lost_the_take() {
