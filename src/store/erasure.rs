@@ -70,6 +70,16 @@ pub(super) struct Planned {
     tells: bool,
 }
 
+/// Who is to be erased.
+#[derive(Debug)]
+pub(super) struct Person {
+    pub mpid: Mpid,
+    /// The latest event of the profile.
+    pub latest: Sequence,
+    /// The identities that the profile has.
+    pub identities: Vec<IdentityKey>,
+}
+
 /// How to plan.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
@@ -98,7 +108,19 @@ impl Link {
     }
 
     fn tells(&self) -> bool {
-        self.other.is_some() || self.event.merged_mpid != 0 || !self.event.taken_from_mpids.is_empty()
+        let is_take = self.event.taken_by_mpid != 0 || !self.event.taken_from_mpids.is_empty();
+        self.other.is_some() || self.event.merged_mpid != 0 || is_take
+    }
+
+    /// Whether an erasure has removed the profiles, or those before.
+    fn is_stripped(&self) -> bool {
+        self.event.redacted || self.kind == EventKind::Erased
+    }
+
+    /// The identities that the profile lost by the event.
+    fn lost(&self) -> Vec<IdentityKey> {
+        let (old, new) = identities(&self.event);
+        absent(old, &new)
     }
 }
 
@@ -137,15 +159,20 @@ struct Planner<'c, C> {
     waiting: Vec<Walk>,
     /// The identities that whole chains are searched for, and from where on.
     searched: BTreeMap<(Mpid, IdentityKey), Sequence>,
+    /// The identities of the person, as far as they are known yet.
+    identities: BTreeSet<IdentityKey>,
 }
 
-/// Plans the erasure of the profile with this latest event, and of those that it has absorbed.
-pub(super) fn plan(chains: &impl Chains, (mpid, latest): (Mpid, Sequence), bounds: Bounds) -> Result<Plan, StoreError> {
+/// Plans the erasure of a profile, and of those that it has absorbed.
+pub(super) fn plan(chains: &impl Chains, person: Person, bounds: Bounds) -> Result<Plan, StoreError> {
+    let Person { mpid, latest, identities } = person;
     let (floor, has_read) = (chains.floor().max(bounds.read_to), bounds.read_to > chains.floor());
     let plan = Plan { mpids: BTreeSet::from([mpid]), ..Plan::default() };
     let waiting = vec![Walk { mpid, from: Some(latest), after: floor, aim: Aim::All }];
     let (is_full, included, searched) = (false, BTreeSet::new(), BTreeMap::new());
-    let mut planner = Planner { chains, floor, has_read, bounds, plan, is_full, included, waiting, searched };
+    let identities = identities.into_iter().collect();
+    let mut planner =
+        Planner { chains, floor, has_read, bounds, plan, is_full, included, waiting, searched, identities };
     while let Some(walk) = planner.waiting.pop().filter(|_| !planner.is_full) {
         planner.walk(walk)?;
     }
@@ -305,18 +332,20 @@ impl<C: Chains> Planner<'_, C> {
         if link.kind == EventKind::Erased {
             return Ok(());
         }
-        self.search_losers(sequence, link, |_| true)?;
+        self.identities.extend(profiles(&link.event).flat_map(keys_of));
+        self.search_losers(sequence, link, None)?;
         self.lose(sequence, link, Removal::All);
         Ok(())
     }
 
-    /// Has the profiles searched that lost identities by an event, for those that `is_sought` says. If one of the events
-    /// was redacted, the other still tells which they were.
+    /// Has the profiles searched that lost identities by an event, for those that are sought. `None` means those of the
+    /// person. If one of the two events was redacted, the other still tells which they were. If both were, it may have been
+    /// any of those that are sought.
     fn search_losers(
         &mut self,
         sequence: Sequence,
         link: &Link,
-        is_sought: impl Fn(&IdentityKey) -> bool,
+        sought: Option<&[IdentityKey]>,
     ) -> Result<(), StoreError> {
         let losers = link.event.taken_from_mpids.len() as u64;
         for nth in 1..=losers {
@@ -324,8 +353,12 @@ impl<C: Chains> Planner<'_, C> {
             let Some(lost) = lost.filter(|lost| Place::from(*lost) > self.floor) else { break };
             self.note_other();
             let loser = self.link(lost)?;
-            let (old, new) = identities(&loser.event);
-            let keys: Vec<_> = gained(&link.event).into_iter().chain(absent(old, &new)).filter(&is_sought).collect();
+            let mut keys = match (loser.is_stripped(), link.is_stripped()) {
+                (false, _) => loser.lost(),
+                (true, false) => gained(&link.event),
+                (true, true) => sought.map_or_else(|| self.identities.iter().cloned().collect(), <[_]>::to_vec),
+            };
+            keys.retain(|key| sought.is_none_or(|sought| sought.contains(key)));
             self.search_chain(loser.mpid, lost, &keys);
         }
         Ok(())
@@ -349,10 +382,10 @@ impl<C: Chains> Planner<'_, C> {
         if link.kind == EventKind::Erased {
             return Ok(());
         }
-        self.search_losers(sequence, link, |key| keys.contains(key))?;
+        self.search_losers(sequence, link, Some(keys))?;
         if let Some(Other { mpid, previous: Some(previous) }) = link.other {
-            let gained = gained(&link.event);
-            let may_be = |key: &&IdentityKey| link.event.redacted || gained.contains(key);
+            let brought = self.brought(link, previous)?;
+            let may_be = |key: &&IdentityKey| brought.as_ref().is_none_or(|brought| brought.contains(key));
             let keys: Vec<_> = keys.iter().filter(may_be).cloned().collect();
             self.search_chain(mpid, previous, &keys);
         }
@@ -360,6 +393,18 @@ impl<C: Chains> Planner<'_, C> {
             self.lose(sequence, link, Removal::Identities(keys.to_vec()));
         }
         Ok(())
+    }
+
+    /// The identities that a profile brought into a merge. `previous` is its event before. `None` if neither that nor the
+    /// event of the merge tells.
+    fn brought(&mut self, merge: &Link, previous: Sequence) -> Result<Option<Vec<IdentityKey>>, StoreError> {
+        if !merge.event.redacted {
+            return Ok(Some(gained(&merge.event)));
+        }
+        if Place::from(previous) <= self.floor {
+            return Ok(None);
+        }
+        Ok(self.link(previous)?.event.profile.as_ref().map(keys_of))
     }
 
     /// Notes what an event loses, besides what it loses anyway. The profile after the event stays if it may: no later

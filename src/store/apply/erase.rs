@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use prost::Message;
 
 use super::super::effects::RowTable;
-use super::super::erasure::{Bounds, Chains, Link, plan, profiles, strip};
+use super::super::erasure::{Bounds, Chains, Link, Person, plan, profiles, strip};
 use super::super::error::StoreError;
 use super::super::rows::{Kind, request_key};
 use super::draft::Draft;
@@ -52,7 +52,11 @@ pub(super) fn decide(context: &Context<'_, '_>, erase: &Erase) -> Result<Verdict
     let begun = begun.filter(|begun| begun.mpid == mpid);
     let read_to = begun.map_or(Place::START, |begun| begun.read_to);
     let bounds = Bounds { read_to, most: *most, links: LINKS, bytes: BYTES };
-    let plan = plan(context, (mpid, latest), bounds)?;
+    let identities = match &subject {
+        Subject::Profile(_, stored) => keys_of(&stored.profile),
+        Subject::Gone(..) => Vec::new(),
+    };
+    let plan = plan(context, Person { mpid, latest, identities: identities.clone() }, bounds)?;
     if plan.is_partial && !context.command.validate_only {
         return Err(StoreError::TooManyEvents);
     }
@@ -65,11 +69,7 @@ pub(super) fn decide(context: &Context<'_, '_>, erase: &Erase) -> Result<Verdict
     let mut mpids = vec![mpid];
     let events = plan.rewrites.len();
     let rewrites = plan.rewrites.into_iter().map(|(sequence, planned)| planned.into_rewrite(sequence));
-    let identities = match &subject {
-        Subject::Profile(_, stored) => keys_of(&stored.profile).into_iter().collect(),
-        Subject::Gone(..) => BTreeSet::new(),
-    };
-    rewrite_events(context, &mut draft, rewrites, identities)?;
+    rewrite_events(context, &mut draft, rewrites, identities.into_iter().collect())?;
     if let Subject::Profile(mpid, stored) = &subject {
         draft.erase(*mpid, stored)?;
         mpids.extend(bury_absorbed(context, &mut draft, *mpid)?);

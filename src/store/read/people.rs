@@ -1,7 +1,7 @@
 //! Who owns which identities, how a workspace resolves them, and what an erasure would remove.
 
 use super::super::WorkspaceId;
-use super::super::erasure::{Bounds, Chains, Link, Plan, plan};
+use super::super::erasure::{Bounds, Chains, Link, Person, Plan, plan};
 use super::super::error::StoreError;
 use super::super::resolution::{Owners, Resolution};
 use super::super::rows::{
@@ -197,11 +197,16 @@ impl Snapshot {
     pub(in crate::store) fn plan_erasure(
         &self,
         workspace: WorkspaceId,
-        subject: (Mpid, Sequence),
+        (mpid, latest): (Mpid, Sequence),
         most: usize,
     ) -> Result<Plan, StoreError> {
         let here = In { snapshot: self, workspace, floor: self.log_bounds(workspace)?.floor };
-        plan(&here, subject, Bounds { read_to: Place::START, most, links: usize::MAX, bytes: usize::MAX })
+        let identities = tables::profile(&self.0.profiles, workspace, mpid, |row| {
+            let profile = row.profile().map(Profile::decode).transpose().map_err(|_| Kind::Profile.corrupt())?;
+            Ok(profile.as_ref().map(keys_of))
+        })?;
+        let person = Person { mpid, latest, identities: identities.flatten().unwrap_or_default() };
+        plan(&here, person, Bounds { read_to: Place::START, most, links: usize::MAX, bytes: usize::MAX })
     }
 }
 

@@ -140,11 +140,6 @@ impl FormatsRow {
         Self::encode_first(Kind::Audience as usize - Kind::ALL[0] as usize)
     }
 
-    /// Encodes the formats of a file that has no index of the identities in merges yet.
-    pub fn encode_before_remembered() -> Vec<u8> {
-        Self::encode_first(Kind::Remembered as usize - Kind::ALL[0] as usize)
-    }
-
     /// Encodes the formats of the first kinds, as a version does that has no others.
     pub fn encode_first(kinds: usize) -> Vec<u8> {
         let mut row = begin(KIND, 2 * kinds);

@@ -19,6 +19,9 @@ use crate::store::tables::{MERGES, META, REMEMBERED};
 /// So many profiles were absorbed. Each has an email address of its own.
 const ABSORBED: i64 = 30;
 
+/// The tables of versions that did not have the index.
+const TABLES_BEFORE: usize = 17;
+
 fn named(number: i64) -> ProfileKey {
     ProfileKey::Mpid(Mpid::new(number).unwrap())
 }
@@ -41,7 +44,7 @@ async fn without_index() -> Disk {
     store.close().await;
     tamper(&disk, |transaction| {
         assert!(transaction.delete_table(REMEMBERED).unwrap());
-        let formats = FormatsRow::encode_before_remembered();
+        let formats = FormatsRow::encode_first(TABLES_BEFORE);
         transaction.open_table(META).unwrap().insert(FormatsRow::KEY, &*formats).unwrap();
     });
     disk
