@@ -6,10 +6,13 @@ use super::read::ReadClass;
 use super::{Store, StoreError, Written};
 use crate::command::{Begun, Change, Command, Erase, EraseEvents};
 use crate::model::limits::ERASED_EVENTS;
-use crate::model::{ProfileKey, Workspace};
+use crate::model::{Invalid, ProfileKey, Workspace};
 
-/// The most events that one reading of the chains finds.
-const PLANNED: usize = 100_000;
+/// The most events that one reading of the chains finds, without those that tell where else to look.
+const PLANNED: usize = if cfg!(test) { 8 } else { 100_000 }; // So that tests read more than once.
+/// The most events of merges and of taken identities in the histories that an erasure goes through. A plan holds all of
+/// them, at about 100 bytes each.
+const TELLING: usize = if cfg!(test) { 1_000 } else { 1_000_000 };
 /// The bytes of events after which a command rewrites no other.
 const COMMAND_BYTES: usize = 8 << 20;
 
@@ -52,11 +55,12 @@ impl Store {
                 let snapshot = store.snapshot()?;
                 let read_to = snapshot.log_bounds(id)?.head;
                 let Some(subject) = snapshot.subject(id, &key)? else { return Ok(None) };
-                let plan = snapshot.plan_erasure(id, subject, PLANNED)?;
+                let plan = snapshot.plan_erasure(id, subject, [PLANNED, TELLING])?;
                 Ok::<_, StoreError>(Some((plan, Begun { mpid: subject.0, read_to })))
             };
             let planned = self.on_read_pool(ReadClass::Scan, Some(workspace), read).await?;
             let Some((plan, begun)) = planned else { return Ok(None) };
+            Invalid::limit("key", "events of merges and of taken identities in its history", TELLING, plan.telling)?;
             let is_partial = plan.is_partial;
             let commands = plan.into_commands(ERASED_EVENTS, COMMAND_BYTES);
             let is_stuck = is_partial && commands.is_empty();

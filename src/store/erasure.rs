@@ -56,6 +56,8 @@ pub(super) struct Plan {
     pub rewrites: BTreeMap<Sequence, Planned>,
     /// The mpids of the person.
     pub mpids: BTreeSet<Mpid>,
+    /// The events among them that tell where else to look, as far as they were found.
+    pub telling: usize,
     /// Whether there is more than the plan holds.
     pub is_partial: bool,
 }
@@ -85,8 +87,10 @@ pub(super) struct Person {
 pub(super) struct Bounds {
     /// Events up to this place have been rewritten already.
     pub read_to: Place,
-    /// The most events to rewrite.
+    /// The most events to rewrite that do not tell where else to look.
     pub most: usize,
+    /// The most that do. They are rewritten last, so a plan holds all of them.
+    pub telling: usize,
     /// The most events to read.
     pub links: usize,
     /// The most bytes of events to read.
@@ -192,9 +196,10 @@ impl<C: Chains> Planner<'_, C> {
     /// Reads an event that is to be looked at, and counts it.
     fn link(&mut self, sequence: Sequence) -> Result<Link, StoreError> {
         let link = self.chains.link(sequence)?;
-        let Bounds { most, links, bytes, .. } = &mut self.bounds;
+        let Bounds { most, telling, links, bytes, .. } = &mut self.bounds;
         (*links, *bytes) = (links.saturating_sub(1), bytes.saturating_sub(link.bytes));
-        self.is_full |= *links == 0 || *bytes == 0 || self.plan.rewrites.len() > *most;
+        let others = self.plan.rewrites.len() - self.plan.telling;
+        self.is_full |= *links == 0 || *bytes == 0 || others > *most || self.plan.telling > *telling;
         Ok(link)
     }
 
@@ -411,6 +416,7 @@ impl<C: Chains> Planner<'_, C> {
     /// event may have it.
     fn lose(&mut self, sequence: Sequence, link: &Link, more: Removal) {
         let has = self.plan.rewrites.remove(&sequence).map(|planned| planned.what);
+        self.plan.telling += usize::from(has.is_none() && link.tells());
         let what = match (has, more) {
             (None, only) | (Some(only @ Removal::All), _) => only,
             (Some(_), Removal::All) => Removal::All,

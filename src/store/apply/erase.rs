@@ -51,13 +51,14 @@ pub(super) fn decide(context: &Context<'_, '_>, erase: &Erase) -> Result<Verdict
     // The key may lead to another profile than the one whose events were rewritten.
     let begun = begun.filter(|begun| begun.mpid == mpid);
     let read_to = begun.map_or(Place::START, |begun| begun.read_to);
-    let bounds = Bounds { read_to, most: *most, links: LINKS, bytes: BYTES };
+    let bounds = Bounds { read_to, most: *most, telling: *most, links: LINKS, bytes: BYTES };
     let identities = match &subject {
         Subject::Profile(_, stored) => keys_of(&stored.profile),
         Subject::Gone(..) => Vec::new(),
     };
     let plan = plan(context, Person { mpid, latest, identities: identities.clone() }, bounds)?;
-    if plan.is_partial && !context.command.validate_only {
+    let is_too_much = plan.is_partial || plan.rewrites.len() > *most;
+    if is_too_much && !context.command.validate_only {
         return Err(StoreError::TooManyEvents);
     }
     let was_erased = matches!(subject, Subject::Gone(..)) && plan.rewrites.is_empty();

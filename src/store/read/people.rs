@@ -140,7 +140,7 @@ impl Snapshot {
         let absorbed = match profile {
             Some(_) => merges.iter().map(|(absorbed, _)| *absorbed).collect(),
             // The log tells of those that a profile had absorbed that was deleted.
-            None => self.plan_erasure(workspace, (mpid, latest), usize::MAX)?.mpids,
+            None => self.plan_erasure(workspace, (mpid, latest), [usize::MAX; 2])?.mpids,
         };
         let others = absorbed.into_iter().filter(|absorbed| *absorbed != mpid);
         let mpids = std::iter::once(mpid).chain(others).collect();
@@ -193,12 +193,12 @@ impl Snapshot {
         }
     }
 
-    /// Plans an erasure: see [`plan`].
+    /// Plans an erasure: see [`plan`]. At most so many events that do not tell where else to look, and that do.
     pub(in crate::store) fn plan_erasure(
         &self,
         workspace: WorkspaceId,
         (mpid, latest): (Mpid, Sequence),
-        most: usize,
+        [most, telling]: [usize; 2],
     ) -> Result<Plan, StoreError> {
         let here = In { snapshot: self, workspace, floor: self.log_bounds(workspace)?.floor };
         let identities = tables::profile(&self.0.profiles, workspace, mpid, |row| {
@@ -206,7 +206,7 @@ impl Snapshot {
             Ok(profile.as_ref().map(keys_of))
         })?;
         let person = Person { mpid, latest, identities: identities.flatten().unwrap_or_default() };
-        plan(&here, person, Bounds { read_to: Place::START, most, links: usize::MAX, bytes: usize::MAX })
+        plan(&here, person, Bounds { read_to: Place::START, most, telling, links: usize::MAX, bytes: usize::MAX })
     }
 }
 

@@ -303,6 +303,37 @@ async fn an_erasure_leaves_to_each_loser_what_another_lost() {
     assert!(!format!("{:?}", world.log()[2]).contains("grace@example.com"), "{log}");
 }
 
+/// Both profiles have taken the same identity from each other, more often than one reading of the log plans.
+#[tokio::test]
+async fn an_erasure_ends_however_often_an_identity_has_changed_hands() {
+    let mut world = story([created(ADA, person("ada", "ada's")), created(GRACE, Person::default())]).await;
+    for nth in 0..40 {
+        let mpid = if nth % 2 == 0 { GRACE } else { ADA };
+        world.run(vec![taken(mpid, "ada")]).await;
+        world.run(vec![set(mpid, &format!("<{nth}>"))]).await;
+    }
+    world.run(vec![Op::Erase { key: Key::Mpid(ADA), allow_missing: false, most: Some(2) }]).await;
+    assert_eq!(world.holds("ada@example.com"), None);
+}
+
+#[tokio::test]
+async fn an_erasure_of_a_history_with_too_many_taken_identities_is_refused_before_anything_is_removed() {
+    let store = std::sync::Arc::new(store_on(&Disk::default(), |_, _| {}));
+    for op in [created(ADA, person("ada", "ada's")), created(GRACE, Person::default())] {
+        store.write(command(SECOND, op.to_change())).await.unwrap();
+    }
+    for _ in 0..300 {
+        for mpid in [GRACE, ADA] {
+            store.write(command(SECOND, taken(mpid, "ada").to_change())).await.unwrap();
+        }
+    }
+    let before = events(&store);
+    let Change::Erase(erase) = erased(ADA).to_change() else { unreachable!() };
+    let refused = store.erase(&erase, |change| command(2 * SECOND, change)).await;
+    let Err(StoreError::Invalid(crate::model::Invalid::Limit { .. })) = refused else { panic!("{refused:?}") };
+    assert_eq!(events(&store), before);
+}
+
 /// Records of merges outlive the log.
 #[tokio::test]
 async fn an_erasure_cleans_what_an_unmerge_would_give_back_although_the_log_has_lost_the_take() {
