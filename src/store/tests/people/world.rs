@@ -251,13 +251,12 @@ impl World {
         let (log, left) = (self.log(), std::mem::take(&mut self.left));
         for (mpid, absorbed) in dump.absorbed() {
             let is_merge = |event: &&Event| event.merged_mpid == mpid && event.r#type != "profile.unmerged";
-            match log.iter().rfind(is_merge).and_then(|event| event.merged_profile.as_ref()) {
-                Some(told) => assert!(Person::of(told).ids().eq(absorbed.ids()), "{mpid}: {:#?}", brief(&log)),
-                None => {
-                    let held = absorbed.ids().find(|id| left.contains(id) && self.model.owner(id).is_none());
-                    assert!(held.is_none(), "{mpid} would have {held:?} back: {:#?}", brief(&log));
-                }
+            if let Some(told) = log.iter().rfind(is_merge).and_then(|event| event.merged_profile.as_ref()) {
+                assert!(Person::of(told).ids().eq(absorbed.ids()), "{mpid}: {:#?}", brief(&log));
+                continue;
             }
+            let held = absorbed.ids().find(|id| left.contains(id) && self.model.owner(id).is_none());
+            assert!(held.is_none(), "{mpid} would have {held:?} back: {:#?}", brief(&log));
         }
     }
 
