@@ -191,7 +191,7 @@ async fn an_erasure_in_several_commands_erases_all_of_the_profile_that_its_key_l
                 }
             };
             scope.spawn(|| super::block_on(run)).join().unwrap();
-        })
+        });
     };
     let has_moved = std::sync::Once::new();
     let Change::Erase(erase) =
