@@ -222,6 +222,12 @@ impl Log {
         wrong.map_or(Ok(()), |(sequence, _)| Err(Violation::ErasedValue { sequence: *sequence }))
     }
 
+    /// What is wrong with an event that the log has never held.
+    pub fn altered(&self, event: &Event) -> Violation {
+        let was = self.history(event.sequence).iter().map(|version| version.event.clone()).collect();
+        Violation::Altered { got: Box::new(event.clone()), was }
+    }
+
     /// Compares what is left of the log with what should be.
     pub fn check_rest(&self, rest: &[Event]) -> Result<(), Violation> {
         let known = rest.iter().filter(|event| event.sequence <= self.head()); // Memberships still end.
@@ -230,7 +236,7 @@ impl Log {
         let Some(event) = wrong else { return Ok(()) };
         let sequence = event.sequence;
         let is_old = self.history(sequence).iter().any(|version| version.event == *event);
-        Err(if is_old { Violation::ErasedValue { sequence } } else { Violation::Altered { sequence } })
+        Err(if is_old { Violation::ErasedValue { sequence } } else { self.altered(event) })
     }
 }
 

@@ -88,7 +88,8 @@ impl Truth {
                 // The end of a membership may be erased right after it was written.
                 let is_erased = found.event.as_ref().is_some_and(is_unseen);
                 if found.event.as_ref() != Some(event) && !is_erased {
-                    return Err(Stop::Found(Violation::Altered { sequence: event.sequence }));
+                    let got = Box::new(found.event.unwrap_or_default());
+                    return Err(Stop::Found(Violation::Altered { got, was: vec![event.clone()] }));
                 }
                 if !self.mpids.contains(&event.mpid) {
                     self.learn_shards(client, event.mpid).await?;

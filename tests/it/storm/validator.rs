@@ -213,7 +213,7 @@ impl Walk<'_, '_> {
             return Err(Violation::ErasedValue { sequence });
         }
         if versions.is_empty() || !is_event_trimmed(&cut, &got) {
-            return Err(Violation::Altered { sequence });
+            return Err(log.altered(&got));
         }
         let matches: Vec<_> = versions.into_iter().filter_map(|version| view.verdict(log, version)).collect();
         match matches.first() {

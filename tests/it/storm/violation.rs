@@ -1,5 +1,7 @@
 //! What the validator finds.
 
+use cameo::proto::v1::Event;
+
 /// A promise of the API that a recording breaks. Each names the first place where it is broken.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Violation {
@@ -45,8 +47,8 @@ pub enum Violation {
     Repeated { sequence: u64 },
     /// An event came after one that follows it in the log.
     Reordered { sequence: u64, after: u64 },
-    /// An event differs from that of the log.
-    Altered { sequence: u64 },
+    /// An event differs from that of the log, and from all that erasures have left of it.
+    Altered { got: Box<Event>, was: Vec<Event> },
     /// A value that had been erased before the stream was opened was delivered, or is still in the log.
     ErasedValue { sequence: u64 },
     /// A snapshot has a profile that had been erased before the stream was opened.
