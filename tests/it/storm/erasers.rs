@@ -19,12 +19,7 @@ use crate::harness::*;
 
 /// Erases a profile, over the restarts of the server, and notes when. Returns the connection to the server that is there
 /// now.
-pub async fn erase(
-    rng: &mut StdRng,
-    shared: &Shared,
-    stages: &mut watch::Receiver<Stage>,
-    mut client: Client,
-) -> Client {
+pub async fn erase(rng: &mut StdRng, shared: &Shared, stages: &mut watch::Receiver<Stage>, client: Client) -> Client {
     let mpid = rng.random_range(1..=PROFILES);
     let key = if one_in(rng, 3) { by_identity(drawn_email(rng)) } else { by_mpid(mpid) };
     let request_id = format!("erasure-{}", rng.random::<u64>());
@@ -34,9 +29,27 @@ pub async fn erase(
     let _turn = shared.turn.write().await;
     let writes = *shared.writes.borrow();
     within(shared.known.subscribe().wait_for(|known| *known >= writes)).await.unwrap();
+    let company = has_company.then_some(mpid);
+    let client = erase_among(&request, company, shared, stages, client).await;
+    shared.count_write();
+    client
+}
+
+async fn erase_among(
+    request: &EraseProfileRequest,
+    company: Option<i64>,
+    shared: &Shared,
+    stages: &mut watch::Receiver<Stage>,
+    mut client: Client,
+) -> Client {
     let asked = SystemTime::now();
     loop {
-        let company = async { if has_company { accompany(&client, mpid).await } else { Ok(()) } };
+        let company = async {
+            match company {
+                Some(mpid) => accompany(&client, mpid).await,
+                None => Ok(()),
+            }
+        };
         let both = async { tokio::join!(client.erase_with(request.clone()), company) };
         let (erased, accompanied) = within(Box::pin(both)).await;
         let failed = match (erased, accompanied) {
@@ -46,6 +59,8 @@ pub async fn erase(
                 return client;
             }
             (Err(status), Ok(())) if is_refusal(&status) => return client,
+            // What the other asked for may be written until the server has gone.
+            (Err(refused), Err(failed)) if is_refusal(&refused) => return gone(&failed, stages).await,
             (Err(status), _) | (_, Err(status)) => status,
         };
         client = gone(&failed, stages).await;

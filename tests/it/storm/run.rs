@@ -78,6 +78,11 @@ impl Shared {
         }
     }
 
+    /// Counts a write, while its turn lasts: the next that erases waits until the reader of the truth has seen it.
+    pub fn count_write(&self) {
+        self.writes.send_modify(|writes| *writes += 1);
+    }
+
     pub fn note_written(&self, cursor: String) {
         *self.written.lock().unwrap() = cursor;
     }

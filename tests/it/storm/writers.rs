@@ -45,8 +45,8 @@ pub async fn write(seed: u64, writes: usize, shared: Shared) {
                 // What was asked for may be written until the server has gone.
                 Err(status) => client = gone(&status, &mut stages).await,
             }
+            shared.count_write();
         }
-        shared.writes.send_modify(|writes| *writes += 1);
     }
 }
 
