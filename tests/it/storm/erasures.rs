@@ -41,8 +41,10 @@ struct Stay {
 #[derive(Default)]
 pub struct Left {
     pub removals: BTreeMap<u64, Removal>,
-    /// The events of which it may leave less.
-    pub uncertain: BTreeSet<u64>,
+    /// What events may lose besides. The log that the erasure met does not tell.
+    pub uncertain: Vec<(u64, Removal)>,
+    /// All identities that the person ever had.
+    pub identities: Keys,
 }
 
 struct Walk<'l> {
@@ -50,18 +52,18 @@ struct Walk<'l> {
     /// The last event that was there.
     through: u64,
     left: Left,
-    /// What profiles are searched for, and up to which event.
-    searched: BTreeSet<(i64, u64, String)>,
+    /// What profiles are searched for, up to which event, and whether that is certain.
+    searched: BTreeSet<(i64, u64, String, bool)>,
 }
 
 /// What the erasure of a profile leaves of the events up to one.
 pub fn left_by(log: &Log, mpid: i64, through: u64) -> Left {
     let mut walk = Walk { log, through, left: Left::default(), searched: BTreeSet::new() };
-    let (mut lives, mut seen) = (vec![(mpid, through)], BTreeSet::new());
-    while let Some((mpid, last)) = lives.pop() {
-        if seen.insert((mpid, last)) {
-            lives.extend(walk.erase(mpid, last));
-        }
+    let lives = walk.lives(mpid, through);
+    let own = lives.iter().flat_map(|(mpid, last)| walk.events_of(*mpid, *last));
+    walk.left.identities = Keys(own.flat_map(|version| Keys::told(&version.event).0).collect());
+    for (mpid, last) in lives {
+        walk.erase(mpid, last);
     }
     walk.left
 }
@@ -72,28 +74,42 @@ impl<'l> Walk<'l> {
         (first..=last).filter_map(|sequence| log.event(sequence))
     }
 
-    /// Removes the events of a profile up to one, and what it left in other profiles. Returns the profiles that were the
-    /// same person, each with its last event.
-    fn erase(&mut self, mpid: i64, last: u64) -> Vec<(i64, u64)> {
-        let mut same = Vec::new();
-        for version in self.events(1, last).filter(|version| version.event.mpid == mpid) {
-            let event = &version.event;
-            self.left.removals.insert(event.sequence, Removal::All);
-            for (loser, keys) in losers(self.log, event) {
-                self.search(loser, event.sequence - 1, &keys);
+    fn events_of(&self, mpid: i64, last: u64) -> impl Iterator<Item = &'l Version> + use<'l> {
+        self.events(1, last).filter(move |version| version.event.mpid == mpid)
+    }
+
+    /// The profiles that were the same person, each with its last event: those that it absorbed.
+    fn lives(&self, mpid: i64, last: u64) -> BTreeSet<(i64, u64)> {
+        let (mut waiting, mut lives) = (vec![(mpid, last)], BTreeSet::new());
+        while let Some((mpid, last)) = waiting.pop() {
+            if lives.insert((mpid, last)) {
+                let merges = self.events_of(mpid, last);
+                let merges = merges.filter_map(|version| Some((version.absorbed?, version.event.sequence)));
+                let for_good = merges.filter(|(absorbed, merged)| !self.is_restored(*absorbed, *merged));
+                waiting.extend(for_good.map(|(absorbed, merged)| (absorbed, merged - 1)));
             }
-            let absorbed = version.absorbed.filter(|absorbed| !self.is_restored(*absorbed, event.sequence));
-            same.extend(absorbed.map(|absorbed| (absorbed, event.sequence - 1)));
+        }
+        lives
+    }
+
+    /// Removes the events of a profile up to one, and what it left in other profiles.
+    fn erase(&mut self, mpid: i64, last: u64) {
+        let all = self.left.identities.clone();
+        for version in self.events_of(mpid, last) {
+            let sequence = version.event.sequence;
+            self.left.removals.insert(sequence, Removal::All);
+            if !self.is_erased(sequence) {
+                self.search_losers(version, &all, true);
+            }
         }
         for stay in self.stays(mpid, 1, last, true) {
             for version in self.events(stay.first, stay.last).filter(|version| version.event.mpid == stay.host) {
                 let sequence = version.event.sequence;
                 let is_parting = stay.is_undone && sequence == stay.last;
                 let removal = if is_parting { Removal::Previous } else { Removal::Profiles };
-                self.lose_in(stay, sequence, removal);
+                self.lose(sequence, removal, stay.is_certain);
             }
         }
-        same
     }
 
     /// The times in which a profile was part of others, between two events; and those others of others meanwhile.
@@ -131,55 +147,85 @@ impl<'l> Walk<'l> {
     }
 
     /// Removes identities from what the log has of a profile up to an event, and of those that it had them from.
-    fn search(&mut self, mpid: i64, last: u64, keys: &Keys) {
-        if !self.searched.insert((mpid, last, format!("{keys:?}"))) {
+    fn search(&mut self, mpid: i64, last: u64, keys: &Keys, is_certain: bool) {
+        if keys.0.is_empty() || !self.searched.insert((mpid, last, format!("{keys:?}"), is_certain)) {
             return;
         }
-        for version in self.events(1, last).filter(|version| version.event.mpid == mpid) {
-            self.search_event(None, version, keys);
+        for version in self.events_of(mpid, last) {
+            self.search_event(version, keys, is_certain);
         }
-        for stay in self.stays(mpid, 1, last, true) {
+        for stay in self.stays(mpid, 1, last, is_certain) {
             for version in self.events(stay.first, stay.last).filter(|version| version.event.mpid == stay.host) {
-                self.search_event(Some(stay), version, keys);
+                self.search_event(version, keys, stay.is_certain);
             }
         }
     }
 
-    fn search_event(&mut self, stay: Option<Stay>, version: &Version, keys: &Keys) {
+    /// An event that was erased no longer tells where else to look.
+    fn search_event(&mut self, version: &Version, keys: &Keys, is_certain: bool) {
         let event = &version.event;
-        if !keys.are_in_event(event) {
+        if self.is_erased(event.sequence) {
             return;
         }
-        let removal = Removal::Identities(keys.clone());
-        match stay {
-            Some(stay) => self.lose_in(stay, event.sequence, removal),
-            None => self.lose(event.sequence, removal),
+        if keys.are_in_event(event) {
+            self.lose(event.sequence, Removal::Identities(keys.clone()), is_certain);
         }
-        if let (Some(absorbed), Some(merged)) = (version.absorbed, &event.merged_profile)
-            && keys.are_in(merged)
-        {
-            self.search(absorbed, event.sequence - 1, keys);
+        if let Some(absorbed) = version.absorbed {
+            self.search_absorbed(absorbed, event, keys, is_certain);
         }
-        for (loser, lost) in losers(self.log, event) {
-            let both = lost.of(keys);
-            if !both.0.is_empty() {
-                self.search(loser, event.sequence - 1, &both);
-            }
+        self.search_losers(version, keys, is_certain);
+    }
+
+    /// Searches a profile for what it had when an event absorbed it. If that event was redacted, the absorbed profile's
+    /// own last event tells what it had; if that has lost its profile too, nothing does. An erasure may then search for
+    /// more.
+    fn search_absorbed(&mut self, absorbed: i64, merge: &Event, keys: &Keys, is_certain: bool) {
+        let last = merge.sequence - 1;
+        let is_redacted = self.is_stripped(merge.sequence);
+        let own = self.events_of(absorbed, last).last().map(|version| version.event.sequence);
+        let is_told = !is_redacted || own.is_some_and(|own| !self.is_stripped(own));
+        let had = merge.merged_profile.as_ref().map(Keys::of_profile).unwrap_or_default();
+        self.search(absorbed, last, &had.of(keys), is_certain && is_told);
+        if is_redacted {
+            self.search(absorbed, last, keys, false);
         }
     }
 
-    fn lose_in(&mut self, stay: Stay, sequence: u64, more: Removal) {
-        if stay.is_certain {
-            self.lose(sequence, more);
-        } else {
-            self.left.uncertain.insert(sequence);
+    /// Searches the profiles that lost identities to that of an event for those that are sought. Either of the two events
+    /// tells which these are; if both have lost their profiles, neither does. An erasure may search each of the profiles
+    /// for all that the other gained.
+    fn search_losers(&mut self, version: &Version, sought: &Keys, is_certain: bool) {
+        let sequence = version.event.sequence;
+        let gained = Keys::gained(version).of(sought);
+        for loser in losers(self.log, &version.event) {
+            let is_told = !self.is_stripped(sequence) || !self.is_stripped(loser.sequence);
+            self.search(loser.mpid, sequence - 1, &Keys::lost(loser).of(sought), is_certain && is_told);
+            self.search(loser.mpid, sequence - 1, if is_told { &gained } else { sought }, false);
         }
+    }
+
+    /// Whether an event has lost its profiles to an earlier erasure, or may have.
+    fn is_stripped(&self, sequence: u64) -> bool {
+        self.log.is_unknown(sequence) || self.last(sequence).is_some_and(Version::is_stripped)
+    }
+
+    fn is_erased(&self, sequence: u64) -> bool {
+        self.last(sequence).is_some_and(|version| version.event.r#type == "profile.erased")
+    }
+
+    /// What earlier erasures have left of an event.
+    fn last(&self, sequence: u64) -> Option<&'l Version> {
+        self.log.history(sequence).last()
     }
 
     /// Notes what an event loses besides.
     #[allow(clippy::match_same_arms)] // They are in the order in which they decide.
-    fn lose(&mut self, sequence: u64, more: Removal) {
-        let last = self.log.history(sequence).last().map(|version| &version.event);
+    fn lose(&mut self, sequence: u64, more: Removal, is_certain: bool) {
+        if !is_certain {
+            self.left.uncertain.push((sequence, more));
+            return;
+        }
+        let last = self.last(sequence).map(|version| &version.event);
         if more == Removal::Previous && last.is_some_and(|event| event.previous.is_none()) {
             return; // It is gone already.
         }
@@ -208,14 +254,29 @@ fn is_restoring(event: &Event) -> bool {
     event.r#type == "profile.unmerged" && event.previous.is_none()
 }
 
-/// The profiles that lost identities to that of an event, and what they lost. Their events are right before it.
-fn losers(log: &Log, event: &Event) -> Vec<(i64, Keys)> {
+/// The events by which profiles lost identities to that of an event. They are right before it.
+fn losers<'l>(log: &'l Log, event: &Event) -> impl Iterator<Item = &'l Event> + use<'l> {
     let first = event.sequence - event.taken_from_mpids.len() as u64;
-    let lost = (first..event.sequence).filter_map(|sequence| log.event(sequence));
-    lost.map(|version| (version.event.mpid, Keys::lost(&version.event))).collect()
+    (first..event.sequence).filter_map(|sequence| log.event(sequence)).map(|version| &version.event)
 }
 
 impl Keys {
+    fn of_profile(profile: &Profile) -> Self {
+        Self(identities(profile).cloned().collect())
+    }
+
+    /// All that an event tells.
+    fn told(event: &Event) -> Self {
+        let profiles = event.profile.iter().chain(&event.previous).chain(&event.merged_profile);
+        Self(profiles.flat_map(identities).cloned().collect())
+    }
+
+    fn gained(version: &Version) -> Self {
+        let before = version.before.as_deref().map(Self::of_profile).unwrap_or_default();
+        let after = version.event.profile.iter().flat_map(identities);
+        Self(after.filter(|identity| !before.0.contains(identity)).cloned().collect())
+    }
+
     fn lost(event: &Event) -> Self {
         let (before, after) = (event.previous.as_ref(), event.profile.as_ref());
         let kept: Vec<_> = after.into_iter().flat_map(identities).collect();
@@ -226,6 +287,10 @@ impl Keys {
     /// Those that are also among others.
     fn of(&self, others: &Self) -> Self {
         Self(self.0.iter().filter(|key| others.0.contains(key)).cloned().collect())
+    }
+
+    pub fn has(&self, key: &Identity) -> bool {
+        self.0.contains(key)
     }
 
     fn are_in(&self, profile: &Profile) -> bool {
@@ -244,7 +309,7 @@ impl Keys {
     }
 }
 
-fn identities(profile: &Profile) -> impl Iterator<Item = &Identity> {
+pub fn identities(profile: &Profile) -> impl Iterator<Item = &Identity> {
     profile.device_identities.iter().chain(&profile.user_identities)
 }
 

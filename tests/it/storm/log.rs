@@ -9,7 +9,7 @@ use cameo::proto::v1::*;
 use prost_types::Timestamp;
 
 use super::changes::nanos;
-use super::erasures::{Removal, left_by};
+use super::erasures::{Keys, Left, Removal, identities, left_by};
 use super::merges::Merges;
 use super::violation::Violation;
 
@@ -26,6 +26,8 @@ pub struct Log {
     /// See [`Self::is_unknown`].
     unknown: BTreeSet<u64>,
     erasures: Vec<Erasure>,
+    /// The identities that each erased person ever had, and the place of the erasure.
+    erased: Vec<(u64, Keys)>,
     /// The sequence of the event before each cursor.
     places: HashMap<String, u64>,
     /// The shards of the profiles, by the number of shards and the mpid.
@@ -70,6 +72,7 @@ impl Log {
             merges: Merges::default(),
             unknown: BTreeSet::new(),
             erasures: Vec::new(),
+            erased: Vec::new(),
             places: HashMap::from([(start, 0)]),
             shards: HashMap::new(),
         }
@@ -194,10 +197,8 @@ impl Log {
         if !has_own && self.profiles(place).contains_key(&mpid) {
             return Err(Violation::WrongErasure { place });
         }
-        let left = left_by(self, mpid, place);
-        let is_certain = |sequence: &u64| left.removals.get(sequence) == Some(&Removal::All);
-        self.unknown.extend(left.uncertain.iter().filter(|sequence| !is_certain(sequence)));
-        for (sequence, removal) in left.removals {
+        let Left { removals, uncertain, identities } = left_by(self, mpid, place);
+        for (sequence, removal) in removals {
             let versions = &mut self.events[usize::try_from(sequence - 1).unwrap()];
             let last = versions.last().expect("there is the first");
             let left = last.without(&removal);
@@ -205,18 +206,31 @@ impl Log {
                 versions.push(Version { since: Some((period, place)), ..left });
             }
         }
+        let would_lose = |(sequence, removal): &(u64, Removal)| {
+            let last = self.history(*sequence).last().map(|version| &version.event);
+            last.is_some_and(|last| removal.applied(last) != *last).then_some(*sequence)
+        };
+        let unknown: Vec<_> = uncertain.iter().filter_map(would_lose).collect();
+        self.unknown.extend(unknown);
+        self.erased.push((place, identities));
         self.erasures.push(erasure);
         Ok(())
     }
 
-    /// An absorbed profile that is restored has those identities that it had and that were not erased since.
+    /// An absorbed profile that is restored has those identities that it had, but for what was erased since. It may lack
+    /// another that an erased person once had.
     pub fn check_restored(&self) -> Result<(), Violation> {
         let wrong = self.merges.restored.iter().find(|(restored, merged)| {
             let is_before = |version: &&Version| version.since.is_none_or(|(_, place)| place < *restored);
             let was = self.history(*merged).iter().rfind(is_before).and_then(|was| was.event.merged_profile.as_ref());
             let is = self.event(*restored).and_then(|version| version.event.profile.as_ref());
+            let may_lack = |key: &Identity| {
+                let mut erased = self.erased.iter().filter(|(place, _)| (*merged..*restored).contains(place));
+                erased.any(|(_, keys)| keys.has(key))
+            };
             was.zip(is).is_some_and(|(was, is)| {
-                was.user_identities != is.user_identities || was.device_identities != is.device_identities
+                identities(is).any(|key| identities(was).all(|had| had != key))
+                    || identities(was).any(|key| identities(is).all(|has| has != key) && !may_lack(key))
             })
         });
         wrong.map_or(Ok(()), |(sequence, _)| Err(Violation::ErasedValue { sequence: *sequence }))
