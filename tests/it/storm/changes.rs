@@ -92,11 +92,15 @@ fn changed_keys(before: Option<&Struct>, after: Option<&Struct>) -> BTreeSet<Str
 }
 
 /// The audiences that a person was in just before the event. A membership that has ended does not count. One that the
-/// event leaves as it is had not ended: the write's own time may be a little before that of its event.
+/// event leaves as it is, but perhaps for its name, had not ended: the write's own time may be a little before that of its event.
 fn still_in(before: &Profile, event: &Event) -> BTreeSet<i64> {
     let after = event.profile.iter().flat_map(|profile| &profile.audience_memberships).collect::<Vec<_>>();
     let memberships = before.audience_memberships.iter();
-    let counting = memberships.filter(|membership| after.contains(membership) || !has_ended(membership, event.time));
+    let is_left = |own: &&AudienceMembership| {
+        let mut same = after.iter().filter(|is| is.audience_id == own.audience_id);
+        same.any(|is| is.expire_time == own.expire_time) || !has_ended(own, event.time)
+    };
+    let counting = memberships.filter(is_left);
     counting.map(|membership| membership.audience_id).collect()
 }
 

@@ -14,10 +14,8 @@ use super::view::View;
 
 /// The mpids of the storm are 1 to this one.
 pub const PROFILES: i64 = 24;
-/// The audiences are 1 to this one.
+/// The audiences are 1 to this one. Each is registered at times, and deleted at times.
 pub const AUDIENCES: i64 = 4;
-/// The one of them that is deleted at times.
-pub const DELETED_AUDIENCE: i64 = AUDIENCES;
 /// The attributes that writers set.
 pub const KEYS: [&str; 3] = ["plan", "city", "visits"];
 const TYPES: [&str; 6] =

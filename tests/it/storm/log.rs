@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use cameo::proto::v1::*;
 use prost_types::Timestamp;
 
+use super::audiences::Audiences;
 use super::changes::nanos;
 use super::erasures::{Keys, Left, Removal, identities, left_by};
 use super::merges::Merges;
@@ -23,6 +24,7 @@ pub struct Log {
     /// The profiles before each event, and those after the last.
     profiles: Vec<Profiles>,
     merges: Merges,
+    pub audiences: Audiences,
     /// See [`Self::is_unknown`].
     unknown: BTreeSet<u64>,
     erasures: Vec<Erasure>,
@@ -70,6 +72,7 @@ impl Log {
             events: Vec::new(),
             profiles: vec![BTreeMap::new()],
             merges: Merges::default(),
+            audiences: Audiences::default(),
             unknown: BTreeSet::new(),
             erasures: Vec::new(),
             erased: Vec::new(),
@@ -88,9 +91,12 @@ impl Log {
         let mut profiles = self.profiles.last().expect("there is one more than events").clone();
         let before = profiles.get(&event.mpid).cloned();
         let absorbed = Some(event.merged_mpid).filter(|_| event.r#type == "profile.merged");
+        if let Some(what) = self.audiences.reach(sequence, &profiles) {
+            return Err(Violation::WrongChange { sequence, what });
+        }
         if is_unseen(event) {
             self.unknown.insert(sequence);
-        } else if let Some(what) = self.merges.wrong_change(&profiles, event) {
+        } else if let Some(what) = self.wrong_change(&profiles, event) {
             return Err(Violation::WrongChange { sequence, what });
         } else {
             absorbed.and_then(|absorbed| profiles.remove(&absorbed));
@@ -99,10 +105,16 @@ impl Log {
                 None => profiles.remove(&event.mpid),
             };
         }
+        self.audiences.follow(event, &profiles);
         self.profiles.push(profiles);
         self.places.insert(cursor, sequence);
         self.events.push(vec![Version { event: event.clone(), before, absorbed, since: None }]);
         Ok(())
+    }
+
+    fn wrong_change(&mut self, profiles: &Profiles, event: &Event) -> Option<&'static str> {
+        let wrong = self.merges.wrong_change(profiles, &self.audiences.deleting(), event);
+        wrong.or_else(|| self.audiences.wrong_members(event))
     }
 
     /// Whether nobody can tell what an event is. Memberships end while a profile is erased: of such an event, only what

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use cameo::proto::v1::*;
 
 use super::changes::{has_ended, wrong_change};
-use super::draw::DELETED_AUDIENCE;
 use super::log::Profiles;
 
 /// What is known from earlier events.
@@ -24,12 +23,17 @@ pub struct Merges {
 
 impl Merges {
     /// Which part of an event does not say what changed, if one does not.
-    pub fn wrong_change(&mut self, profiles: &Profiles, event: &Event) -> Option<&'static str> {
+    pub fn wrong_change(
+        &mut self,
+        profiles: &Profiles,
+        deleting: &BTreeSet<i64>,
+        event: &Event,
+    ) -> Option<&'static str> {
         let before = profiles.get(&event.mpid).map(|profile| &**profile);
         let wrong = wrong_change(before, event).or_else(|| self.wrong_take(before, event));
         wrong.or_else(|| match &*event.r#type {
-            "profile.merged" => self.wrong_merge(profiles, event),
-            "profile.unmerged" => self.wrong_unmerge(event),
+            "profile.merged" => self.wrong_merge(profiles, deleting, event),
+            "profile.unmerged" => self.wrong_unmerge(deleting, event),
             _ => {
                 let is_alone = event.merged_mpid == 0 && event.merged_profile.is_none() && self.parted.is_none();
                 (!is_alone).then_some("merged_mpid")
@@ -56,8 +60,8 @@ impl Merges {
         (!is_right).then_some("taken_from_mpids")
     }
 
-    /// The absorbed profile is there, and the survivor has what it had.
-    fn wrong_merge(&mut self, profiles: &Profiles, event: &Event) -> Option<&'static str> {
+    /// The absorbed profile is there, and the survivor has what it had, but for audiences that are being deleted.
+    fn wrong_merge(&mut self, profiles: &Profiles, deleting: &BTreeSet<i64>, event: &Event) -> Option<&'static str> {
         let absorbed = profiles.get(&event.merged_mpid).map(|profile| &**profile);
         let (Some(own), Some(other), Some(after)) = (profiles.get(&event.mpid), absorbed, &event.profile) else {
             return Some("merged_mpid");
@@ -67,16 +71,15 @@ impl Merges {
             let joined = profile.audience_memberships.iter().filter(|own| is_ended || !has_ended(own, event.time));
             joined.map(|membership| membership.audience_id).collect()
         };
-        let is_deleted = BTreeSet::from([DELETED_AUDIENCE]);
-        let least = &members(own, false) | &members(other, false);
-        let most = &members(own, true) | &members(other, true);
+        let least = &members(own, false) | &(&members(other, false) - deleting);
+        let most = &members(own, true) | &(&members(other, true) - deleting);
         let are = members(after, true);
         let checks = [
             ("merged_mpid", event.mpid != event.merged_mpid && self.parted.is_none()),
             ("merged_profile", event.merged_profile.as_ref() == absorbed),
             ("the identities of a merge", all_of(keys)),
             ("the attributes of a merge", all_of(attributes)),
-            ("the memberships of a merge", (&least - &is_deleted).is_subset(&are) && are.is_subset(&most)),
+            ("the memberships of a merge", least.is_subset(&are) && are.is_subset(&most)),
             ("the opt-out of a merge", after.is_opted_out == (own.is_opted_out || other.is_opted_out)),
         ];
         self.absorbed.insert(event.merged_mpid, (event.mpid, other.clone(), event.sequence));
@@ -84,7 +87,7 @@ impl Merges {
     }
 
     /// The survivor comes first, and then the restored profile, which is as it was.
-    fn wrong_unmerge(&mut self, event: &Event) -> Option<&'static str> {
+    fn wrong_unmerge(&mut self, deleting: &BTreeSet<i64>, event: &Event) -> Option<&'static str> {
         let (mpid, other) = (event.mpid, event.merged_mpid);
         if event.previous.is_some() {
             let was_absorbed = self.absorbed.get(&other).is_some_and(|(survivor, ..)| *survivor == mpid);
@@ -103,7 +106,7 @@ impl Merges {
         };
         let (had, has) = (ends(&was), ends(is));
         let may_have_left =
-            |joined: &AudienceMembership| joined.audience_id == DELETED_AUDIENCE || has_ended(joined, event.time);
+            |joined: &AudienceMembership| deleting.contains(&joined.audience_id) || has_ended(joined, event.time);
         let stays = |joined: &AudienceMembership| has.contains_key(&joined.audience_id) || may_have_left(joined);
         let has_no_other = has.iter().all(|(id, end)| had.get(id) == Some(end));
         // An identity may have been erased since: see `Log::check_restored`.

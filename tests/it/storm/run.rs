@@ -8,6 +8,7 @@ use tokio::sync::{RwLock, watch};
 use tokio::task::JoinSet;
 use tonic::transport::Endpoint;
 
+use super::audiences::Change;
 use super::clients::Subscriber;
 use super::log::Erasure;
 use super::retention;
@@ -58,6 +59,7 @@ pub struct Shared {
     /// Writers hold it shared while they write, and those that erase exclusively.
     pub turn: Arc<RwLock<()>>,
     erasures: Arc<Mutex<Vec<Erasure>>>,
+    changes: Arc<Mutex<Vec<Change>>>,
     /// Whether nobody subscribes any more. Memberships still end.
     pub is_read: Arc<AtomicBool>,
     written: Arc<Mutex<String>>,
@@ -72,6 +74,7 @@ impl Shared {
             known: Arc::default(),
             turn: Arc::default(),
             erasures: Arc::default(),
+            changes: Arc::default(),
             is_read: Arc::default(),
             written: Arc::default(),
             floor: Arc::default(),
@@ -99,6 +102,15 @@ impl Shared {
     /// All erasures so far, in order.
     pub fn erasures(&self) -> Vec<Erasure> {
         self.erasures.lock().unwrap().clone()
+    }
+
+    pub fn note_change(&self, change: Change) {
+        self.changes.lock().unwrap().push(change);
+    }
+
+    /// All changes of audiences so far, in order.
+    pub fn changes(&self) -> Vec<Change> {
+        self.changes.lock().unwrap().clone()
     }
 
     pub fn note_floor(&self, floor: u64) {
@@ -155,7 +167,8 @@ pub async fn storm(size: Size) -> Result<Seen, (String, Violation)> {
     shared.is_read.store(true, Ordering::SeqCst);
     let log = within(truth).await.unwrap().map_err(of_the_log)?;
     server.stop().await;
-    let mut seen = Seen::default();
+    let (deleted_audiences, named_audiences) = (log.audiences.deleted, log.audiences.named);
+    let mut seen = Seen { deleted_audiences, named_audiences, ..Seen::default() };
     for (name, recording) in recordings {
         validate(&log, &recording).map_err(|violation| (name, violation))?;
         seen.count(&recording);

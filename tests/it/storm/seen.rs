@@ -26,6 +26,9 @@ pub struct Seen {
     pub by_expression: usize,
     /// Events that end a membership that had expired, of streams with a filter by audience.
     pub ended: usize,
+    /// Audiences that were deleted, or registered, while they had members.
+    pub deleted_audiences: usize,
+    pub named_audiences: usize,
     pub snapshots: usize,
     /// Streams that began in the middle of a snapshot.
     pub resumed_snapshots: usize,
@@ -39,7 +42,7 @@ pub struct Seen {
 }
 
 /// How many kinds of wind a storm must have.
-pub const WINDS: usize = 17;
+pub const WINDS: usize = 19;
 
 impl Seen {
     /// How much of each there was.
@@ -57,6 +60,8 @@ impl Seen {
             self.redacted,
             self.by_expression,
             self.ended,
+            self.deleted_audiences,
+            self.named_audiences,
             self.snapshots,
             self.resumed_snapshots,
             self.expired,

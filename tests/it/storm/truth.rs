@@ -9,6 +9,7 @@ use cameo::proto::v1::*;
 use futures_util::future::try_join_all;
 use tonic::Status;
 
+use super::audiences::Change;
 use super::draw::{PROFILES, SHARD_COUNTS};
 use super::gone::is_gone;
 use super::log::{Erasure, Log, is_unseen};
@@ -47,7 +48,7 @@ impl Truth {
         for mpid in 1..=PROFILES {
             client.create(with_mpid(mpid)).await.unwrap();
         }
-        match truth.read_on(client).await {
+        match truth.read_on(client, Vec::new).await {
             Ok(()) => {}
             Err(Stop::Found(violation)) => return Err(violation),
             Err(Stop::Failed(status)) => panic!("{status:?}"),
@@ -61,8 +62,10 @@ impl Truth {
         let mut client = connect(&mut stages);
         loop {
             let (is_over, writes) = (shared.is_read.load(Ordering::SeqCst), *shared.writes.borrow());
-            match self.read_on(&client).await {
-                Ok(()) if is_over => return self.finish(&client, shared.erasures()).await,
+            match self.read_on(&client, || shared.changes()).await {
+                Ok(()) if is_over && self.log.audiences.is_settled() => {
+                    return self.finish(&client, shared.erasures()).await;
+                }
                 Ok(()) => {
                     shared.known.send_replace(writes);
                     tokio::time::sleep(PAUSE).await;
@@ -79,10 +82,11 @@ impl Truth {
         }
     }
 
-    async fn read_on(&mut self, client: &Client) -> Result<(), Stop> {
+    async fn read_on(&mut self, client: &Client, changes: impl Fn() -> Vec<Change>) -> Result<(), Stop> {
         loop {
             let start = page_after(&self.cursor);
             let page = client.list(ListEventsRequest { start, page_size: LARGEST_PAGE, ..list_request() }).await?;
+            self.log.audiences.learn(changes()); // After the page: whoever joined an audience found it changed.
             let found = page.events.iter().map(|event| get_event(client, event.sequence));
             for (event, found) in page.events.iter().zip(try_join_all(found).await?) {
                 // The end of a membership may be erased right after it was written.

@@ -13,6 +13,7 @@ use tonic::{Code, Status};
 use super::draw::{AUDIENCES, KEYS, PROFILES, one_in};
 use super::erasers::erase;
 use super::gone::is_gone;
+use super::members;
 use super::run::{Shared, Stage, connect, next_server};
 use crate::harness::*;
 
@@ -22,11 +23,13 @@ const MOST_UNKNOWN: usize = 24;
 
 /// One in so many writes is an erasure.
 const ERASURES: u32 = 32;
+/// One in so many others registers an audience or deletes it.
+const AUDIENCE_CHANGES: u32 = 24;
 
 const ON_CONFLICT: [OnConflict; 4] = [OnConflict::Merge, OnConflict::Merge, OnConflict::Keep, OnConflict::Fail];
 
 /// How long a membership lasts that ends, in milliseconds.
-const MEMBERSHIP: RangeInclusive<u64> = 50..=2_000;
+pub const MEMBERSHIP: RangeInclusive<u64> = 50..=2_000;
 
 /// Writes so often, over the restarts of the server. A write that is refused counts too.
 pub async fn write(seed: u64, writes: usize, shared: Shared) {
@@ -37,6 +40,8 @@ pub async fn write(seed: u64, writes: usize, shared: Shared) {
         wait_for_truth(&shared).await;
         if one_in(&mut rng, ERASURES) {
             client = Box::pin(erase(&mut rng, &shared, &mut stages, client)).await;
+        } else if one_in(&mut rng, AUDIENCE_CHANGES) {
+            client = Box::pin(members::change(&mut rng, &shared, &mut stages, client)).await;
         } else {
             let _turn = shared.turn.read().await;
             match within(write_one(&mut rng, &client)).await {
@@ -64,8 +69,14 @@ async fn wait_for_truth(shared: &Shared) {
 
 /// What a race of writers may lead to. A membership may have ended before it is written.
 pub fn is_refusal(status: &Status) -> bool {
-    const REASONS: [&str; 5] =
-        ["FIELD_INVALID", "MERGE_SELF", "MERGE_CYCLE", "MERGE_NOT_REVERSIBLE", "IDENTITY_CONFLICT"];
+    const REASONS: [&str; 6] = [
+        "FIELD_INVALID",
+        "AUDIENCE_DELETING",
+        "MERGE_SELF",
+        "MERGE_CYCLE",
+        "MERGE_NOT_REVERSIBLE",
+        "IDENTITY_CONFLICT",
+    ];
     matches!(status.code(), Code::NotFound | Code::AlreadyExists | Code::Aborted)
         || matches!(status.code(), Code::InvalidArgument | Code::FailedPrecondition)
             && REASONS.contains(&&*reason(status))
@@ -73,7 +84,7 @@ pub fn is_refusal(status: &Status) -> bool {
 
 async fn write_one(rng: &mut StdRng, client: &Client) -> Result<String, Status> {
     let mpid = rng.random_range(1..=PROFILES);
-    match rng.random_range(0..20) {
+    match rng.random_range(0..24) {
         0 | 1 => Ok(client.create(owner_of(drawn_email(rng), mpid)).await?.cursor),
         2 => Ok(client.delete(mpid).await?.cursor),
         3 => Ok(client.merge_with(merge(rng)).await?.cursor),
@@ -88,6 +99,8 @@ async fn write_one(rng: &mut StdRng, client: &Client) -> Result<String, Status> 
             }
             Ok(client.import(records).await?.cursor)
         }
+        10 | 11 => members::add(rng, client).await,
+        12 => members::remove(rng, client).await,
         _ => Ok(client.update_with(upsert_request(mpid, patch(rng))).await?.cursor),
     }
 }
