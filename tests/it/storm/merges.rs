@@ -10,7 +10,8 @@ use super::log::Profiles;
 /// What is known from earlier events.
 #[derive(Default)]
 pub struct Merges {
-    /// What each absorbed profile was, the profile that absorbed it, and the event by which.
+    /// What each absorbed profile was, the profile that absorbed it, and the event by which. It was in no audience that
+    /// was being deleted.
     absorbed: BTreeMap<i64, (i64, Profile, u64)>,
     /// The events of restored profiles, and those of their merges.
     pub restored: Vec<(u64, u64)>,
@@ -82,7 +83,9 @@ impl Merges {
             ("the memberships of a merge", least.is_subset(&are) && are.is_subset(&most)),
             ("the opt-out of a merge", after.is_opted_out == (own.is_opted_out || other.is_opted_out)),
         ];
-        self.absorbed.insert(event.merged_mpid, (event.mpid, other.clone(), event.sequence));
+        let mut left = Profile::clone(other);
+        left.audience_memberships.retain(|joined| !deleting.contains(&joined.audience_id));
+        self.absorbed.insert(event.merged_mpid, (event.mpid, left, event.sequence));
         checks.into_iter().find_map(|(what, holds)| (!holds).then_some(what))
     }
 
