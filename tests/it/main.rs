@@ -27,6 +27,7 @@
 //! - [`retention`]: what is left of a log when its oldest events are gone.
 //! - [`rot`]: damaged bits and pages of the store's file, by the hundred.
 //! - [`reconnects`]: the [`storm`]: many subscribers that reconnect at random, and one validator of all that they read.
+//!   [`checker`]: what its checker expects of erasures.
 //! - [`tls`]: handshakes that succeed and that fail, and certificates that change.
 //! - [`wire`]: bytes that are not a request.
 
@@ -35,6 +36,7 @@ mod audit;
 mod authorization;
 mod backup;
 mod bulk;
+mod checker;
 mod compacting;
 mod damage;
 mod edges;

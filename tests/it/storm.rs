@@ -7,6 +7,7 @@
 //! - [`run`]: the storm. [`writers`], [`members`] and [`erasers`]: what is written in it. [`clients`]: its subscribers, of which
 //!   some are [`durable`]. [`draw`]: what they ask for.
 //!   [`conditions`]: the CEL among it. [`gone`]: how a restart ends their calls.
+//! - [`stories`]: short stories that the checker of the log is told.
 
 mod audiences;
 mod changes;
@@ -26,6 +27,7 @@ mod retention;
 mod run;
 mod seen;
 mod snapshot;
+mod stories;
 mod truth;
 mod validator;
 mod view;
@@ -34,3 +36,4 @@ mod writers;
 
 pub use run::{Size, storm};
 pub use seen::WINDS;
+pub use stories::{Step, told};

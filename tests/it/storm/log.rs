@@ -123,6 +123,10 @@ impl Log {
         self.unknown.contains(&sequence)
     }
 
+    pub fn unknown_events(&self) -> usize {
+        self.unknown.len()
+    }
+
     /// Notes which shard a profile is in, as the server says when it is asked for each shard.
     pub fn learn_shards(&mut self, count: u32, mpid: i64, indexes: &[u32]) -> Result<(), Violation> {
         let [index] = *indexes else { return Err(Violation::ShardsOverlap { mpid, count }) };

@@ -48,12 +48,17 @@ impl Truth {
         for mpid in 1..=PROFILES {
             client.create(with_mpid(mpid)).await.unwrap();
         }
-        match truth.read_on(client, Vec::new).await {
-            Ok(()) => {}
-            Err(Stop::Found(violation)) => return Err(violation),
+        truth.read_now(client).await?;
+        Ok(truth)
+    }
+
+    /// Reads all that there is, of a server that stays and whose audiences do not change.
+    pub async fn read_now(&mut self, client: &Client) -> Result<(), Violation> {
+        match self.read_on(client, Vec::new).await {
+            Ok(()) => Ok(()),
+            Err(Stop::Found(violation)) => Err(violation),
             Err(Stop::Failed(status)) => panic!("{status:?}"),
         }
-        Ok(truth)
     }
 
     /// Reads until nothing more is read, over the restarts of the server.
@@ -125,7 +130,7 @@ impl Truth {
     }
 
     /// Notes what erasures have left of the log, and compares it with what the log holds at last.
-    async fn finish(mut self, client: &Client, erasures: Vec<Erasure>) -> Result<Log, Violation> {
+    pub async fn finish(mut self, client: &Client, erasures: Vec<Erasure>) -> Result<Log, Violation> {
         for erasure in erasures {
             self.log.erase(erasure)?;
         }
