@@ -12,6 +12,20 @@ async fn what_a_person_took_is_gone_from_where_it_came_from() {
     assert_eq!(told(&story).await, Ok(0));
 }
 
+/// Profile 1 had lost it to 2 before 3 took it.
+#[tokio::test]
+async fn what_was_taken_twice_is_gone_from_both() {
+    assert_eq!(told(&[Add(1, "k"), Take(2, "k"), Take(3, "k"), Erase(3)]).await, Ok(0));
+}
+
+/// Profile 2 had the identity before it absorbed 1, and the merge says so.
+#[tokio::test]
+async fn what_another_had_once_stays_where_it_did_not_come_from() {
+    let earlier = [Add(1, "k"), Delete(1), Create(1), Add(2, "k")];
+    let story = [&earlier[..], &[Merge { into: 2, from: 1 }, Take(4, "k"), Erase(4)]].concat();
+    assert_eq!(told(&story).await, Ok(0));
+}
+
 /// Profile 2 had the identity before it absorbed 1, and the merge was redacted. An erasure may search what 1 was once.
 #[tokio::test]
 async fn a_merge_that_was_redacted_may_have_brought_an_identity() {

@@ -261,7 +261,7 @@ fn losers<'l>(log: &'l Log, event: &Event) -> impl Iterator<Item = &'l Event> + 
 }
 
 impl Keys {
-    fn of_profile(profile: &Profile) -> Self {
+    pub fn of_profile(profile: &Profile) -> Self {
         Self(identities(profile).cloned().collect())
     }
 

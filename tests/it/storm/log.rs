@@ -28,8 +28,7 @@ pub struct Log {
     /// See [`Self::is_unknown`].
     unknown: BTreeSet<u64>,
     erasures: Vec<Erasure>,
-    /// The identities that each erased person ever had, and the place of the erasure.
-    erased: Vec<(u64, Keys)>,
+    erased: Vec<Erased>,
     /// The sequence of the event before each cursor.
     places: HashMap<String, u64>,
     /// The shards of the profiles, by the number of shards and the mpid.
@@ -60,6 +59,14 @@ pub struct Period {
 pub struct Erasure {
     pub period: Period,
     pub response: EraseProfileResponse,
+}
+
+/// A person who was erased by the event at a place.
+struct Erased {
+    place: u64,
+    /// All identities that the person ever had, and those at last.
+    had: Keys,
+    owned: Keys,
 }
 
 /// When something was read: not before the first time, and not after the second.
@@ -228,28 +235,41 @@ impl Log {
         };
         let unknown: Vec<_> = uncertain.iter().filter_map(would_lose).collect();
         self.unknown.extend(unknown);
-        self.erased.push((place, identities));
+        let last = self.profiles(place - 1).get(&mpid).filter(|_| has_own);
+        let owned = last.map(|last| Keys::of_profile(last)).unwrap_or_default();
+        self.erased.push(Erased { place, had: identities, owned });
         self.erasures.push(erasure);
         Ok(())
     }
 
-    /// An absorbed profile that is restored has those identities that it had, but for what was erased since. It may lack
-    /// another that an erased person once had.
+    /// An absorbed profile that is restored has what it had, but for identities that were erased since.
     pub fn check_restored(&self) -> Result<(), Violation> {
-        let wrong = self.merges.restored.iter().find(|(restored, merged)| {
-            let is_before = |version: &&Version| version.since.is_none_or(|(_, place)| place < *restored);
-            let was = self.history(*merged).iter().rfind(is_before).and_then(|was| was.event.merged_profile.as_ref());
-            let is = self.event(*restored).and_then(|version| version.event.profile.as_ref());
-            let may_lack = |key: &Identity| {
-                let mut erased = self.erased.iter().filter(|(place, _)| (*merged..*restored).contains(place));
-                erased.any(|(_, keys)| keys.has(key))
-            };
-            was.zip(is).is_some_and(|(was, is)| {
-                identities(is).any(|key| identities(was).all(|had| had != key))
-                    || identities(was).any(|key| identities(is).all(|has| has != key) && !may_lack(key))
-            })
-        });
-        wrong.map_or(Ok(()), |(sequence, _)| Err(Violation::ErasedValue { sequence: *sequence }))
+        let mut restored = self.merges.restored.iter();
+        let wrong = restored.find(|(restored, merged)| self.is_restored_wrong(*restored, *merged));
+        wrong.map_or(Ok(()), |(restored, merged)| {
+            Err(self.erased_value(&self.event(*restored).expect("it is one").event, *merged))
+        })
+    }
+
+    /// Nothing comes back that an erased person owned at last. What a person only had once may come back, if the log no
+    /// longer told of it, or be gone, if it did.
+    fn is_restored_wrong(&self, restored: u64, merged: u64) -> bool {
+        let is_before = |version: &&Version| version.since.is_none_or(|(_, place)| place < restored);
+        let was = self.history(merged).iter().rfind(is_before).and_then(|was| was.event.merged_profile.as_ref());
+        let is = self.event(restored).and_then(|version| version.event.profile.as_ref());
+        let Some((was, is)) = was.zip(is) else { return false };
+        let erased = || self.erased.iter().filter(|erased| (merged..restored).contains(&erased.place));
+        let has = |profile: &Profile, key: &Identity| identities(profile).any(|own| own == key);
+        let mut came_back = identities(is).filter(|key| !has(was, key));
+        let mut lacks = identities(was).filter(|key| !has(is, key));
+        came_back.any(|key| erased().any(|erased| erased.owned.has(key)))
+            || lacks.any(|key| !erased().any(|erased| erased.had.has(key)))
+    }
+
+    /// What is wrong with an event that has what was erased from one of the log, be it the same one.
+    pub fn erased_value(&self, event: &Event, erased: u64) -> Violation {
+        let was = self.history(erased).iter().map(|version| version.event.clone()).collect();
+        Violation::ErasedValue { got: Box::new(event.clone()), was }
     }
 
     /// What is wrong with an event that the log has never held.
@@ -266,7 +286,7 @@ impl Log {
         let Some(event) = wrong else { return Ok(()) };
         let sequence = event.sequence;
         let is_old = self.history(sequence).iter().any(|version| version.event == *event);
-        Err(if is_old { Violation::ErasedValue { sequence } } else { self.altered(event) })
+        Err(if is_old { self.erased_value(event, sequence) } else { self.altered(event) })
     }
 }
 

@@ -210,7 +210,7 @@ impl Walk<'_, '_> {
         let is_equal = |version: &&Version| cut == view.cut_event(&version.event);
         let versions: Vec<_> = log.versions(sequence, &self.read).iter().filter(is_equal).collect();
         if versions.is_empty() && log.history(sequence).iter().any(|version| is_equal(&version)) {
-            return Err(Violation::ErasedValue { sequence });
+            return Err(log.erased_value(&got, sequence));
         }
         if versions.is_empty() || !is_event_trimmed(&cut, &got) {
             return Err(log.altered(&got));

@@ -50,7 +50,7 @@ pub enum Violation {
     /// An event differs from that of the log, and from all that erasures have left of it.
     Altered { got: Box<Event>, was: Vec<Event> },
     /// A value that had been erased before the stream was opened was delivered, or is still in the log.
-    ErasedValue { sequence: u64 },
+    ErasedValue { got: Box<Event>, was: Vec<Event> },
     /// A snapshot has a profile that had been erased before the stream was opened.
     ErasedProfile { of: u64, mpid: i64 },
     /// The response of an erasure does not name its event.
