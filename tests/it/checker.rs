@@ -8,7 +8,7 @@ use crate::storm::told;
 async fn what_a_person_took_is_gone_from_where_it_came_from() {
     let story = [Add(1, "k"), Merge { into: 2, from: 1 }, Unmerge(1), Take(3, "k"), Erase(3)];
     assert_eq!(told(&story).await, Ok(0));
-    let story = [Add(1, "k"), Merge { into: 2, from: 1 }, Take(3, "k"), Erase(3), Unmerge(1)];
+    let story = [Add(1, "k"), Add(1, "other"), Merge { into: 2, from: 1 }, Take(3, "k"), Erase(3), Unmerge(1)];
     assert_eq!(told(&story).await, Ok(0));
 }
 

@@ -33,9 +33,8 @@ pub async fn remove(rng: &mut StdRng, client: &Client) -> Result<String, Status>
 }
 
 fn keys(rng: &mut StdRng) -> Vec<ProfileKey> {
-    let drawn = |rng: &mut StdRng| match one_in(rng, 4) {
-        true => by_identity(drawn_email(rng)),
-        false => by_mpid(rng.random_range(1..=PROFILES)),
+    let drawn = |rng: &mut StdRng| {
+        if one_in(rng, 4) { by_identity(drawn_email(rng)) } else { by_mpid(rng.random_range(1..=PROFILES)) }
     };
     (0..rng.random_range(1..=MOST_KEYS)).map(|_| drawn(rng)).collect()
 }
