@@ -185,6 +185,12 @@ impl Log {
         })
     }
 
+    /// Whether the last event of a profile up to a sequence is one that nobody has seen before it was erased.
+    pub fn is_unseen_at(&self, mpid: i64, of: u64) -> bool {
+        let own = (1..=of).rev().filter_map(|sequence| self.event(sequence)).find(|version| version.event.mpid == mpid);
+        own.is_some_and(|version| is_unseen(&version.event))
+    }
+
     /// When an event of an erasure was written; `None` of any other event.
     pub fn erased_by(&self, sequence: u64) -> Option<Period> {
         let event =

@@ -31,7 +31,7 @@ pub fn snapshot(log: &Log, connection: &Connection, of: u64) -> BTreeMap<i64, Ch
 }
 
 fn choices(log: &Log, connection: &Connection, of: u64, profile: &Profile) -> Option<Choices> {
-    if log.next_of(profile.mpid, of).is_some_and(|next| log.is_unknown(next)) {
+    if log.is_unseen_at(profile.mpid, of) || log.next_of(profile.mpid, of).is_some_and(|next| log.is_unknown(next)) {
         return Some(Choices { profiles: vec![profile.clone()], is_certain: false, may_be_other: true });
     }
     let (mut profiles, mut is_certain) = (Vec::new(), true);

@@ -184,7 +184,8 @@ impl Walk<'_, '_> {
         let got = view.cut(profile);
         let is_choice = choices.may_be_other || choices.profiles.iter().any(|choice| view.cut(choice) == got);
         if !is_choice || !is_trimmed(&got, profile) {
-            return Err(Violation::SnapshotAltered { of, mpid });
+            let (got, allowed) = (Box::new(profile.clone()), choices.profiles.clone());
+            return Err(Violation::SnapshotAltered { of, got, allowed });
         }
         self.at = Place::Snapshot { of, after: Some(mpid) };
         match self.validator.snapshots.insert(cursor.into(), self.at) {

@@ -1,6 +1,6 @@
 //! What the validator finds.
 
-use cameo::proto::v1::Event;
+use cameo::proto::v1::{Event, Profile};
 
 /// A promise of the API that a recording breaks. Each names the first place where it is broken.
 #[derive(Debug, Clone, PartialEq)]
@@ -64,7 +64,7 @@ pub enum Violation {
     /// A profile was delivered that the snapshot does not hold, or twice, or not in the order of the mpids.
     SnapshotUnwanted { of: u64, mpid: i64 },
     /// A profile of the snapshot is not what the log made of it up to the snapshot's place.
-    SnapshotAltered { of: u64, mpid: i64 },
+    SnapshotAltered { of: u64, got: Box<Profile>, allowed: Vec<Profile> },
     /// A profile belongs to two shards of as many, or to none.
     ShardsOverlap { mpid: i64, count: u32 },
 }
