@@ -19,6 +19,7 @@ use crate::quota::{Quotas, WritePlace};
 use crate::refusal::{Refusal, reason_name};
 use crate::store::{ReadClass, Store};
 use crate::telemetry::audit;
+use crate::telemetry::code::CANCELLED;
 use crate::telemetry::lines::Lines;
 use crate::telemetry::metrics::{Calls, Method, OpenCall};
 use crate::telemetry::traces::{CallEnd, CallSpan};
@@ -27,9 +28,6 @@ use crate::telemetry::traces::{CallEnd, CallSpan};
 const LASTING: Duration = Duration::from_secs(60);
 /// Calls that write nothing, but that take data out of the server, or rewrite its file.
 const EXPORTS: [&str; 3] = ["ProfileService/ExportSubject", "AdminService/Backup", "AdminService/Compact"];
-
-/// The code of a call that its caller gave up before it got one.
-const CANCELLED: &str = "CANCELLED";
 
 /// The lines of calls that were refused before it was known who made them, or because their client calls too often.
 static OF_MANY: LazyLock<Lines> = LazyLock::new(Lines::default);
