@@ -77,10 +77,10 @@ impl<'s> Listing<'s> {
         Ok(ListedEvents { page, truncated: is_oldest && self.snapshot.began_by(workspace, mpid, first) })
     }
 
-    /// Reads a page of the profiles as of a place in the log: see [`Snapshot::profiles_as_of`].
+    /// Reads a page of the profiles as of a place in the log: see `Snapshot::profiles_as_of`.
     ///
     /// # Errors
-    /// Those of [`Snapshot::profiles_as_of`].
+    /// Those of `Snapshot::profiles_as_of`.
     pub fn profiles_as_of(
         &self,
         as_of: AsOf<'_>,
