@@ -125,7 +125,7 @@ impl Subscriber {
         let head = *changes.borrow();
         let now = Instant::now();
         let end_at = feed.stream_age().map(|age| now + age);
-        let is_uncertain = matches!(start, Start::Earliest | Start::Since(_) | Start::Snapshot);
+        let is_uncertain = matches!(start, Start::Earliest | Start::Since(..) | Start::Snapshot);
         Ok(Self {
             head,
             changes: Changes::of(changes),

@@ -78,8 +78,8 @@ pub enum Start {
     Snapshot,
     /// After a position that this service kept.
     From(Position),
-    /// After a place, or with the oldest event if that is later: where a time was found.
-    Since(Place),
+    /// With the first event at or after a time, of those after a place: no earlier event is late enough.
+    Since(Place, Micros),
 }
 
 impl Position {

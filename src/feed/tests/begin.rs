@@ -6,8 +6,8 @@ use super::super::frame::messages;
 use super::super::*;
 use super::service::{EVENTS, PATIENCE, Service};
 use super::workspace;
-use crate::model::Place;
 use crate::model::cursor::Start;
+use crate::model::{Micros, Place};
 use crate::proto::v1::subscribe_response::Message;
 use crate::proto::v1::{Opened, SubscribeResponse};
 use crate::store::StoreError;
@@ -34,7 +34,7 @@ async fn sequence(frames: &mut Frames) -> u64 {
 
 #[tokio::test]
 async fn a_stream_without_a_cursor_starts_with_what_retention_has_left() {
-    for start in [Start::Earliest, Start::Since(Place::START)] {
+    for start in [Start::Earliest, Start::Since(Place::START, Micros::new(1))] {
         let service = Service::start().await;
         let mut frames = service.subscribe(start);
 
@@ -44,6 +44,17 @@ async fn a_stream_without_a_cursor_starts_with_what_retention_has_left() {
         for next in 3..=EVENTS.cast_unsigned() {
             assert_eq!(sequence(&mut frames).await, next);
         }
+    }
+}
+
+/// Events may be written between the search for a time and the opening of the stream, and be too early all the same.
+#[tokio::test]
+async fn a_time_is_looked_for_again_in_what_was_written_since_the_search() {
+    let head = EVENTS.cast_unsigned();
+    for (time, after) in [(Micros::new(1), head - 2), (Micros::new(i64::MAX), head)] {
+        let service = Service::start().await;
+        let mut frames = service.subscribe(Start::Since(Place::after(head - 2), time));
+        assert_eq!(opened(&mut frames).await.after_sequence, after);
     }
 }
 

@@ -78,13 +78,11 @@ impl Events {
 
     /// A start whose place is found, if it is a time. The search may read much of the disk, so the read pool makes it.
     async fn found(&self, workspace: &Workspace, start: Start) -> Result<Start, Refusal> {
-        if !matches!(start, Start::At(_)) {
-            return Ok(start);
-        }
+        let Start::At(time) = start else { return Ok(start) };
         let of = workspace.clone();
         let read = move |store: &Store| store.begin(&of, &start);
         let (_, position) = self.store.on_read_pool(ReadClass::Scan, Some(workspace), read).await?;
-        Ok(Start::Since(position.place()))
+        Ok(Start::Since(position.place(), time))
     }
 }
 

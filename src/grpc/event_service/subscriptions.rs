@@ -275,7 +275,7 @@ impl Events {
             Start::After(cursor) => {
                 Begin::At(self.store.known_cursors(workspace).parse("cursor", &cursor, Place::LAST)?)
             }
-            start @ (Start::At(_) | Start::From(_) | Start::Since(_)) => {
+            start @ (Start::At(_) | Start::From(_) | Start::Since(..)) => {
                 let of = workspace.clone();
                 let read = move |store: &Store| store.begin(&of, &start);
                 Begin::At(self.store.on_read_pool(ReadClass::Scan, Some(workspace), read).await?.1)

@@ -39,5 +39,5 @@ async fn a_time_is_searched_for_on_the_read_pool() {
     assert!(matches!(earliest, Some(Ok(Start::Earliest))), "there is nothing to search for");
     drop(end);
     held.await.unwrap();
-    assert_eq!(of_time.await.ok(), Some(Start::Since(Place::START)));
+    assert_eq!(of_time.await.ok(), Some(Start::Since(Place::START, Micros::new(1))));
 }

@@ -68,7 +68,7 @@ pub fn begin_unborn(cursors: &KnownCursors, start: &Start) -> Result<Position, I
         Start::After(cursor) => cursors.parse("cursor", cursor, Place::START),
         Start::Snapshot => Ok(Position::Snapshot { of: Place::START, after: None }),
         Start::From(position) => Ok(*position),
-        Start::Since(place) => Ok((*place).into()),
+        Start::Since(place, _) => Ok((*place).into()),
     }
 }
 
@@ -195,10 +195,27 @@ impl Snapshot {
             Start::At(time) => self.place_before(workspace, bounds, *time)?.into(),
             Start::Snapshot => Position::Snapshot { of: head, after: None },
             Start::From(position) => *position,
-            Start::Since(place) => floor.max(*place).into(),
+            Start::Since(place, time) => self.place_since(workspace, bounds, *place, *time)?.into(),
         };
         self.check_held(workspace, bounds, position.place())?;
         Ok((bounds, position))
+    }
+
+    /// Returns the place before the first event at or after a time, which was searched for before. The search has ended
+    /// before that event, or at the end of the log, and little has come since.
+    fn place_since(
+        &self,
+        workspace: WorkspaceId,
+        bounds: LogBounds,
+        found: Place,
+        time: Micros,
+    ) -> Result<Place, StoreError> {
+        let found = found.max(bounds.floor);
+        let next = if found < bounds.head { self.next_sound_time(workspace, found, bounds.head)? } else { None };
+        match next {
+            Some((_, at)) if at < time => self.place_before(workspace, LogBounds { floor: found, ..bounds }, time),
+            _ => Ok(found),
+        }
     }
 
     /// Returns the place before the first event at or after a time: event times never go back. A damaged event has the
