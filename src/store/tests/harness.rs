@@ -9,10 +9,12 @@ use std::time::Duration;
 use prost::Message;
 use prost_types::value::Kind as ValueKind;
 use prost_types::{Struct, Value};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use redb::{Database, ReadableDatabase, StorageBackend, TableError};
 use uuid::Uuid;
 
-use super::disk::Disk;
+use super::disk::{Crash, Disk, Operation, Replay};
 use crate::command::{Change, Command, Create, Delete, RequestId, Stamp, Trim, Update};
 use crate::config::StoreConfig;
 use crate::model::{Limits, LogId, Micros, Mpid, NewProfile, Patch, Place, ProfileKey, Sequence, Workspace};
@@ -48,6 +50,19 @@ pub fn try_store_on(
     on_commit: impl FnMut(LogId, Commit<'_>) + Send + 'static,
 ) -> Result<Store, OpenError> {
     start(database(disk), &config(), on_commit)
+}
+
+/// Opens a store, and loses the power at many moments of that. Checks the disk of each after it was opened again.
+pub async fn open_after_power_losses(disk: &Disk, check: impl Fn(&Disk)) {
+    let begun = disk.operations();
+    store_on(disk, |_, _| {}).close().await;
+    let is_due = |at: &usize| matches!(disk.journal()[at - 1], Operation::Sync) || at.is_multiple_of(8);
+    for cut in (begun..=disk.operations()).filter(is_due) {
+        let image = Replay::up_to(disk, cut).crash(Crash::LoseAll, &mut StdRng::seed_from_u64(7));
+        let survivor = Disk::holding(image);
+        store_on(&survivor, |_, _| {}).close().await;
+        check(&survivor);
+    }
 }
 
 /// The directory serves only to find out how full its disk is.

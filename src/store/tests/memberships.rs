@@ -3,12 +3,10 @@
 use std::collections::BTreeMap;
 
 use prost::Message;
-use rand::SeedableRng;
-use rand::rngs::StdRng;
 use redb::{ReadableDatabase, ReadableTable, TableDefinition};
 
 use super::damage::turn_bit_of_profile;
-use super::disk::{Crash, Disk, Operation, Replay};
+use super::disk::Disk;
 use super::harness::*;
 use crate::model::profile::{expiry, next_expiry};
 use crate::model::{AudienceId, Mpid};
@@ -152,15 +150,7 @@ async fn a_file_without_the_index_gets_it_when_it_is_opened() {
 #[tokio::test]
 async fn an_upgrade_that_loses_its_power_begins_anew() {
     let disk = without_index().await;
-    let begun = disk.operations();
-    store_on(&disk, |_, _| {}).close().await;
-    let is_sync = |at: &usize| matches!(disk.journal()[at - 1], Operation::Sync) || at.is_multiple_of(8);
-    for cut in (begun..=disk.operations()).filter(is_sync) {
-        let image = Replay::up_to(&disk, cut).crash(Crash::LoseAll, &mut StdRng::seed_from_u64(7));
-        let survivor = Disk::holding(image);
-        store_on(&survivor, |_, _| {}).close().await;
-        check_index(&survivor);
-    }
+    open_after_power_losses(&disk, check_index).await;
 }
 
 #[tokio::test]

@@ -8,8 +8,8 @@
 //! - `compacting`: the file is rewritten, while the store is closed and while it is open.
 //! - `backups`: copies of the store, and what they restore. `checks`: stores that do not agree with themselves.
 //! - `as_of`: profiles as they were at a place in the log.
-//! - `people`: who is who, against a model. `memberships`: the index of memberships. `audiences`: the commands on audiences.
-//!   `expiry`: memberships that end. `member_lists`: damage in lists of members.
+//! - `people`: who is who, against a model. `remembered`: the index of what their merges hold. `memberships`: the index of memberships.
+//!   `audiences`: the commands on audiences. `expiry`: memberships that end. `member_lists`: damage in lists of members.
 //! - `bounds`, `clocks`, `determinism`, `due`, `lists`, `migration`, `opening`, `retention`: as their names say.
 //!
 //! Deliberately absent: what can be tested through the API. Those tests are in `tests/it`.

@@ -2,13 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use rand::SeedableRng;
-use rand::rngs::StdRng;
 use redb::ReadableTable;
 
 use super::checks::assert_checked;
 use super::damage::ID;
-use super::disk::{Crash, Disk, Operation, Replay};
+use super::disk::Disk;
 use super::harness::*;
 use crate::command::{Change, Erase, Merge};
 use crate::model::{IdentityKey, Mpid, ProfileKey};
@@ -83,15 +81,7 @@ async fn a_file_without_the_index_of_merges_gets_it_when_it_is_opened() {
 #[tokio::test]
 async fn an_index_of_merges_that_loses_its_power_is_begun_anew() {
     let disk = without_index().await;
-    let begun = disk.operations();
-    store_on(&disk, |_, _| {}).close().await;
-    let is_sync = |at: &usize| matches!(disk.journal()[at - 1], Operation::Sync) || at.is_multiple_of(8);
-    for cut in (begun..=disk.operations()).filter(is_sync) {
-        let image = Replay::up_to(&disk, cut).crash(Crash::LoseAll, &mut StdRng::seed_from_u64(7));
-        let survivor = Disk::holding(image);
-        store_on(&survivor, |_, _| {}).close().await;
-        assert_eq!(index(&survivor), expected());
-    }
+    open_after_power_losses(&disk, |survivor| assert_eq!(index(survivor), expected())).await;
 }
 
 /// The record is damaged, and so is what would be given back. The others are indexed, and the person can be erased.
