@@ -77,7 +77,7 @@ impl Guard {
             code,
             reason = refusal.reason_name(),
             problem,
-            unlogged,
+            unlogged = Some(unlogged).filter(|unlogged| *unlogged > 0),
         );
     }
 }
