@@ -95,8 +95,8 @@ impl Authenticator {
         self.authenticate_if_room(token, certificate, || true).await
     }
 
-    /// The same. Before the call waits until keys are fetched, `has_room` says whether one more may wait: nothing is
-    /// known of its token yet, and everybody can make one that names an unknown key.
+    /// The same, with a bound on the calls that wait for keys. Before the call waits for a fetch, `has_room` says whether
+    /// it may: its token is not verified yet, and any stranger can make one that names an unknown key.
     ///
     /// # Errors
     /// Those of [`Self::authenticate`], and [`Unauthenticated::Crowded`] if there is no room.

@@ -108,7 +108,8 @@ impl Remote {
     }
 
     fn end(&self, fetched: Result<(bytes::Bytes, KeySet), FetchError>) {
-        let fetched = fetched.map(|(body, keys)| self.replace(Hash::of(&body), keys)); // It logs: nobody waits for that.
+        // Before the lock is taken: `replace` writes to the log, which may be slow.
+        let fetched = fetched.map(|(body, keys)| self.replace(Hash::of(&body), keys));
         let now = Instant::now();
         let mut state = self.state();
         state.is_running = false;

@@ -122,7 +122,7 @@ pub(super) enum Kind {
     Check,
     /// A stream that needs no credential: it must not take the place of calls that need one.
     OpenStream,
-    /// A call that waits for the keys that may tell who makes it. Everybody can make such calls, so they take no room of
+    /// A call that waits for the key that verifies its token. Any stranger can make such calls, so they take no room of
     /// others.
     Unknown,
     /// A call that is refused a little later, because its client calls too often or is not known.

@@ -116,8 +116,8 @@ impl Resolution {
         (!problems.is_empty()).then_some(StoreError::IdentityConflict { problems })
     }
 
-    /// The identities to link to a profile that has these already: those that nobody owns, as far as there is room for
-    /// their types.
+    /// The identities to link to a profile that has these already: those without an owner, up to the limits of their
+    /// types.
     pub fn link(
         &mut self,
         settings: &IdentitySettings,

@@ -410,8 +410,8 @@ fn cors(origins: &[HeaderValue]) -> CorsLayer {
         .max_age(PREFLIGHT_AGE)
 }
 
-/// Lets a client wait for its refusal if it calls too often, or if it is not known who it is: then no quota bounds how
-/// often it calls. It takes no room among the calls meanwhile.
+/// Delays the refusal of a client that calls too often, or that is not known: no quota bounds how often a stranger calls.
+/// The refusal takes no room among the calls meanwhile.
 async fn hold(refusal: &Refusal, call: &Call, in_flight: &mut CallInFlight) {
     let is_unbounded = call.caller().is_none() || refusal.reason == ErrorReason::RateLimited;
     if is_unbounded && in_flight.count(Kind::Held, MOST_HELD) {

@@ -1,5 +1,5 @@
-//! `IdentifyProfile`: finds the profile of some identities or creates it, links what nobody owns, and may merge other
-//! owners into it.
+//! `IdentifyProfile`: finds the profile that some identities belong to, or creates it. Links the identities without an
+//! owner, and may merge the profiles of other owners into it.
 
 use bytes::Bytes;
 use prost::Message;

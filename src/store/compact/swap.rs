@@ -49,7 +49,7 @@ impl Swap {
                 Err(Replace::Unknown(error)) => (Err(CompactError::Closed), Some(error)),
             },
         };
-        drop(answer.send((result, new))); // If nobody waits, the database is closed here.
+        drop(answer.send((result, new))); // If the caller has gone, this closes the new database.
         fatal.map_or(Ok(()), |error| Err(StoreError::Storage(Box::new(redb::Error::Io(error)))))
     }
 }

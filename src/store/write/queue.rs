@@ -31,11 +31,10 @@ const LARGE_BYTES: usize = 2 << 20;
 const CALLS_TIME: Duration = Duration::from_millis(20);
 /// The time after which a batch of imports alone takes no further record. The disk may be slow, so it is long.
 const IMPORTS_TIME: Duration = Duration::from_millis(500);
-/// The bytes of pages after which a batch takes no further record while somebody calls: what the disk writes in a few
-/// tens of milliseconds. The time alone does not bound it: a record may be small, and change a large profile.
+/// While there are calls, a batch takes no further record after so many bytes of pages: what the disk writes in a few
+/// tens of milliseconds. The time alone is no bound: a small record may change a large profile.
 const IMPORTS_BYTES: usize = 4 << 20;
-/// Nobody calls if no call has come for this time. Until then a batch of imports is as small as one with calls: the next
-/// call may arrive while it is written.
+/// How long after the last call batches of imports stay small: the next call may arrive while one is written.
 const QUIET: Duration = Duration::from_secs(1);
 
 /// The waiting commands.
