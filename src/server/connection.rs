@@ -198,6 +198,11 @@ impl Connection {
         self.calls.load(Ordering::Relaxed) == 0
     }
 
+    /// Whether it has made a call.
+    pub fn was_used(&self) -> bool {
+        self.used.load(Ordering::Relaxed) > 0 || !self.is_idle()
+    }
+
     /// When it last began or ended a call.
     pub fn last_use(&self) -> Instant {
         self.start + Duration::from_millis(self.used.load(Ordering::Relaxed))
@@ -253,7 +258,7 @@ impl Connection {
     }
 
     fn has_greeted(&self) -> bool {
-        self.heard.load(Ordering::Relaxed) >= GREETING || self.used.load(Ordering::Relaxed) > 0 || !self.is_idle()
+        self.heard.load(Ordering::Relaxed) >= GREETING || self.was_used()
     }
 
     /// Why it should end now, or not.

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::budget::Account;
 use super::connection::{Connection, Shared};
@@ -16,6 +16,9 @@ use crate::telemetry::metrics::{self, Closed, Metrics, RefusedConnection};
 /// Connections beyond the limit, if every connection has a call in flight. Their health checks are served; their other
 /// calls are refused with the reason.
 const EXTRA: usize = 16;
+/// How long a new connection has for its first call before another may take its room. Otherwise a burst of connections
+/// would close those that came just before it.
+const GRACE: Duration = Duration::from_millis(50);
 /// How long a connection may hold bytes without progress while others wait for memory.
 const STILL: Duration = Duration::from_secs(1);
 /// The least that a connection holds to be worth closing: more than a small response. On a machine that stands still for
@@ -60,6 +63,14 @@ impl Connections {
     /// How many there may be.
     pub fn most(&self) -> usize {
         self.most
+    }
+
+    /// Waits while the connection that would make room is too new for that. The wait is at most [`GRACE`].
+    pub(super) async fn wait_for_room(&self) {
+        let due = self.open().room_at(self.most);
+        if let Some(due) = due {
+            sleep_until(due).await;
+        }
     }
 
     /// Admits a new connection. `None` if there is no room, not even beyond the limit.
@@ -124,12 +135,23 @@ impl Open {
 
     /// Closes the one of these connections that has been without a call for longest. Returns whether there is one.
     fn cut_longest_idle(&self, which: impl Fn(&Connection) -> bool) -> bool {
-        let idle = self
-            .by_number
-            .values()
-            .filter(|connection| connection.is_idle() && !connection.is_cut() && which(connection));
-        let longest = idle.min_by_key(|connection| connection.last_use());
-        longest.inspect(|connection| connection.cut(Closed::MadeRoom)).is_some()
+        self.longest_idle(which).inspect(|connection| connection.cut(Closed::MadeRoom)).is_some()
+    }
+
+    fn longest_idle(&self, which: impl Fn(&Connection) -> bool) -> Option<&Arc<Connection>> {
+        let is_idle = |connection: &Connection| connection.is_idle() && !connection.is_cut() && which(connection);
+        let idle = self.by_number.values().filter(|connection| is_idle(connection));
+        idle.min_by_key(|connection| connection.last_use())
+    }
+
+    /// When the connection that would make room for one more has had its time for a first call. `None` if there is room,
+    /// or no such connection, or it has made a call.
+    fn room_at(&self, most: usize) -> Option<Instant> {
+        if self.by_number.len() < most {
+            return None;
+        }
+        let longest = self.longest_idle(|connection| !connection.is_extra())?;
+        (!longest.was_used()).then(|| longest.last_use() + GRACE)
     }
 }
 
@@ -175,6 +197,29 @@ mod tests {
         let newest = admit(&connections);
         assert_eq!(are_cut(), [true, true, false, false]);
         assert!(!newest.connection.is_extra());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_connection_has_time_for_a_call_before_it_makes_room() {
+        let connections = connections(2);
+        let wait = async || {
+            let begun = Instant::now();
+            connections.wait_for_room().await;
+            begun.elapsed()
+        };
+        let first = admit(&connections);
+        assert_eq!(wait().await, Duration::ZERO, "there is room");
+        let second = admit(&connections);
+        advance(GRACE / 2).await;
+        assert_eq!(wait().await, GRACE / 2);
+        drop(first.connection.begin_call(Version::HTTP_2));
+        assert_eq!(wait().await, Duration::ZERO, "the second has had its time");
+        drop(second);
+        let _busy = first.connection.begin_call(Version::HTTP_2);
+        let third = admit(&connections);
+        advance(GRACE / 2).await;
+        drop(third.connection.begin_call(Version::HTTP_2));
+        assert_eq!(wait().await, Duration::ZERO, "it has made its call");
     }
 
     /// It takes a moment to close.

@@ -111,7 +111,10 @@ pub(super) async fn serve(
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => transport.admit(stream, peer, &tasks),
+                Ok((stream, peer)) => {
+                    transport.connections.wait_for_room().await;
+                    transport.admit(stream, peer, &tasks);
+                }
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
                     transport.connections.not_accepted();
