@@ -17,6 +17,7 @@ test-python:
 check:
     cargo fmt --check
     python3 .ci/arrows.py
+    python3 .ci/links.py
     cargo clippy --all-targets -- -D warnings
     RUSTDOCFLAGS='-D warnings' cargo doc --no-deps
     .ci/buf lint

@@ -1,6 +1,5 @@
 #!/usr/bin/env python3
-"""Runs the commands of README.md and docs/*.md and compares what they print with what is written there. Then checks
-the links of every Markdown file.
+"""Runs the commands of README.md and docs/*.md and compares what they print with what is written there.
 
     .ci/walk.py target/debug/cameo           # compare
     .ci/walk.py target/debug/cameo --write   # write down what the commands print, where it differs
@@ -21,7 +20,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -143,46 +141,10 @@ def check_commands(file: Path, binary: Path, *, write: bool) -> None:
         sys.exit("\n".join(difflib.unified_diff(written, printed, name, f"what {name} prints", lineterm="")))
 
 
-def anchors(text: str) -> set[str]:
-    """The fragments that the headings of a file have."""
-    headings = re.findall(r"^#+ (.*)", text, flags=re.M)
-    return {re.sub(r"[^\w\- ]", "", heading).replace(" ", "-").lower() for heading in headings}
-
-
-def broken_links(file: Path) -> Iterator[str]:
-    """Links to what does not exist: a file, a heading, a test. And paths such as `src/main.rs` that do not exist."""
-    text = re.sub(r"```.*?```", "", file.read_text(), flags=re.S)
-    for label, target in re.findall(r"\[([^\]]+)\]\(([^)\s]+)\)", text):
-        path, _, anchor = target.partition("#")
-        found = (file.parent / path) if path else file
-        test = re.fullmatch(r"`(\w+)`", label) if "/tests/" in f"/{path}" and path.endswith(".rs") else None
-        if "://" in target:
-            continue
-        if not found.exists():
-            yield f"{target} does not exist"
-        elif anchor and anchor not in anchors(found.read_text()):
-            yield f"{target} is no heading"
-        elif test and not re.search(rf"\bfn {test[1]}\(", found.read_text()):
-            yield f"{path} has no test {test[1]}"
-    for path in re.findall(r"`((?:src|tests|proto|docs|benches|clients)/[\w./-]*)`", text):
-        if not (ROOT / path).exists() and not (file.parent / path).exists():
-            yield f"{path} does not exist"
-
-
-def check_links() -> None:
-    tracked = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True)
-    files = [ROOT / name for name in tracked.stdout.splitlines()]
-    broken = [f"{file.relative_to(ROOT)}: {problem}" for file in files for problem in broken_links(file)]
-    if broken:
-        sys.exit("\n".join(broken))
-    print(f"the links of {len(files)} files lead somewhere")
-
-
 def main() -> None:
     binary = Path(sys.argv[1]).resolve()
     for file in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]:
         check_commands(file, binary, write="--write" in sys.argv)
-    check_links()
 
 
 if __name__ == "__main__":
