@@ -43,7 +43,7 @@ pub(super) fn read(
             return Ok(None);
         }
         let (position, before) = (Position::Snapshot { of, after: Some(mpid) }, frames.len());
-        let cut = view.mask().profile(profile).map_err(|_| corrupt())?;
+        let cut = view.mask().snapshot_profile(profile).map_err(|_| corrupt())?;
         frame::put_profile(cursors, position, &cut, &mut frames);
         ends.push((position, frames.len()));
         Ok(Some(frames.len() - before))

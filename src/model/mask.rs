@@ -72,15 +72,26 @@ impl Mask {
         if self.is_all() {
             return Ok(Cow::Borrowed(profile));
         }
-        self.cut(profile, |_| true).map(Cow::Owned)
+        self.cut(profile, |tag| self.has_field(tag)).map(Cow::Owned)
     }
 
-    /// Cuts an encoded `Profile` to what the reader wants to see, and to the fields that are `told`.
-    fn cut(&self, profile: &[u8], told: impl Fn(u32) -> bool) -> Result<Vec<u8>, DecodeError> {
+    /// The same for a profile of a snapshot. It always has its mpid: nothing else around it says whose it is.
+    ///
+    /// # Errors
+    /// If the profile is malformed.
+    pub fn snapshot_profile<'a>(&self, profile: &'a [u8]) -> Result<Cow<'a, [u8]>, DecodeError> {
+        if self.is_all() {
+            return Ok(Cow::Borrowed(profile));
+        }
+        self.cut(profile, |tag| tag == profile::MPID || self.has_field(tag)).map(Cow::Owned)
+    }
+
+    /// Cuts an encoded `Profile` to some of its fields, and those to the keys that the reader wants to see.
+    fn cut(&self, profile: &[u8], is_kept: impl Fn(u32) -> bool) -> Result<Vec<u8>, DecodeError> {
         let mut cut = Vec::with_capacity(profile.len());
         for field in wire::fields(profile) {
             let field = field?;
-            if !self.has_field(field.tag) || !told(field.tag) {
+            if !is_kept(field.tag) {
                 continue;
             }
             match self.keys_of(field.tag) {
@@ -129,8 +140,8 @@ impl Mask {
                 (event::PREVIOUS, Some(grant)) => {
                     // It has all account attributes if one of them changed, and then tells that one did.
                     let is_told = account_has_changed(grant, event)?;
-                    let told = |tag| tag != profile::ACCOUNT_USER_ATTRIBUTES || is_told;
-                    wire::put_delimited(field.tag, &self.cut(field.value, told)?, &mut cut);
+                    let is_kept = |tag| self.has_field(tag) && (is_told || tag != profile::ACCOUNT_USER_ATTRIBUTES);
+                    wire::put_delimited(field.tag, &self.cut(field.value, is_kept)?, &mut cut);
                 }
                 (event::PROFILE | event::PREVIOUS | event::MERGED_PROFILE, _) => {
                     wire::put_delimited(field.tag, &self.profile(field.value)?, &mut cut);
@@ -271,6 +282,15 @@ mod tests {
             assert_eq!(*mask(&["mpid"], &[]).profile(&profile).unwrap(), *known, "field {newer}");
             assert_eq!(*mask(&["*"], &["plan"]).profile(&profile).unwrap(), *profile, "field {newer}");
         }
+    }
+
+    #[test]
+    fn a_profile_of_a_snapshot_has_its_mpid_whatever_the_mask_names() {
+        let profile = Profile { mpid: 7, etag: "e".into(), is_opted_out: true, ..Profile::default() }.encode_to_vec();
+        let cut = |paths: &[&str]| Profile::decode(&*mask(paths, &[]).snapshot_profile(&profile).unwrap()).unwrap();
+        assert_eq!(cut(&["etag"]), Profile { mpid: 7, etag: "e".into(), ..Profile::default() });
+        assert_eq!(cut(&["mpid"]), Profile { mpid: 7, ..Profile::default() });
+        assert_eq!(cut(&[]).encode_to_vec(), profile);
     }
 
     #[test]

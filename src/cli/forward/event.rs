@@ -56,17 +56,13 @@ impl CloudEvents {
 
     /// The delivery of a profile of a snapshot, which is as of the event `sequence`. Its id is made of that and the mpid:
     /// it is the same when the snapshot is resumed, and another one in a later snapshot, which a receiver that drops
-    /// what it has seen must not miss. If the subscription's `read_mask` leaves the mpid out, the id is made of the
-    /// cursor, which says the same.
+    /// what it has seen must not miss.
     ///
     /// # Errors
     /// If JSON cannot hold the profile.
-    pub fn snapshot(&self, profile: &pb::Profile, sequence: u64, cursor: &str) -> serde_json::Result<Delivery> {
+    pub fn snapshot(&self, profile: &pb::Profile, sequence: u64) -> serde_json::Result<Delivery> {
         let (workspace, mpid) = (&self.workspace, profile.mpid);
-        let id = match mpid {
-            0 => format!("{workspace}/{cursor}"),
-            _ => format!("{workspace}/{sequence}/{mpid}"),
-        };
+        let id = format!("{workspace}/{sequence}/{mpid}");
         let attributes = self.attributes(&id, "profile.snapshot", mpid, profile.update_time, "Profile", sequence);
         Ok(self.delivery(Key::Profile(id), mpid, attributes, json::profile(profile)?))
     }
@@ -87,8 +83,8 @@ impl CloudEvents {
             ("type", kind.to_owned()),
             ("dataschema", format!("https://type.googleapis.com/cameo.v1.{message}")), // As in google.protobuf.Any.
             ("sequence", format!("{sequence:020}")), // The extension asks for strings that sort like the numbers.
+            ("subject", format!("profiles/{mpid}")),
         ];
-        attributes.extend((mpid != 0).then(|| ("subject", format!("profiles/{mpid}"))));
         attributes.extend(time.map(|time| ("time", time.to_string())));
         attributes
     }
@@ -195,9 +191,9 @@ mod tests {
 
     #[test]
     fn a_profile_of_a_snapshot_is_an_event_too() {
-        let mut profile = pb::Profile { mpid: 7, etag: "e1".into(), ..Default::default() };
+        let profile = pb::Profile { mpid: 7, etag: "e1".into(), ..Default::default() };
         let cloud_events = cloud_events(Mode::Structured);
-        let delivery = cloud_events.snapshot(&profile, 9, "AX").unwrap();
+        let delivery = cloud_events.snapshot(&profile, 9).unwrap();
         let body: Value = serde_json::from_slice(&delivery.body).unwrap();
         assert_eq!(delivery.id, "acme/main/web/9/7");
         assert_eq!((&body["type"], &body["id"]), (&json!("profile.snapshot"), &json!("acme/main/web/9/7")));
@@ -207,17 +203,8 @@ mod tests {
         );
         assert_eq!(body.get("time"), None);
 
-        let resumed = cloud_events.snapshot(&profile, 9, "AY").unwrap();
-        let later = cloud_events.snapshot(&profile, 10, "AX").unwrap();
-        assert_eq!(
-            (resumed.id, &*later.id),
-            (delivery.id, "acme/main/web/10/7"),
-            "a later snapshot is delivered again"
-        );
-
-        profile.mpid = 0;
-        let delivery = cloud_events.snapshot(&profile, 9, "AX").unwrap();
-        assert_eq!(delivery.id, "acme/main/web/AX");
+        let later = cloud_events.snapshot(&profile, 10).unwrap();
+        assert_eq!(later.id, "acme/main/web/10/7", "a later snapshot is delivered again");
     }
 
     #[test]

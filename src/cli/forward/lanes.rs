@@ -285,7 +285,7 @@ where
                 return Ok(());
             }
             Some(Message::Event(event)) => self.cloud_events.change(&event),
-            Some(Message::SnapshotProfile(profile)) => self.cloud_events.snapshot(&profile, self.snapshot, &cursor),
+            Some(Message::SnapshotProfile(profile)) => self.cloud_events.snapshot(&profile, self.snapshot),
             Some(Message::CaughtUp(_) | Message::Heartbeat(_) | Message::SnapshotComplete(_)) | None => {
                 self.ledger.pass(cursor);
                 return Ok(());
@@ -295,11 +295,8 @@ where
         if self.ledger.arrive(delivery.key.clone(), cursor) {
             self.waiting_bytes += delivery.body.len();
             self.unfinished += 1;
-            let (of, hash) = match &delivery.key {
-                Key::Event(_) => (None, xxh3_64(&delivery.mpid.to_le_bytes())),
-                Key::Profile(id) => (Some(self.snapshot), xxh3_64(id.as_bytes())), // It is in a snapshot once.
-            };
-            self.unfinished_of = of;
+            self.unfinished_of = matches!(delivery.key, Key::Profile(_)).then_some(self.snapshot);
+            let hash = xxh3_64(&delivery.mpid.to_le_bytes());
             let lane = usize::try_from(hash % self.lanes.len() as u64).expect("it is the index of a lane");
             self.lanes[lane].send(delivery).map_err(|_| anyhow!("a lane ended"))?;
         }

@@ -149,7 +149,7 @@ impl Page<'_> {
             if !filter.selects(profile, now).map_err(|_| corrupt())? {
                 return Ok(None);
             }
-            let profile = mask.profile(profile).map_err(|_| corrupt())?;
+            let profile = mask.snapshot_profile(profile).map_err(|_| corrupt())?;
             wire::put_delimited(SNAPSHOT_PROFILES, &profile, message);
             Ok(Some(profile.len()))
         })?;
