@@ -27,6 +27,11 @@ use crate::server;
 pub(super) const TOKEN: &str = "CAMEO_TOKEN";
 /// How long a TLS handshake may take.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
+/// How often the connection of a call is pinged that hears nothing. Otherwise the system notices only after many minutes
+/// that the server, or the way to it, is gone.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+/// How long the server has to respond to that.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A server, with the token in each call.
 pub(super) type Server = InterceptedService<Channel, Bearer>;
@@ -97,10 +102,13 @@ impl Connect {
     }
 
     fn endpoint(&self, addr: &str, host: &str) -> anyhow::Result<Endpoint> {
+        let scheme = if self.is_tls() { "https" } else { "http" };
+        let endpoint = Endpoint::from_shared(format!("{scheme}://{addr}"))?
+            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT);
         if !self.is_tls() {
-            return Ok(Endpoint::from_shared(format!("http://{addr}"))?);
+            return Ok(endpoint);
         }
-        let endpoint = Endpoint::from_shared(format!("https://{addr}"))?;
         let endpoint = endpoint.tls_config(self.tls(host)?);
         endpoint.map_err(|error| anyhow!("cannot connect with TLS: {}", innermost(&error)))
     }
@@ -211,7 +219,14 @@ pub(super) fn innermost<'e>(error: &'e (dyn Error + 'static)) -> &'e dyn Display
 
 #[cfg(test)]
 mod tests {
+    use std::future::ready;
+
     use clap::{Command, FromArgMatches};
+    use hyper_util::rt::TokioIo;
+    use tokio::time::{Instant, timeout};
+    use tonic_health::pb::HealthCheckRequest;
+    use tonic_health::pb::health_client::HealthClient;
+    use tower::service_fn;
 
     use super::*;
 
@@ -235,6 +250,21 @@ mod tests {
             assert_eq!(parse(flags).unwrap().is_tls(), is_tls, "{flags:?}");
         }
         assert!(parse(&["--tls-client-cert", "x"]).is_err() && parse(&["--tls-client-key", "x"]).is_err());
+    }
+
+    /// The server is gone without a word: what is sent to it is lost, and nothing comes back.
+    #[tokio::test(start_paused = true)]
+    async fn a_call_on_a_dead_connection_fails_within_half_a_minute() {
+        let endpoint = parse(&[]).unwrap().endpoint("127.0.0.1:1", "127.0.0.1").unwrap();
+        let (near, _far) = tokio::io::duplex(1 << 20);
+        let mut near = Some(TokioIo::new(near));
+        let connector =
+            service_fn(move |_| ready(near.take().ok_or(io::Error::from(io::ErrorKind::ConnectionRefused))));
+        let mut health = HealthClient::new(endpoint.connect_with_connector_lazy(connector));
+        let begun = Instant::now();
+        let failed = timeout(Duration::from_secs(600), health.check(HealthCheckRequest::default())).await;
+        assert_eq!(failed.expect("it fails").unwrap_err().code(), tonic::Code::Unavailable);
+        assert_eq!(begun.elapsed().as_secs(), (KEEPALIVE_INTERVAL + KEEPALIVE_TIMEOUT).as_secs());
     }
 
     fn presented(bearer: &mut Bearer) -> Result<String, Status> {
