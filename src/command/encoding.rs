@@ -210,6 +210,7 @@ fn encode_begin(begin: Begin) -> storage::Begin {
         Begin::Earliest => storage::begin::Begin::Earliest(true),
         Begin::Snapshot => storage::begin::Begin::Snapshot(true),
         Begin::At(position) => storage::begin::Begin::At(encode_position(position)),
+        Begin::Since(place) => storage::begin::Begin::Since(place.get()),
     };
     storage::Begin { begin: Some(begin) }
 }
@@ -220,6 +221,7 @@ fn decode_begin(begin: Option<storage::Begin>) -> Result<Begin, Undecodable> {
         storage::begin::Begin::Earliest(_) => Begin::Earliest,
         storage::begin::Begin::Snapshot(_) => Begin::Snapshot,
         storage::begin::Begin::At(position) => Begin::At(decode_position(position)),
+        storage::begin::Begin::Since(place) => Begin::Since(Place::after(place)),
     })
 }
 

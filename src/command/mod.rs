@@ -20,8 +20,8 @@ pub use identity::{Begun, Erase, EraseEvents, Identify, Merge, Removal, Rewrite,
 
 use crate::model::limits::REQUEST_ID_CHARS;
 use crate::model::{
-    Etag, Invalid, Limits, Micros, Mpid, NewProfile, Patch, Position, ProfileKey, Sequence, Settings, SubscriptionName,
-    Workspace,
+    Etag, Invalid, Limits, Micros, Mpid, NewProfile, Patch, Place, Position, ProfileKey, Sequence, Settings,
+    SubscriptionName, Workspace,
 };
 
 /// One write.
@@ -209,6 +209,8 @@ pub enum Begin {
     Snapshot,
     /// After a position.
     At(Position),
+    /// After a place, or with the oldest event if the log no longer holds what follows the place.
+    Since(Place),
 }
 
 /// Removes the oldest events of the log. It is a step of the store's own upkeep and appends no event itself.

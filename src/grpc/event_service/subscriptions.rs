@@ -275,10 +275,13 @@ impl Events {
             Start::After(cursor) => {
                 Begin::At(self.store.known_cursors(workspace).parse("cursor", &cursor, Place::LAST)?)
             }
-            start @ (Start::At(_) | Start::From(_) | Start::Since(..)) => {
+            Start::From(position) => Begin::At(position),
+            Start::Since(place, _) => Begin::Since(place),
+            start @ Start::At(_) => {
                 let of = workspace.clone();
                 let read = move |store: &Store| store.begin(&of, &start);
-                Begin::At(self.store.on_read_pool(ReadClass::Scan, Some(workspace), read).await?.1)
+                let (_, position) = self.store.on_read_pool(ReadClass::Scan, Some(workspace), read).await?;
+                Begin::Since(position.place()) // Retention may remove events before the command is written.
             }
         })
     }

@@ -268,6 +268,7 @@ fn resolve(context: &Context<'_, '_>, begin: Begin) -> Result<Position, StoreErr
         Begin::Earliest => context.head.floor.into(),
         Begin::Snapshot => Position::Snapshot { of: head, after: None },
         Begin::At(position) => position,
+        Begin::Since(place) => place.max(context.head.floor).into(),
     };
     check_in_log(head, position)?;
     if position.place() < context.head.floor { Err(expired(context)) } else { Ok(position) }

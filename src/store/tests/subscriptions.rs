@@ -172,6 +172,8 @@ async fn a_subscription_starts_where_it_was_asked_to() {
         (Begin::At(at(4)), at(4)),
         (Begin::At(at(10)), at(10)),
         (Begin::At(in_snapshot(7, -3)), in_snapshot(7, -3)),
+        (Begin::Since(Place::after(6)), at(6)),
+        (Begin::Since(Place::after(3)), at(4)),
     ];
     for (number, (start, expected)) in starts.into_iter().enumerate() {
         let written = write(&store, subscribe(&format!("s{number}"), start)).await.unwrap();
