@@ -34,7 +34,10 @@ const PERIOD: Duration = Duration::from_secs(1);
 const LOOKED_AT: usize = 2_000;
 /// The most events that one command removes: about as long as a commit of as many updates takes.
 const MOST: usize = 256;
-/// How long a log is left alone from which nothing could be removed: a subscription holds it, or it is damaged.
+/// How long a log is left alone that a subscription holds. An acknowledgement, or the limit of the hold, frees events at
+/// most this much earlier than they are removed.
+const HELD_REST: Duration = Duration::from_secs(5);
+/// How long a log is left alone from which nothing could be removed: the disk is full, or it is damaged.
 const REST: Duration = Duration::from_secs(60);
 /// The time of an oldest event that is damaged, or that was not read yet.
 const UNKNOWN: Micros = Micros::new(i64::MIN);
@@ -192,7 +195,8 @@ impl Retention {
                 Ok(())
             }
             unmoved => {
-                self.passed.insert(workspace, Passed::Resting(Instant::now() + REST));
+                let rest = if unmoved.is_ok() { HELD_REST } else { REST };
+                self.passed.insert(workspace, Passed::Resting(Instant::now() + rest));
                 unmoved.map(|_| ())
             }
         }
