@@ -42,7 +42,8 @@ pub enum Fault {
     DropUnmerged,
     /// An erasure does not reach what was read before it.
     KeepErased,
-    /// An acknowledgement of an older cursor moves the acknowledged place back.
+    /// An acknowledgement of an older cursor is answered with that, as if the acknowledged place had gone back. That the
+    /// place itself goes back is [`Fault::ResumeBefore`].
     AcknowledgeBack,
     /// A stream of a durable subscription starts one event before what was acknowledged.
     ResumeBefore,
@@ -113,7 +114,7 @@ pub(super) fn forgets(kind: EventKind, matched: FilterMatch, change: Option<&Tra
             || is(Fault::ForgetEnded) && kind == EventKind::Updated && has_lapsed())
 }
 
-/// The acknowledged place after an acknowledgement of `asked`.
+/// The acknowledged place in the response to an acknowledgement of `asked`.
 #[must_use]
 pub fn acknowledged(acknowledged: Position, asked: Position) -> Position {
     if is(Fault::AcknowledgeBack) { asked } else { acknowledged }
