@@ -20,7 +20,7 @@ use crate::command::Merge;
 use crate::model::identity::keys_of;
 use crate::model::limits::{ABSORBED_PROFILES, NEWER_BYTES, NEWER_EVENTS};
 use crate::model::merge::{self, Map};
-use crate::model::{Invalid, Mpid, Place, ProfileKey, Sequence};
+use crate::model::{EventKind, Invalid, Mpid, Place, ProfileKey, Sequence};
 use crate::proto::storage::MergeRecord;
 use crate::proto::v1::{Event, MergeConflict, MergeProfilesResponse, Profile, WriteOutcome};
 
@@ -172,7 +172,8 @@ fn newer(
     Ok(contested.into_iter().filter(|attribute| other.get(attribute) > own.get(attribute)).collect())
 }
 
-/// Returns the latest event that changed each of these attributes, as far as the log tells.
+/// Returns the latest event that changed each of these attributes, as far as the log tells. While the profile was part of
+/// another, nothing of it changed, and neither did its return change anything.
 fn last_changes(
     context: &Context<'_, '_>,
     mpid: Mpid,
@@ -185,8 +186,10 @@ fn last_changes(
         let Some(sequence) = next_held else { break };
         let (event, previous) = context.event(mpid, sequence)?;
         bytes += event.encoded_len();
-        for attribute in attributes.iter().filter(|(map, key)| has_changed(&event, *map, key)) {
-            found.entry(attribute.clone()).or_insert(sequence);
+        if event.mpid == mpid.get() && !is_return(&event) {
+            for attribute in attributes.iter().filter(|(map, key)| has_changed(&event, *map, key)) {
+                found.entry(attribute.clone()).or_insert(sequence);
+            }
         }
         if found.len() == attributes.len() {
             break;
@@ -194,6 +197,11 @@ fn last_changes(
         next = previous;
     }
     Ok(found)
+}
+
+/// Whether an event is that of a profile that an unmerge has restored: it lists all that the profile has.
+fn is_return(event: &Event) -> bool {
+    event.r#type == EventKind::Unmerged.name() && event.previous.is_none()
 }
 
 fn has_changed(event: &Event, map: Map, key: &str) -> bool {

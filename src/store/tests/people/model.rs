@@ -457,7 +457,8 @@ fn contest(ours: &Given, theirs: &Given, is_newer: impl Fn() -> bool) -> Option<
     }
 }
 
-/// The latest event of a profile that changed an attribute, as far as the log tells.
+/// The latest event of a profile that changed an attribute, as far as the log tells. That a merge was undone is no change
+/// of the profile that it restored.
 fn last_change(log: &[Event], mpid: i64, field: &str) -> Option<u64> {
     let (map, key) = split(field);
     let value = |profile: &Option<crate::proto::v1::Profile>| {
@@ -467,7 +468,9 @@ fn last_change(log: &[Event], mpid: i64, field: &str) -> Option<u64> {
         "user_attributes" => event.changed_user_attributes.iter().any(|changed| changed == key),
         _ => value(&event.profile) != value(&event.previous) && names(event, map),
     };
-    log.iter().rev().filter(|event| event.mpid == mpid && !event.redacted).find(tells).map(|event| event.sequence)
+    let is_return = |event: &Event| event.r#type == "profile.unmerged" && event.previous.is_none();
+    let mut own = log.iter().rev().filter(|event| event.mpid == mpid && !event.redacted && !is_return(event));
+    own.find(tells).map(|event| event.sequence)
 }
 
 fn names(event: &Event, field: &str) -> bool {

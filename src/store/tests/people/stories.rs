@@ -10,48 +10,48 @@ use crate::command::{Change, Command};
 use crate::proto::v1::OnConflict;
 use crate::store::StoreError;
 
-const DONALD: i64 = 4;
-const PLAN: &str = "user_attributes[\"plan\"]";
+pub(super) const DONALD: i64 = 4;
+pub(super) const PLAN: &str = "user_attributes[\"plan\"]";
 
-fn email(name: &str) -> Id {
+pub(super) fn email(name: &str) -> Id {
     Id::new("email", format!("{name}@example.com"))
 }
 
 /// A person with an email address, and this plan.
-fn person(name: &str, plan: &str) -> Person {
+pub(super) fn person(name: &str, plan: &str) -> Person {
     let attributes = [(PLAN.to_owned(), plan.to_owned())].into();
     Person { users: vec![email(name)], attributes, ..Person::default() }
 }
 
-fn created(mpid: i64, person: Person) -> Op {
+pub(super) fn created(mpid: i64, person: Person) -> Op {
     Op::Create { mpid, drawn: false, person }
 }
 
-fn set(mpid: i64, plan: &str) -> Op {
+pub(super) fn set(mpid: i64, plan: &str) -> Op {
     let set = [(PLAN.to_owned(), plan.to_owned())].into();
     Op::Update { key: Key::Mpid(mpid), edit: Edit { set, ..Edit::default() }, create_as: None }
 }
 
-fn merged(into: i64, from: i64, prefer_newer: bool) -> Op {
+pub(super) fn merged(into: i64, from: i64, prefer_newer: bool) -> Op {
     Op::Merge { into: Key::Mpid(into), from: Key::Mpid(from), prefer_newer }
 }
 
-fn unmerged(mpid: i64) -> Op {
+pub(super) fn unmerged(mpid: i64) -> Op {
     Op::Unmerge { mpid }
 }
 
-fn erased(mpid: i64) -> Op {
+pub(super) fn erased(mpid: i64) -> Op {
     Op::Erase { key: Key::Mpid(mpid), allow_missing: false, most: None }
 }
 
 /// A profile takes the email address with this name.
-fn taken(mpid: i64, name: &str) -> Op {
+pub(super) fn taken(mpid: i64, name: &str) -> Op {
     let edit = Edit { add: vec![email(name)], take: true, ..Edit::default() };
     Op::Update { key: Key::Mpid(mpid), edit, create_as: None }
 }
 
 /// Runs one command after the other.
-async fn story(ops: impl IntoIterator<Item = Op>) -> World {
+pub(super) async fn story(ops: impl IntoIterator<Item = Op>) -> World {
     let mut world = World::new();
     for op in ops {
         world.now += 1;
