@@ -296,17 +296,20 @@ pub fn forget(later: &mut Profile, became: &Profile, survivor: &Profile, merged:
 }
 
 /// Another merge into the same survivor, which stays: an opt-out that the survivor has lost with an undone merge, although
-/// the other absorbed profile has it too, is kept. The record of the other merge, `own` before it and `became` after it,
-/// then says that it comes from there.
-pub fn keep_opt_out(
-    parted: &mut Profile,
-    now: &Profile,
-    (own, became): (&mut Profile, &mut Profile),
-    absorbed: &Profile,
-) {
-    if now.is_opted_out && !parted.is_opted_out && absorbed.is_opted_out {
-        (parted.is_opted_out, own.is_opted_out, became.is_opted_out) = (true, false, true);
+/// the other absorbed profile has it too, is kept. The record of the other merge, with the survivor as it was before in
+/// `own`, then says that it comes from there.
+pub fn keep_opt_outs(parted: &mut Profile, now: &Profile, own: &mut Profile, absorbed: &Profile) {
+    macro_rules! keep {
+        ($($field:ident is $set:expr;)*) => {$(
+            if now.$field == $set && parted.$field != $set && absorbed.$field == $set {
+                if own.$field == $set {
+                    own.$field = parted.$field;
+                }
+                parted.$field = $set;
+            }
+        )*};
     }
+    keep!(is_opted_out is true; limit_ad_tracking is Some(true););
 }
 
 fn give_membership(profile: &mut Profile, id: i64, was: Option<&AudienceMembership>) {

@@ -11,7 +11,7 @@ use super::merge::{last_event, put_absorbed};
 use super::state::{Context, Found};
 use super::{Reply, Verdict, records};
 use crate::command::Unmerge;
-use crate::model::merge::{Undone, forget, keep_opt_out, part};
+use crate::model::merge::{Undone, forget, keep_opt_outs, part};
 use crate::model::profile::remove_expired;
 use crate::model::{EventKind, IdentityKey, Mpid};
 use crate::proto::v1::{Profile, UnmergeProfilesResponse, WriteOutcome};
@@ -91,9 +91,8 @@ fn forget_given(
         {
             forget(later, after, before, merged);
         }
-        if let (Some(own), Some(became), Some(absorbed)) = (&mut record.survivor, &mut record.merged, &record.absorbed)
-        {
-            keep_opt_out(parted, now, (own, became), absorbed);
+        if let (Some(own), Some(absorbed)) = (&mut record.survivor, &record.absorbed) {
+            keep_opt_outs(parted, now, own, absorbed);
         }
         if record != was {
             records::put(draft, mpid, Some(&was), Some(&record));

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::commands::{Edit, Key, Op};
-use super::person::{Given, Id, OPTED_OUT, Person, split};
+use super::person::{Given, Id, LIMITS_ADS, OPTED_OUT, Person, split};
 use super::resolve::{Resolved, Rules};
 use crate::proto::v1::{
     EraseProfileResponse, Event, MergeConflict, MergeProfilesResponse, OnConflict, TakenFrom, UnmergeProfilesResponse,
@@ -384,11 +384,7 @@ impl Model {
         left.unlink(&absorbed.ids().cloned().collect::<Vec<_>>());
         left.partners.retain(|partner| partners.contains(partner) || !absorbed.partners.contains(partner));
         self.merges.remove(&mpid);
-        let other = self.merges.values_mut().find(|merge| merge.into == into && merge.absorbed.opted_out);
-        if let Some(other) = other.filter(|_| now_is.opted_out && !left.opted_out) {
-            left.opted_out = true; // No opt-out is lost.
-            other.given.insert(OPTED_OUT.into(), (Given::OptedOut(false), Given::OptedOut(true)));
-        }
+        self.keep_opt_outs(into, &now_is, &mut left);
         self.people.insert(into, left.at(now));
         self.people.insert(mpid, absorbed.at(now));
         self.forget_given(into, &given, time);
@@ -400,6 +396,27 @@ impl Model {
         }
         let response = UnmergeProfilesResponse { survivor_mpid: into, kept_fields, ..Default::default() };
         Expected::Done(Answer::new(WriteOutcome::Updated, mpid, &response))
+    }
+
+    /// No opt-out is lost that another absorbed profile has too. It comes from that one then.
+    fn keep_opt_outs(&mut self, survivor: i64, now_is: &Person, left: &mut Person) {
+        let mut others = self.merges.values_mut().filter(|merge| merge.into == survivor);
+        if now_is.opted_out
+            && !left.opted_out
+            && let Some(other) = others.find(|merge| merge.absorbed.opted_out)
+        {
+            left.opted_out = true;
+            other.given.insert(OPTED_OUT.into(), (Given::OptedOut(false), Given::OptedOut(true)));
+        }
+        let mut others = self.merges.values_mut().filter(|merge| merge.into == survivor);
+        if now_is.limits_ads == Some(true)
+            && left.limits_ads != Some(true)
+            && let Some(other) = others.find(|merge| merge.absorbed.limits_ads == Some(true))
+        {
+            let given = || (Given::LimitsAds(left.limits_ads), Given::LimitsAds(Some(true)));
+            other.given.entry(LIMITS_ADS.into()).or_insert_with(given);
+            left.limits_ads = Some(true);
+        }
     }
 
     /// What the survivor got from a profile that is gone from it, it does not get back when a later merge is undone.

@@ -1,9 +1,14 @@
 //! Stories of merges that are undone: what is left of them, and what a later merge or erasure makes of that.
 
 use super::super::harness::{ADA, ALAN, GRACE};
+use super::commands::{Edit, Key, Op};
 use super::person::Person;
 use super::stories::*;
 use super::world::World;
+
+fn update(mpid: i64, edit: Edit) -> Op {
+    Op::Update { key: Key::Mpid(mpid), edit, create_as: None }
+}
 
 fn plan(world: &World, mpid: i64) -> &str {
     &world.model.people[&mpid].attributes[PLAN]
@@ -20,4 +25,41 @@ async fn an_unmerge_makes_no_attribute_of_the_restored_profile_newer() {
         let world = story(before().chain([set(ADA, "team"), merged(GRACE, ADA, true)])).await;
         assert_eq!(plan(&world, GRACE), "team", "it has changed since");
     }
+}
+
+#[tokio::test]
+async fn a_limit_of_tracking_of_two_absorbed_profiles_stays_when_one_merge_is_undone() {
+    let limits = |limits_ads, name| Person { limits_ads, users: vec![email(name)], ..Person::default() };
+    for own in [None, Some(false)] {
+        let people = || {
+            let both = [created(ADA, limits(Some(true), "ada")), created(GRACE, limits(Some(true), "grace"))];
+            let survivor = created(ALAN, limits(own, "alan"));
+            both.into_iter().chain([survivor, merged(ALAN, ADA, false), merged(ALAN, GRACE, false)])
+        };
+        let limited = async |ops: &[Op]| story(people().chain(ops.to_vec())).await.model.people[&ALAN].limits_ads;
+        assert_eq!(limited(&[unmerged(ADA)]).await, Some(true));
+        assert_eq!(limited(&[unmerged(GRACE)]).await, Some(true));
+        assert_eq!(limited(&[unmerged(ADA), unmerged(GRACE)]).await, own);
+        assert_eq!(limited(&[unmerged(GRACE), unmerged(ADA)]).await, own);
+        let set = update(ALAN, Edit { limits_ads: Some(false), ..Edit::default() });
+        assert_eq!(limited(&[set, unmerged(ADA)]).await, Some(false), "it has changed since");
+    }
+}
+
+/// What the second merge changed is undone with it, and not with the first.
+#[tokio::test]
+async fn a_setting_between_two_merges_is_back_when_the_second_is_undone() {
+    let limits = |name| Person { limits_ads: Some(true), users: vec![email(name)], ..Person::default() };
+    let world = story([
+        created(ADA, limits("ada")),
+        created(GRACE, limits("grace")),
+        created(ALAN, Person::default()),
+        merged(ALAN, ADA, false),
+        update(ALAN, Edit { limits_ads: Some(false), ..Edit::default() }),
+        merged(ALAN, GRACE, false),
+        unmerged(ADA),
+        unmerged(GRACE),
+    ])
+    .await;
+    assert_eq!(world.model.people[&ALAN].limits_ads, Some(false));
 }
