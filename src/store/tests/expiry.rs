@@ -266,6 +266,43 @@ async fn the_sweep_ends_memberships_soon_after_their_ends() {
     check_index(&disk);
 }
 
+/// The next end comes between the stamp of a step that found nothing to end and the look for that next end.
+#[tokio::test]
+async fn the_sweep_does_not_rest_because_a_membership_ended_while_its_step_waited() {
+    let (begun, is_begun) = std::sync::mpsc::channel();
+    let (go, goes) = std::sync::mpsc::channel::<()>();
+    let waits = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let is_to_wait = Arc::clone(&waits);
+    let store = Arc::new(store_on(&Disk::default(), move |_, _| {
+        if is_to_wait.swap(false, std::sync::atomic::Ordering::SeqCst) {
+            begun.send(()).unwrap();
+            goes.recv().unwrap(); // The step queues up behind this commit.
+        }
+    }));
+    let first = store.now().get();
+    let [early, late] = [800, 1_600].map(|milliseconds| first + milliseconds * 1_000);
+    for change in [Change::from(create(ADA)), register(7, "crm")] {
+        store.write(command(first, change)).await.unwrap();
+    }
+    for end in [early, late] {
+        store.write(command(first, add(7, [ADA], Some(end)))).await.unwrap();
+    }
+    waits.store(true, std::sync::atomic::Ordering::SeqCst);
+    let waiting = Arc::clone(&store);
+    let waiting = tokio::spawn(async move { waiting.write(command(first, create(GRACE))).await });
+    tokio::task::spawn_blocking(move || is_begun.recv()).await.unwrap().unwrap();
+    let stop = CancellationToken::new();
+    let upkeep = tokio::spawn(Arc::clone(&store).keep_up(stop.clone()));
+    until(|| store.now().get() > late + 100_000).await;
+    go.send(()).unwrap();
+    waiting.await.unwrap().unwrap();
+
+    let ended = until(|| exits(&store) == [(ADA, vec![7])]);
+    tokio::time::timeout(std::time::Duration::from_secs(10), ended).await.expect("it rests for a minute");
+    stop.cancel();
+    upkeep.await.unwrap();
+}
+
 /// The members of an audience whose membership has ended and that the sweep has not reached.
 #[tokio::test]
 async fn a_member_that_joins_again_after_the_end_enters_again() {

@@ -52,6 +52,7 @@ impl Sweep {
     /// Takes a step in each of the workspaces, and notes when the next membership of each ends.
     async fn end(&mut self, ended: Vec<Ended>) -> Result<(), StoreError> {
         let store = Arc::clone(&self.store);
+        let begun = store.now(); // Before the stamps of the steps: what ends while a step waits is for the next one.
         let mut steps = Vec::with_capacity(ended.len());
         for of in ended {
             let step = store.take_step(of.1.clone(), Change::Expire(Expire { most: MOST })).await;
@@ -74,11 +75,12 @@ impl Sweep {
                 Err(error) => self.rest(of, &error),
             }
         }
-        self.look(moved).await
+        self.look(moved, begun).await
     }
 
-    /// Notes the next end in each of the workspaces. One that is due, although the step found nothing to do, rests.
-    async fn look(&mut self, moved: Vec<(Ended, bool)>) -> Result<(), StoreError> {
+    /// Notes the next end in each of the workspaces. One that was due when the steps were begun, although its step found
+    /// nothing to do, rests.
+    async fn look(&mut self, moved: Vec<(Ended, bool)>, begun: Micros) -> Result<(), StoreError> {
         let of: Vec<Ended> = moved.iter().map(|(of, _)| of.clone()).collect();
         let read = move |store: &Store| {
             let snapshot = store.snapshot()?;
@@ -100,7 +102,7 @@ impl Sweep {
         };
         for ((id, workspace), has_moved, next) in looked {
             match next {
-                Ok(Some(end)) if !has_moved && end <= self.store.now() => {
+                Ok(Some(end)) if !has_moved && end <= begun => {
                     self.rest((id, workspace), &StoreError::corrupt("expiry"));
                 }
                 Ok(next_end) => self.store.shared.agenda.add(Due { workspace, id, next_end, works: Vec::new() }),
