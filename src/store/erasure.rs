@@ -11,19 +11,19 @@
 //!
 //! The plan is made on the writer for a person with few events, and by a reader first for one with many.
 
+mod link;
 mod strip;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use prost::Message;
-
 use super::error::StoreError;
-use super::rows::{EventRow, Kind, Other};
+use super::rows::{Kind, Other};
 use crate::command::{Removal, Rewrite};
 use crate::model::identity::keys_of;
 use crate::model::{EventKind, IdentityKey, Mpid, Place, Sequence};
-use crate::proto::v1::{Event, Profile};
+pub(super) use link::{Link, profiles};
+use link::{gained, holds};
 pub(super) use strip::strip;
 
 /// What the plan looks at: the chains of the log.
@@ -36,18 +36,6 @@ pub(super) trait Chains {
 
     /// Returns the latest event of an mpid, whether it has a profile or not.
     fn latest(&self, mpid: Mpid) -> Result<Option<Sequence>, StoreError>;
-}
-
-/// An event, and where it is in the chains.
-#[derive(Debug)]
-pub(super) struct Link {
-    pub mpid: Mpid,
-    pub kind: EventKind,
-    pub previous: Option<Sequence>,
-    pub other: Option<Other>,
-    /// The bytes of the encoded event.
-    pub bytes: usize,
-    pub event: Event,
 }
 
 /// What an erasure does to the log.
@@ -97,37 +85,6 @@ pub(super) struct Bounds {
     pub bytes: usize,
 }
 
-impl Link {
-    pub fn read(row: &EventRow<'_>) -> Result<Self, StoreError> {
-        let event = Event::decode(row.event).map_err(|_| Kind::Event.corrupt())?;
-        let (mpid, kind, previous, other, bytes) = (row.mpid, row.kind, row.previous, row.other, row.event.len());
-        Ok(Self { mpid, kind, previous, other, bytes, event })
-    }
-
-    fn before(&self, mpid: Mpid) -> Option<Sequence> {
-        match self.other {
-            Some(other) if self.mpid != mpid => other.previous,
-            _ => self.previous,
-        }
-    }
-
-    fn tells(&self) -> bool {
-        let is_take = self.event.taken_by_mpid != 0 || !self.event.taken_from_mpids.is_empty();
-        self.other.is_some() || self.event.merged_mpid != 0 || is_take
-    }
-
-    /// Whether an erasure has removed the profiles, or those before.
-    fn is_stripped(&self) -> bool {
-        self.event.redacted || self.kind == EventKind::Erased
-    }
-
-    /// The identities that the profile lost by the event.
-    fn lost(&self) -> Vec<IdentityKey> {
-        let (old, new) = identities(&self.event);
-        absent(old, &new)
-    }
-}
-
 /// What the events of a chain lose.
 #[derive(Debug, Clone)]
 enum Aim {
@@ -159,6 +116,8 @@ struct Planner<'c, C> {
     is_full: bool,
     /// The profiles that were absorbed, and the events by which. An mpid may have been that of several profiles.
     included: BTreeSet<(Mpid, Sequence)>,
+    /// How far the chains of absorbed profiles have been looked at for what became of their merges.
+    looked: BTreeMap<Mpid, Sequence>,
     /// What is still to be walked. A list, because chains may lead on to others without end: a recursion would not do.
     waiting: Vec<Walk>,
     /// The identities that whole chains are searched for, and from where on.
@@ -173,10 +132,10 @@ pub(super) fn plan(chains: &impl Chains, person: Person, bounds: Bounds) -> Resu
     let (floor, has_read) = (chains.floor().max(bounds.read_to), bounds.read_to > chains.floor());
     let plan = Plan { mpids: BTreeSet::from([mpid]), ..Plan::default() };
     let waiting = vec![Walk { mpid, from: Some(latest), after: floor, aim: Aim::All }];
-    let (is_full, included, searched) = (false, BTreeSet::new(), BTreeMap::new());
+    let (is_full, included, looked, searched) = (false, BTreeSet::new(), BTreeMap::new(), BTreeMap::new());
     let identities = identities.into_iter().collect();
     let mut planner =
-        Planner { chains, floor, has_read, bounds, plan, is_full, included, waiting, searched, identities };
+        Planner { chains, floor, has_read, bounds, plan, is_full, included, looked, waiting, searched, identities };
     while let Some(walk) = planner.waiting.pop().filter(|_| !planner.is_full) {
         planner.walk(walk)?;
     }
@@ -320,10 +279,15 @@ impl<C: Chains> Planner<'_, C> {
     }
 
     /// Whether the next event of an absorbed profile is the one that restored it. If it is another, the mpid has been
-    /// used for another person since.
+    /// used for another person since. A chain is asked about from its end to its beginning, so each look goes on where
+    /// the one before has ended.
     fn was_undone(&mut self, absorbed: Mpid, merged: Sequence) -> Result<bool, StoreError> {
-        let mut next = self.chains.latest(absorbed)?;
+        let mut next = match self.looked.get(&absorbed) {
+            Some(sequence) if *sequence > merged => Some(*sequence),
+            _ => self.chains.latest(absorbed)?,
+        };
         while let Some(sequence) = next.filter(|next| *next > merged && !self.is_full) {
+            self.looked.insert(absorbed, sequence);
             let link = self.link(sequence)?;
             next = link.before(absorbed);
             if next == Some(merged) {
@@ -439,32 +403,6 @@ impl<C: Chains> Planner<'_, C> {
 
 fn before(sequence: Sequence) -> Place {
     Place::after(sequence.get() - 1)
-}
-
-/// The identities that a profile gained by an event.
-fn gained(event: &Event) -> Vec<IdentityKey> {
-    let (old, new) = identities(event);
-    absent(new, &old)
-}
-
-/// The identities of a profile before and after an event.
-fn identities(event: &Event) -> (Vec<IdentityKey>, Vec<IdentityKey>) {
-    let before = crate::model::transition::before(event);
-    (before.as_ref().map(keys_of).unwrap_or_default(), event.profile.as_ref().map(keys_of).unwrap_or_default())
-}
-
-fn absent(mut keys: Vec<IdentityKey>, from: &[IdentityKey]) -> Vec<IdentityKey> {
-    keys.retain(|key| !from.contains(key));
-    keys
-}
-
-/// The profiles in an event.
-pub(super) fn profiles(event: &Event) -> impl Iterator<Item = &Profile> {
-    event.profile.iter().chain(&event.previous).chain(&event.merged_profile)
-}
-
-fn holds<'p>(mut profiles: impl Iterator<Item = &'p Profile>, keys: &[IdentityKey]) -> bool {
-    profiles.any(|profile| keys_of(profile).iter().any(|key| keys.contains(key)))
 }
 
 impl Planned {

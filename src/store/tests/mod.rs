@@ -37,6 +37,7 @@ mod memberships;
 mod migration;
 mod opening;
 mod people;
+mod plans;
 mod remembered;
 mod retention;
 mod rot;
