@@ -70,11 +70,15 @@ pub(super) fn decide(context: &Context<'_, '_>, erase: &Erase) -> Result<Verdict
     let mut mpids = vec![mpid];
     let events = plan.rewrites.len();
     let rewrites = plan.rewrites.into_iter().map(|(sequence, planned)| planned.into_rewrite(sequence));
-    rewrite_events(context, &mut draft, rewrites, identities.into_iter().collect())?;
+    let mut theirs = rewrite_events(context, &mut draft, rewrites)?;
+    theirs.extend(identities);
     if let Subject::Profile(mpid, stored) = &subject {
         draft.erase(*mpid, stored)?;
-        mpids.extend(bury_absorbed(context, &mut draft, *mpid)?);
+        let (buried, remembered) = bury_absorbed(context, &mut draft, *mpid)?;
+        mpids.extend(buried);
+        theirs.extend(remembered);
     }
+    records::forget(&mut draft, &theirs, &mpids)?;
     let (effects, place) = draft.finish();
     let response = EraseProfileResponse {
         mpids: mpids.iter().map(|mpid| mpid.get()).collect(),
@@ -89,7 +93,8 @@ pub(super) fn decide(context: &Context<'_, '_>, erase: &Erase) -> Result<Verdict
 pub(super) fn rewrite(context: &Context<'_, '_>, erase: &EraseEvents) -> Result<Verdict, StoreError> {
     let mut draft = Draft::new(context);
     let held = |rewrite: &&Rewrite| context.exists && Place::from(rewrite.sequence) > context.head.floor;
-    rewrite_events(context, &mut draft, erase.rewrites.iter().filter(held).cloned(), BTreeSet::new())?;
+    let theirs = rewrite_events(context, &mut draft, erase.rewrites.iter().filter(held).cloned())?;
+    records::forget(&mut draft, &theirs, &[])?;
     let (effects, place) = draft.finish();
     Ok(Verdict { effects, outcome: WriteOutcome::Updated, ..Verdict::unchanged(None, place, None) })
 }
@@ -105,15 +110,14 @@ fn subject(context: &Context<'_, '_>, key: &ProfileKey) -> Result<Option<Subject
     })
 }
 
-/// Removes values from events, and from what else keeps what these events told. `identities` are those of the person that
-/// no event tells.
+/// Removes values from events, and from what requests keep of what these events told. Returns the identities of the
+/// person that they told.
 fn rewrite_events(
     context: &Context<'_, '_>,
     draft: &mut Draft<'_, '_, '_>,
     rewrites: impl IntoIterator<Item = Rewrite>,
-    mut identities: BTreeSet<IdentityKey>,
-) -> Result<(), StoreError> {
-    let mut requests = BTreeSet::new();
+) -> Result<BTreeSet<IdentityKey>, StoreError> {
+    let (mut identities, mut requests) = (BTreeSet::new(), BTreeSet::new());
     for Rewrite { sequence, what } in rewrites {
         let event = rewrite_event(context, draft, sequence, &what)?;
         if matches!(what, Removal::All | Removal::Profiles) && !event.request_id.is_empty() {
@@ -128,7 +132,7 @@ fn rewrite_events(
     for (caller, id) in requests {
         forget_request(context, draft, Some(&*caller).filter(|caller| !caller.is_empty()), &id)?;
     }
-    records::forget(draft, &identities)
+    Ok(identities)
 }
 
 /// Removes values from an event. Returns the event as it was.

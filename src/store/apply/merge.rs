@@ -20,7 +20,7 @@ use crate::command::Merge;
 use crate::model::identity::keys_of;
 use crate::model::limits::{ABSORBED_PROFILES, NEWER_BYTES, NEWER_EVENTS};
 use crate::model::merge::{self, Map};
-use crate::model::{EventKind, Invalid, Mpid, Place, ProfileKey, Sequence};
+use crate::model::{EventKind, IdentityKey, Invalid, Mpid, Place, ProfileKey, Sequence};
 use crate::proto::storage::MergeRecord;
 use crate::proto::v1::{Event, MergeConflict, MergeProfilesResponse, Profile, WriteOutcome};
 
@@ -142,19 +142,20 @@ pub(super) fn last_event(context: &Context<'_, '_>, absorbed: Mpid) -> Result<Se
 }
 
 /// The profiles that one has absorbed go with it: their rows stay as tombstones, and their merges cannot be undone.
+/// Returns their mpids, and the identities that unmerges would have given back.
 pub(super) fn bury_absorbed(
     context: &Context<'_, '_>,
     draft: &mut Draft<'_, '_, '_>,
     survivor: Mpid,
-) -> Result<Vec<Mpid>, StoreError> {
-    let mut buried = Vec::new();
+) -> Result<(Vec<Mpid>, BTreeSet<IdentityKey>), StoreError> {
+    let (mut buried, mut identities) = (Vec::new(), BTreeSet::new());
     for (mpid, _) in context.absorbed(survivor)? {
         draft.put(RowTable::Absorbed, absorbed_key(context.workspace, survivor, mpid), None);
-        records::remove(draft, mpid)?;
+        identities.extend(records::remove(draft, mpid)?);
         draft.bury(mpid, last_event(context, mpid)?);
         buried.push(mpid);
     }
-    Ok(buried)
+    Ok((buried, identities))
 }
 
 /// Returns the attributes that both profiles have, and that changed last in the absorbed one.

@@ -35,26 +35,31 @@ pub(super) fn put(draft: &mut Draft<'_, '_, '_>, mpid: Mpid, was: Option<&MergeR
     draft.put(RowTable::Merge, key, row);
 }
 
-/// Removes the record of the merge of a profile that is gone. One that is damaged goes too, and leaves its rows in the
-/// index: they lead to no record.
-pub(super) fn remove(draft: &mut Draft<'_, '_, '_>, mpid: Mpid) -> Result<(), StoreError> {
+/// Removes the record of the merge of a profile that is gone, and returns the identities in it. One that is damaged goes
+/// too, and leaves its rows in the index: they lead to no record.
+pub(super) fn remove(draft: &mut Draft<'_, '_, '_>, mpid: Mpid) -> Result<BTreeSet<IdentityKey>, StoreError> {
     let was = match draft.context.merge(mpid) {
         Err(StoreError::Corrupt { .. }) => None,
         read => read?,
     };
     put(draft, mpid, was.as_ref(), None);
-    Ok(())
+    Ok(remembered(was.as_ref()))
 }
 
-/// Removes identities of a person who is erased from what unmerges of others would give back.
-pub(super) fn forget(draft: &mut Draft<'_, '_, '_>, identities: &BTreeSet<IdentityKey>) -> Result<(), StoreError> {
+/// Removes identities of a person who is erased from what unmerges of others would give back. `gone` are the profiles of
+/// the person: the records of their merges are removed already.
+pub(super) fn forget(
+    draft: &mut Draft<'_, '_, '_>,
+    identities: &BTreeSet<IdentityKey>,
+    gone: &[Mpid],
+) -> Result<(), StoreError> {
     let context = draft.context;
     if context.state.tables.remembered.is_empty()? {
         return Ok(()); // The common case costs no search.
     }
     let mut found = BTreeMap::<Mpid, Vec<IdentityKey>>::new();
     for identity in identities {
-        for mpid in context.remembered(identity)? {
+        for mpid in context.remembered(identity)?.into_iter().filter(|mpid| !gone.contains(mpid)) {
             found.entry(mpid).or_default().push(identity.clone());
         }
     }

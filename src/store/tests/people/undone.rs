@@ -63,3 +63,26 @@ async fn a_setting_between_two_merges_is_back_when_the_second_is_undone() {
     .await;
     assert_eq!(world.model.people[&ALAN].limits_ads, Some(false));
 }
+
+/// The survivor has dropped it, and the log tells nothing any more: only the record of the merge does.
+#[tokio::test]
+async fn an_erasure_cleans_records_of_other_merges_of_what_an_absorbed_profile_had() {
+    let dropped = |mpid| update(mpid, Edit { drop: vec![email("ada")], ..Edit::default() });
+    let mut world = story([
+        created(ADA, person("ada", "ada's")),
+        created(GRACE, Person::default()),
+        created(ALAN, Person::default()),
+        created(DONALD, Person::default()),
+        merged(GRACE, ADA, false),
+        dropped(GRACE),
+        update(ALAN, Edit { add: vec![email("ada")], ..Edit::default() }),
+        merged(DONALD, ALAN, false),
+        dropped(DONALD),
+        Op::Trim { most: 100 },
+        erased(GRACE),
+    ])
+    .await;
+    assert_eq!(world.holds("ada@example.com"), None);
+    world.run(vec![unmerged(ALAN)]).await;
+    assert_eq!(world.model.people[&ALAN], Person::default());
+}
