@@ -12,7 +12,8 @@ use super::super::rows::{AudienceRow, ExpiryRow, MemberRow, Work, audience_key, 
 use super::draft::{Draft, Looked};
 use crate::model::profile::expiry;
 use crate::model::{AudienceId, Micros, Mpid};
-use crate::proto::v1::{AudienceMembership, Profile};
+use crate::proto::storage::MergeRecord;
+use crate::proto::v1::{Audience, AudienceMembership, Profile};
 
 impl Draft<'_, '_, '_> {
     /// Returns the row of an audience as the command leaves it. An audience without a row has an empty one.
@@ -58,6 +59,33 @@ impl Draft<'_, '_, '_> {
             }
         }
         profile.audience_memberships = kept;
+        Ok(())
+    }
+
+    /// Returns the registered audiences that a profile is in: of each only its id and its time of creation.
+    pub fn registered(&mut self, profile: &Profile) -> Result<Vec<Audience>, StoreError> {
+        let mut registered = Vec::new();
+        for id in profile.audience_memberships.iter().filter_map(|joined| AudienceId::new(joined.audience_id)) {
+            if let Some(Audience { create_time, .. }) = self.audience(id)?.registered {
+                registered.push(Audience { audience_id: id.get(), create_time, ..Audience::default() });
+            }
+        }
+        Ok(registered)
+    }
+
+    /// Removes the memberships of audiences from the record of a merge that are gone since. Another audience with the
+    /// same id is not the one that the profile was in.
+    pub fn leave_gone(&mut self, record: &mut MergeRecord) -> Result<(), StoreError> {
+        let MergeRecord { absorbed, survivor, merged, audiences, .. } = record;
+        for was in audiences {
+            let Some(id) = AudienceId::new(was.audience_id) else { continue };
+            let is_there = |is: &Audience| is.create_time == was.create_time;
+            if !self.audience(id)?.registered.as_ref().is_some_and(is_there) {
+                for profile in [&mut *absorbed, &mut *survivor, &mut *merged].into_iter().flatten() {
+                    profile.audience_memberships.retain(|membership| membership.audience_id != id.get());
+                }
+            }
+        }
         Ok(())
     }
 

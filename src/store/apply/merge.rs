@@ -84,7 +84,7 @@ pub(super) fn absorb(
     merge::check_counts(field, &own, &merged, &context.command.limits)?;
     context.identity_settings()?.check_counts(field, &keys_of(&own), &keys_of(&merged))?;
     let profile = draft.absorb((into, survivor), (from, absorbed), merged)?;
-    remember(draft, (into, own), (from, other), &profile);
+    remember(draft, (into, own), (from, other), &profile)?;
     for (mpid, direct) in moved {
         draft.put(RowTable::Absorbed, absorbed_key(context.workspace, from, mpid), None);
         put_absorbed(draft, into, mpid, direct);
@@ -113,7 +113,8 @@ fn remember(
     (into, survivor): (Mpid, Profile),
     (from, absorbed): (Mpid, Profile),
     merged: &[u8],
-) {
+) -> Result<(), StoreError> {
+    let audiences = draft.registered(&absorbed)?;
     let merged = Profile::decode(merged).expect("it was just encoded");
     let (survivor, merged) = merge::reduced(&survivor, &absorbed, &merged);
     let record = MergeRecord {
@@ -122,8 +123,10 @@ fn remember(
         survivor: Some(survivor),
         merged: Some(merged),
         sequence: draft.place().get(),
+        audiences,
     };
     records::put(draft, from, None, Some(&record));
+    Ok(())
 }
 
 /// Notes that a profile was absorbed. `direct` is the profile that it was merged into, which may have been absorbed too.

@@ -21,7 +21,9 @@ pub(super) fn decide(context: &Context<'_, '_>, unmerge: Unmerge) -> Result<Verd
     let Found::Absorbed(survivor, _) = context.found(mpid)? else {
         return Err(StoreError::MergeNotFound { mpid });
     };
-    let record = context.merge(mpid)?.ok_or(Kind::Merge.corrupt())?;
+    let mut record = context.merge(mpid)?.ok_or(Kind::Merge.corrupt())?;
+    let mut draft = Draft::new(context);
+    draft.leave_gone(&mut record)?;
     let (Some(into), Some(absorbed), Some(before), Some(merged)) =
         (Mpid::new(record.into), &record.absorbed, &record.survivor, &record.merged)
     else {
@@ -34,7 +36,6 @@ pub(super) fn decide(context: &Context<'_, '_>, unmerge: Unmerge) -> Result<Verd
     let stored = context.stored(into)?.ok_or(Kind::Profile.corrupt())?;
     check_identities(context, into, absorbed)?;
 
-    let mut draft = Draft::new(context);
     let now = context.served(&stored);
     let undone = Undone { absorbed, survivor: before, merged, now: &now };
     let (mut parted, kept_fields) = part(undone, context.now());

@@ -34,6 +34,7 @@ mod holdings;
 mod lists;
 mod member_lists;
 mod memberships;
+mod merges;
 mod migration;
 mod opening;
 mod people;
