@@ -35,6 +35,8 @@ pub const MEMBERS_BYTES: usize = 32 << 20;
 pub const SETTINGS_TYPES: usize = 100;
 /// Profiles that one profile may absorb, with those that they had absorbed. All of them are written in one commit.
 pub const ABSORBED_PROFILES: usize = 1_000;
+/// Bytes of the records of these merges. An erasure of the survivor reads all of them, and an unmerge may.
+pub const MERGE_BYTES: usize = 32 << 20;
 /// Events that one command of an erasure rewrites.
 pub const ERASED_EVENTS: usize = 1_000;
 /// Events of a profile in which a merge looks for the last change of an attribute, and their bytes.

@@ -30,8 +30,16 @@ pub(super) struct Draft<'c, 'a, 'txn> {
     place: Place,
     /// The bytes of the events that lose values, before and after. One that loses little grows by its mark.
     pub(super) rewritten: [u64; 2],
-    /// How many profiles the survivor of merges has absorbed, once that is known.
-    pub(super) absorbed: Option<usize>,
+    /// What the survivor of merges has absorbed, once that is known.
+    pub(super) absorbed: Option<Absorbed>,
+}
+
+/// The profiles that a survivor has absorbed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Absorbed {
+    pub count: usize,
+    /// The bytes of the records of their merges.
+    pub bytes: usize,
 }
 
 /// The row of an audience, as it was and as it will be.

@@ -13,12 +13,12 @@ use prost::Message;
 use super::super::effects::RowTable;
 use super::super::error::{Problem, StoreError};
 use super::super::rows::{AbsorbedRow, Kind, absorbed_key};
-use super::draft::Draft;
+use super::draft::{Absorbed, Draft};
 use super::state::{Context, Found, Stored};
 use super::{Reply, Verdict, records};
 use crate::command::Merge;
 use crate::model::identity::keys_of;
-use crate::model::limits::{ABSORBED_PROFILES, NEWER_BYTES, NEWER_EVENTS};
+use crate::model::limits::{ABSORBED_PROFILES, MERGE_BYTES, NEWER_BYTES, NEWER_EVENTS};
 use crate::model::merge::{self, Map};
 use crate::model::{EventKind, IdentityKey, Invalid, Mpid, Place, ProfileKey, Sequence};
 use crate::proto::storage::MergeRecord;
@@ -72,19 +72,21 @@ pub(super) fn absorb(
     check_persons(context, (into, &own), (from, &other))?;
     let moved = context.absorbed(from)?;
     let before = match draft.absorbed {
-        Some(count) => count,
-        None => context.absorbed(into)?.len(),
+        Some(absorbed) => absorbed,
+        None => records::held(context, &context.absorbed(into)?)?,
     };
-    let found = before + moved.len() + 1;
+    let found = before.count + moved.len() + 1;
     Invalid::limit(field, "absorbed profiles", ABSORBED_PROFILES, found)?;
-    draft.absorbed = Some(found);
 
     let newer = if prefer_newer { newer(context, (into, survivor), (from, absorbed))? } else { BTreeSet::new() };
     let (merged, conflicts) = merge::merge(&own, &other, |map, key| newer.contains(&(map, key.to_owned())));
     merge::check_counts(field, &own, &merged, &context.command.limits)?;
     context.identity_settings()?.check_counts(field, &keys_of(&own), &keys_of(&merged))?;
     let profile = draft.absorb((into, survivor), (from, absorbed), merged)?;
-    remember(draft, (into, own), (from, other), &profile)?;
+    let bytes =
+        before.bytes + records::held(context, &moved)?.bytes + remember(draft, (into, own), (from, other), &profile)?;
+    Invalid::limit(field, "bytes of records of merges", MERGE_BYTES, bytes)?;
+    draft.absorbed = Some(Absorbed { count: found, bytes });
     for (mpid, direct) in moved {
         draft.put(RowTable::Absorbed, absorbed_key(context.workspace, from, mpid), None);
         put_absorbed(draft, into, mpid, direct);
@@ -107,13 +109,13 @@ fn check_persons(
     Err(StoreError::IdentityConflict { problems: vec![Problem { subject: format!("profiles/{from}"), why }] })
 }
 
-/// Keeps what is needed to undo a merge.
+/// Keeps what is needed to undo a merge. Returns the bytes of the row.
 fn remember(
     draft: &mut Draft<'_, '_, '_>,
     (into, survivor): (Mpid, Profile),
     (from, absorbed): (Mpid, Profile),
     merged: &[u8],
-) -> Result<(), StoreError> {
+) -> Result<usize, StoreError> {
     let audiences = draft.registered(&absorbed)?;
     let merged = Profile::decode(merged).expect("it was just encoded");
     let (survivor, merged) = merge::reduced(&survivor, &absorbed, &merged);
@@ -125,8 +127,7 @@ fn remember(
         sequence: draft.place().get(),
         audiences,
     };
-    records::put(draft, from, None, Some(&record));
-    Ok(())
+    Ok(records::put(draft, from, None, Some(&record)))
 }
 
 /// Notes that a profile was absorbed. `direct` is the profile that it was merged into, which may have been absorbed too.

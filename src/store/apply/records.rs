@@ -12,15 +12,20 @@ use redb::ReadableTableMetadata;
 use super::super::effects::RowTable;
 use super::super::error::StoreError;
 use super::super::rows::{EventRow, Kind, MergeRow, RememberedRow, merge_key, remembered_key};
-use super::draft::Draft;
+use super::draft::{Absorbed, Draft};
 use super::state::{Context, Found};
 use crate::model::identity::keys_of;
 use crate::model::{IdentityKey, Mpid, Place, Sequence, patch};
 use crate::proto::storage::MergeRecord;
 use crate::proto::v1::Event;
 
-/// Writes the record of the merge of a profile. `None` means that there is none.
-pub(super) fn put(draft: &mut Draft<'_, '_, '_>, mpid: Mpid, was: Option<&MergeRecord>, is: Option<&MergeRecord>) {
+/// Writes the record of the merge of a profile. `None` means that there is none. Returns the bytes of the row.
+pub(super) fn put(
+    draft: &mut Draft<'_, '_, '_>,
+    mpid: Mpid,
+    was: Option<&MergeRecord>,
+    is: Option<&MergeRecord>,
+) -> usize {
     let (old, new) = (remembered(was), remembered(is));
     for identity in old.difference(&new) {
         draft.put(RowTable::Remembered, index_key(draft.context, identity, mpid), None);
@@ -32,7 +37,15 @@ pub(super) fn put(draft: &mut Draft<'_, '_, '_>, mpid: Mpid, was: Option<&MergeR
     }
     let key = merge_key(draft.context.workspace, mpid);
     let row = is.map(|record| MergeRow::encode(&key, record));
+    let bytes = row.as_ref().map_or(0, Vec::len);
     draft.put(RowTable::Merge, key, row);
+    bytes
+}
+
+/// Returns how many profiles these are, which one has absorbed, and the bytes of the records of their merges.
+pub(super) fn held(context: &Context<'_, '_>, absorbed: &[(Mpid, Mpid)]) -> Result<Absorbed, StoreError> {
+    let bytes = absorbed.iter().map(|(mpid, _)| context.merge_bytes(*mpid)).sum::<Result<_, _>>()?;
+    Ok(Absorbed { count: absorbed.len(), bytes })
 }
 
 /// Removes the record of the merge of a profile that is gone, and returns the identities in it. One that is damaged goes

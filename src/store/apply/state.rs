@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use prost::Message;
-use redb::ReadableTableMetadata;
+use redb::{ReadableTable, ReadableTableMetadata};
 
 use super::super::WorkspaceId;
 use super::super::effects::Effects;
@@ -167,6 +167,12 @@ impl<'a, 'txn> Context<'a, 'txn> {
     /// Returns what a merge needs to be undone.
     pub fn merge(&self, absorbed: Mpid) -> Result<Option<MergeRecord>, StoreError> {
         tables::row(&self.state.tables.merges, Kind::Merge, &merge_key(self.workspace, absorbed), MergeRow::read)
+    }
+
+    /// Returns the bytes of what a merge needs to be undone, without a look at them.
+    pub fn merge_bytes(&self, absorbed: Mpid) -> Result<usize, StoreError> {
+        let key = merge_key(self.workspace, absorbed);
+        tables::guarded(Kind::Merge, || Ok(self.state.tables.merges.get(&*key)?.map_or(0, |row| row.value().len())))
     }
 
     /// Returns the absorbed profiles that would get an identity back if their merge was undone.
