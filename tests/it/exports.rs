@@ -74,3 +74,23 @@ async fn a_deleted_profile_is_exported_by_its_mpid_and_one_that_never_was_is_not
     assert_refused(client.export(UNKNOWN_MPID).await, Code::NotFound, "PROFILE_NOT_FOUND", "");
     assert_refused(client.export(0).await, Code::InvalidArgument, "FIELD_INVALID", "key.mpid");
 }
+
+#[tokio::test]
+async fn an_export_has_nothing_of_an_earlier_person_whose_mpid_an_absorbed_profile_has() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client.create(owner_of(email("earlier"), GRACE)).await.unwrap();
+    client.delete(GRACE).await.unwrap();
+    client.create(owner_of(email("grace"), GRACE)).await.unwrap();
+    client.create(ada()).await.unwrap();
+    client.merge(ADA, GRACE).await.unwrap();
+
+    let exported = client.export(ADA).await.unwrap();
+
+    let history = &exported["history"];
+    assert_eq!(strings(history, "sequence"), ["4", "5", "3"]);
+    assert!(exported.to_string().contains("grace@example.com") && !exported.to_string().contains("earlier"));
+    client.delete(ADA).await.unwrap();
+    let history = &client.export(ADA).await.unwrap()["history"];
+    assert_eq!(strings(history, "sequence").len(), 6, "of a deleted profile, all that the log tells: {history}");
+}

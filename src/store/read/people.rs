@@ -147,11 +147,12 @@ impl Snapshot {
         Ok(Some(Subject { mpid, profile, merges, mpids }))
     }
 
-    /// Returns the place before the events of the profile that an mpid names now. An mpid may be used again after a
-    /// profile was deleted: those events are not of this person. If there is no profile, all events are.
+    /// Returns the place before the events of the profile that an mpid names now, or that of an absorbed one. An mpid may
+    /// be used again after a profile was deleted: those events are not of this person. If there is no profile, all
+    /// events are.
     pub(in crate::store) fn life_of(&self, workspace: WorkspaceId, mpid: Mpid) -> Result<Place, StoreError> {
         let row = tables::profile(&self.0.profiles, workspace, mpid, |row| {
-            Ok((row.last_event, matches!(row.held, Held::Profile(_))))
+            Ok((row.last_event, !matches!(row.held, Held::Tombstone)))
         })?;
         let Some((latest, true)) = row else { return Ok(Place::START) };
         let (floor, mut next) = (self.log_bounds(workspace)?.floor, Some(latest));
