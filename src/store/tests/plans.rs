@@ -85,20 +85,29 @@ fn an_erasure_reads_each_event_a_few_times_however_often_two_profiles_were_merge
     assert!(chains.read.get() < 40 * PAIRS, "{} reads", chains.read.get());
 }
 
-/// The chain of the absorbed profile is asked about by two others, the older merges first.
+/// Two profiles ask about the chain of a third, the one with the older merge first.
 #[test]
-fn what_was_absorbed_is_found_in_whatever_order_its_merges_are_asked_for() {
+fn what_became_of_merges_is_found_in_whatever_order_they_are_asked_about() {
     let mut chains = Counted::default();
     (1..=4).for_each(|mpid| chains.add(mpid, EventKind::Created, None));
     chains.pair(3, 2);
     chains.pair(1, 2);
+    chains.add(4, EventKind::Merged, Some(3));
+    chains.add(4, EventKind::Merged, Some(1));
+    assert_eq!(chains.plan(4).0, [1, 3, 4]);
+}
+
+/// The profile that was absorbed for good went with its survivor. The mpids are those of other persons since.
+#[test]
+fn a_merge_that_was_not_undone_is_found_before_those_that_were() {
+    let mut chains = Counted::default();
+    chains.add(2, EventKind::Created, None);
+    chains.add(4, EventKind::Created, None);
+    chains.pair(4, 2);
     chains.add(4, EventKind::Merged, Some(2));
     chains.add(4, EventKind::Deleted, None);
     chains.add(2, EventKind::Created, None);
     chains.pair(4, 2);
     assert_eq!(chains.plan(4).0, [2, 4]);
-    chains.add(4, EventKind::Merged, Some(1));
-    chains.add(4, EventKind::Merged, Some(3));
-    assert_eq!(chains.plan(4).0, [1, 2, 3, 4]);
     assert_eq!(chains.plan(2).0, [2]);
 }

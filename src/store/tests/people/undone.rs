@@ -27,6 +27,21 @@ async fn an_unmerge_makes_no_attribute_of_the_restored_profile_newer() {
     }
 }
 
+/// What the survivor has back since then, it did not have when the other profile changed.
+#[tokio::test]
+async fn an_unmerge_makes_what_the_survivor_has_back_newer() {
+    let world = story([
+        created(GRACE, person("grace", "pro")),
+        created(ADA, person("ada", "free")),
+        merged(GRACE, ADA, true),
+        created(ALAN, person("alan", "team")),
+        unmerged(ADA),
+        merged(GRACE, ALAN, true),
+    ])
+    .await;
+    assert_eq!(plan(&world, GRACE), "pro");
+}
+
 #[tokio::test]
 async fn a_limit_of_tracking_of_two_absorbed_profiles_stays_when_one_merge_is_undone() {
     let limits = |limits_ads, name| Person { limits_ads, users: vec![email(name)], ..Person::default() };
