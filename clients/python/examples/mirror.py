@@ -19,7 +19,7 @@ from cameo_client import CameoError, Change, Client, DurableDelivery, OnExpired,
 _SCHEMA = """
     PRAGMA secure_delete = ON;
     CREATE TABLE IF NOT EXISTS profiles (mpid INTEGER PRIMARY KEY, profile TEXT NOT NULL);
-    CREATE TABLE IF NOT EXISTS snapshot (mpid INTEGER PRIMARY KEY);
+    CREATE TABLE IF NOT EXISTS snapshot (mpid INTEGER PRIMARY KEY, sequence INTEGER NOT NULL);
 """
 
 
@@ -39,16 +39,21 @@ class Mirror:
             if delivery.event is not None:
                 self._apply(changes_of(delivery.event))
             elif delivery.snapshot_profile is not None:
-                profile = delivery.snapshot_profile
+                profile, sequence = delivery.snapshot_profile, delivery.snapshot_sequence
                 self._apply([Change(profile.mpid, profile)])
-                self._database.execute("INSERT OR IGNORE INTO snapshot VALUES (?)", (profile.mpid,))
+                self._database.execute("INSERT OR REPLACE INTO snapshot VALUES (?, ?)", (profile.mpid, sequence))
             elif delivery.is_snapshot_complete:
-                # What an earlier run left, and the snapshot does not have, is gone.
-                self._database.execute("DELETE FROM profiles WHERE mpid NOT IN (SELECT mpid FROM snapshot)")
-                self._database.execute("DELETE FROM snapshot")
+                self._forget_all_but(delivery.snapshot_sequence)
 
     def profiles(self) -> dict[int, str]:
         return dict(self._database.execute("SELECT mpid, profile FROM profiles"))
+
+    def _forget_all_but(self, sequence: int | None) -> None:
+        """Removes what the snapshot as of this sequence does not have: an earlier run left it, or a snapshot that broke
+        off and did not go on."""
+        had = "SELECT mpid FROM snapshot WHERE sequence = ?"
+        self._database.execute(f"DELETE FROM profiles WHERE mpid NOT IN ({had})", (sequence,))
+        self._database.execute("DELETE FROM snapshot")
 
     def _apply(self, changes: Iterable[Change]) -> None:
         for mpid, profile in changes:

@@ -79,9 +79,10 @@ class Server:
         self._log = folder / "server.log"
         self.address = "127.0.0.1:0"
 
-    def start(self) -> None:
+    def start(self, *flags: str) -> None:
+        """Starts the server. These flags hold until it stops."""
         command = [CAMEO_BIN, "serve", "--addr", self.address, "--metrics-addr", "off", "--data-dir", self._data_dir]
-        command += self._flags
+        command += [*self._flags, *flags]
         with self._log.open("ab") as log:
             self._program = Program(*command, stderr=log)
         greeting = self._program.lines.next()

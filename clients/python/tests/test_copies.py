@@ -6,13 +6,15 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
 import pytest
 from google.protobuf.json_format import Parse
 
 from cameo.v1.event_pb2 import FILTER_MATCH_LEFT, Event
-from cameo_client import Client, EventFilter, Identity, Profile, ProfilePatch, changes_of
+from cameo.v1.subscription_pb2 import SUBSCRIPTION_STATE_LOST
+from cameo_client import Client, EventFilter, Identity, OnExpired, Profile, ProfilePatch, changes_of
 from harness import Program, Server, setting
 from mirror import Mirror
 
@@ -110,6 +112,35 @@ def test_a_mirror_that_is_killed_goes_on(server: Server, client: Client, run: Ca
     client.erase_profile(4)
     assert run(*command, "--until-caught-up").wait() == 0
     assert mirrored(database) == stored(client)
+
+
+def test_a_mirror_forgets_who_was_only_in_a_snapshot_that_broke_off(
+    server: Server, client: Client, tmp_path: Path
+) -> None:
+    """Retention overtakes it, so the next stream begins another snapshot."""
+    live_a_little(client)
+    client.create_subscription("mirror", start="snapshot", on_expired=OnExpired.ON_EXPIRED_SNAPSHOT)
+    database = tmp_path / "mirror.sqlite"
+    follow(client, database, deliveries=3)
+    first, second, _ = mirrored(database)
+    client.erase_profile(first)
+    client.delete_profile(second)
+    server.stop()
+    server.start("--retention-age", "1ms", "--subscription-hold-age", "1ms")
+    while client.get_subscription("mirror").state != SUBSCRIPTION_STATE_LOST:
+        pass
+    follow(client, database, deliveries=1)  # This one breaks off too, and then goes on.
+    follow(client, database)
+    assert mirrored(database) == stored(client)
+
+
+def follow(client: Client, database: Path, deliveries: int | None = None) -> None:
+    """Applies and acknowledges what a mirror has not had yet: all of it, or a number of deliveries."""
+    subscription = client.subscription("mirror", until_caught_up=True)
+    with closing(Mirror(database)) as mirror:
+        for delivery in islice(subscription, deliveries):
+            mirror.take(delivery)
+            subscription.acknowledge(delivery)
 
 
 def test_a_filtered_copy_learns_of_merges_and_erasures(client: Client) -> None:

@@ -214,11 +214,13 @@ def test_a_subscription_may_start_with_a_snapshot(client: Client) -> None:
     subscription.acknowledge(next(deliveries))
     deliveries.close()
 
-    got = []
+    got, snapshots = [], []
     for delivery in client.subscription(NAME, until_caught_up=True):
+        snapshots.append(delivery.snapshot_sequence)
         profile, event = delivery.snapshot_profile, delivery.event
         got.append(profile.mpid if profile else "complete" if delivery.is_snapshot_complete else f"event {event.mpid}")
     assert got == [2, 3, "complete", "event 2"]
+    assert snapshots == [3, 3, 3, None], "it goes on as of the event that it began with"
 
 
 def test_a_snapshot_survives_a_server_restart_without_gap_or_repeat(server: Server, client: Client) -> None:

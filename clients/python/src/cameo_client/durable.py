@@ -42,6 +42,12 @@ class DurableDelivery:
     snapshot_profile: Profile | None = None
     is_snapshot_complete: bool = False
     """Whether every profile of the snapshot was delivered. A copy may now remove what the snapshot did not have."""
+    snapshot_sequence: int | None = None
+    """The sequence of the event as of which the snapshot was taken. None for an event.
+
+    A snapshot that breaks off goes on, or another begins, as of a later event: after retention overtook the first one,
+    or after a seek. The profiles that only the first one had do not count then.
+    """
     position: _Position = field(default=(0, 0, 0), repr=False)
     """Where it stands in the stream. For `DurableSubscription`."""
 
@@ -206,10 +212,17 @@ def _delivery(message: SubscribeResponse, snapshot_as_of: int) -> DurableDeliver
             return DurableDelivery(message.cursor, event=message.event, position=position)
         case "snapshot_profile":
             position = (snapshot_as_of, 0, message.snapshot_profile.mpid)
-            return DurableDelivery(message.cursor, snapshot_profile=message.snapshot_profile, position=position)
+            return DurableDelivery(
+                message.cursor,
+                snapshot_profile=message.snapshot_profile,
+                snapshot_sequence=snapshot_as_of,
+                position=position,
+            )
         case "snapshot_complete":
-            position = (message.snapshot_complete.sequence, 1, 0)
-            return DurableDelivery(message.cursor, is_snapshot_complete=True, position=position)
+            sequence = message.snapshot_complete.sequence
+            return DurableDelivery(
+                message.cursor, is_snapshot_complete=True, snapshot_sequence=sequence, position=(sequence, 1, 0)
+            )
         case _:
             return None
 
