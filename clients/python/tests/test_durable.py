@@ -204,6 +204,30 @@ def test_a_seek_while_no_stream_is_open_repeats_what_it_should(server: Server, c
     assert sequences in ([1, 2, 1, 2, 3], [1, 2, 3, 1, 2, 3]), "the third may have arrived before the break"
 
 
+def test_a_seek_while_no_stream_is_open_repeats_what_an_earlier_reader_acknowledged(
+    server: Server, client: Client
+) -> None:
+    client.create_subscription(NAME, start="earliest")
+    for _ in range(3):
+        count_up(client, 42)
+    earlier = client.subscription(NAME)
+    deliveries = iter(earlier)
+    next(deliveries)
+    earlier.acknowledge(next(deliveries))
+    deliveries.close()
+
+    sequences = []
+    for delivery in (subscription := client.subscription(NAME)):
+        sequences.append(delivery.event.sequence)
+        if sequences == [3]:
+            server.stop(signal.SIGKILL)
+            server.start()
+            client.seek_subscription(NAME, "earliest", timeout=DEADLINE)
+        elif delivery.event.sequence == 3:
+            subscription.stop()
+    assert sequences == [3, 1, 2, 3]
+
+
 def test_a_subscription_may_start_with_a_snapshot(client: Client) -> None:
     for mpid in (1, 2, 3):
         client.update_profile(mpid, setting(plan="pro"), allow_missing=True)

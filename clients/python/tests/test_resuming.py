@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import islice
 
 import grpc
 import pytest
@@ -21,18 +23,46 @@ from cameo.v1.event_pb2 import Event
 from cameo.v1.event_service_pb2 import (
     AcknowledgeRequest,
     AcknowledgeResponse,
+    Heartbeat,
     Opened,
+    SnapshotComplete,
     SubscribeRequest,
     SubscribeResponse,
 )
 from cameo.v1.event_service_pb2_grpc import EventServiceServicer, add_EventServiceServicer_to_server
-from cameo_client import CameoError, Client, CursorRefused, SubscriptionTakenOver, connect
+from cameo_client import (
+    CameoError,
+    Client,
+    CursorRefused,
+    DurableDelivery,
+    DurableSubscription,
+    Profile,
+    SubscriptionTakenOver,
+    connect,
+)
 
 RETRY_DELAY = timedelta(milliseconds=300)
-SEVENTH = SubscribeResponse(cursor="after-7", event=Event(sequence=7))
-EIGHTH = SubscribeResponse(cursor="after-8", event=Event(sequence=8))
+BROKEN = Status(code=grpc.StatusCode.UNAVAILABLE.value[0], message="as scripted")
 
 Stream = list[SubscribeResponse | Status]
+
+
+def event(sequence: int) -> SubscribeResponse:
+    return SubscribeResponse(cursor=f"after-{sequence}", event=Event(sequence=sequence))
+
+
+def heartbeat(sequence: int) -> SubscribeResponse:
+    return SubscribeResponse(cursor=f"after-{sequence}", heartbeat=Heartbeat())
+
+
+def snapshot_of(sequence: int, *mpids: int) -> Stream:
+    """The messages of a snapshot as of an event, up to its end."""
+    profiles = [SubscribeResponse(cursor=f"at-{mpid}", snapshot_profile=Profile(mpid=mpid)) for mpid in mpids]
+    complete = SnapshotComplete(sequence=sequence)
+    return [*profiles, SubscribeResponse(cursor=f"after-{sequence}", snapshot_complete=complete)]
+
+
+SEVENTH, EIGHTH = event(7), event(8)
 
 
 def refusal(code: grpc.StatusCode, reason: str, *others: Message, **metadata: str) -> Status:
@@ -54,15 +84,21 @@ class Script(EventServiceServicer):
     refusals: list[Status] = field(default_factory=list)
     openings_refused: dict[int, Status] = field(default_factory=dict)
     """The streams that are refused instead, by their number."""
+    openings: dict[int, Opened] = field(default_factory=dict)
+    """Where streams begin, by their number. The others begin with the first event."""
     acknowledgements: list[tuple[int, str]] = field(default_factory=list)
 
     def Subscribe(self, request: SubscribeRequest, context: grpc.ServicerContext) -> Iterator[SubscribeResponse]:
+        if len(self.requests) == len(self.streams):
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, "the script is over")
         stream = self.streams[len(self.requests)]
         self.requests.append(request)
         self.times.append(time.monotonic())
         if refused := self.openings_refused.get(len(self.requests)):
             context.abort_with_status(rpc_status.to_status(refused))
-        yield SubscribeResponse(cursor=request.cursor or "began", opened=Opened(stream=len(self.requests)))
+        opened = self.openings.get(len(self.requests), Opened())
+        opened.stream = len(self.requests)
+        yield SubscribeResponse(cursor=request.cursor or "began", opened=opened)
         for answer in stream:
             if isinstance(answer, Status):
                 context.abort_with_status(rpc_status.to_status(answer))
@@ -204,3 +240,63 @@ def test_a_durable_reader_that_was_taken_over_does_not_come_back(script: Script)
     with pytest.raises(SubscriptionTakenOver):
         read_durably(script)
     assert len(script.requests) == 1
+
+
+@contextmanager
+def durable(script: Script) -> Iterator[DurableSubscription]:
+    with connect(f"127.0.0.1:{script.port}") as channel:
+        yield Client(channel, "acme/main/web").subscription("crm")
+
+
+def name(delivery: DurableDelivery) -> str:
+    if delivery.event is not None:
+        return f"event {delivery.event.sequence}"
+    return "complete" if delivery.is_snapshot_complete else f"profile {delivery.snapshot_profile.mpid}"
+
+
+def names(script: Script, count: int) -> list[str]:
+    """What a reader of a durable subscription receives, which acknowledges nothing."""
+    with durable(script) as subscription:
+        return [name(delivery) for delivery in islice(subscription, count)]
+
+
+def test_a_seek_brings_back_what_was_acknowledged_before_this_iteration(script: Script) -> None:
+    script.openings = {1: Opened(after_sequence=6)}
+    script.streams = [[SEVENTH, BROKEN], [event(1), SEVENTH, EIGHTH]]
+    assert names(script, 4) == ["event 7", "event 1", "event 7", "event 8"]
+
+
+def test_a_seek_back_brings_back_what_a_seek_forward_passed_over(script: Script) -> None:
+    script.openings = {2: Opened(after_sequence=6), 3: Opened(after_sequence=4)}
+    script.streams = [[event(1), BROKEN], [SEVENTH, BROKEN], [event(5), SEVENTH, EIGHTH]]
+    assert names(script, 5) == ["event 1", "event 7", "event 5", "event 7", "event 8"]
+
+
+def test_a_place_that_moved_forward_repeats_nothing(script: Script) -> None:
+    """The response to an acknowledgement was lost, or it was moved by a seek."""
+    script.openings = {2: Opened(after_sequence=7)}
+    script.streams = [[SEVENTH, EIGHTH, BROKEN], [EIGHTH, event(9)]]
+    assert names(script, 3) == ["event 7", "event 8", "event 9"]
+
+
+def test_a_seek_to_a_snapshot_brings_all_of_it(script: Script) -> None:
+    """Also if it is as of an event that was delivered."""
+    script.openings = {2: Opened(after_sequence=7, snapshot=True)}
+    script.streams = [[SEVENTH, BROKEN], [*snapshot_of(7, -1, 1), EIGHTH]]
+    assert names(script, 5) == ["event 7", "profile -1", "profile 1", "complete", "event 8"]
+
+
+def test_a_snapshot_that_goes_on_repeats_nothing(script: Script) -> None:
+    script.openings = {number: Opened(after_sequence=6, snapshot=True) for number in (1, 2, 3)}
+    whole = [*snapshot_of(6, -(2**63), -1, 1), SEVENTH]
+    script.streams = [[*whole[:2], BROKEN], [*whole, BROKEN], [*whole, EIGHTH]]
+    expected = [f"profile {-(2**63)}", "profile -1", "profile 1", "complete", "event 7", "event 8"]
+    assert names(script, 6) == expected
+
+
+@pytest.mark.parametrize("place", [0, 8], ids=["back", "forward"])
+def test_after_a_seek_the_place_moves_past_what_does_not_match(script: Script, place: int) -> None:
+    script.openings = {1: Opened(after_sequence=6), 2: Opened(after_sequence=place)}
+    script.streams = [[heartbeat(9), SEVENTH, BROKEN], [heartbeat(9), event(10)]]
+    assert names(script, 2) == ["event 7", "event 10"]
+    assert script.acknowledgements == [(1, "after-9"), (2, "after-9")]

@@ -31,6 +31,8 @@ _ATTEMPT_SECONDS = 10.0
 
 # The order of a stream: the profiles of a snapshot as of a sequence by their mpids, its end, the events after it.
 _Position = tuple[int, int, int]
+_BEFORE_EVERY_MPID = -(2**63) - 1
+_NOWHERE: _Position = (0, 0, _BEFORE_EVERY_MPID)
 
 
 @dataclass(frozen=True)
@@ -72,13 +74,13 @@ class DurableSubscription(Streams):
         self._is_settled = True  # Whether the stream has sent again what was delivered before it was opened.
         self._stream = 0  # Its number.
         self._began_after = 0  # The sequence that its first message names: if a snapshot comes first, it is as of that.
-        self._passed = ""  # The last cursor that was acknowledged.
-        self._delivered: _Position | None = None
-        self._acknowledged: _Position | None = None
+        self._passed = ""  # The last cursor that was acknowledged on it.
+        self._delivered = _NOWHERE  # The last delivery, or where the stream began if that is later.
+        self._acknowledged = _NOWHERE  # The same of what was acknowledged.
 
     def __iter__(self) -> Iterator[DurableDelivery]:
         with self._changed:
-            self._delivered = self._acknowledged = None
+            self._delivered = self._acknowledged = _NOWHERE
         try:
             for message in self._messages():
                 delivery = self._take(message)
@@ -126,7 +128,7 @@ class DurableSubscription(Streams):
             self._pass(message.cursor)
             return None
         with self._changed:
-            is_new = self._delivered is None or delivery.position > self._delivered
+            is_new = delivery.position > self._delivered
             if is_new:
                 self._delivered = delivery.position
         if is_new or delivery.position == self._delivered:
@@ -134,12 +136,14 @@ class DurableSubscription(Streams):
         return delivery if is_new else None
 
     def _begin(self, opened: Opened) -> None:
+        start = _start(opened)
         with self._changed:
-            self._stream, self._began_after = opened.stream, opened.after_sequence
-            start = (opened.after_sequence, 0 if opened.snapshot else 1, 0)
-            if self._acknowledged is not None and _moved_back(start, self._acknowledged):
-                self._delivered = self._acknowledged = None  # A seek, while no stream was open.
-            if self._delivered is None or (not opened.snapshot and start >= self._delivered):
+            self._stream, self._began_after, self._passed = opened.stream, opened.after_sequence, ""
+            if _starts_anew(start, self._acknowledged):
+                self._delivered = _NOWHERE
+            self._acknowledged = start
+            if start >= self._delivered:
+                self._delivered = start
                 self._is_settled = True
                 self._changed.notify_all()
 
@@ -182,7 +186,7 @@ class DurableSubscription(Streams):
             _log.info("an acknowledgement failed (%s); trying again in %.1f s", error, wait)
             self._stopped.wait(wait)
         with self._changed:
-            if self._acknowledged is None or delivery.position > self._acknowledged:
+            if delivery.position > self._acknowledged:
                 self._acknowledged, self._passed = delivery.position, delivery.cursor
 
     def _may_repeat(self, error: CameoError, stream: int) -> bool:
@@ -227,6 +231,13 @@ def _delivery(message: SubscribeResponse, snapshot_as_of: int) -> DurableDeliver
             return None
 
 
-def _moved_back(start: _Position, acknowledged: _Position) -> bool:
-    """Whether a stream starts before the place that was acknowledged."""
-    return start[:2] < acknowledged[:2]
+def _start(opened: Opened) -> _Position:
+    """Where a stream starts. Inside a snapshot, this is the start of the snapshot."""
+    return (opened.after_sequence, 0, _BEFORE_EVERY_MPID) if opened.snapshot else (opened.after_sequence, 1, 0)
+
+
+def _starts_anew(start: _Position, acknowledged: _Position) -> bool:
+    """Whether a seek moved the place back while no stream was open, or another snapshot begins. What follows is then
+    delivered, whatever was delivered before."""
+    is_in_snapshot = start[1] == 0
+    return start[:2] < acknowledged[:2] or (is_in_snapshot and start[:2] > acknowledged[:2])
