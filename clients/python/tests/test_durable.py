@@ -149,6 +149,15 @@ def test_a_reader_that_leaves_a_delivery_unacknowledged_gets_it_again(client: Cl
     assert next(iter(subscription)).event.sequence == 3, "the same object may be iterated again"
 
 
+def test_a_reader_without_a_stream_acknowledges_nothing(client: Client) -> None:
+    client.create_subscription(NAME, start="earliest")
+    count_up(client, 42)
+    delivery = next(iter(client.subscription(NAME)))
+    with pytest.raises(CameoError) as refused:
+        client.subscription(NAME).acknowledge(delivery)
+    assert refused.value.reason == "FIELD_INVALID"
+
+
 def test_skipped_events_are_listed_and_not_delivered_again(client: Client) -> None:
     client.create_subscription(NAME, start="earliest")
     for _ in range(5):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -87,6 +88,8 @@ class Script(EventServiceServicer):
     openings: dict[int, Opened] = field(default_factory=dict)
     """Where streams begin, by their number. The others begin with the first event."""
     acknowledgements: list[tuple[int, str]] = field(default_factory=list)
+    may_respond: threading.Event = field(default_factory=threading.Event)
+    """Whether acknowledgements are responded to."""
 
     def Subscribe(self, request: SubscribeRequest, context: grpc.ServicerContext) -> Iterator[SubscribeResponse]:
         if len(self.requests) == len(self.streams):
@@ -106,6 +109,7 @@ class Script(EventServiceServicer):
 
     def Acknowledge(self, request: AcknowledgeRequest, context: grpc.ServicerContext) -> AcknowledgeResponse:
         self.acknowledgements.append((request.stream, request.cursor))
+        self.may_respond.wait()
         if self.refusals:
             context.abort_with_status(rpc_status.to_status(self.refusals.pop()))
         return AcknowledgeResponse(acknowledged_cursor=request.cursor)
@@ -114,11 +118,13 @@ class Script(EventServiceServicer):
 @pytest.fixture
 def script() -> Iterator[Script]:
     script = Script([])
+    script.may_respond.set()
     server = grpc.server(ThreadPoolExecutor(max_workers=2))
     add_EventServiceServicer_to_server(script, server)
     script.port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     yield script
+    script.may_respond.set()
     server.stop(grace=None).wait()
 
 
@@ -300,3 +306,33 @@ def test_after_a_seek_the_place_moves_past_what_does_not_match(script: Script, p
     script.streams = [[heartbeat(9), SEVENTH, BROKEN], [heartbeat(9), event(10)]]
     assert names(script, 2) == ["event 7", "event 10"]
     assert script.acknowledgements == [(1, "after-9"), (2, "after-9")]
+
+
+def test_an_acknowledgement_from_before_a_seek_does_not_pass_what_the_seek_brings_back(script: Script) -> None:
+    script.openings = {1: Opened(after_sequence=6)}
+    script.streams = [[SEVENTH, BROKEN], [event(1), SEVENTH, EIGHTH]]
+    with durable(script) as subscription:
+        deliveries = iter(subscription)
+        seventh, first = next(deliveries), next(deliveries)
+        subscription.acknowledge(seventh)
+        subscription.acknowledge(first)
+        assert script.acknowledgements == [(2, "after-1")]
+        subscription.acknowledge(next(deliveries))
+    assert script.acknowledgements == [(2, "after-1"), (2, "after-7")]
+
+
+def test_an_acknowledgement_that_a_seek_overtakes_lets_nothing_pass(script: Script) -> None:
+    script.openings = {1: Opened(after_sequence=6)}
+    script.streams = [[SEVENTH, BROKEN], [event(1), SEVENTH, heartbeat(9), event(10)]]
+    script.may_respond.clear()
+    with durable(script) as subscription:
+        deliveries = iter(subscription)
+        overtaken = threading.Thread(target=subscription.acknowledge, args=[next(deliveries)])
+        overtaken.start()
+        while not script.acknowledgements:
+            pass
+        assert name(next(deliveries)) == "event 1"
+        script.may_respond.set()
+        overtaken.join()
+        assert [name(delivery) for delivery in islice(deliveries, 2)] == ["event 7", "event 10"]
+    assert script.acknowledgements == [(1, "after-7")]

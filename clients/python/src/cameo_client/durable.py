@@ -93,6 +93,7 @@ class DurableSubscription(Streams):
         """Acknowledges a delivery and everything before it. When this returns, the place is on disk.
 
         While the service cannot be reached, this waits and tries again, as the iteration does, until `stop` is called.
+        If a seek moved the place back meanwhile, this does nothing: the delivery comes again.
         """
         self._acknowledge(delivery, [])
 
@@ -174,6 +175,8 @@ class DurableSubscription(Streams):
             with self._changed:
                 self._changed.wait_for(lambda: self._is_settled)
                 stream = self._stream
+                if stream and delivery.position > self._delivered:
+                    return  # A seek moved the place back, and the delivery comes again.
             request = self._acknowledgement(stream, delivery.cursor, skipped)
             try:
                 self._events.Acknowledge(request, timeout=_ATTEMPT_SECONDS)
@@ -186,7 +189,7 @@ class DurableSubscription(Streams):
             _log.info("an acknowledgement failed (%s); trying again in %.1f s", error, wait)
             self._stopped.wait(wait)
         with self._changed:
-            if delivery.position > self._acknowledged:
+            if self._acknowledged < delivery.position <= self._delivered:
                 self._acknowledged, self._passed = delivery.position, delivery.cursor
 
     def _may_repeat(self, error: CameoError, stream: int) -> bool:
