@@ -173,10 +173,45 @@ def test_a_subscriber_that_fell_behind_the_log_gets_an_error(script: Script) -> 
     assert len(script.requests) == 1, "it must not be retried"
 
 
-@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.ABORTED])
-def test_a_broken_stream_is_opened_again(script: Script, code: grpc.StatusCode) -> None:
-    script.streams = [[SEVENTH, Status(code=code.value[0], message="as scripted")], [EIGHTH]]
+CURABLE = [
+    *[(grpc.StatusCode.UNAVAILABLE, reason) for reason in ("", "STREAM_TOO_OLD", "STORAGE_FAILED")],
+    (grpc.StatusCode.UNAVAILABLE, "AUTHENTICATION_UNAVAILABLE"),
+    *[(code, "") for code in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL)],
+    (grpc.StatusCode.ABORTED, ""),
+    *[(grpc.StatusCode.RESOURCE_EXHAUSTED, reason) for reason in ("SUBSCRIBER_STALLED", "QUOTA_EXCEEDED")],
+    *[(grpc.StatusCode.RESOURCE_EXHAUSTED, reason) for reason in ("OVERLOADED", "RATE_LIMITED", "STORAGE_FULL")],
+]
+INCURABLE = [
+    (grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED"),
+    (grpc.StatusCode.DATA_LOSS, "RECORD_CORRUPT"),
+    (grpc.StatusCode.NOT_FOUND, "SUBSCRIPTION_NOT_FOUND"),
+    (grpc.StatusCode.INVALID_ARGUMENT, "FILTER_INVALID"),
+    (grpc.StatusCode.FAILED_PRECONDITION, "CURSOR_FOREIGN"),
+    (grpc.StatusCode.INTERNAL, "INTERNAL"),
+    (grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_EXCEEDED"),
+    (grpc.StatusCode.RESOURCE_EXHAUSTED, ""),  # A message that is too large for the client.
+    (grpc.StatusCode.UNIMPLEMENTED, ""),
+]
+
+
+@pytest.mark.parametrize(("code", "reason"), CURABLE)
+def test_a_stream_is_opened_again_if_that_may_help(script: Script, code: grpc.StatusCode, reason: str) -> None:
+    """As docs/subscriptions.md says of each status, whether it ends a stream or refuses one."""
+    broken = refusal(code, reason) if reason else Status(code=code.value[0])
+    script.streams = [[SEVENTH, broken], [], [EIGHTH]]
+    script.openings_refused = {2: broken}
     assert sequences(script) == [7, 8]
+    assert [request.cursor for request in script.requests] == ["", "after-7", "after-7"]
+
+
+@pytest.mark.parametrize(("code", "reason"), INCURABLE)
+def test_a_stream_is_not_opened_again_if_that_cannot_help(script: Script, code: grpc.StatusCode, reason: str) -> None:
+    broken = refusal(code, reason) if reason else Status(code=code.value[0])
+    script.streams = [[SEVENTH, broken], [EIGHTH]]
+    with pytest.raises(CameoError) as ended:
+        sequences(script)
+    assert (ended.value.code, ended.value.reason) == (code, reason)
+    assert len(script.requests) == 1
 
 
 EXPIRED_TOKEN = refusal(grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED", cursor="after-7")
@@ -216,11 +251,12 @@ def read_durably(script: Script) -> list[int]:
     [
         refusal(grpc.StatusCode.UNAVAILABLE, "STREAM_TOO_OLD"),
         refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "SUBSCRIBER_STALLED"),
+        refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "STORAGE_FULL"),
         EXPIRED_TOKEN,
         Status(code=grpc.StatusCode.CANCELLED.value[0]),
         Status(code=grpc.StatusCode.ABORTED.value[0]),
     ],
-    ids=["too old", "stalled", "token expired", "cancelled", "aborted"],
+    ids=["too old", "stalled", "storage full", "token expired", "cancelled", "aborted"],
 )
 def test_a_durable_reader_goes_on_after_a_break(script: Script, broken: Status) -> None:
     """The seventh event was not acknowledged, so it arrives again. It was delivered, so it is left out."""
@@ -234,10 +270,11 @@ def test_an_acknowledgement_is_repeated_until_it_is_on_disk(script: Script) -> N
     delay.FromTimedelta(RETRY_DELAY)
     overloaded = refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", RetryInfo(retry_delay=delay))
     script.streams = [[SEVENTH, EIGHTH]]
-    script.refusals = [overloaded, Status(code=grpc.StatusCode.UNAVAILABLE.value[0])]
+    full = refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "STORAGE_FULL")
+    script.refusals = [overloaded, full, BROKEN]
     began = time.monotonic()
     assert read_durably(script) == [7, 8]
-    assert script.acknowledgements == [(1, "after-8")] * 3
+    assert script.acknowledgements == [(1, "after-8")] * 4
     assert time.monotonic() - began >= RETRY_DELAY.total_seconds()
 
 

@@ -92,7 +92,8 @@ class DurableSubscription(Streams):
     def acknowledge(self, delivery: DurableDelivery) -> None:
         """Acknowledges a delivery and everything before it. When this returns, the place is on disk.
 
-        While the service cannot be reached, this waits and tries again, as the iteration does, until `stop` is called.
+        While the service cannot be reached or its disk is full, this waits and tries again, as the iteration does, until
+        `stop` is called.
         If a seek moved the place back meanwhile, this does nothing: the delivery comes again.
         """
         self._acknowledge(delivery, [])

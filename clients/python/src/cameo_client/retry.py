@@ -10,13 +10,17 @@ from typing import TypeVar
 
 import grpc
 
-from .errors import CameoError, SubscriptionTakenOver, translate
+from .errors import CameoError, translate
 
 _FIRST_SECONDS = 0.1
 _LONGEST_SECONDS = 10.0
 
-# Proxies send both, and some clients report a dead connection as CANCELLED.
-_BROKEN = (grpc.StatusCode.CANCELLED, grpc.StatusCode.ABORTED)
+# Without a reason: a proxy sends them, or a connection broke.
+_BROKEN = frozenset(
+    {grpc.StatusCode.CANCELLED, grpc.StatusCode.ABORTED, grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL}
+)
+# These pass, with or without a RetryInfo. If a handler took too long (SUBSCRIBER_STALLED), it has finished by now.
+_PASSING = frozenset({"SUBSCRIBER_STALLED", "QUOTA_EXCEEDED", "OVERLOADED", "RATE_LIMITED", "STORAGE_FULL"})
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
@@ -39,10 +43,9 @@ class Backoff:
 
 
 def is_curable(error: CameoError) -> bool:
-    """Whether a new stream may succeed. If a handler took too long (SUBSCRIBER_STALLED), it has finished by now."""
-    if isinstance(error, SubscriptionTakenOver):
-        return False
-    return error.is_transient or error.code in _BROKEN or error.reason == "SUBSCRIBER_STALLED"
+    """Whether a new stream may succeed: see the table of docs/subscriptions.md."""
+    is_broken = not error.reason and error.code in _BROKEN
+    return error.is_transient or is_broken or error.reason in _PASSING
 
 
 def call(method: Callable[..., _Response], request: _Request, timeout: float) -> _Response:
