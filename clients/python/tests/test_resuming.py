@@ -373,3 +373,23 @@ def test_an_acknowledgement_that_a_seek_overtakes_lets_nothing_pass(script: Scri
         overtaken.join()
         assert [name(delivery) for delivery in islice(deliveries, 2)] == ["event 7", "event 10"]
     assert script.acknowledgements == [(1, "after-7")]
+
+
+EXPIRED = refusal(grpc.StatusCode.OUT_OF_RANGE, "CURSOR_EXPIRED", oldest_sequence="1200")
+
+
+def test_a_durable_reader_that_retention_overtakes_goes_on_where_the_next_stream_begins(script: Script) -> None:
+    """`on_expired` decides where that is, if any. Here it is a snapshot, which retention overtakes once more."""
+    script.openings = {number: Opened(after_sequence=9 * number, snapshot=True) for number in (2, 3)}
+    script.streams = [[SEVENTH, EXPIRED], [EXPIRED], [*snapshot_of(27, 1), event(28)]]
+    assert names(script, 4) == ["event 7", "profile 1", "complete", "event 28"]
+
+
+@pytest.mark.parametrize("refused", [1, 2])
+def test_a_durable_reader_whose_place_has_expired_gets_an_error(script: Script, refused: int) -> None:
+    script.streams = [[SEVENTH, EXPIRED], [EIGHTH]]
+    script.openings_refused = {refused: EXPIRED}
+    with pytest.raises(CursorRefused) as expired:
+        names(script, 2)
+    assert expired.value.reason == "CURSOR_EXPIRED"
+    assert len(script.requests) == refused, "it must not be retried"

@@ -92,8 +92,7 @@ class DurableSubscription(Streams):
     def acknowledge(self, delivery: DurableDelivery) -> None:
         """Acknowledges a delivery and everything before it. When this returns, the place is on disk.
 
-        While the service cannot be reached or its disk is full, this waits and tries again, as the iteration does, until
-        `stop` is called.
+        While the service cannot be reached or its disk is full, this waits and tries again until `stop` is called.
         If a seek moved the place back meanwhile, this does nothing: the delivery comes again.
         """
         self._acknowledge(delivery, [])
@@ -118,6 +117,10 @@ class DurableSubscription(Streams):
         with self._changed:
             self._is_settled = False
         return self._request
+
+    def _may_open_again(self, ended: CameoError) -> bool:
+        """Also if retention overtook the stream: then `on_expired` decides whether there is another, and where."""
+        return ended.reason == "CURSOR_EXPIRED" or super()._may_open_again(ended)
 
     def _take(self, message: SubscribeResponse) -> DurableDelivery | None:
         """Returns what to deliver of a message: nothing if it was delivered by an earlier stream."""

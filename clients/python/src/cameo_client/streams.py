@@ -11,7 +11,7 @@ import grpc
 from cameo.v1.event_service_pb2 import SubscribeRequest, SubscribeResponse
 from cameo.v1.event_service_pb2_grpc import EventServiceStub
 
-from .errors import translate
+from .errors import CameoError, translate
 from .retry import Backoff, is_curable
 
 _log = logging.getLogger(__name__)
@@ -35,6 +35,10 @@ class Streams:
         """The request that opens the next stream."""
         return self._request
 
+    def _may_open_again(self, ended: CameoError) -> bool:
+        """Whether a stream that was open and ended so is opened again, although one that is refused so is not."""
+        return ended.code is grpc.StatusCode.UNAUTHENTICATED  # Its token expired. The next presents the current one.
+
     def _messages(self) -> Iterator[SubscribeResponse]:
         """The messages of consecutive streams. Each stream starts where the previous one broke."""
         backoff = Backoff()
@@ -54,9 +58,7 @@ class Streams:
                 if self._stopped.is_set():
                     return
                 broken = translate(rpc_error)
-                # The token of an open stream expired. A new stream presents the current one.
-                is_expired = was_open and broken.code is grpc.StatusCode.UNAUTHENTICATED
-                if not is_expired and not is_curable(broken):
+                if not is_curable(broken) and not (was_open and self._may_open_again(broken)):
                     raise broken from rpc_error
             finally:
                 self._close()
