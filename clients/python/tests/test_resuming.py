@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -393,3 +394,14 @@ def test_a_durable_reader_whose_place_has_expired_gets_an_error(script: Script, 
         names(script, 2)
     assert expired.value.reason == "CURSOR_EXPIRED"
     assert len(script.requests) == refused, "it must not be retried"
+
+
+def test_pauses_grow_while_streams_end_as_soon_as_they_are_open(
+    script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until a stream sends something else than that it is open."""
+    longest_pauses = []
+    monkeypatch.setattr(random, "uniform", lambda _, longest: longest_pauses.append(longest) or 0.0)
+    script.streams = [[], [], [], [SEVENTH], [EIGHTH]]
+    assert sequences(script) == [7, 8]
+    assert longest_pauses == [0.1, 0.2, 0.4, 0.1]

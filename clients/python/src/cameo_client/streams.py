@@ -48,7 +48,8 @@ class Streams:
             try:
                 for message in self._open():
                     was_open = True
-                    backoff.reset()
+                    if not message.HasField("opened"):
+                        backoff.reset()
                     yield message
                     if self._stopped.is_set():
                         return
