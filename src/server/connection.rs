@@ -109,9 +109,10 @@ impl Left {
 pub(super) struct InFlight {
     calls: AtomicUsize,
     checks: AtomicUsize,
-    open_streams: AtomicUsize,
+    open: AtomicUsize,
     unknown: AtomicUsize,
     held: AtomicUsize,
+    refused: AtomicUsize,
 }
 
 /// What a call counts as.
@@ -120,13 +121,15 @@ pub(super) enum Kind {
     Call,
     /// A health check. There is room for a few when there is none for other calls.
     Check,
-    /// A stream that needs no credential: it must not take the place of calls that need one.
-    OpenStream,
+    /// A call that needs no credential: it must not take the place of calls that need one.
+    Open,
     /// A call that waits for the key that verifies its token. Any stranger can make such calls, so they take no room of
     /// others.
     Unknown,
     /// A call that is refused a little later, because its client calls too often or is not known.
     Held,
+    /// A call that was refused before it was served, and whose client may not read why.
+    Refused,
 }
 
 impl InFlight {
@@ -134,9 +137,10 @@ impl InFlight {
         match kind {
             Kind::Call => &self.calls,
             Kind::Check => &self.checks,
-            Kind::OpenStream => &self.open_streams,
+            Kind::Open => &self.open,
             Kind::Unknown => &self.unknown,
             Kind::Held => &self.held,
+            Kind::Refused => &self.refused,
         }
     }
 }
@@ -308,7 +312,8 @@ impl CallInFlight {
         has_room
     }
 
-    fn count_no_longer(&mut self) {
+    /// It takes no room of other calls any more.
+    pub fn count_no_longer(&mut self) {
         if let Some(kind) = self.counts_as.take() {
             self.connection.in_flight.of(kind).fetch_sub(1, Ordering::Relaxed);
         }

@@ -19,6 +19,8 @@ const EXTRA: usize = 16;
 /// How long a new connection has for its first call before another may take its room. Otherwise a burst of connections
 /// would close those that came just before it.
 const GRACE: Duration = Duration::from_millis(50);
+/// While fewer connections are without a call, none has that time: the listener would accept few in a second.
+const GRACED: usize = 16;
 /// How long a connection may hold bytes without progress while others wait for memory.
 const STILL: Duration = Duration::from_secs(1);
 /// The least that a connection holds to be worth closing: more than a small response. On a machine that stands still for
@@ -67,9 +69,10 @@ impl Connections {
 
     /// Waits while the connection that would make room is too new for that. The wait is at most [`GRACE`].
     pub(super) async fn wait_for_room(&self) {
-        let due = self.open().room_at(self.most);
-        if let Some(due) = due {
-            sleep_until(due).await;
+        let end = Instant::now() + GRACE;
+        let due = || self.open().room_at(self.most).filter(|due| Instant::now() < *due.min(&end));
+        while let Some(due) = due() {
+            sleep_until(due.min(end)).await;
         }
     }
 
@@ -128,9 +131,12 @@ impl Open {
     /// Whether one more connection that may make any call has room, now or once the one that has been without a call
     /// for longest is closed. Connections beyond the limit do not count.
     fn make_room(&self, most: usize) -> bool {
-        let is_regular = |connection: &Connection| !connection.is_extra() && !connection.is_cut();
-        self.by_number.values().filter(|connection| is_regular(connection)).count() < most
-            || self.cut_longest_idle(is_regular)
+        self.has_room(most) || self.cut_longest_idle(is_regular)
+    }
+
+    fn has_room(&self, most: usize) -> bool {
+        self.by_number.len() < most
+            || self.by_number.values().filter(|connection| is_regular(connection)).count() < most
     }
 
     /// Closes the one of these connections that has been without a call for longest. Returns whether there is one.
@@ -139,20 +145,28 @@ impl Open {
     }
 
     fn longest_idle(&self, which: impl Fn(&Connection) -> bool) -> Option<&Arc<Connection>> {
-        let is_idle = |connection: &Connection| connection.is_idle() && !connection.is_cut() && which(connection);
-        let idle = self.by_number.values().filter(|connection| is_idle(connection));
-        idle.min_by_key(|connection| connection.last_use())
+        self.idle(which).min_by_key(|connection| connection.last_use())
+    }
+
+    fn idle(&self, which: impl Fn(&Connection) -> bool) -> impl Iterator<Item = &Arc<Connection>> {
+        let open = self.by_number.values();
+        open.filter(move |connection| connection.is_idle() && !connection.is_cut() && which(connection))
     }
 
     /// When the connection that would make room for one more has had its time for a first call. `None` if there is room,
-    /// or no such connection, or it has made a call.
+    /// or if it has made a call, or has no such time because there are few.
     fn room_at(&self, most: usize) -> Option<Instant> {
-        if self.by_number.len() < most {
+        if self.has_room(most) || self.idle(is_regular).count() < GRACED {
             return None;
         }
-        let longest = self.longest_idle(|connection| !connection.is_extra())?;
+        let longest = self.longest_idle(is_regular)?;
         (!longest.was_used()).then(|| longest.last_use() + GRACE)
     }
+}
+
+/// Whether it is one of those that may make any call, and is not being closed.
+fn is_regular(connection: &Connection) -> bool {
+    !connection.is_extra() && !connection.is_cut()
 }
 
 impl Drop for OpenConnection {
@@ -199,27 +213,40 @@ mod tests {
         assert!(!newest.connection.is_extra());
     }
 
+    async fn waited(connections: &Connections) -> Duration {
+        let begun = Instant::now();
+        connections.wait_for_room().await;
+        begun.elapsed()
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_new_connection_has_time_for_a_call_before_it_makes_room() {
-        let connections = connections(2);
-        let wait = async || {
-            let begun = Instant::now();
-            connections.wait_for_room().await;
-            begun.elapsed()
-        };
+        let connections = connections(GRACED);
         let first = admit(&connections);
-        assert_eq!(wait().await, Duration::ZERO, "there is room");
-        let second = admit(&connections);
+        let _others: Vec<_> = (2..GRACED).map(|_| admit(&connections)).collect();
         advance(GRACE / 2).await;
-        assert_eq!(wait().await, GRACE / 2);
-        drop(first.connection.begin_call(Version::HTTP_2));
-        assert_eq!(wait().await, Duration::ZERO, "the second has had its time");
-        drop(second);
+        assert_eq!(waited(&connections).await, Duration::ZERO, "there is room");
+        let last = admit(&connections);
+        assert_eq!(waited(&connections).await, GRACE / 2);
+        assert_eq!(waited(&connections).await, Duration::ZERO, "the first has had its time");
+        drop(last);
+        let _last = admit(&connections);
         let _busy = first.connection.begin_call(Version::HTTP_2);
-        let third = admit(&connections);
-        advance(GRACE / 2).await;
-        drop(third.connection.begin_call(Version::HTTP_2));
-        assert_eq!(wait().await, Duration::ZERO, "it has made its call");
+        assert_eq!(waited(&connections).await, Duration::ZERO, "few are without a call");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_one_that_makes_room_has_had_its_time_although_another_made_its_call_meanwhile() {
+        const MOMENT: Duration = Duration::from_millis(10);
+        let connections = connections(GRACED);
+        let first = admit(&connections);
+        advance(MOMENT).await;
+        let _others: Vec<_> = (1..GRACED).map(|_| admit(&connections)).collect();
+        let call = async {
+            tokio::time::sleep(MOMENT).await;
+            drop(first.connection.begin_call(Version::HTTP_2));
+        };
+        assert_eq!(tokio::join!(waited(&connections), call).0, GRACE, "that of the others");
     }
 
     /// It takes a moment to close.

@@ -72,8 +72,10 @@ const MOST_CHECKS: usize = 256;
 const HOLD: Duration = Duration::from_millis(50);
 /// Refusals that wait. Further ones are sent at once.
 const MOST_HELD: usize = 1_000;
-/// The part of the calls that streams may be which need no credential: of health and of reflection. They have room of
-/// their own, and take none of other calls.
+/// Refusals with a body that was not read yet. Further ones have no body.
+const MOST_UNREAD: usize = 1_000;
+/// The part of the calls, and of the connections, that calls may take which need no credential: of health and of
+/// reflection. They have room of their own, and take none of other calls.
 const OPEN_PART: usize = 4;
 /// The part of the calls that may wait besides for keys that verify their tokens.
 const UNKNOWN_PART: usize = 4;
@@ -191,7 +193,8 @@ impl Edge {
             }
             Err(refused) => {
                 let response = refused.render(&request, &call);
-                (Box::pin(self.readable_by_pages(request, response)).await, Held::default())
+                let response = Box::pin(self.readable_by_pages(request, response)).await;
+                (make_way(response, &mut in_flight), Held::default())
             }
         };
         if let Some(code) = code_of(&response) {
@@ -218,9 +221,9 @@ impl Edge {
         if !self.connections.serves(in_flight.connection()) {
             return Err(Refused::Call(Refusal::too_many_connections(self.connections.most())));
         }
-        let is_open_stream = method.access == Some(Access::Open) && method.streams.server;
-        let (kind, most) = if is_open_stream {
-            (Kind::OpenStream, self.most_calls.div_ceil(OPEN_PART))
+        let (kind, most) = if method.access == Some(Access::Open) {
+            // Each of them may be on a connection of its own, and keeps it from making room.
+            (Kind::Open, self.most_calls.min(self.connections.most()).div_ceil(OPEN_PART))
         } else {
             (Kind::Call, self.most_calls)
         };
@@ -419,6 +422,16 @@ async fn hold(refusal: &Refusal, call: &Call, in_flight: &mut CallInFlight) {
     }
 }
 
+/// A refusal takes no room of calls. Its body waits for a reader that may never come, so only so many have one. Without
+/// a body nothing is left to be read.
+fn make_way(refused: Answer, in_flight: &mut CallInFlight) -> Answer {
+    if !refused.body().is_end_stream() && in_flight.count(Kind::Refused, MOST_UNREAD) {
+        return refused;
+    }
+    in_flight.count_no_longer();
+    refused.map(|_| tonic::body::Body::empty())
+}
+
 /// Why the edge does not pass a request on.
 enum Refused {
     Call(Refusal),
@@ -445,5 +458,31 @@ impl Refused {
             return response.map(|_| tonic::body::Body::empty()); // A body would break the protocol.
         }
         response.map(tonic::body::Body::new)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::Full;
+
+    use super::*;
+    use crate::server::connection::tests::connection;
+
+    #[test]
+    fn a_refusal_takes_no_room_of_calls_and_only_so_many_have_a_body() {
+        let connection = connection(false);
+        let refuse = |body: &'static str| {
+            let mut in_flight = connection.begin_call(http::Version::HTTP_2);
+            assert!(in_flight.count(Kind::Call, 1), "those before take no room");
+            let refused = Response::new(tonic::body::Body::new(Full::from(body)));
+            let has_body = !make_way(refused, &mut in_flight).body().is_end_stream();
+            (in_flight, has_body)
+        };
+        let unread: Vec<_> = (0..MOST_UNREAD).map(|_| refuse("why")).collect();
+        assert!(unread.iter().all(|(_, has_body)| *has_body));
+        let (_further, has_body) = refuse("why");
+        assert!(!has_body && !refuse("").1);
+        drop(unread);
+        assert!(refuse("why").1);
     }
 }

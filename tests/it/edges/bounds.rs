@@ -1,5 +1,6 @@
 //! How many calls and connections there may be.
 
+use cameo::config::Config;
 use cameo::proto::v1::GetProfileRequest;
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
@@ -125,7 +126,17 @@ async fn silent_connections_do_not_take_the_place_of_health_checks() {
 
 #[tokio::test]
 async fn watches_of_the_health_may_be_a_quarter_as_many_as_calls() {
-    let server = TestServer::start_with(|config| config.server.max_calls = 8).await;
+    assert_watches_are_two(|config| config.server.max_calls = 8).await;
+}
+
+/// Each may be on a connection of its own, which then makes no room for others.
+#[tokio::test]
+async fn watches_of_the_health_may_be_a_quarter_as_many_as_connections() {
+    assert_watches_are_two(|config| config.server.max_connections = 8).await;
+}
+
+async fn assert_watches_are_two(change: impl FnOnce(&mut Config)) {
+    let server = TestServer::start_with(change).await;
     let mut health = HealthClient::new(channel(server.addr).await);
     let one = health.watch(HealthCheckRequest::default()).await.unwrap();
     let _other = health.watch(HealthCheckRequest::default()).await.unwrap();
