@@ -208,6 +208,7 @@ async fn resolve(
     let workspace = Workspace::parse(&workspace.join("/"))?;
     let query = Query::parse(query.as_deref())?;
     let body = api.read_body(request).await?;
+    call.counts(body.len());
     let key = Resolve::parse(&body, &api.limits)?;
     key.check_within("identity", call.grant())?;
     let (etag, body) = api.find(&call, &workspace, &key, &query)?;

@@ -90,6 +90,16 @@ async fn what_is_large_counts_as_several_calls() {
     assert!(retry > Duration::from_secs(1) && retry < Duration::from_secs(4), "it owes 11 at 4 a second: {retry:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_body_counts_as_several_calls() {
+    let server = TestServer::start_with(|config| config.quotas.max_call_rate_per_client = 4).await;
+    let large = " ".repeat(100_000);
+    let refused = http(server.addr, "POST", &format!("resolve/{WORKSPACE}"), &[], &large).await;
+    assert_eq!(refused.status, 400, "it is no JSON");
+    let next = http(server.addr, "GET", &format!("{WORKSPACE}/1"), &[], "").await;
+    assert_eq!(next.json()["reason"], "RATE_LIMITED");
+}
+
 /// A client that calls again at once would keep the server busy. Those that wait leave room for others.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_comes_a_little_later_and_takes_no_room_meanwhile() {
