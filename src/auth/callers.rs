@@ -12,6 +12,7 @@ use toml::value::Datetime;
 
 use super::token::{self, Hash};
 use super::{Caller, CallerError, Claims, Unauthenticated};
+use crate::telemetry::audit;
 
 /// The most callers of a file, those included that were revoked.
 pub const CALLERS: usize = 10_000;
@@ -138,20 +139,24 @@ impl Callers {
     }
 
     /// Takes the place of the callers of an older file. Who is in both unchanged stays the same caller, and the others
-    /// are revoked.
+    /// are revoked. Each difference is a line of the audit log.
     pub fn succeed(&mut self, old: &Self) {
         for (id, (hash, caller)) in &old.tokens {
             match self.tokens.get_mut(id) {
                 Some((new_hash, new)) if new_hash == hash && new == caller => new.clone_from(caller),
-                _ => caller.revoke(),
+                new => end(caller, id, new.is_some()),
             }
         }
         for (name, caller) in &old.certificates {
             match self.certificates.get_mut(name) {
                 Some(new) if new == caller => new.clone_from(caller),
-                _ => caller.revoke(),
+                new => end(caller, name, new.is_some()),
             }
         }
+        let tokens = self.tokens.iter().filter(|(id, _)| !old.tokens.contains_key(*id));
+        tokens.for_each(|(id, (_, caller))| tell(caller, id, "added"));
+        let certificates = self.certificates.iter().filter(|(name, _)| !old.certificates.contains_key(*name));
+        certificates.for_each(|(name, caller)| tell(caller, name, "added"));
     }
 
     /// The caller with this static token. An id is no secret, so it is looked up; the hashes are compared.
@@ -187,6 +192,17 @@ impl Callers {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// Revokes a caller whose credential another has now, or nobody.
+fn end(caller: &Caller, credential: &str, is_replaced: bool) {
+    caller.revoke();
+    tell(caller, credential, if is_replaced { "changed" } else { "removed" });
+}
+
+/// A line of the audit log. An id and the name in a certificate are no secrets.
+fn tell(caller: &Caller, credential: &str, change: &'static str) {
+    tracing::info!(target: audit::TARGET, caller = caller.name(), credential, change);
 }
 
 fn unexpired(caller: &Arc<Caller>, now: SystemTime) -> Result<Arc<Caller>, Unauthenticated> {

@@ -2,7 +2,8 @@
 //!
 //! - A line tells of a call: its caller, its peer, its method, its workspace, its outcome, and the sequence of the event
 //!   that it made. The event has everything else. No line has an identity or an attribute.
-//! - A line also tells of each file or key set that was reloaded: it changes who may call, or whom clients trust.
+//! - A line also tells of each file or key set that was reloaded: it changes who may call, or whom clients trust. Of the
+//!   callers file, there is one for each credential that was added, changed or removed.
 //! - Lines are events of `tracing` with this target. Without an audit log they are not written, and cost almost nothing.
 //! - The lines wait in a bounded queue for a thread that writes them. When it is full, calls wait: only lines
 //!   about refusals are ever left out, when there are too many: see `call.rs`.

@@ -124,9 +124,15 @@ async fn exports_compactions_and_new_credentials_are_lines() {
     root.create(owner_of(email(CANARY), ADA)).await.unwrap();
     root.export(ADA).await.unwrap();
     root.admin.clone().compact(CompactRequest {}).await.unwrap();
-    callers.add("late", &["reader"]).await;
+    let late = callers.add("late", &["reader"]).await;
     let written = || std::fs::read_to_string(&log).unwrap();
     until(|| written().contains("the callers file")).await;
+    let text = std::fs::read_to_string(callers.path()).unwrap();
+    std::fs::write(callers.path(), text.replace(r#""reader""#, r#""subscriber""#)).unwrap();
+    until(|| written().contains("changed")).await;
+    callers.revoke(&late).await;
+    callers.add_certificate("next", &["reader"], "dns:next.internal");
+    until(|| written().contains("removed") && written().contains("next.internal")).await;
     server.terminate();
     assert!(server.ended().await.success());
 
@@ -136,8 +142,15 @@ async fn exports_compactions_and_new_credentials_are_lines() {
         let [line] = &*lines[method] else { panic!("{method} is one line") };
         assert_eq!((&line["caller"], &line["code"]), (&"root".into(), &"OK".into()), "{method}");
     }
-    let [reload] = &*lines[""] else { panic!("the file changed once") };
-    assert_eq!(reload["entries"], 2);
+    let (changes, reloads): (Vec<_>, Vec<_>) = lines[""].iter().partition(|line| line.get("change").is_some());
+    assert_eq!(reloads[0]["entries"], 2);
+    let told = |line: &&Value| ["caller", "credential", "change"].map(|field| line[field].as_str().unwrap().to_owned());
+    let id = late.split('_').nth(1).unwrap();
+    let mut expected = vec![["late", id, "added"], ["late", id, "changed"], ["late", id, "removed"]];
+    expected.push(["next", "dns:next.internal", "added"]);
+    let mut changes: Vec<_> = changes.iter().map(told).collect();
+    changes.sort();
+    assert_eq!(changes, expected, "root is as it was");
 }
 
 /// They change who may call, and whom clients trust.

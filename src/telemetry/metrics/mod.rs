@@ -28,8 +28,11 @@ mod tally;
 mod transport;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus_client::encoding::{prometheus_text, text};
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
@@ -94,6 +97,9 @@ impl Metrics {
         let (calls, connections, tls, budgets): (Calls, Connections, TlsMetrics, Budgets) = Default::default();
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("cameo_build", "The version that runs", build);
+        let start = Gauge::<f64, AtomicU64>::default();
+        start.set(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
+        registry.register("cameo_start_time_seconds", "When the server was started, since 1970", start);
         calls.register(&mut registry);
         connections.register(&mut registry);
         tls.register(&mut registry);
