@@ -40,8 +40,8 @@ pub struct ServerConfig {
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     pub max_calls_per_connection: u32,
     /// Calls and streams that may be in flight on all connections. A further one is refused as `OVERLOADED`. Calls that
-    /// wait for the keys of their tokens are counted apart: there may be a quarter as many. So are health watches,
-    /// reflection, and health checks beyond 256: a quarter as many, and no more than a quarter of the connections.
+    /// wait for the keys of their tokens are counted apart: there may be a quarter as many, and no more than a quarter of
+    /// the connections. So are health watches, reflection, and health checks beyond 256.
     #[arg(long, env = "CAMEO_MAX_CALLS", value_parser = units::count, default_value = "50000")]
     pub max_calls: usize,
     /// Memory for requests that are being received. One connection may take an eighth of it, and messages over 64 KiB

@@ -19,7 +19,7 @@ const EXTRA: usize = 16;
 /// How long a new connection has for its first call before another may take its room. Otherwise a burst of connections
 /// would close those that came just before it.
 const GRACE: Duration = Duration::from_millis(50);
-/// While fewer connections are without a call, none has that time: the listener would accept few in a second.
+/// While fewer connections are without a call, none has that time: to wait for each would slow the listener.
 const GRACED: usize = 16;
 /// How long a connection may hold bytes without progress while others wait for memory.
 const STILL: Duration = Duration::from_secs(1);

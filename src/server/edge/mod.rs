@@ -74,11 +74,10 @@ const HOLD: Duration = Duration::from_millis(50);
 const MOST_HELD: usize = 1_000;
 /// Refusals with a body that was not read yet. Further ones have no body.
 const MOST_UNREAD: usize = 1_000;
-/// The part of the calls, and of the connections, that calls may take which need no credential: of health and of
-/// reflection. They have room of their own, and take none of other calls.
-const OPEN_PART: usize = 4;
-/// The part of the calls that may wait besides for keys that verify their tokens.
-const UNKNOWN_PART: usize = 4;
+/// The part of the calls, and of the connections, that a kind of calls may take which anybody can make: those of health and
+/// of reflection, and those that wait for keys that verify their tokens. They take no room of other calls. Each may be on
+/// a connection of its own, and keeps it from making room.
+const ANYBODYS_PART: usize = 4;
 /// The part of the time for a message that a health check has: one second of thirty. Connections that wait for one keep
 /// others out.
 const CHECK_PART: u32 = 30;
@@ -194,7 +193,7 @@ impl Edge {
             Err(refused) => {
                 let response = refused.render(&request, &call);
                 let response = Box::pin(self.readable_by_pages(request, response)).await;
-                (make_way(response, &mut in_flight), Held::default())
+                (make_way(response, &mut in_flight, self.anybodys(MOST_UNREAD)), Held::default())
             }
         };
         if let Some(code) = code_of(&response) {
@@ -222,8 +221,7 @@ impl Edge {
             return Err(Refused::Call(Refusal::too_many_connections(self.connections.most())));
         }
         let (kind, most) = if method.access == Some(Access::Open) {
-            // Each of them may be on a connection of its own, and keeps it from making room.
-            (Kind::Open, self.most_calls.min(self.connections.most()).div_ceil(OPEN_PART))
+            (Kind::Open, self.anybodys(self.most_calls.div_ceil(ANYBODYS_PART)))
         } else {
             (Kind::Call, self.most_calls)
         };
@@ -240,6 +238,11 @@ impl Edge {
         Ok((protocol, Some(receiving.take(weight))))
     }
 
+    /// How many calls of a kind there may be which anybody can make: `most`, or fewer if there are few connections.
+    fn anybodys(&self, most: usize) -> usize {
+        most.min(self.connections.most().div_ceil(ANYBODYS_PART))
+    }
+
     /// Finds out who makes a call, and whether it may make it at all.
     async fn identify<B>(
         &self,
@@ -254,7 +257,7 @@ impl Edge {
         let token = credentials::token(request.headers(), request.uri())?;
         let connection = Arc::clone(in_flight.connection());
         let certificate = connection.certificate.get().map(|certificate| &*certificate.names);
-        let (mut waits, most) = (false, self.most_calls.div_ceil(UNKNOWN_PART));
+        let (mut waits, most) = (false, self.anybodys(self.most_calls.div_ceil(ANYBODYS_PART)));
         let has_room = || {
             waits = in_flight.count(Kind::Unknown, most);
             waits
@@ -422,10 +425,10 @@ async fn hold(refusal: &Refusal, call: &Call, in_flight: &mut CallInFlight) {
     }
 }
 
-/// A refusal takes no room of calls. Its body waits for a reader that may never come, so only so many have one. Without
+/// A refusal takes no room of calls. Its body waits for a reader that may never come, so at most `most` have one. Without
 /// a body nothing is left to be read.
-fn make_way(refused: Answer, in_flight: &mut CallInFlight) -> Answer {
-    if !refused.body().is_end_stream() && in_flight.count(Kind::Refused, MOST_UNREAD) {
+fn make_way(refused: Answer, in_flight: &mut CallInFlight, most: usize) -> Answer {
+    if !refused.body().is_end_stream() && in_flight.count(Kind::Refused, most) {
         return refused;
     }
     in_flight.count_no_longer();
@@ -470,15 +473,16 @@ mod tests {
 
     #[test]
     fn a_refusal_takes_no_room_of_calls_and_only_so_many_have_a_body() {
+        const MOST: usize = 3;
         let connection = connection(false);
         let refuse = |body: &'static str| {
             let mut in_flight = connection.begin_call(http::Version::HTTP_2);
             assert!(in_flight.count(Kind::Call, 1), "those before take no room");
             let refused = Response::new(tonic::body::Body::new(Full::from(body)));
-            let has_body = !make_way(refused, &mut in_flight).body().is_end_stream();
+            let has_body = !make_way(refused, &mut in_flight, MOST).body().is_end_stream();
             (in_flight, has_body)
         };
-        let unread: Vec<_> = (0..MOST_UNREAD).map(|_| refuse("why")).collect();
+        let unread: Vec<_> = (0..MOST).map(|_| refuse("why")).collect();
         assert!(unread.iter().all(|(_, has_body)| *has_body));
         let (_further, has_body) = refuse("why");
         assert!(!has_body && !refuse("").1);
