@@ -144,13 +144,13 @@ impl Callers {
         for (id, (hash, caller)) in &old.tokens {
             match self.tokens.get_mut(id) {
                 Some((new_hash, new)) if new_hash == hash && new == caller => new.clone_from(caller),
-                new => end(caller, id, new.is_some()),
+                new => end(caller, id, new.map(|(_, new)| &**new)),
             }
         }
         for (name, caller) in &old.certificates {
             match self.certificates.get_mut(name) {
                 Some(new) if new == caller => new.clone_from(caller),
-                new => end(caller, name, new.is_some()),
+                new => end(caller, name, new.map(|new| &**new)),
             }
         }
         let tokens = self.tokens.iter().filter(|(id, _)| !old.tokens.contains_key(*id));
@@ -194,10 +194,18 @@ impl Callers {
     }
 }
 
-/// Revokes a caller whose credential another has now, or nobody.
-fn end(caller: &Caller, credential: &str, is_replaced: bool) {
+/// Revokes a caller. `new` has its credential now, if anybody has.
+fn end(caller: &Caller, credential: &str, new: Option<&Caller>) {
     caller.revoke();
-    tell(caller, credential, if is_replaced { "changed" } else { "removed" });
+    match new {
+        Some(new) if new.name() == caller.name() => tell(new, credential, "changed"),
+        new => {
+            tell(caller, credential, "removed");
+            if let Some(new) = new {
+                tell(new, credential, "added");
+            }
+        }
+    }
 }
 
 /// A line of the audit log. An id and the name in a certificate are no secrets.
