@@ -37,7 +37,7 @@ const MOST: usize = 256;
 /// How long a log is left alone that a subscription holds. An acknowledgement, or the limit of the hold, frees events at
 /// most this much earlier than they are removed.
 const HELD_REST: Duration = Duration::from_secs(5);
-/// How long a log is left alone from which nothing could be removed: the disk is full, or it is damaged.
+/// How long a log is left alone from which nothing can be removed: the disk is full, or the log is damaged.
 const REST: Duration = Duration::from_secs(60);
 /// The time of an oldest event that is damaged, or that was not read yet.
 const UNKNOWN: Micros = Micros::new(i64::MIN);
@@ -195,7 +195,9 @@ impl Retention {
                 Ok(())
             }
             unmoved => {
-                let rest = if unmoved.is_ok() { HELD_REST } else { REST };
+                let is_held = unmoved.is_ok()
+                    && !self.store.workspace_id(&workspace).is_some_and(|id| self.oldest.is_damaged(id));
+                let rest = if is_held { HELD_REST } else { REST };
                 self.passed.insert(workspace, Passed::Resting(Instant::now() + rest));
                 unmoved.map(|_| ())
             }
@@ -232,6 +234,11 @@ impl Oldest {
             (false, true) => Due::Yes,
             (false, false) => Due::No,
         }
+    }
+
+    /// Whether the oldest event of a log was damaged when it was last looked at.
+    fn is_damaged(&self, id: WorkspaceId) -> bool {
+        self.0.get(id.0 as usize).is_some_and(|(_, time)| *time == UNKNOWN)
     }
 
     /// Returns the time of the oldest event. If the event is damaged, its time counts as long ago: the command finds

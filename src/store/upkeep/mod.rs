@@ -32,7 +32,7 @@ use crate::proto::storage::StepTaken;
 
 /// The time between two looks at the agenda. A membership ends at most about this much too late.
 const PERIOD: Duration = Duration::from_millis(200);
-/// The most profiles of one command. With more it would end sooner, but each call waits for a commit of it.
+/// The most profiles of one command. Larger ones would be done sooner, but calls wait for their commits.
 const MOST: usize = 32;
 /// How long something is left alone that failed: the disk is full, or a page is damaged.
 const REST: Duration = Duration::from_secs(60);
