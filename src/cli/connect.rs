@@ -27,8 +27,8 @@ use crate::server;
 pub(super) const TOKEN: &str = "CAMEO_TOKEN";
 /// How long a TLS handshake may take.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
-/// How often the connection of a call is pinged that hears nothing. Otherwise the system notices only after many minutes
-/// that the server, or the way to it, is gone.
+/// How often a connection with a call in flight is pinged while nothing arrives. Otherwise the system notices only after
+/// many minutes that the server, or the way to it, is gone.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// How long the server has to respond to that.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);

@@ -100,7 +100,8 @@ class DurableSubscription(Streams):
     def skip(self, delivery: DurableDelivery, reason: str) -> None:
         """Gives up on an event: acknowledges it and everything before it, and lists it as skipped.
 
-        The reason should hold no personal data: the service keeps it. `Client.list_skipped_events` returns it.
+        The reason should hold no personal data: the service keeps it. `Client.list_skipped_events` returns it. After a
+        seek back to before the event this does nothing: the event comes again.
         """
         if delivery.event is None:
             raise ValueError("only events can be skipped")
