@@ -55,6 +55,12 @@ impl Audiences {
         self.states.iter().filter(|(_, changed)| **changed == Changed::Deleted).map(|(id, _)| *id).collect()
     }
 
+    /// The audiences that may have been deleted after one event and before another.
+    pub fn deleted_between(&self, after: u64, before: u64) -> BTreeSet<i64> {
+        let deleted = self.changes.iter().filter(|change| change.what == Changed::Deleted);
+        deleted.filter(|change| change.by >= after && change.after < before).map(|change| change.id).collect()
+    }
+
     /// Applies the changes before an event. Returns what is wrong with one.
     pub fn reach(&mut self, sequence: u64, profiles: &Profiles) -> Option<&'static str> {
         while let Some(Change { id, what, .. }) = self.changes.get(self.reached).filter(|next| next.by < sequence) {

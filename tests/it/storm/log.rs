@@ -120,7 +120,7 @@ impl Log {
     }
 
     fn wrong_change(&mut self, profiles: &Profiles, event: &Event) -> Option<&'static str> {
-        let wrong = self.merges.wrong_change(profiles, &self.audiences.deleting(), event);
+        let wrong = self.merges.wrong_change(profiles, &self.audiences, event);
         wrong.or_else(|| self.audiences.wrong_members(event))
     }
 

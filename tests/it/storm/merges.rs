@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cameo::proto::v1::*;
 
+use super::audiences::Audiences;
 use super::changes::{has_ended, wrong_change};
 use super::log::Profiles;
 
@@ -24,17 +25,12 @@ pub struct Merges {
 
 impl Merges {
     /// Which part of an event does not say what changed, if one does not.
-    pub fn wrong_change(
-        &mut self,
-        profiles: &Profiles,
-        deleting: &BTreeSet<i64>,
-        event: &Event,
-    ) -> Option<&'static str> {
+    pub fn wrong_change(&mut self, profiles: &Profiles, audiences: &Audiences, event: &Event) -> Option<&'static str> {
         let before = profiles.get(&event.mpid).map(|profile| &**profile);
         let wrong = wrong_change(before, event).or_else(|| self.wrong_take(before, event));
         wrong.or_else(|| match &*event.r#type {
-            "profile.merged" => self.wrong_merge(profiles, deleting, event),
-            "profile.unmerged" => self.wrong_unmerge(deleting, event),
+            "profile.merged" => self.wrong_merge(profiles, &audiences.deleting(), event),
+            "profile.unmerged" => self.wrong_unmerge(audiences, event),
             _ => {
                 let is_alone = event.merged_mpid == 0 && event.merged_profile.is_none() && self.parted.is_none();
                 (!is_alone).then_some("merged_mpid")
@@ -89,8 +85,8 @@ impl Merges {
         checks.into_iter().find_map(|(what, holds)| (!holds).then_some(what))
     }
 
-    /// The survivor comes first, and then the restored profile, which is as it was.
-    fn wrong_unmerge(&mut self, deleting: &BTreeSet<i64>, event: &Event) -> Option<&'static str> {
+    /// The survivor comes first, and then the restored profile, which is as it was, but for audiences that are gone.
+    fn wrong_unmerge(&mut self, audiences: &Audiences, event: &Event) -> Option<&'static str> {
         let (mpid, other) = (event.mpid, event.merged_mpid);
         if event.previous.is_some() {
             let was_absorbed = self.absorbed.get(&other).is_some_and(|(survivor, ..)| *survivor == mpid);
@@ -101,6 +97,7 @@ impl Merges {
             return Some("merged_mpid");
         };
         self.restored.push((event.sequence, merged));
+        let gone = &audiences.deleting() | &audiences.deleted_between(merged, event.sequence);
         let ends = |profile: &Profile| -> BTreeMap<_, _> {
             let memberships = profile.audience_memberships.iter();
             memberships
@@ -109,7 +106,7 @@ impl Merges {
         };
         let (had, has) = (ends(&was), ends(is));
         let may_have_left =
-            |joined: &AudienceMembership| deleting.contains(&joined.audience_id) || has_ended(joined, event.time);
+            |joined: &AudienceMembership| gone.contains(&joined.audience_id) || has_ended(joined, event.time);
         let stays = |joined: &AudienceMembership| has.contains_key(&joined.audience_id) || may_have_left(joined);
         let has_no_other = has.iter().all(|(id, end)| had.get(id) == Some(end));
         // An identity may have been erased since: see `Log::check_restored`.
