@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::budget::{Account, Budget};
+use super::in_flight::{InFlight, Kind};
 use super::tls::ClientCertificate;
 use crate::telemetry::metrics::Closed;
 
@@ -101,47 +102,6 @@ impl Left {
         self.began.store(now, Ordering::Relaxed);
         self.turn.store(next, Ordering::Relaxed);
         self.by_turn[next % 2].load(Ordering::Relaxed) > 0
-    }
-}
-
-/// How many calls are in flight on all connections.
-#[derive(Debug, Default)]
-pub(super) struct InFlight {
-    calls: AtomicUsize,
-    checks: AtomicUsize,
-    open: AtomicUsize,
-    unknown: AtomicUsize,
-    held: AtomicUsize,
-    refused: AtomicUsize,
-}
-
-/// What a call counts as.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Kind {
-    Call,
-    /// A health check. There is room for a few when there is none for other calls.
-    Check,
-    /// A call that needs no credential: it must not take the place of calls that need one.
-    Open,
-    /// A call that waits for the key that verifies its token. Any stranger can make such calls, so they take no room of
-    /// others.
-    Unknown,
-    /// A call that is refused a little later, because its client calls too often or is not known.
-    Held,
-    /// A call that was refused before it was served, and whose client may not read why.
-    Refused,
-}
-
-impl InFlight {
-    fn of(&self, kind: Kind) -> &AtomicUsize {
-        match kind {
-            Kind::Call => &self.calls,
-            Kind::Check => &self.checks,
-            Kind::Open => &self.open,
-            Kind::Unknown => &self.unknown,
-            Kind::Held => &self.held,
-            Kind::Refused => &self.refused,
-        }
     }
 }
 
@@ -301,13 +261,10 @@ impl CallInFlight {
     /// Counts it among the calls of this kind, and no longer among others, unless `most` are in flight. Returns whether
     /// it counts.
     pub fn count(&mut self, kind: Kind, most: usize) -> bool {
-        let counter = self.connection.in_flight.of(kind);
-        let has_room = counter.fetch_add(1, Ordering::Relaxed) < most;
+        let has_room = self.connection.in_flight.enter(kind, most);
         if has_room {
             self.count_no_longer();
             self.counts_as = Some(kind);
-        } else {
-            counter.fetch_sub(1, Ordering::Relaxed);
         }
         has_room
     }
@@ -315,7 +272,7 @@ impl CallInFlight {
     /// It takes no room of other calls any more.
     pub fn count_no_longer(&mut self) {
         if let Some(kind) = self.counts_as.take() {
-            self.connection.in_flight.of(kind).fetch_sub(1, Ordering::Relaxed);
+            self.connection.in_flight.leave(kind);
         }
     }
 

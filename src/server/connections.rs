@@ -70,9 +70,12 @@ impl Connections {
     /// Waits while the connection that would make room is too new for that. The wait is at most [`GRACE`].
     pub(super) async fn wait_for_room(&self) {
         let end = Instant::now() + GRACE;
-        let due = || self.open().room_at(self.most).filter(|due| Instant::now() < *due.min(&end));
-        while let Some(due) = due() {
-            sleep_until(due.min(end)).await;
+        loop {
+            let due = self.open().room_at(self.most); // The lock ends here.
+            match due.map(|due| due.min(end)) {
+                Some(due) if due > Instant::now() => sleep_until(due).await,
+                _ => return,
+            }
         }
     }
 
@@ -154,9 +157,9 @@ impl Open {
     }
 
     /// When the connection that would make room for one more has had its time for a first call. `None` if there is room,
-    /// or if it has made a call, or has no such time because there are few.
+    /// if that connection has made a call, or if too few are without a call.
     fn room_at(&self, most: usize) -> Option<Instant> {
-        if self.has_room(most) || self.idle(is_regular).count() < GRACED {
+        if self.has_room(most) || self.idle(is_regular).take(GRACED).count() < GRACED {
             return None;
         }
         let longest = self.longest_idle(is_regular)?;

@@ -17,6 +17,7 @@ mod descriptors;
 mod drain;
 mod edge;
 mod guard;
+mod in_flight;
 mod listen;
 mod ops;
 mod progress;

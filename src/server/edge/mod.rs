@@ -35,8 +35,9 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer, ExposeHeaders};
 pub(super) use respond::Outgoing;
 
 use super::budget::{Hold, Size};
-use super::connection::{CallInFlight, Connection, Kind};
+use super::connection::{CallInFlight, Connection};
 use super::connections::Connections;
+use super::in_flight::Kind;
 use super::routes::Services;
 use crate::auth::{Access, Authenticator};
 use crate::call::Call;
@@ -74,10 +75,9 @@ const HOLD: Duration = Duration::from_millis(50);
 const MOST_HELD: usize = 1_000;
 /// Refusals with a body that was not read yet. Further ones have no body.
 const MOST_UNREAD: usize = 1_000;
-/// The part of the calls, and of the connections, that a kind of calls may take which anybody can make: those of health and
-/// of reflection, and those that wait for keys that verify their tokens. They take no room of other calls. Each may be on
-/// a connection of its own, and keeps it from making room.
-const ANYBODYS_PART: usize = 4;
+/// Strangers can make calls of health and of reflection, and calls that wait for keys. Of each kind there may be a quarter
+/// as many as calls of others, and as connections: while a call lasts, its connection makes no room.
+const STRANGERS_PART: usize = 4;
 /// The part of the time for a message that a health check has: one second of thirty. Connections that wait for one keep
 /// others out.
 const CHECK_PART: u32 = 30;
@@ -193,7 +193,8 @@ impl Edge {
             Err(refused) => {
                 let response = refused.render(&request, &call);
                 let response = Box::pin(self.readable_by_pages(request, response)).await;
-                (make_way(response, &mut in_flight, self.anybodys(MOST_UNREAD)), Held::default())
+                let most = MOST_UNREAD.min(self.connections.most().div_ceil(STRANGERS_PART));
+                (make_way(response, &mut in_flight, most), Held::default())
             }
         };
         if let Some(code) = code_of(&response) {
@@ -221,7 +222,7 @@ impl Edge {
             return Err(Refused::Call(Refusal::too_many_connections(self.connections.most())));
         }
         let (kind, most) = if method.access == Some(Access::Open) {
-            (Kind::Open, self.anybodys(self.most_calls.div_ceil(ANYBODYS_PART)))
+            (Kind::Open, self.most_of_strangers())
         } else {
             (Kind::Call, self.most_calls)
         };
@@ -238,9 +239,9 @@ impl Edge {
         Ok((protocol, Some(receiving.take(weight))))
     }
 
-    /// How many calls of a kind there may be which anybody can make: `most`, or fewer if there are few connections.
-    fn anybodys(&self, most: usize) -> usize {
-        most.min(self.connections.most().div_ceil(ANYBODYS_PART))
+    /// How many calls there may be of each kind that strangers can make.
+    fn most_of_strangers(&self) -> usize {
+        self.most_calls.min(self.connections.most()).div_ceil(STRANGERS_PART)
     }
 
     /// Finds out who makes a call, and whether it may make it at all.
@@ -257,7 +258,7 @@ impl Edge {
         let token = credentials::token(request.headers(), request.uri())?;
         let connection = Arc::clone(in_flight.connection());
         let certificate = connection.certificate.get().map(|certificate| &*certificate.names);
-        let (mut waits, most) = (false, self.anybodys(self.most_calls.div_ceil(ANYBODYS_PART)));
+        let (mut waits, most) = (false, self.most_of_strangers());
         let has_room = || {
             waits = in_flight.count(Kind::Unknown, most);
             waits
