@@ -73,7 +73,7 @@ fn check_identities(context: &Context<'_, '_>, survivor: Mpid, absorbed: &Profil
 }
 
 /// What the survivor had from the restored profile, it does not get back when a later merge is undone. An opt-out that
-/// it has from another profile too, it keeps.
+/// it has from another profile too, it keeps: the first merge that has it gave it then.
 fn forget_given(
     context: &Context<'_, '_>,
     draft: &mut Draft<'_, '_, '_>,
@@ -81,12 +81,15 @@ fn forget_given(
     (before, merged, now): (&Profile, &Profile, &Profile),
     parted: &mut Profile,
 ) -> Result<(), StoreError> {
+    let mut others = Vec::new();
     for (mpid, direct) in context.absorbed(survivor)? {
-        if direct != survivor || mpid == restored {
-            continue;
+        if direct == survivor && mpid != restored {
+            others.push((mpid, context.merge(mpid)?.ok_or(Kind::Merge.corrupt())?));
         }
-        let mut record = context.merge(mpid)?.ok_or(Kind::Merge.corrupt())?;
-        let was = record.clone();
+    }
+    others.sort_unstable_by_key(|(_, record)| record.sequence);
+    for (mpid, was) in others {
+        let mut record = was.clone();
         if let (Some(later), Some(after)) = (&mut record.survivor, &record.merged)
             && record.sequence > sequence
         {

@@ -3,6 +3,7 @@
 //! - `person`, `model` and `resolve` are the model: what the protos promise, in plain maps. `fold` is a subscriber's copy.
 //! - `commands` draws commands. `world` gives them to the store and to the model, and compares.
 //! - `stories` are those that random commands tell too rarely, and `undone` those of merges that are made and undone.
+//!   `telling` has their words.
 //! - `tables` reads every row. `values` knows which values an erasure must have removed.
 
 mod commands;
@@ -12,6 +13,7 @@ mod person;
 mod resolve;
 mod stories;
 mod tables;
+mod telling;
 mod undone;
 mod values;
 mod world;

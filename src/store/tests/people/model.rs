@@ -398,20 +398,21 @@ impl Model {
         Expected::Done(Answer::new(WriteOutcome::Updated, mpid, &response))
     }
 
-    /// No opt-out is lost that another absorbed profile has too. It comes from that one then.
+    /// No opt-out is lost that another absorbed profile has too. It comes then from the first of those that was absorbed.
     fn keep_opt_outs(&mut self, survivor: i64, now_is: &Person, left: &mut Person) {
-        let mut others = self.merges.values_mut().filter(|merge| merge.into == survivor);
+        let others = self.merges.values_mut().filter(|merge| merge.into == survivor && merge.absorbed.opted_out);
         if now_is.opted_out
             && !left.opted_out
-            && let Some(other) = others.find(|merge| merge.absorbed.opted_out)
+            && let Some(other) = others.min_by_key(|merge| merge.time)
         {
             left.opted_out = true;
             other.given.insert(OPTED_OUT.into(), (Given::OptedOut(false), Given::OptedOut(true)));
         }
-        let mut others = self.merges.values_mut().filter(|merge| merge.into == survivor);
+        let limits = |merge: &&mut Merged| merge.into == survivor && merge.absorbed.limits_ads == Some(true);
+        let others = self.merges.values_mut().filter(limits);
         if now_is.limits_ads == Some(true)
             && left.limits_ads != Some(true)
-            && let Some(other) = others.find(|merge| merge.absorbed.limits_ads == Some(true))
+            && let Some(other) = others.min_by_key(|merge| merge.time)
         {
             let given = || (Given::LimitsAds(left.limits_ads), Given::LimitsAds(Some(true)));
             other.given.entry(LIMITS_ADS.into()).or_insert_with(given);

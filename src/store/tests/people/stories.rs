@@ -5,60 +5,10 @@ use super::super::harness::*;
 use super::commands::{Edit, Key, Op};
 use super::person::{Id, Membership, Person};
 use super::tables::Dump;
-use super::world::World;
+use super::telling::{DONALD, created, email, erased, merged, person, set, story, taken, unmerged, update};
 use crate::command::{Change, Command};
 use crate::proto::v1::OnConflict;
 use crate::store::StoreError;
-
-pub(super) const DONALD: i64 = 4;
-pub(super) const PLAN: &str = "user_attributes[\"plan\"]";
-
-pub(super) fn email(name: &str) -> Id {
-    Id::new("email", format!("{name}@example.com"))
-}
-
-/// A person with an email address, and this plan.
-pub(super) fn person(name: &str, plan: &str) -> Person {
-    let attributes = [(PLAN.to_owned(), plan.to_owned())].into();
-    Person { users: vec![email(name)], attributes, ..Person::default() }
-}
-
-pub(super) fn created(mpid: i64, person: Person) -> Op {
-    Op::Create { mpid, drawn: false, person }
-}
-
-pub(super) fn set(mpid: i64, plan: &str) -> Op {
-    let set = [(PLAN.to_owned(), plan.to_owned())].into();
-    Op::Update { key: Key::Mpid(mpid), edit: Edit { set, ..Edit::default() }, create_as: None }
-}
-
-pub(super) fn merged(into: i64, from: i64, prefer_newer: bool) -> Op {
-    Op::Merge { into: Key::Mpid(into), from: Key::Mpid(from), prefer_newer }
-}
-
-pub(super) fn unmerged(mpid: i64) -> Op {
-    Op::Unmerge { mpid }
-}
-
-pub(super) fn erased(mpid: i64) -> Op {
-    Op::Erase { key: Key::Mpid(mpid), allow_missing: false, most: None }
-}
-
-/// A profile takes the email address with this name.
-pub(super) fn taken(mpid: i64, name: &str) -> Op {
-    let edit = Edit { add: vec![email(name)], take: true, ..Edit::default() };
-    Op::Update { key: Key::Mpid(mpid), edit, create_as: None }
-}
-
-/// Runs one command after the other.
-pub(super) async fn story(ops: impl IntoIterator<Item = Op>) -> World {
-    let mut world = World::new();
-    for op in ops {
-        world.now += 1;
-        world.run(vec![op]).await;
-    }
-    world
-}
 
 #[tokio::test]
 async fn what_an_undone_merge_gave_does_not_come_back_when_a_later_merge_is_undone() {
@@ -90,7 +40,7 @@ async fn an_opt_out_of_two_absorbed_profiles_stays_when_one_merge_is_undone_unle
     assert_eq!(world.model.people[&ALAN], Person::default());
 
     let edit = Edit { opted_out: Some(false), ..Edit::default() };
-    let changed = Op::Update { key: Key::Mpid(ALAN), edit, create_as: None };
+    let changed = update(ALAN, edit);
     let world = story(people().chain([changed, unmerged(ADA)])).await;
     assert_eq!(world.model.people[&ALAN], Person { opted_out: false, ..opted_out("grace") });
 }
@@ -120,7 +70,7 @@ async fn an_erasure_cleans_a_third_profile_that_the_survivor_was_part_of_for_a_t
         created(ALAN, Person::default()),
         merged(GRACE, ADA, false),
         merged(ALAN, GRACE, false),
-        Op::Update { key: Key::Mpid(ALAN), edit: Edit { opted_out: Some(true), ..Edit::default() }, create_as: None },
+        update(ALAN, Edit { opted_out: Some(true), ..Edit::default() }),
         unmerged(GRACE),
         unmerged(ADA),
         erased(ADA),
@@ -177,7 +127,7 @@ async fn an_erasure_in_several_commands_erases_all_of_the_profile_that_its_key_l
     for op in ops {
         store.write(command(SECOND, op.to_change())).await.unwrap();
     }
-    let patch = |mpid, edit| Op::Update { key: Key::Mpid(mpid), edit, create_as: None }.to_change();
+    let patch = |mpid, edit| update(mpid, edit).to_change();
     let moved = [
         patch(ADA, Edit { drop: vec![email("ada")], ..Edit::default() }),
         patch(GRACE, Edit { add: vec![email("ada")], ..Edit::default() }),
@@ -290,10 +240,10 @@ async fn an_erasure_leaves_to_each_loser_what_another_lost() {
     had_both.users.push(email("grace"));
     let world = story([
         created(ADA, had_both),
-        Op::Update { key: Key::Mpid(ADA), edit: dropped, create_as: None },
+        update(ADA, dropped),
         created(GRACE, person("grace", "grace's")),
         created(ALAN, Person::default()),
-        Op::Update { key: Key::Mpid(ALAN), edit: both, create_as: None },
+        update(ALAN, both),
         erased(ALAN),
     ])
     .await;

@@ -1,14 +1,10 @@
 //! Stories of merges that are undone: what is left of them, and what a later merge or erasure makes of that.
 
 use super::super::harness::{ADA, ALAN, GRACE};
-use super::commands::{Edit, Key, Op};
+use super::commands::{Edit, Op};
 use super::person::Person;
-use super::stories::*;
+use super::telling::*;
 use super::world::World;
-
-fn update(mpid: i64, edit: Edit) -> Op {
-    Op::Update { key: Key::Mpid(mpid), edit, create_as: None }
-}
 
 fn plan(world: &World, mpid: i64) -> &str {
     &world.model.people[&mpid].attributes[PLAN]
@@ -77,6 +73,25 @@ async fn a_setting_between_two_merges_is_back_when_the_second_is_undone() {
     ])
     .await;
     assert_eq!(world.model.people[&ALAN].limits_ads, Some(false));
+}
+
+/// What a profile had before a merge comes back with it, whichever mpid the others have that have the same.
+#[tokio::test]
+async fn a_setting_before_several_merges_is_back_when_the_last_of_them_is_undone() {
+    let limits =
+        |mpid: i64| Person { limits_ads: Some(true), users: vec![email(&mpid.to_string())], ..Person::default() };
+    for [second, third] in [[GRACE, DONALD], [DONALD, GRACE]] {
+        let people = [ADA, GRACE, DONALD].map(|mpid| created(mpid, limits(mpid)));
+        let merges = [
+            created(ALAN, Person::default()),
+            merged(ALAN, ADA, false),
+            update(ALAN, Edit { limits_ads: Some(false), ..Edit::default() }),
+            merged(ALAN, second, false),
+            merged(ALAN, third, false),
+        ];
+        let world = story(people.into_iter().chain(merges).chain([ADA, second, third].map(unmerged))).await;
+        assert_eq!(world.model.people[&ALAN].limits_ads, Some(false), "{second} before {third}");
+    }
 }
 
 /// The survivor has dropped it, and the log tells nothing any more: only the record of the merge does.
