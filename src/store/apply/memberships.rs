@@ -73,8 +73,8 @@ impl Draft<'_, '_, '_> {
         Ok(registered)
     }
 
-    /// Removes the memberships of audiences from the record of a merge that are gone since. Another audience with the
-    /// same id is not the one that the profile was in.
+    /// Removes from the record of a merge the memberships of audiences that are gone since. Another audience with the same
+    /// id is not the one that the profile was in.
     pub fn leave_gone(&mut self, record: &mut MergeRecord) -> Result<(), StoreError> {
         let MergeRecord { absorbed, survivor, merged, audiences, .. } = record;
         for was in audiences {

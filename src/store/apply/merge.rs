@@ -71,9 +71,11 @@ pub(super) fn absorb(
     draft.leave_deleted(&mut other)?;
     check_persons(context, (into, &own), (from, &other))?;
     let moved = context.absorbed(from)?;
-    let before = match draft.absorbed {
-        Some(absorbed) => absorbed,
-        None => records::held(context, &context.absorbed(into)?)?,
+    let before = if let Some(absorbed) = draft.absorbed {
+        absorbed
+    } else {
+        let absorbed = context.absorbed(into)?;
+        Absorbed { count: absorbed.len(), bytes: records::bytes(context, &absorbed)? }
     };
     let found = before.count + moved.len() + 1;
     Invalid::limit(field, "absorbed profiles", ABSORBED_PROFILES, found)?;
@@ -83,8 +85,8 @@ pub(super) fn absorb(
     merge::check_counts(field, &own, &merged, &context.command.limits)?;
     context.identity_settings()?.check_counts(field, &keys_of(&own), &keys_of(&merged))?;
     let profile = draft.absorb((into, survivor), (from, absorbed), merged)?;
-    let bytes =
-        before.bytes + records::held(context, &moved)?.bytes + remember(draft, (into, own), (from, other), &profile)?;
+    let bytes = remember(draft, (into, own), (from, other), &profile)? + records::bytes(context, &moved)?;
+    let bytes = before.bytes + bytes;
     Invalid::limit(field, "bytes of records of merges", MERGE_BYTES, bytes)?;
     draft.absorbed = Some(Absorbed { count: found, bytes });
     for (mpid, direct) in moved {

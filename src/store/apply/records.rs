@@ -12,7 +12,7 @@ use redb::ReadableTableMetadata;
 use super::super::effects::RowTable;
 use super::super::error::StoreError;
 use super::super::rows::{EventRow, Kind, MergeRow, RememberedRow, merge_key, remembered_key};
-use super::draft::{Absorbed, Draft};
+use super::draft::Draft;
 use super::state::{Context, Found};
 use crate::model::identity::keys_of;
 use crate::model::{IdentityKey, Mpid, Place, Sequence, patch};
@@ -42,10 +42,9 @@ pub(super) fn put(
     bytes
 }
 
-/// Returns how many profiles these are, which one has absorbed, and the bytes of the records of their merges.
-pub(super) fn held(context: &Context<'_, '_>, absorbed: &[(Mpid, Mpid)]) -> Result<Absorbed, StoreError> {
-    let bytes = absorbed.iter().map(|(mpid, _)| context.merge_bytes(*mpid)).sum::<Result<_, _>>()?;
-    Ok(Absorbed { count: absorbed.len(), bytes })
+/// Returns the bytes of the records of the merges of absorbed profiles.
+pub(super) fn bytes(context: &Context<'_, '_>, absorbed: &[(Mpid, Mpid)]) -> Result<usize, StoreError> {
+    absorbed.iter().map(|(mpid, _)| context.merge_bytes(*mpid)).sum()
 }
 
 /// Removes the record of the merge of a profile that is gone, and returns the identities in it. One that is damaged goes

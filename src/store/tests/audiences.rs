@@ -285,8 +285,8 @@ async fn a_deleted_audience_loses_its_members_step_by_step_and_takes_no_other() 
         let refused = at(&store, 4, join).await;
         assert!(matches!(refused, Err(StoreError::AudienceDeleting { .. })), "{refused:?}");
     }
-    let nobody = at(&store, 4, add(7, [99], None)).await;
-    assert!(matches!(nobody, Err(StoreError::AudienceDeleting { .. })), "whatever the keys: {nobody:?}");
+    let unknown = at(&store, 4, add(7, [99], None)).await;
+    assert!(matches!(unknown, Err(StoreError::AudienceDeleting { .. })), "whatever the keys: {unknown:?}");
     assert!(matches!(at(&store, 4, register(7, "new")).await, Err(StoreError::AudienceExists { .. })));
     let again = at(&store, 4, unregister(7)).await.unwrap();
     assert_eq!((again.outcome, number(&again)), (WriteOutcome::Unchanged, 6));

@@ -291,7 +291,7 @@ fn a_rename_that_is_refused_changes_nothing() {
     assert!(stored(&store_on(&disk.after_power_loss(), |_, _| {}), ADA).unwrap().is_some());
 }
 
-/// If nobody knows which file a restart will find, no further write may be confirmed.
+/// It is not certain which file a restart will find, so no further write may be confirmed.
 #[test]
 fn a_rename_with_an_unknown_outcome_ends_the_store() {
     let store = store_on(&Disk::default(), |_, _| {});
