@@ -153,10 +153,12 @@ impl Callers {
                 new => end(caller, name, new.map(|new| &**new)),
             }
         }
-        let tokens = self.tokens.iter().filter(|(id, _)| !old.tokens.contains_key(*id));
-        tokens.for_each(|(id, (_, caller))| tell(caller, id, "added"));
-        let certificates = self.certificates.iter().filter(|(name, _)| !old.certificates.contains_key(*name));
-        certificates.for_each(|(name, caller)| tell(caller, name, "added"));
+        for (id, (_, caller)) in self.tokens.iter().filter(|(id, _)| !old.tokens.contains_key(*id)) {
+            tell(caller, id, "added");
+        }
+        for (name, caller) in self.certificates.iter().filter(|(name, _)| !old.certificates.contains_key(*name)) {
+            tell(caller, name, "added");
+        }
     }
 
     /// The caller with this static token. An id is no secret, so it is looked up; the hashes are compared.
@@ -194,17 +196,15 @@ impl Callers {
     }
 }
 
-/// Revokes a caller. `new` has its credential now, if anybody has.
+/// Revokes a caller. `new` is who has its credential now.
 fn end(caller: &Caller, credential: &str, new: Option<&Caller>) {
     caller.revoke();
-    match new {
-        Some(new) if new.name() == caller.name() => tell(new, credential, "changed"),
-        new => {
-            tell(caller, credential, "removed");
-            if let Some(new) = new {
-                tell(new, credential, "added");
-            }
-        }
+    if new.is_some_and(|new| new.name() == caller.name()) {
+        return tell(caller, credential, "changed");
+    }
+    tell(caller, credential, "removed");
+    if let Some(new) = new {
+        tell(new, credential, "added");
     }
 }
 

@@ -223,7 +223,7 @@ async fn a_quiet_stream_has_no_time_limit() {
     assert_eq!(quiet.event().await.1.mpid, ADA);
 }
 
-/// Checks that send nothing of their message would hold memory that no limit counts. Anybody can make them, so they take
+/// Checks that send nothing of their message would hold memory that no limit counts. Strangers can make them, so they take
 /// no place of calls.
 #[tokio::test]
 async fn health_checks_beyond_a_few_hundred_have_a_few_places_of_their_own() {
